@@ -1,0 +1,25 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("VOCO_VIDEO_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real clips, annotations and golden outputs, which not every machine has."""
+    if not SHARED.is_dir():
+        pytest.skip(f"real clips and golden outputs are not here ({SHARED}); set VOCO_VIDEO_SHARED")
+    return SHARED
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or fills the user's own frame cache."""
+    monkeypatch.setenv("VOCO_VIDEO_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))

@@ -1,0 +1,157 @@
+"""The frame cache as a shared place: replacing, removing, pruning, full disks, defaults."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cached_frames import assert_same, frames, key, pts, write
+
+from voco_video.cache import FrameCache
+from voco_video.errors import CacheError, UsageError
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> FrameCache:
+    return FrameCache(tmp_path / "cache")
+
+
+def test_restart_replaces_an_entry_under_an_open_reader(cache: FrameCache) -> None:
+    old = write(cache, key(), num_frames=12)
+    assert_same(old.read(0, 2), frames(0, 2))  # the other segments are not open yet
+    with cache.writer(key(), facts={}, restart=True) as writer:
+        assert writer.num_frames == 0
+        assert cache.get(key()) is None
+        writer.append({"other": torch.ones(1)}, pts(0, 1))
+        writer.finish()
+    assert_same(old.read(), frames(0, 12))
+    new = cache.get(key())
+    assert new is not None
+    assert_same(new.read(), {"other": torch.ones(1)})
+    assert [r.status for r in cache.verify()] == ["ok", "stale"]
+    old.close()
+    with pytest.raises(CacheError, match="was replaced"):
+        old.read()
+    cache.prune()
+    assert [r.status for r in cache.verify()] == ["ok"]
+
+
+def test_removing_what_is_being_written_is_refused(cache: FrameCache) -> None:
+    with cache.writer(key(), facts={}) as writer:
+        writer.append(frames(0, 2), pts(0, 2))
+        writer.flush()
+        with pytest.raises(CacheError, match="being written"):
+            cache.remove(key().digest)
+        assert cache.prune(0, partial=True) == []
+        writer.finish()
+
+
+def test_prune_takes_the_least_recently_used_that_nobody_reads(cache: FrameCache) -> None:
+    sizes = {}
+    for name in "abcd":
+        with write(cache, key(name)) as entry:
+            sizes[name] = sum(f.stat().st_size for f in entry.directory.iterdir())
+        os.utime(entry.directory / "manifest.json", (1, 1000 + ord(name)))
+    (entry.directory / "journal.txt").write_text("left by a crash")
+    held = cache.get(key("a"))  # makes it the latest used, and holds it
+    assert cache.prune(sum(sizes.values())) == []
+    assert not (entry.directory / "journal.txt").exists()
+    assert cache.prune(sum(sizes.values()) - 1) == [key("b").digest]
+    assert cache.prune(0) == [key("c").digest, key("d").digest]
+    assert held is not None
+    assert_same(held.read(), frames(0, 10))
+    held.close()
+    assert cache.prune(0) == [key("a").digest]
+    assert not list(cache.cache_dir.glob("*/*"))
+
+
+def test_finishing_prunes_others_but_not_itself(cache: FrameCache) -> None:
+    with write(cache, key("a")):
+        pass
+    small = FrameCache(cache.cache_dir, max_bytes=1)
+    with write(small, key("b")) as entry:
+        assert [e.digest for e in small.entries()] == [entry.digest]
+
+
+def test_prune_drops_unfinished_entries_only_when_asked(cache: FrameCache) -> None:
+    with cache.writer(key(), facts={}) as writer:
+        writer.append(frames(0, 2), pts(0, 2))
+    assert cache.prune(0) == []
+    assert cache.prune(0, partial=True) == [key().digest]
+    with cache.writer(key(), facts={}):
+        pass
+    assert cache.verify()[0].reason == "unfinished, 0 frames safe"
+    cache.prune()
+    assert cache.verify() == []
+
+
+def test_a_full_disk_keeps_what_was_written(cache: FrameCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with cache.writer(key(), facts={}, segment_frames=2) as writer:
+        writer.append(frames(0, 2), pts(0, 2))
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(CacheError, match=r"No space left .*; make room .* finished frames are kept"):
+            writer.append(frames(2, 4), pts(2, 4))
+        assert len(list(cache.cache_dir.glob("*/*/segment-*"))) == 1
+        with pytest.raises(CacheError, match="No space"):  # leaving the block tries once more
+            writer.close()
+        monkeypatch.undo()
+    assert cache.partial()[0].num_frames == 4
+    assert_same(write(cache, key()).read(), frames(0, 10))
+
+
+def test_a_cache_directory_that_cannot_be_used_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CacheError, match=r"file: Not a directory; .*not a file"):
+        FrameCache(tmp_path / "file")
+    with pytest.raises(CacheError, match="Not a directory"):
+        write(FrameCache(tmp_path / "file" / "below"), key())
+
+    def read_only(path: object, flags: int, mode: int = 0o777, **rest: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return real_open(path, flags, mode, **rest)  # type: ignore[arg-type]
+
+    cache, real_open = FrameCache(tmp_path / "cache"), os.open
+    write(cache, key()).close()
+    monkeypatch.setattr(os, "open", read_only)
+    monkeypatch.setattr(os, "utime", lambda *args: read_only("", os.O_RDWR))
+    read_all(FrameCache(cache.cache_dir))
+    with pytest.raises(CacheError, match=r"Read-only file system; choose a writable directory"):
+        write(cache, key("b"))
+
+
+def test_defaults_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("VOCO_VIDEO_CACHE_DIR", "VOCO_VIDEO_CACHE_MAX_BYTES", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert (FrameCache().cache_dir, FrameCache().max_bytes) == (
+        tmp_path / ".cache" / "voco-video",
+        50 * 10**9,
+    )
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert FrameCache().cache_dir == tmp_path / "xdg" / "voco-video"
+    monkeypatch.setenv("VOCO_VIDEO_CACHE_DIR", "~/frames")
+    monkeypatch.setenv("VOCO_VIDEO_CACHE_MAX_BYTES", "1000")
+    assert (FrameCache().cache_dir, FrameCache().max_bytes) == (tmp_path / "frames", 1000)
+    assert FrameCache(tmp_path, max_bytes=5).max_bytes == 5
+    assert not (tmp_path / "frames").exists()
+    monkeypatch.setenv("VOCO_VIDEO_CACHE_MAX_BYTES", "50GB")
+    with pytest.raises(UsageError, match="'50GB'"):
+        FrameCache()
+    for wrong in (lambda: FrameCache(max_bytes=-1), lambda: write_with_segments_of_zero(tmp_path)):
+        with pytest.raises(UsageError):
+            wrong()
+
+
+def write_with_segments_of_zero(cache_dir: Path) -> None:
+    with FrameCache(cache_dir, max_bytes=0).writer(key(), facts={}, segment_frames=0):
+        pass

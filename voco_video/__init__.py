@@ -1,0 +1,67 @@
+"""Video understanding on compressed frame caches: compress every frame once, ask as often as you like.
+
+    import voco_video
+
+    model = voco_video.load_model()
+    video = model.compress("clip.mp4")
+    print(video.ask("What happens?"))
+
+Names are imported where they are first used, so that ``import voco_video`` costs milliseconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from voco_video.answer import Answer, Message
+    from voco_video.api import CompressedVideo, VideoModel, concat, load_model
+    from voco_video.cache import CacheEntry, CacheKey, FrameCache
+    from voco_video.errors import CacheError, ModelError, UsageError, VideoError, VocoVideoError
+    from voco_video.frames import Fit, FrameBatch
+    from voco_video.sampling import Sampling
+    from voco_video.video import open_video, probe, read_frames
+
+_HOMES = {
+    "answer": ("Answer", "Message"),
+    "api": ("CompressedVideo", "VideoModel", "concat", "load_model"),
+    "cache": ("CacheEntry", "CacheKey", "FrameCache"),
+    "errors": ("CacheError", "ModelError", "UsageError", "VideoError", "VocoVideoError"),
+    "frames": ("Fit", "FrameBatch"),
+    "sampling": ("Sampling",),
+    "video": ("open_video", "probe", "read_frames"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Answer",
+    "CacheEntry",
+    "CacheError",
+    "CacheKey",
+    "CompressedVideo",
+    "Fit",
+    "FrameBatch",
+    "FrameCache",
+    "Message",
+    "ModelError",
+    "Sampling",
+    "UsageError",
+    "VideoError",
+    "VideoModel",
+    "VocoVideoError",
+    "__version__",
+    "concat",
+    "load_model",
+    "open_video",
+    "probe",
+    "read_frames",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)

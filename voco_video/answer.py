@@ -1,0 +1,297 @@
+"""From a prefix and questions to answers: batched over the shared prefix, streamed, with the frames they rest on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from voco_video.errors import UsageError
+from voco_video.model import Prefix, VocoModel
+
+MAX_QUESTIONS_PER_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation: ``role`` is ``"user"`` or ``"assistant"``."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class AnswerOptions:
+    """How answers are generated.
+
+    Attributes:
+        max_new_tokens: an answer is cut after this many tokens.
+        temperature: 0 takes the likeliest token each time; above 0 samples.
+        seed: for sampling.
+        stop_at_end: stop at the model's end-of-text token; False always generates ``max_new_tokens``.
+    """
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    seed: int = 0
+    stop_at_end: bool = True
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise UsageError(f"max_new_tokens={self.max_new_tokens}: an answer needs at least 1 token")
+        if not 0 <= self.temperature < float("inf"):
+            raise UsageError(f"temperature={self.temperature}: choose 0 (no sampling) or a positive number")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer and what it rests on.
+
+    Attributes:
+        question: as asked.
+        text: the answer.
+        token_ids: its tokens.
+        confidence: geometric mean of the probabilities of its tokens, 0 to 1.
+        num_frames, num_voco_tokens: frames it could look at, and VoCo tokens of each.
+        seconds: time from the assembled prefix to the answer; for questions asked together, the time of all.
+        note: what a reader has to know, such as that the model is untrained; empty when there is nothing to say.
+        frame_pts_seconds: time of each frame, ``[F]``.
+        frame_attention: share of the answer's attention to the video that each frame got, ``[F]`` summing to 1;
+            None unless asked for.
+        video_attention: part of the answer's attention that went to the video rather than to text, 0 to 1; None
+            unless asked for.
+    """
+
+    question: str
+    text: str
+    token_ids: tuple[int, ...]
+    confidence: float
+    num_frames: int
+    num_voco_tokens: int
+    seconds: float
+    note: str = ""
+    frame_pts_seconds: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False)
+    frame_attention: np.ndarray | None = field(default=None, repr=False)
+    video_attention: float | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def answer_questions(
+    model: VocoModel,
+    prefix: Prefix,
+    questions: Sequence[str],
+    *,
+    history: Sequence[Message] = (),
+    options: AnswerOptions = AnswerOptions(),
+    frame_pts_seconds: np.ndarray,
+    with_attention: bool = False,
+) -> list[Answer]:
+    """Answer questions about one prefix; it is assembled once, whatever their number.
+
+    Args:
+        history: earlier turns that every question follows.
+        frame_pts_seconds: ``[F]``, to be carried in the answers.
+        with_attention: measure where each answer looked (one more pass over question and answer).
+
+    Raises:
+        UsageError: an empty question.
+    """
+    started = time.perf_counter()
+    prompts = [_prompt(model, question, history) for question in questions]
+    generated: list[tuple[list[int], float]] = []
+    for first in range(0, len(prompts), MAX_QUESTIONS_PER_BATCH):
+        generated += generate(model, prefix, prompts[first : first + MAX_QUESTIONS_PER_BATCH], options=options)
+    seconds = time.perf_counter() - started
+    answers = []
+    for question, prompt, (token_ids, confidence) in zip(questions, prompts, generated):
+        attention = frame_attention(model, prefix, prompt, token_ids) if with_attention else (None, None)
+        answers.append(
+            Answer(
+                question=question,
+                text=model.backbone.text(token_ids),
+                token_ids=tuple(token_ids),
+                confidence=confidence,
+                num_frames=len(prefix.frame_slots),
+                num_voco_tokens=prefix.frame_slots.shape[-1],
+                seconds=seconds,
+                note=untrained_note(model),
+                frame_pts_seconds=frame_pts_seconds,
+                frame_attention=attention[0],
+                video_attention=attention[1],
+            )
+        )
+    return answers
+
+
+def untrained_note(model: VocoModel) -> str:
+    """What users of an untrained model are told with every answer; empty for a trained one."""
+    return "" if model.trained else f"the model is untrained, so this answer means nothing. {model.about}".strip()
+
+
+def stream_answer(
+    model: VocoModel,
+    prefix: Prefix,
+    question: str,
+    *,
+    history: Sequence[Message] = (),
+    options: AnswerOptions = AnswerOptions(),
+) -> Iterator[str]:
+    """Yield an answer's text piece by piece as it is generated."""
+    from transformers import TextIteratorStreamer
+
+    prompt = _prompt(model, question, history)
+    streamer = TextIteratorStreamer(model.backbone.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            generate(model, prefix, [prompt], options=options, streamer=streamer)
+        except BaseException as error:
+            failure.append(error)
+            streamer.end()
+
+    worker = threading.Thread(target=run, name="voco-video generate", daemon=True)
+    worker.start()
+    yield from streamer
+    worker.join()
+    if failure:
+        raise failure[0]
+
+
+@torch.inference_mode()
+def generate(
+    model: VocoModel,
+    prefix: Prefix,
+    prompts: Sequence[Sequence[int]],
+    *,
+    options: AnswerOptions = AnswerOptions(),
+    streamer: Any = None,
+) -> list[tuple[list[int], float]]:
+    """Generate after a prefix for a batch of token-id prompts.
+
+    Prompts are padded on the left, between the prefix and the text, and the padding is masked.
+
+    Args:
+        prompts: token ids of each prompt, any lengths.
+        streamer: a `transformers` streamer, for a single prompt.
+
+    Returns:
+        For each prompt the new token ids, the end token left out, and the geometric mean of their probabilities.
+    """
+    device = model.backbone.device
+    input_ids, mask = _left_padded(prompts, device)  # [B, T] each
+    attention_mask = torch.cat([mask.new_ones(len(prompts), prefix.length), mask], dim=1)  # [B, S + T]
+    if options.temperature:
+        torch.manual_seed(options.seed)
+    output = model.backbone.model.generate(
+        input_ids,
+        generation_config=_generation_config(model, options),
+        past_key_values=prefix.to_cache(len(prompts)) if prefix.length else None,
+        attention_mask=attention_mask,
+        position_ids=prefix.text_start + (mask.cumsum(1) - 1).clamp_min(0),
+        streamer=streamer,
+    )
+    new_ids = output.sequences[:, input_ids.shape[1] :]  # [B, A]
+    log_probs = torch.stack([step.float().log_softmax(-1) for step in output.logits], dim=1)  # [B, A, vocabulary]
+    chosen = log_probs.gather(-1, new_ids[..., None])[..., 0].cpu()  # [B, A]
+    ends = _end_token_ids(model) if options.stop_at_end else set()
+    return [_until_end(ids, row, ends) for ids, row in zip(new_ids.tolist(), chosen)]
+
+
+def frame_attention(
+    model: VocoModel, prefix: Prefix, prompt: Sequence[int], answer_ids: Sequence[int]
+) -> tuple[np.ndarray, float]:
+    """Where an answer looked: attention from the positions that predict its tokens to the VoCo tokens.
+
+    The mean is over layers, heads and answer tokens; each is computed by the library's eager attention in one pass
+    over question and answer.
+
+    Returns:
+        The share of each frame ``[F]`` (sums to 1, or is empty without frames), and the part of all attention that
+        went to frames.
+    """
+    if not len(prefix.frame_slots):
+        return np.empty(0), 0.0
+    tokens = torch.tensor([[*prompt, *answer_ids]], device=model.backbone.device)
+    rows = slice(len(prompt) - 1, len(prompt) - 1 + max(1, len(answer_ids)))
+    positions = torch.arange(prefix.text_start, prefix.text_start + tokens.shape[1], device=tokens.device)
+    with torch.inference_mode(), _eager_attention(model):
+        layers = model.backbone.decoder(
+            inputs_embeds=model.backbone.embed(tokens),
+            position_ids=positions[None],
+            past_key_values=prefix.to_cache(),
+            output_attentions=True,
+        ).attentions
+    mean = torch.stack([layer[0, :, rows].float().mean((0, 1)) for layer in layers]).mean(0)  # [S + T]
+    per_frame = mean[prefix.frame_slots.to(mean.device)].sum(-1).cpu().numpy().astype(np.float64)  # [F]
+    total = float(per_frame.sum())
+    return per_frame / max(total, 1e-30), total
+
+
+_eager_lock = threading.Lock()
+
+
+@contextmanager
+def _eager_attention(model: VocoModel) -> Iterator[None]:
+    """Only eager attention returns its weights; the chosen implementation comes back afterwards."""
+    with _eager_lock:
+        chosen = model.backbone.text_config._attn_implementation
+        model.backbone.decoder.set_attn_implementation("eager")
+        try:
+            yield
+        finally:
+            model.backbone.decoder.set_attn_implementation(chosen)
+
+
+def _prompt(model: VocoModel, question: str, history: Sequence[Message]) -> list[int]:
+    if not question.strip():
+        raise UsageError("the question is empty; ask something")
+    turns = [*history, Message("user", question.strip())]
+    return model.backbone.conversation_ids([{"role": t.role, "content": t.content} for t in turns])
+
+
+def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    longest = max(len(prompt) for prompt in prompts)
+    input_ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+    mask = torch.zeros_like(input_ids)
+    for row, prompt in enumerate(prompts):
+        input_ids[row, longest - len(prompt) :] = torch.as_tensor(prompt)
+        mask[row, longest - len(prompt) :] = 1
+    return input_ids.to(device), mask.to(device)
+
+
+def _generation_config(model: VocoModel, options: AnswerOptions) -> Any:
+    from transformers import GenerationConfig
+
+    ends = sorted(_end_token_ids(model)) if options.stop_at_end else None
+    return GenerationConfig(
+        max_new_tokens=options.max_new_tokens,
+        do_sample=options.temperature > 0,
+        temperature=options.temperature or None,
+        eos_token_id=ends or None,
+        pad_token_id=ends[0] if ends else 0,
+        return_dict_in_generate=True,
+        output_logits=True,
+        use_cache=True,
+    )
+
+
+def _end_token_ids(model: VocoModel) -> set[int]:
+    ends: int | list[int] | None = model.backbone.model.generation_config.eos_token_id
+    return set() if ends is None else set(ends) if isinstance(ends, list) else {ends}
+
+
+def _until_end(ids: list[int], log_probs: Tensor, ends: set[int]) -> tuple[list[int], float]:
+    """Cut at the first end token; its probability counts, since ending there was a choice too."""
+    length = next((i for i, token in enumerate(ids) if token in ends), len(ids))
+    counted = log_probs[: length + 1] if length < len(ids) else log_probs
+    return ids[:length], float(counted.mean().exp())

@@ -1,0 +1,25 @@
+"""The frame cache: compressed frames on disk, keyed by everything they depend on.
+
+    get(key)      the finished entry, or None
+    writer(key)   write one, or resume an interrupted one
+    remove, prune, verify, entries
+
+Safe against crashes at any byte, damaged files and several processes at once; see `FrameCache`.
+"""
+
+from voco_video.cache.entry import CacheEntry
+from voco_video.cache.key import CacheKey, digest_file
+from voco_video.cache.segment import TensorSpec
+from voco_video.cache.store import FrameCache, PartialEntry, VerifyResult
+from voco_video.cache.writer import EntryWriter
+
+__all__ = [
+    "CacheEntry",
+    "CacheKey",
+    "EntryWriter",
+    "FrameCache",
+    "PartialEntry",
+    "TensorSpec",
+    "VerifyResult",
+    "digest_file",
+]

@@ -1,0 +1,248 @@
+"""A complete cache entry: its manifest, and memory-mapped reads of any window of frames."""
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from blake3 import blake3
+
+from voco_video.cache.files import MANIFEST, ReadHold, os_errors_as_cache_errors
+from voco_video.cache.key import FORMAT_VERSION, CacheKey, canonical_json
+from voco_video.cache.segment import Segment, SegmentReader, TensorSpec, check_size
+from voco_video.errors import CacheError, UsageError
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything about an entry except its tensors; written last: where it exists, the entry is whole."""
+
+    key: CacheKey
+    tensors: Mapping[str, TensorSpec]
+    segments: tuple[Segment, ...]
+    facts: Mapping[str, Any]
+    created_unix_seconds: float
+
+    def encode(self) -> bytes:
+        """The file's bytes: indented JSON that carries the BLAKE3 of its own canonical form."""
+        content = {
+            "format_version": FORMAT_VERSION,
+            "digest": self.key.digest,
+            "key": self.key.to_json(),
+            "tensors": {name: spec.to_json() for name, spec in self.tensors.items()},
+            "segments": [segment.to_json() for segment in self.segments],
+            "facts": dict(self.facts),
+            "created_unix_seconds": self.created_unix_seconds,
+        }
+        checksum = blake3(canonical_json(content, what="manifest").encode()).hexdigest()
+        return json.dumps({**content, "blake3": checksum}, indent=1, sort_keys=True).encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Manifest":
+        """Rebuild a manifest from exactly the bytes of `encode`; CacheError on any other bytes."""
+        try:
+            content = json.loads(data)
+            version = content["format_version"]
+            if version != FORMAT_VERSION:
+                raise CacheError(f"{MANIFEST} has format {version}, this voco-video reads {FORMAT_VERSION}")
+            manifest = cls(
+                key=CacheKey.from_json(content["key"]),
+                tensors={name: TensorSpec.from_json(spec) for name, spec in content["tensors"].items()},
+                segments=tuple(Segment.from_json(segment) for segment in content["segments"]),
+                facts=content["facts"],
+                created_unix_seconds=content["created_unix_seconds"],
+            )
+            is_intact = manifest.encode() == data
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CacheError(f"{MANIFEST} is unreadable: {error!r}") from error
+        if not is_intact:
+            raise CacheError(f"{MANIFEST} does not match its checksum")
+        return manifest
+
+
+def damaged(directory: Path, reason: object) -> CacheError:
+    """The error for a damaged entry: what is wrong, where, and how to get rid of it."""
+    return CacheError(
+        f"damaged cache entry {directory}: {reason}; "
+        f"delete it with `voco-video cache rm {directory.name}` or compress again with --force"
+    )
+
+
+class CacheEntry:
+    """One compressed video in a frame cache: F frames of tensors and their presentation times.
+
+    Comes from `FrameCache.get`. While it is open (until `close()`, the end of a `with` block or garbage
+    collection) no other process deletes its files. Tensors that were read stay valid after that.
+
+    Attributes:
+        key: the `CacheKey` it was stored under; `digest` is its 64 hex digits.
+        directory: where its files are.
+        tensors: `TensorSpec` (dtype, shape of one frame) by tensor name.
+        facts: the JSON values its writer recorded about the video and the run.
+        pts_seconds: float64 [F], read-only.
+    """
+
+    def __init__(self, directory: Path, manifest: Manifest, *, hold: ReadHold, reader: SegmentReader) -> None:
+        self.directory = directory
+        self.key, self.digest = manifest.key, manifest.key.digest
+        self.tensors, self.facts = manifest.tensors, manifest.facts
+        self.pts_seconds = np.array([pts for segment in manifest.segments for pts in segment.pts_seconds])
+        self.pts_seconds.flags.writeable = False
+        self.created = datetime.fromtimestamp(manifest.created_unix_seconds, timezone.utc)
+        self.last_used = datetime.fromtimestamp(os.fstat(hold.manifest_fd).st_mtime, timezone.utc)
+        self._manifest, self._reader = manifest, reader
+        self._hold: ReadHold | None = hold
+
+    @classmethod
+    def open(cls, directory: Path, *, reader: SegmentReader) -> "CacheEntry | None":
+        """Open the entry at `directory`; None if it is absent or unfinished, CacheError if it is damaged."""
+        with os_errors_as_cache_errors(f"open cache entry {directory}"):
+            hold = ReadHold.acquire(directory)
+            if hold is None:
+                return None
+            try:
+                entry = cls(directory, _read_manifest(directory, hold), hold=hold, reader=reader)
+                entry.verify(full=False)
+                return entry
+            except BaseException:
+                hold.close()
+                raise
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.pts_seconds)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all segment files."""
+        return sum(segment.size_bytes for segment in self._manifest.segments)
+
+    @property
+    def bytes_per_frame(self) -> int:
+        """Bytes of tensors that one frame takes, without file headers."""
+        return sum(spec.frame_bytes for spec in self.tensors.values())
+
+    def read(self, start: int = 0, stop: int | None = None) -> dict[str, torch.Tensor]:
+        """Read frames [start, stop) as tensors [stop - start, …] by name.
+
+        Opens only the segments that overlap the window. A window inside one segment is a memory-mapped view:
+        no bytes are copied, and writing to it changes neither the file nor later reads. A longer window is
+        copied once.
+
+        The first read of each segment in this process reads all of it once to check its BLAKE3.
+
+        Args:
+            start: first frame index, 0 ≤ start ≤ stop.
+            stop: one past the last frame index; None means `num_frames`.
+
+        Raises:
+            UsageError: the window is not within the entry.
+            CacheError: a segment is not what was written, or the entry was closed and has since been deleted.
+
+        Example:
+            >>> import tempfile
+            >>> from voco_video.cache import CacheKey, FrameCache
+            >>> cache = FrameCache(tempfile.mkdtemp())
+            >>> with cache.writer(CacheKey("ab" * 32, "cd" * 32, {}), facts={}) as writer:
+            ...     writer.append({"embeds": torch.zeros(3, 2, 8)}, np.array([0.0, 1.0, 2.0]))
+            ...     entry = writer.finish()
+            >>> entry.read(1, 3)["embeds"].shape
+            torch.Size([2, 2, 8])
+        """
+        stop = self.num_frames if stop is None else stop
+        if not 0 <= start <= stop <= self.num_frames:
+            raise UsageError(
+                f"frames [{start}, {stop}) are not within [0, {self.num_frames}) of {self.digest}"
+            )
+        windows = [self._read_segment(segment, start, stop) for segment in self._overlapping(start, stop)]
+        if not windows:
+            return {
+                name: torch.empty(0, *spec.shape, dtype=spec.dtype) for name, spec in self.tensors.items()
+            }
+        if len(windows) == 1:
+            return windows[0]
+        return {name: torch.cat([window[name] for window in windows]) for name in self.tensors}
+
+    def verify(self, *, full: bool = True) -> None:
+        """CacheError unless every segment has its size and, with `full`, the BLAKE3 it was written with."""
+        hold, fresh_reader = self._held(), SegmentReader()  # fresh: hashes also what was read before
+        try:
+            for segment in self._manifest.segments:
+                check_size(hold.directory_fd, segment)
+                if full:
+                    fresh_reader.open(hold.directory_fd, segment, key_digest=self.digest)
+        except CacheError as error:
+            raise damaged(self.directory, error) from error
+
+    def touch(self) -> None:
+        """Mark the entry as used now, so that it is pruned last; does nothing in a read-only cache."""
+        with suppress(OSError):
+            os.utime(self._held().manifest_fd)
+
+    def close(self) -> None:
+        """Let the entry be deleted by others. Reading again takes hold of it again."""
+        if self._hold is not None:
+            self._hold.close()
+            self._hold = None
+
+    def __enter__(self) -> "CacheEntry":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_hold": None}  # another process, such as a data-loader worker, takes its own
+
+    def __repr__(self) -> str:
+        return f"CacheEntry({self.digest}, num_frames={self.num_frames}, size_bytes={self.size_bytes})"
+
+    def _overlapping(self, start: int, stop: int) -> list[Segment]:
+        return [s for s in self._manifest.segments if s.first_frame < stop and s.stop_frame > start]
+
+    def _read_segment(self, segment: Segment, start: int, stop: int) -> dict[str, torch.Tensor]:
+        begin = max(start - segment.first_frame, 0)
+        end = min(stop - segment.first_frame, segment.num_frames)
+        hold = self._held()
+        try:
+            with os_errors_as_cache_errors(f"read {segment.file}"):
+                # Mapped afresh for each read: views of one mapping would see each other's in-place changes.
+                mapped = self._reader.open(hold.directory_fd, segment, key_digest=self.digest)
+        except CacheError as error:
+            raise damaged(self.directory, error) from error
+        return {name: mapped.get_slice(name)[begin:end] for name in self.tensors}
+
+    def _held(self) -> ReadHold:
+        if self._hold is None:
+            hold = ReadHold.acquire(self.directory)
+            if hold is None:
+                raise CacheError(
+                    f"cache entry {self.directory} was deleted after it was closed; compress it again"
+                )
+            if _read_manifest(self.directory, hold) != self._manifest:
+                hold.close()
+                raise CacheError(
+                    f"cache entry {self.directory} was replaced after it was closed; get it again"
+                )
+            self._hold = hold
+        return self._hold
+
+
+def _read_manifest(directory: Path, hold: ReadHold) -> Manifest:
+    data = os.pread(hold.manifest_fd, os.fstat(hold.manifest_fd).st_size, 0)
+    try:
+        manifest = Manifest.decode(data)
+    except CacheError as error:
+        raise damaged(directory, error) from error
+    if manifest.key.digest != directory.name:
+        raise damaged(directory, f"it holds the result for another key, {manifest.key.digest}")
+    return manifest

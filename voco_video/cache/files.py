@@ -1,0 +1,191 @@
+"""Locks, fsync and error messages for files that several processes share (POSIX only: flock)."""
+
+import errno
+import fcntl
+import os
+import shutil
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from voco_video.errors import CacheError
+
+MANIFEST = "manifest.json"
+_UNWRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+class ReadHold:
+    """An entry directory that stays readable, even if it is renamed, until `close()` or garbage collection.
+
+    It is an open directory plus a shared flock on the manifest inside it: whoever deletes entries must first
+    get that flock exclusively (`delete_unless_held`).
+    """
+
+    def __init__(self, directory_fd: int, manifest_fd: int) -> None:
+        self.directory_fd, self.manifest_fd = directory_fd, manifest_fd
+        # Closing releases the flock. No LOCK_UN: a forked data-loader worker shares it and may still read.
+        self.close = weakref.finalize(self, _close_all, directory_fd, manifest_fd)
+
+    @classmethod
+    def acquire(cls, directory: Path) -> "ReadHold | None":
+        """Hold the complete entry at `directory`; None when there is none."""
+        while True:
+            fds: list[int] = []
+            try:
+                fds.append(os.open(directory, os.O_RDONLY | os.O_DIRECTORY))
+                # Of this very directory, even if the entry is being replaced by another.
+                fds.append(os.open(MANIFEST, os.O_RDONLY, dir_fd=fds[0]))
+                fcntl.flock(fds[1], fcntl.LOCK_SH)
+                if os.fstat(fds[1]).st_nlink > 0:  # 0: deleted while we waited for the lock; look again
+                    return cls(*fds)
+            except (FileNotFoundError, NotADirectoryError):
+                _close_all(*fds)
+                return None
+            except BaseException:
+                _close_all(*fds)
+                raise
+            _close_all(*fds)
+
+
+def delete_unless_held(directory: Path) -> bool:
+    """Delete a directory that was already renamed out of the cache; False if a reader still holds it."""
+    try:
+        manifest_fd = os.open(directory / MANIFEST, os.O_RDWR)
+    except FileNotFoundError:
+        shutil.rmtree(directory, ignore_errors=True)
+        return True
+    try:
+        if not _try_flock(manifest_fd):
+            return False
+        # First, so that a deletion cut short can never look like an entry. Another process may be as far.
+        (directory / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(directory, ignore_errors=True)
+    finally:
+        os.close(manifest_fd)
+    return True
+
+
+def is_held(directory: Path) -> bool:
+    """Whether a reader in any process holds the entry at `directory`."""
+    try:
+        manifest_fd = os.open(directory / MANIFEST, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _try_flock(manifest_fd)
+    finally:
+        os.close(manifest_fd)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a writer in any process has the lock at `path`; creates nothing."""
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+class WriteLock:
+    """The one writer of an entry: an exclusive flock on `path`, across processes and threads."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path, self._fd = path, fd
+
+    @classmethod
+    def acquire(cls, path: Path, *, on_wait: Callable[[], None] | None = None) -> "WriteLock":
+        """Wait for the lock; `on_wait` is called once, and only if there is something to wait for."""
+        lock = cls.try_acquire(path)
+        if lock is None and on_wait is not None:
+            on_wait()
+        while lock is None:
+            fd = _open_lock(path)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                lock = cls(path, fd) if _is_still_at(fd, path) else None
+            finally:
+                if lock is None:
+                    os.close(fd)
+        return lock
+
+    @classmethod
+    def try_acquire(cls, path: Path) -> "WriteLock | None":
+        """The lock, or None when someone else has it."""
+        while True:
+            fd = _open_lock(path)
+            try:
+                if not _try_flock(fd):
+                    os.close(fd)
+                    return None
+            except BaseException:
+                os.close(fd)
+                raise
+            if _is_still_at(fd, path):
+                return cls(path, fd)
+            os.close(fd)  # the file was deleted with its entry between open and flock: lock its successor
+
+    def release(self, *, delete_file: bool = False) -> None:
+        """Let the next writer in; `delete_file` when no entry is left for the lock file to belong to."""
+        if delete_file:
+            self.path.unlink(missing_ok=True)
+        # Explicitly: a process forked meanwhile has a copy of the descriptor and would keep the lock.
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+        os.close(self._fd)
+
+
+def fsync_directory(directory: Path) -> None:
+    """Make the names in `directory` survive a power cut."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def os_errors_as_cache_errors(action: str) -> Iterator[None]:
+    """Turn OSError into a CacheError that says what failed and what to do: `cannot {action}: …`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        advice = ""
+        if error.errno in _FULL:
+            advice = "; make room (`voco-video cache prune`) and run again: finished frames are kept"
+        elif error.errno in _UNWRITABLE:
+            advice = "; choose a writable directory with --cache-dir or VOCO_VIDEO_CACHE_DIR"
+        elif error.errno in (errno.ENOTDIR, errno.EEXIST):
+            advice = "; the cache needs a directory there, not a file"
+        raise CacheError(f"cannot {action}: {reason}{advice}") from error
+
+
+def _open_lock(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+
+
+def _try_flock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_still_at(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _close_all(*fds: int) -> None:
+    for fd in fds:
+        os.close(fd)

@@ -1,0 +1,121 @@
+"""Where things are in a cache directory, and how an entry leaves it.
+
+<cache_dir>/
+    3f/3fa9…/manifest.json                 written last; its existence means the entry is whole
+             segment-000000.safetensors
+             segment-000001.safetensors
+    81/81c0…/journal.txt                   an unfinished entry: which segments are safe
+             segment-000000.safetensors
+    locks/3fa9….lock                       flock of the one writer
+    trash/3fa9….0a1b…                      deleted; its files go when no reader has them open
+"""
+
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from voco_video.cache.files import MANIFEST, WriteLock, delete_unless_held, is_held, is_locked
+from voco_video.cache.key import is_digest
+from voco_video.cache.writer import JOURNAL, MANIFEST_TEMPORARY
+from voco_video.errors import CacheError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths under `cache_dir`; digests are 64 hex digits."""
+
+    cache_dir: Path
+
+    @property
+    def trash_dir(self) -> Path:
+        return self.cache_dir / "trash"
+
+    def directory(self, digest: str) -> Path:
+        """The directory of an entry, existing or not; CacheError if `digest` is not a whole digest."""
+        if not is_digest(digest):
+            raise CacheError(f"a cache digest is 64 lowercase hex digits, not {digest!r}")
+        return self.cache_dir / digest[:2] / digest
+
+    def directories(self) -> list[Path]:
+        """The directories of all entries in any state, by digest."""
+        found = self.cache_dir.glob("[0-9a-f][0-9a-f]/*")
+        return sorted(path for path in found if is_digest(path.name) and path.name[:2] == path.parent.name)
+
+    def trash(self) -> list[Path]:
+        return sorted(self.trash_dir.glob("*"))
+
+    def make_lock_path(self, digest: str) -> Path:
+        """The path for `WriteLock`, in a directory that exists."""
+        self._lock_path(digest).parent.mkdir(parents=True, exist_ok=True)
+        return self._lock_path(digest)
+
+    def is_being_written(self, digest: str) -> bool:
+        return is_locked(self._lock_path(digest))
+
+    def discard(self, directory: Path) -> None:
+        """Take an entry out of the cache in one step; readers keep it. The caller has its write lock."""
+        self.trash_dir.mkdir(exist_ok=True)
+        discarded = self.trash_dir / f"{directory.name}.{uuid.uuid4().hex}"
+        directory.rename(discarded)
+        delete_unless_held(discarded)
+
+    def evict(self, directory: Path, *, complete: bool) -> bool:
+        """Discard an entry unless somebody writes or reads it, or it is no longer as `complete` as it was."""
+        lock = WriteLock.try_acquire(self.make_lock_path(directory.name))
+        if lock is None:
+            return False
+        try:
+            if is_complete(directory) != complete or is_held(directory):
+                return False
+            self.discard(directory)
+            return True
+        finally:
+            lock.release(delete_file=not directory.exists())
+
+    def tidy(self, directory: Path) -> None:
+        """Delete what crashes left in an entry's directory, and the directory if that leaves it empty."""
+        if not leftovers(directory) and not _is_empty(directory):
+            return
+        lock = WriteLock.try_acquire(self.make_lock_path(directory.name))
+        if lock is None:
+            return
+        try:
+            for path in leftovers(directory):
+                path.unlink()
+            if _is_empty(directory):
+                directory.rmdir()
+        finally:
+            lock.release(delete_file=not directory.exists())
+
+    def empty_trash(self) -> None:
+        for directory in self.trash():
+            delete_unless_held(directory)
+
+    def _lock_path(self, digest: str) -> Path:
+        return self.cache_dir / "locks" / f"{digest}.lock"
+
+
+def is_complete(directory: Path) -> bool:
+    """Whether `directory` holds a finished entry (which may still be damaged)."""
+    return (directory / MANIFEST).exists()
+
+
+def _is_empty(directory: Path) -> bool:
+    return directory.exists() and not any(directory.iterdir())
+
+
+def leftovers(directory: Path) -> list[Path]:
+    """Files that only a crash leaves behind, provided nobody is writing the entry."""
+    names = [JOURNAL, MANIFEST_TEMPORARY] if is_complete(directory) else [MANIFEST_TEMPORARY]
+    return [directory / name for name in names if (directory / name).exists()]
+
+
+def usage(directory: Path) -> tuple[int, float]:
+    """(bytes on disk, Unix seconds of last use) of an entry; (0, 0) once it is gone."""
+    try:
+        stats = {file.name: file.stat() for file in os.scandir(directory)}
+    except FileNotFoundError:
+        return 0, 0.0
+    times = [stats[MANIFEST]] if MANIFEST in stats else list(stats.values())
+    return sum(stat.st_size for stat in stats.values()), max((stat.st_mtime for stat in times), default=0.0)

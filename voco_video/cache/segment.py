@@ -1,0 +1,245 @@
+"""A segment: the compressed tensors of consecutive frames in one ordinary safetensors file, frames on axis 0.
+
+Any safetensors reader opens it. Beside the model's tensors it holds `pts_seconds` float64 [F], and in its
+metadata the digest of the key it belongs to, `format_version`, `first_frame` and `num_frames`.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from blake3 import blake3
+from safetensors import SafetensorError, safe_open
+
+from voco_video.cache.key import FORMAT_VERSION, digest_file
+from voco_video.errors import CacheError
+
+PTS_SECONDS = "pts_seconds"
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What one frame of a stored tensor is: its dtype and its shape without the frame axis.
+
+    Example:
+        >>> TensorSpec(torch.float16, (32, 8, 2, 128)).frame_bytes
+        131072
+    """
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def frame_bytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
+
+    def to_json(self) -> dict[str, Any]:
+        return {"dtype": _DTYPE_NAMES[self.dtype], "shape": list(self.shape)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "TensorSpec":
+        return cls(DTYPES[value["dtype"]], tuple(value["shape"]))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Whole frames as they were appended: tensors [F, …] by name and pts_seconds float64 [F]."""
+
+    first_frame: int
+    tensors: Mapping[str, torch.Tensor]
+    pts_seconds: np.ndarray
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.pts_seconds)
+
+    @property
+    def stop_frame(self) -> int:
+        return self.first_frame + self.num_frames
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @property
+    def specs(self) -> dict[str, TensorSpec]:
+        return {
+            name: TensorSpec(tensor.dtype, tuple(tensor.shape[1:])) for name, tensor in self.tensors.items()
+        }
+
+    def copied(self) -> "Batch":
+        """The same frames in memory that the caller cannot change."""
+        tensors = {
+            name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in self.tensors.items()
+        }
+        return Batch(self.first_frame, tensors, self.pts_seconds)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment file as the manifest records it; `blake3` covers every byte of the file."""
+
+    file: str
+    first_frame: int
+    num_frames: int
+    size_bytes: int
+    blake3: str
+    pts_seconds: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "pts_seconds": list(self.pts_seconds)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Segment":
+        return cls(**{**value, "pts_seconds": tuple(value["pts_seconds"])})
+
+    @property
+    def stop_frame(self) -> int:
+        return self.first_frame + self.num_frames
+
+
+def segment_file(index: int) -> str:
+    return f"segment-{index:06d}.safetensors"
+
+
+def check_batch(tensors: Mapping[str, torch.Tensor], pts_seconds: np.ndarray) -> None:
+    """CacheError unless every tensor is [F, …] of a storable dtype and there are F finite, ascending
+    times."""
+    if not tensors or pts_seconds.ndim != 1 or len(pts_seconds) == 0:
+        raise CacheError(
+            f"nothing to append: {len(tensors)} tensors, pts_seconds of shape {pts_seconds.shape}"
+        )
+    if not np.isfinite(pts_seconds).all() or (np.diff(pts_seconds) < 0).any():
+        raise CacheError(f"pts_seconds must be finite and ascending, not {pts_seconds}")
+    for name, tensor in tensors.items():
+        if name in (PTS_SECONDS, "__metadata__"):
+            raise CacheError(f"{name!r} is a reserved tensor name")
+        if tensor.dtype not in _DTYPE_NAMES:
+            raise CacheError(
+                f"tensor {name!r} is {tensor.dtype}; storable are {sorted(map(str, _DTYPE_NAMES))}"
+            )
+        if tensor.ndim < 1 or tensor.shape[0] != len(pts_seconds):
+            raise CacheError(
+                f"tensor {name!r} of shape {tuple(tensor.shape)} must have {len(pts_seconds)} frames on "
+                "axis 0, one per value of pts_seconds"
+            )
+
+
+def write_segment(directory: Path, index: int, batches: Sequence[Batch], *, key_digest: str) -> Segment:
+    """Write `batches` as one segment and fsync it; returns the record that names and proves it.
+
+    The batches are streamed to the file one after the other and hashed on the way: nothing is concatenated in
+    memory.
+    """
+    hasher, size_bytes = blake3(max_threads=blake3.AUTO), 0
+    path = directory / segment_file(index)
+    with open(path, "wb") as file:
+        for chunk in _file_chunks(batches, key_digest):
+            file.write(chunk)
+            hasher.update(chunk)
+            size_bytes += chunk.nbytes
+        file.flush()
+        os.fsync(file.fileno())
+    return Segment(
+        file=path.name,
+        first_frame=batches[0].first_frame,
+        num_frames=sum(batch.num_frames for batch in batches),
+        size_bytes=size_bytes,
+        blake3=hasher.hexdigest(),
+        pts_seconds=tuple(float(pts) for batch in batches for pts in batch.pts_seconds),
+    )
+
+
+def check_size(directory_fd: int, segment: Segment) -> None:
+    """CacheError unless the segment's file exists and is as long as its record says."""
+    try:
+        size_bytes = os.stat(segment.file, dir_fd=directory_fd).st_size
+    except FileNotFoundError:
+        raise CacheError(f"{segment.file} is missing") from None
+    if size_bytes != segment.size_bytes:
+        raise CacheError(f"{segment.file} has {size_bytes} bytes instead of {segment.size_bytes}")
+
+
+class SegmentReader:
+    """Opens segments, hashing each the first time this process sees it in its present state.
+
+    A file that changed since (other inode, size or time stamps) is hashed again, so a read never returns
+    bytes that were not checked.
+    """
+
+    def __init__(self) -> None:
+        self._verified: set[tuple[int | str, ...]] = set()
+
+    def open(self, directory_fd: int, segment: Segment, *, key_digest: str) -> safe_open:
+        """Memory-map one segment; CacheError saying what is wrong with the file if it is not the recorded
+        one."""
+        check_size(directory_fd, segment)
+        fd = os.open(segment.file, os.O_RDONLY, dir_fd=directory_fd)
+        try:
+            path = f"/dev/fd/{fd}"  # this very file, whatever happens to its name meanwhile
+            self._verify(fd, path, segment)
+            tensors = safe_open(path, framework="pt")
+        except SafetensorError as error:
+            raise CacheError(f"{segment.file} is not a safetensors file: {error}") from error
+        finally:
+            os.close(fd)
+        if (tensors.metadata() or {}).get("key_digest") != key_digest:
+            raise CacheError(f"{segment.file} belongs to another key")
+        return tensors
+
+    def _verify(self, fd: int, path: str, segment: Segment) -> None:
+        stat = os.fstat(fd)
+        state = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, segment.blake3)
+        if state in self._verified:
+            return
+        if digest_file(path) != segment.blake3:
+            raise CacheError(f"{segment.file} does not match its checksum")
+        self._verified.add(state)
+
+
+def _file_chunks(batches: Sequence[Batch], key_digest: str) -> Iterator[memoryview]:
+    """The file's bytes: header, then each tensor's batches in turn."""
+    num_frames = sum(batch.num_frames for batch in batches)
+    specs = {**batches[0].specs, PTS_SECONDS: TensorSpec(torch.float64, ())}
+    names = sorted(specs, key=lambda name: (-specs[name].dtype.itemsize, name))  # widest first: all aligned
+    header: dict[str, Any] = {
+        "__metadata__": {
+            "format_version": str(FORMAT_VERSION),
+            "key_digest": key_digest,
+            "first_frame": str(batches[0].first_frame),
+            "num_frames": str(num_frames),
+        }
+    }
+    end = 0
+    for name in names:
+        begin, end = end, end + num_frames * specs[name].frame_bytes
+        shape = [num_frames, *specs[name].shape]
+        header[name] = {**specs[name].to_json(), "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield memoryview(len(text).to_bytes(8, "little") + text)
+    for name in names:
+        for batch in batches:
+            tensor = torch.from_numpy(batch.pts_seconds) if name == PTS_SECONDS else batch.tensors[name]
+            yield tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data

@@ -1,0 +1,333 @@
+"""The cache as its users see it: get an entry, write one, list, verify, remove and prune."""
+
+import errno
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+from voco_video.cache.entry import CacheEntry
+from voco_video.cache.files import WriteLock, os_errors_as_cache_errors
+from voco_video.cache.key import CacheKey
+from voco_video.cache.layout import Layout, is_complete, leftovers, usage
+from voco_video.cache.segment import SegmentReader
+from voco_video.cache.writer import EntryWriter, Journal
+from voco_video.errors import CacheError, UsageError
+
+DEFAULT_MAX_BYTES = 50 * 10**9
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PartialEntry:
+    """An interrupted entry, or one being written now: `num_frames` frames are safe and will not be computed
+    again."""
+
+    digest: str
+    directory: Path
+    key: CacheKey
+    facts: Mapping[str, Any]
+    num_frames: int
+    size_bytes: int
+    last_used: datetime
+    is_being_written: bool
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """What `FrameCache.verify` found at `path`.
+
+    `status` is "ok", "damaged" (delete it or compress again), "partial" (resumable) or "stale" (a leftover
+    that the next prune removes); `reason` says more, and is empty for "ok".
+    """
+
+    digest: str
+    path: Path
+    status: Literal["ok", "damaged", "partial", "stale"]
+    reason: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """False only for damage."""
+        return self.status != "damaged"
+
+
+class FrameCache:
+    """Compressed videos on disk, shared by any number of processes.
+
+    Every entry is stored under a `CacheKey` and only ever returned for exactly that key. Bytes that are not
+    the ones written raise CacheError; they are never returned. Needs a POSIX system with flock.
+
+    Args:
+        cache_dir: default: `VOCO_VIDEO_CACHE_DIR`, else `$XDG_CACHE_HOME/voco-video`, else
+            `~/.cache/voco-video`. Created by the first write.
+        max_bytes: above this, finishing an entry prunes others. Default: `VOCO_VIDEO_CACHE_MAX_BYTES`, else
+            50 GB.
+
+    Raises:
+        CacheError: `cache_dir` is a file.
+        UsageError: `max_bytes` is negative, or its environment variable is not a whole number.
+
+    Example:
+        >>> import tempfile, numpy as np, torch
+        >>> cache = FrameCache(tempfile.mkdtemp())
+        >>> key = CacheKey("ab" * 32, "cd" * 32, {"form": "embeds", "num_voco_tokens": 2})
+        >>> with cache.writer(key, facts={"video": "clip.mp4"}) as writer:
+        ...     while writer.num_frames < 6:  # starts above 0 if an earlier run was interrupted
+        ...         writer.append({"embeds": torch.ones(3, 2, 8)}, writer.num_frames + np.arange(3.0))
+        ...     entry = writer.finish()
+        >>> cache.get(key).read(2, 5)["embeds"].shape
+        torch.Size([3, 2, 8])
+    """
+
+    def __init__(self, cache_dir: Path | str | None = None, *, max_bytes: int | None = None) -> None:
+        self.cache_dir = Path(cache_dir or _default_cache_dir()).expanduser().absolute()
+        self.max_bytes = _default_max_bytes() if max_bytes is None else max_bytes
+        if self.max_bytes < 0:
+            raise UsageError(f"max_bytes must not be negative, not {self.max_bytes}")
+        with os_errors_as_cache_errors(f"use cache directory {self.cache_dir}"):
+            if self.cache_dir.exists() and not self.cache_dir.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        self._layout, self._reader = Layout(self.cache_dir), SegmentReader()
+
+    def contains(self, key: CacheKey) -> bool:
+        """Whether a finished entry is there; cheap, reads nothing."""
+        with os_errors_as_cache_errors(f"look into cache directory {self.cache_dir}"):
+            return is_complete(self._layout.directory(key.digest))
+
+    def get(self, key: CacheKey) -> CacheEntry | None:
+        """The entry for `key`, open and marked as used now; None if it is absent or unfinished.
+
+        Raises:
+            CacheError: the entry is damaged: manifest altered, other key inside, segment missing or of
+                another size.
+        """
+        entry = CacheEntry.open(self._layout.directory(key.digest), reader=self._reader)
+        if entry is not None:
+            entry.touch()
+        return entry
+
+    @contextmanager
+    def writer(
+        self,
+        key: CacheKey,
+        *,
+        facts: Mapping[str, Any],
+        restart: bool = False,
+        segment_frames: int = 32,
+        on_wait: Callable[[], None] | None = None,
+    ) -> Iterator[EntryWriter]:
+        """Write the entry for `key`, or resume writing it, as the only writer in any process or thread.
+
+        If another writer has it, waits; if that one finishes it, `writer.entry` is set and nothing is left to
+        do. Leaving the block without `finish()`, also by an exception or Ctrl-C, keeps all appended frames
+        for a later run. After `finish()`, other entries are pruned down to `max_bytes`.
+
+        Args:
+            facts: JSON values stored beside the frames (video path, duration, …); not part of the key.
+            restart: drop what is there, finished or not. Readers that have it open keep it.
+            segment_frames: frames to gather before writing a file.
+            on_wait: called once before waiting for another writer.
+
+        Raises:
+            CacheError: the entry is damaged (then use `restart`), or the cache directory cannot be written.
+        """
+        if segment_frames < 1:
+            raise UsageError(f"segment_frames must be at least 1, not {segment_frames}")
+        directory = self._layout.directory(key.digest)
+        with os_errors_as_cache_errors(f"write to cache directory {self.cache_dir}"):
+            lock = WriteLock.acquire(self._layout.make_lock_path(key.digest), on_wait=on_wait)
+        try:
+            if restart and directory.exists():
+                with os_errors_as_cache_errors(f"replace cache entry {directory}"):
+                    self._layout.discard(directory)
+            writer = EntryWriter(
+                directory, key, facts=facts, segment_frames=segment_frames, reader=self._reader
+            )
+            is_already_complete = writer.entry is not None
+            try:
+                yield writer
+            except BaseException:
+                writer.close(after_error=True)
+                raise
+            writer.close()
+            if writer.entry is not None and not is_already_complete:
+                self._prune_after_write()
+        finally:
+            lock.release()
+
+    def entries(self) -> list[CacheEntry]:
+        """All finished entries, latest used first; damaged ones are left out.
+
+        They are closed, so that listing blocks nobody; reading one opens it.
+        """
+        entries = []
+        for directory in self._layout.directories():
+            try:
+                entry = CacheEntry.open(directory, reader=self._reader)
+            except CacheError as error:
+                logger.warning("%s", error)
+                continue
+            if entry is not None:
+                entry.close()
+                entries.append(entry)
+        return sorted(entries, key=lambda entry: entry.last_used, reverse=True)
+
+    def partial(self) -> list[PartialEntry]:
+        """All unfinished entries with frames worth resuming, latest first."""
+        found = [self._partial_entry(path) for path in self._layout.directories() if not is_complete(path)]
+        return sorted((entry for entry in found if entry), key=lambda entry: entry.last_used, reverse=True)
+
+    def find(self, prefix: str) -> CacheEntry:
+        """The finished entry whose digest starts with `prefix`, like `get`.
+
+        Raises:
+            CacheError: no entry or more than one starts so, or it is unfinished or damaged.
+        """
+        directory = self._layout.directory(self.resolve(prefix))
+        entry = CacheEntry.open(directory, reader=self._reader)
+        if entry is None:
+            raise CacheError(f"cache entry {directory.name} is unfinished; give its compress command again")
+        entry.touch()
+        return entry
+
+    def resolve(self, prefix: str) -> str:
+        """The whole digest, of an entry in any state; CacheError unless exactly one starts with `prefix`."""
+        digests = [path.name for path in self._layout.directories() if path.name.startswith(prefix)]
+        if not digests or not prefix:
+            raise CacheError(f"no cache entry in {self.cache_dir} starts with {prefix!r}")
+        if len(digests) > 1:
+            some = ", ".join(digests[:3])
+            raise CacheError(
+                f"{len(digests)} cache entries start with {prefix!r}: give more digits ({some}, …)"
+            )
+        return digests[0]
+
+    def remove(self, prefix: str) -> str:
+        """Delete the entry whose digest starts with `prefix`, whatever its state; returns its digest.
+
+        Readers that have it open keep it; a later prune frees its space.
+
+        Raises:
+            CacheError: no entry or more than one starts so, or it is being written now.
+        """
+        digest = self.resolve(prefix)
+        directory = self._layout.directory(digest)
+        with os_errors_as_cache_errors(f"remove cache entry {directory}"):
+            lock = WriteLock.try_acquire(self._layout.make_lock_path(digest))
+            if lock is None:
+                raise CacheError(f"cache entry {digest} is being written; stop that process first")
+            try:
+                if directory.exists():
+                    self._layout.discard(directory)
+            finally:
+                lock.release(delete_file=not directory.exists())
+        return digest
+
+    def verify(self, prefix: str | None = None, *, full: bool = True) -> list[VerifyResult]:
+        """Check the entry whose digest starts with `prefix`, or the whole cache.
+
+        Args:
+            full: read every byte; else only manifests and file sizes.
+
+        Returns:
+            One result per entry, damaged or not, and one per leftover of a crash.
+
+        Raises:
+            CacheError: no entry or more than one starts with `prefix`. Damage is reported, not raised.
+        """
+        if prefix is not None:
+            return self._verify_directory(self._layout.directory(self.resolve(prefix)), full=full)
+        results = [self._verify_directory(path, full=full) for path in self._layout.directories()]
+        reason = "deleted while a reader had it open"
+        trash = [VerifyResult(path.name[:64], path, "stale", reason) for path in self._layout.trash()]
+        return [*(result for found in results for result in found), *trash]
+
+    def prune(self, max_bytes: int | None = None, *, partial: bool = False) -> list[str]:
+        """Delete least recently used entries until the cache fits `max_bytes`, by default its own limit.
+
+        Never deletes an entry that is open or being written, in any process, so the cache may stay above the
+        limit. Also deletes what crashes left behind and, with `partial`, all unfinished entries.
+
+        Returns:
+            Digests of the deleted entries, in the order of deletion.
+        """
+        max_bytes = self.max_bytes if max_bytes is None else max_bytes
+        removed = []
+        with os_errors_as_cache_errors(f"prune cache directory {self.cache_dir}"):
+            for directory in self._layout.directories():
+                self._layout.tidy(directory)
+            usages = [(*usage(path), path) for path in self._layout.directories()]
+            total_bytes = sum(size_bytes for size_bytes, _, _ in usages)
+            for size_bytes, _, directory in sorted(usages, key=lambda item: item[1]):
+                complete = is_complete(directory)
+                is_unwanted = total_bytes > max_bytes if complete else partial
+                if is_unwanted and self._layout.evict(directory, complete=complete):
+                    total_bytes -= size_bytes
+                    removed.append(directory.name)
+            self._layout.empty_trash()
+        return removed
+
+    def __repr__(self) -> str:
+        return f"FrameCache({str(self.cache_dir)!r}, max_bytes={self.max_bytes})"
+
+    def _partial_entry(self, directory: Path) -> PartialEntry | None:
+        journal = Journal.load(directory, full=False)
+        if journal is None or not journal.segments:
+            return None
+        size_bytes, last_used = usage(directory)
+        return PartialEntry(
+            digest=directory.name,
+            directory=directory,
+            key=journal.key,
+            facts=journal.facts,
+            num_frames=journal.num_frames,
+            size_bytes=size_bytes,
+            last_used=datetime.fromtimestamp(last_used, timezone.utc),
+            is_being_written=self._layout.is_being_written(directory.name),
+        )
+
+    def _verify_directory(self, directory: Path, *, full: bool) -> list[VerifyResult]:
+        digest = directory.name
+        if self._layout.is_being_written(digest):
+            return [VerifyResult(digest, directory, "partial", "being written now")]
+        stale = [VerifyResult(digest, path, "stale", "left by a crash") for path in leftovers(directory)]
+        try:
+            entry = CacheEntry.open(directory, reader=self._reader)
+            if entry is None:
+                journal = Journal.load(directory, full=full)
+                num_frames = 0 if journal is None else journal.num_frames
+                return [
+                    VerifyResult(digest, directory, "partial", f"unfinished, {num_frames} frames safe"),
+                    *stale,
+                ]
+            with entry:
+                entry.verify(full=full)
+        except CacheError as error:
+            return [VerifyResult(digest, directory, "damaged", str(error)), *stale]
+        return [VerifyResult(digest, directory, "ok"), *stale]
+
+    def _prune_after_write(self) -> None:
+        try:
+            self.prune()
+        except CacheError as error:
+            logger.warning("%s", error)
+
+
+def _default_cache_dir() -> Path:
+    cache_dir = os.environ.get("VOCO_VIDEO_CACHE_DIR")
+    if cache_dir:
+        return Path(cache_dir)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "voco-video"
+
+
+def _default_max_bytes() -> int:
+    max_bytes = os.environ.get("VOCO_VIDEO_CACHE_MAX_BYTES") or str(DEFAULT_MAX_BYTES)
+    if not max_bytes.isascii() or not max_bytes.isdigit():
+        raise UsageError(f"VOCO_VIDEO_CACHE_MAX_BYTES must be a whole number of bytes, not {max_bytes!r}")
+    return int(max_bytes)

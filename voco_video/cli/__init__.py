@@ -1,0 +1,57 @@
+"""The command line: every command parses, calls one public function and prints.
+
+Nothing heavy is imported before a command runs, so ``--help`` is immediate.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import typer
+
+from voco_video.cli import ask, cache, compress, demo, inspect
+from voco_video.errors import UsageError, VocoVideoError
+
+app = typer.Typer(
+    name="voco-video",
+    help="Compress every frame of a video once, keep the frames as a few tokens each, ask as often as you like.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+app.command("compress")(compress.compress)
+app.command("ask")(ask.ask)
+app.command("inspect")(inspect.inspect)
+app.command("demo")(demo.demo)
+app.add_typer(cache.app, name="cache")
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+    if version:
+        from voco_video import __version__
+
+        print(f"voco-video {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line. Exit code 0 done, 1 failed, 2 used wrongly, 130 interrupted."""
+    if not sys.stderr.isatty():  # transformers draws a bar while it loads weights, and only asks this variable
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.basicConfig(level=logging.WARNING, format="warning: %(message)s")
+    try:
+        app()
+    except VocoVideoError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        sys.stderr.close()
+        sys.exit(0)

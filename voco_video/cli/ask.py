@@ -1,0 +1,221 @@
+"""``voco-video ask``."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from voco_video.cli import options as opt
+from voco_video.cli.compress import checked_sampling, parse_timestamps
+from voco_video.cli.output import print_json, progress_bar
+from voco_video.errors import UsageError
+
+if TYPE_CHECKING:
+    from voco_video.answer import Answer
+    from voco_video.api import CompressedVideo, VideoModel
+
+_DIGEST = re.compile(r"[0-9a-f]{6,64}")
+
+
+def ask(
+    path: Annotated[str, typer.Argument(help="A video, or a cache entry as `cache ls` prints it.", metavar="PATH")],
+    questions: Annotated[list[str] | None, typer.Argument(help="One or more questions.", metavar="QUESTION...")] = None,
+    questions_file: Annotated[
+        Path | None, typer.Option("--questions", help="A text file with one question a line.", metavar="FILE")
+    ] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Keep asking; answers follow on from each other.")] = False,
+    model: opt.Model = "voco-tiny",
+    fps: opt.Fps = None,
+    num_frames: opt.NumFrames = None,
+    keyframes: opt.Keyframes = False,
+    timestamps: opt.Timestamps = None,
+    start: opt.Start = None,
+    end: opt.End = None,
+    num_voco_tokens: opt.Budget = None,
+    form: opt.Form = opt.FormChoice.kv,
+    storage: opt.Storage = opt.StorageChoice.native,
+    max_new_tokens: Annotated[int, typer.Option(help="Cut an answer after this many tokens.")] = 64,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token; above 0 samples.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="For sampling.")] = 0,
+    show_frames: Annotated[
+        bool, typer.Option("--show-frames", help="Show where the answer looked, here and as a PNG.")
+    ] = False,
+    strip: Annotated[
+        Path | None, typer.Option(help="Where --show-frames writes its PNG. [default: <video>-frames.png]")
+    ] = None,
+    batch_size: opt.BatchSize = 16,
+    dtype: opt.Dtype = "auto",
+    device: opt.Device = "auto",
+    attention: opt.Attention = "sdpa",
+    decoder: opt.Decoder = opt.DecoderChoice.pyav,
+    cache_dir: opt.CacheDir = None,
+    json: opt.Json = False,
+) -> None:
+    """Ask questions about a video; it is compressed first where the cache does not have it.
+
+    The whole video is compressed with all of the model's VoCo tokens; --start, --end and --num-voco-tokens choose
+    from that while answering, so changing them costs nothing.
+
+    \b
+    Examples:
+      voco-video ask clip.mp4 "What happens?"
+      voco-video ask clip.mp4 "Who is there?" "What are they doing?" --num-voco-tokens 1
+      voco-video ask lecture.mkv --questions questions.txt --start 600 --end 660 --json
+      voco-video ask clip.mp4 "Where does the ball go?" --show-frames --strip looked.png
+      voco-video ask 3f9a2c41 --chat
+    """
+    asked = gather_questions(questions, questions_file, chat=chat, json=json)
+    sampling = {
+        "fps": fps,
+        "num_frames": num_frames,
+        "keyframes": keyframes,
+        "timestamps": parse_timestamps(timestamps),
+    }
+    checked_sampling(sampling | {"start_seconds": start, "end_seconds": end})
+    from voco_video.api import load_model
+
+    loaded = load_model(model, device=device, dtype=dtype, attn_implementation=attention, cache_dir=cache_dir)
+    options = {"form": form.value, "storage": storage.value, "batch_size": batch_size, "decoder": decoder.value}
+    video = open_compressed(loaded, path, sampling=sampling, options=options, quiet=json)
+    if start is not None or end is not None:
+        video = video[start:end]
+    generation: dict[str, Any] = {
+        "num_voco_tokens": num_voco_tokens,
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "seed": seed,
+    }
+    if chat:
+        run_chat(video, asked, generation)
+        return
+    answers = video.ask(asked, with_attention=show_frames, **generation)
+    if json:
+        print_json({"entry": video.parts[0].entry.digest, "answers": [answer_facts(a) for a in answers]})
+    else:
+        print_answers(answers, show_frames=show_frames)
+    if show_frames:
+        write_strips(video, answers, strip or Path(f"{source_of(video).stem}-frames.png"), quiet=json)
+
+
+def open_compressed(
+    model: VideoModel, path: str, *, sampling: dict[str, Any], options: dict[str, Any], quiet: bool
+) -> CompressedVideo:
+    """A video by its path, compressed if need be, or a cache entry by the beginning of its digest."""
+    if not Path(path).exists() and _DIGEST.fullmatch(path):
+        return model.open(path)
+    with progress_bar(Path(path).name, quiet=quiet) as show:
+        video = model.compress(path, **sampling, **options, on_progress=show)
+    if not quiet:
+        note = "cache hit" if video.from_cache else f"compressed in {video.result.total_seconds:.1f} s"  # type: ignore[union-attr]
+        print(f"{video.num_frames} frames, {note}", file=sys.stderr)
+    return video
+
+
+def gather_questions(given: list[str] | None, file: Path | None, *, chat: bool, json: bool) -> list[str]:
+    """Questions from the command line and from a file, one a line.
+
+    Raises:
+        UsageError: there are none, the file cannot be read, or options contradict each other.
+    """
+    questions = list(given or [])
+    if file is not None:
+        try:
+            questions += [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"--questions {file}: {error}") from error
+    if chat and json:
+        raise UsageError("--chat talks to a person and --json to a machine; give one of them")
+    if not questions and not chat:
+        raise UsageError("nothing to answer; give a question, --questions FILE, or --chat")
+    if any(not question.strip() for question in questions):
+        raise UsageError("one of the questions is empty; ask something")
+    return questions
+
+
+def run_chat(video: CompressedVideo, first: list[str], generation: dict[str, Any]) -> None:
+    """A conversation: questions typed at a prompt, answers streamed; an empty line or Ctrl-D ends it."""
+    from voco_video.answer import Message, untrained_note
+
+    note = untrained_note(video.model.voco)
+    if note:
+        print(f"note: {note}", file=sys.stderr)
+    history: list[Message] = []
+    read = _reader(first)
+    while question := read():
+        answer = ""
+        for piece in video.stream(question, history=history, **generation):
+            print(piece, end="", flush=True)
+            answer += piece
+        print()
+        history += [Message("user", question), Message("assistant", answer.strip())]
+
+
+def _reader(first: list[str]) -> Callable[[], str]:
+    """The questions given already, then what is typed; an empty string at the end."""
+    waiting = list(first)
+
+    def read() -> str:
+        if waiting:
+            print(f"> {waiting[0]}")
+            return waiting.pop(0)
+        try:
+            return input("> ").strip()
+        except EOFError:
+            return ""
+
+    return read
+
+
+def answer_facts(answer: Answer) -> dict[str, Any]:
+    """An answer as plain values."""
+    facts = {
+        "question": answer.question,
+        "answer": answer.text,
+        "confidence": answer.confidence,
+        "num_frames": answer.num_frames,
+        "num_voco_tokens": answer.num_voco_tokens,
+        "seconds": answer.seconds,
+        "note": answer.note,
+    }
+    if answer.frame_attention is not None:
+        facts["video_attention"] = answer.video_attention
+        facts["frames"] = [
+            {"pts_seconds": float(t), "attention": float(a)}
+            for t, a in zip(answer.frame_pts_seconds, answer.frame_attention)
+        ]
+    return facts
+
+
+def print_answers(answers: list[Answer], *, show_frames: bool) -> None:
+    """Answers for a person; the question is repeated where there are several."""
+    for answer in answers:
+        if len(answers) > 1:
+            print(f"> {answer.question}")
+        print(f"{answer.text or '(an empty answer)'}   [confidence {answer.confidence:.0%}]")
+        if show_frames:
+            from voco_video.pictures import attention_bars
+
+            print(attention_bars(answer))
+    if answers[0].note:
+        print(f"note: {answers[0].note}", file=sys.stderr)
+
+
+def write_strips(video: CompressedVideo, answers: list[Answer], path: Path, *, quiet: bool) -> None:
+    """One PNG an answer: the frames with the attention each got."""
+    from voco_video.pictures import attention_strip
+
+    for number, answer in enumerate(answers):
+        target = path if len(answers) == 1 else path.with_name(f"{path.stem}-{number + 1}{path.suffix}")
+        attention_strip(answer, source=source_of(video)).save(target)
+        if not quiet:
+            print(f"frames and attention in {target}", file=sys.stderr)
+
+
+def source_of(video: CompressedVideo) -> Path:
+    """The file that a compressed video was made from; it may be gone by now."""
+    return Path(video.parts[0].entry.facts["source"])

@@ -1,0 +1,210 @@
+"""``voco-video compress``."""
+
+from __future__ import annotations
+
+import glob
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from voco_video.cli import options as opt
+from voco_video.cli.output import format_bytes, print_json, print_table, progress_bar
+from voco_video.errors import UsageError, VideoError, VocoVideoError
+
+if TYPE_CHECKING:
+    from voco_video.api import CompressedVideo
+
+VIDEO_SUFFIXES = frozenset(
+    {
+        *(".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov"),
+        *(".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"),
+    }
+)
+
+
+def compress(
+    paths: Annotated[list[str], typer.Argument(help="Videos, folders of videos, or patterns.", metavar="PATH...")],
+    model: opt.Model = "voco-tiny",
+    fps: opt.Fps = None,
+    num_frames: opt.NumFrames = None,
+    keyframes: opt.Keyframes = False,
+    timestamps: opt.Timestamps = None,
+    start: opt.Start = None,
+    end: opt.End = None,
+    num_voco_tokens: opt.NumVocoTokens = None,
+    form: opt.Form = opt.FormChoice.kv,
+    storage: opt.Storage = opt.StorageChoice.native,
+    batch_size: opt.BatchSize = 16,
+    dtype: opt.Dtype = "auto",
+    device: opt.Device = "auto",
+    attention: opt.Attention = "sdpa",
+    decoder: opt.Decoder = opt.DecoderChoice.pyav,
+    cache_dir: opt.CacheDir = None,
+    force: opt.Force = False,
+    json: opt.Json = False,
+) -> None:
+    """Compress videos into the frame cache.
+
+    A video that is there already is not touched. An interrupted run goes on where it stopped when the same command
+    is given again.
+
+    \b
+    Examples:
+      voco-video compress clip.mp4
+      voco-video compress lecture.mkv --fps 0.5 --start 600 --end 1200
+      voco-video compress videos/ --num-frames 16 --json > compressed.json
+      voco-video compress 'videos/*.webm' --model ./my-checkpoint --num-voco-tokens 2 --storage int8
+    """
+    from voco_video.api import load_model
+
+    files = expand_paths(paths)
+    sampling = {
+        "fps": fps,
+        "num_frames": num_frames,
+        "keyframes": keyframes,
+        "timestamps": parse_timestamps(timestamps),
+        "start_seconds": start,
+        "end_seconds": end,
+    }
+    checked_sampling(sampling)
+    loaded = load_model(model, device=device, dtype=dtype, attn_implementation=attention, cache_dir=cache_dir)
+    rows: list[dict[str, Any]] = []
+    failed: list[tuple[Path, VocoVideoError]] = []
+    for path in files:
+        try:
+            with progress_bar(path.name, quiet=json) as show:
+                video = loaded.compress(
+                    path,
+                    **sampling,  # type: ignore[arg-type]
+                    num_voco_tokens=num_voco_tokens,
+                    form=form.value,
+                    storage=storage.value,
+                    batch_size=batch_size,
+                    decoder=decoder.value,
+                    force=force,
+                    on_progress=show,
+                )
+            rows.append(summary(path, video))
+        except VocoVideoError as error:
+            if len(files) == 1:
+                raise
+            failed.append((path, error))
+            print(f"error: {error}", file=sys.stderr)
+        except KeyboardInterrupt:
+            print_summary(rows, json=json)
+            print(
+                f"interrupted in {path}; whole batches are kept, so the same command goes on from there",
+                file=sys.stderr,
+            )
+            raise typer.Exit(130) from None
+    print_summary(rows, json=json)
+    if failed:
+        print(f"{len(failed)} of {len(files)} files failed", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def expand_paths(paths: list[str]) -> list[Path]:
+    """Files as given, videos below folders, and matches of patterns, in order.
+
+    Raises:
+        UsageError: a folder without videos, or a pattern without matches.
+    """
+    files: list[Path] = []
+    for given in paths:
+        path = Path(given).expanduser()
+        if path.is_dir():
+            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
+            if not found:
+                known = ", ".join(sorted(VIDEO_SUFFIXES))
+                raise UsageError(f"{path}: no video files in this folder (looked for {known})")
+            files += found
+        elif not path.exists() and glob.has_magic(given):
+            found = [Path(match) for match in sorted(glob.glob(given, recursive=True)) if Path(match).is_file()]
+            if not found:
+                raise UsageError(f"{given!r} matches no file")
+            files += found
+        else:
+            files.append(path)
+    for path in files:
+        if not path.exists():
+            raise VideoError(f"{path}: no such file")
+    return list(dict.fromkeys(files))
+
+
+def parse_timestamps(text: str | None) -> tuple[float, ...] | None:
+    """``"1.5,20"`` to seconds.
+
+    Raises:
+        UsageError: something in it is not a number.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise UsageError(f"--timestamps {text!r}: give seconds with commas between them, as in 1.5,20,61") from error
+
+
+def checked_sampling(sampling: dict[str, Any]) -> None:
+    """Refuse options that cannot be right before a model is loaded for them."""
+    from voco_video.sampling import Sampling
+
+    Sampling(**sampling)
+
+
+def summary(path: Path, video: CompressedVideo) -> dict[str, Any]:
+    """What one compressed video came to, as plain values."""
+    entry = video.parts[0].entry
+    vision_tokens = entry.facts["num_vision_tokens"] * entry.num_frames
+    voco_tokens = video.num_voco_tokens * entry.num_frames
+    return {
+        "path": str(path),
+        "digest": entry.digest,
+        "from_cache": video.from_cache,
+        "num_frames": entry.num_frames,
+        "num_resumed_frames": video.result.num_resumed_frames if video.result else 0,
+        "num_undecodable_frames": entry.facts["num_undecodable_frames"],
+        "first_pts_seconds": float(entry.pts_seconds[0]),
+        "last_pts_seconds": float(entry.pts_seconds[-1]),
+        "vision_tokens": vision_tokens,
+        "voco_tokens": voco_tokens,
+        "ratio": vision_tokens / voco_tokens,
+        "size_bytes": entry.size_bytes,
+        "bytes_per_frame": entry.bytes_per_frame,
+        "seconds": asdict(video.stage_seconds) | {"total": video.result.total_seconds if video.result else 0.0},
+    }
+
+
+def print_summary(rows: list[dict[str, Any]], *, json: bool) -> None:
+    """A table of compressed videos, or JSON."""
+    if json:
+        print_json(rows)
+        return
+    if not rows:
+        return
+    stages = ["decode", "vision", "LLM", "write", "total"]
+    columns = ["video", "entry", "frames", "vision → VoCo tokens", "ratio", "size", *stages]
+    table = []
+    for row in rows:
+        seconds = row["seconds"]
+        stages = (
+            ["cache hit", "", "", ""]
+            if row["from_cache"]
+            else [f"{seconds[stage]:.2f} s" for stage in ("decode", "vision", "llm", "write")]
+        )
+        table.append(
+            [
+                Path(row["path"]).name,
+                row["digest"][:12],
+                str(row["num_frames"]),
+                f"{row['vision_tokens']} → {row['voco_tokens']}",
+                f"{row['ratio']:.0f}x",
+                format_bytes(row["size_bytes"]),
+                *stages,
+                f"{seconds['total']:.2f} s",
+            ]
+        )
+    print_table(columns, table)

@@ -1,0 +1,62 @@
+"""``voco-video demo``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from voco_video.cli import options as opt
+from voco_video.cli.ask import answer_facts
+from voco_video.cli.compress import print_summary, summary
+from voco_video.cli.output import print_json, print_table, progress_bar
+
+
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where the clip and the picture go.")] = Path("voco-video-demo"),
+    num_voco_tokens: opt.Budget = None,
+    cache_dir: opt.CacheDir = None,
+    json: opt.Json = False,
+) -> None:
+    """Make a clip, compress it, ask about it: everything once, in a few seconds, with the embedded model.
+
+    Run it twice: the second time the frames come from the cache, and nothing is decoded or compressed.
+
+    \b
+    Examples:
+      voco-video demo
+      voco-video demo --num-voco-tokens 1
+    """
+    from voco_video.api import load_model
+    from voco_video.data.moving_shapes import demo_scene, write_clip
+    from voco_video.data.moving_shapes_qa import demo_questions
+    from voco_video.pictures import attention_strip
+
+    clip = folder / "clip.mp4"
+    if not clip.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_clip(demo_scene(), clip)
+    with progress_bar(clip.name, quiet=json) as show:
+        video = load_model("voco-tiny", cache_dir=cache_dir).compress(clip, fps=2, on_progress=show)
+    truths = demo_questions()
+    answers = video.ask(
+        [t.question for t in truths], num_voco_tokens=num_voco_tokens, max_new_tokens=8, with_attention=True
+    )
+    picture = folder / "where-it-looked.png"
+    attention_strip(answers[0], source=clip).save(picture)
+    num_right = sum(a.text == t.answer for a, t in zip(answers, truths))
+    if json:
+        facts = [answer_facts(a) | {"truth": t.answer} for a, t in zip(answers, truths)]
+        print_json({"clip": str(clip), "compressed": summary(clip, video), "answers": facts, "num_right": num_right})
+        return
+    print(f"clip: {clip} (8 s: one shape moves, one leaves while another comes)")
+    print_summary([summary(clip, video)], json=False)
+    print_table(
+        ["question", "answer", "confidence", "truth"],
+        [[a.question, a.text or "(empty)", f"{a.confidence:.0%}", t.answer] for a, t in zip(answers, truths)],
+    )
+    print(f"{num_right} of {len(truths)} right; where the first answer looked: {picture}")
+    if answers[0].note:
+        print(f"note: {answers[0].note}", file=sys.stderr)

@@ -1,0 +1,135 @@
+"""``voco-video inspect``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from voco_video.cli import options as opt
+from voco_video.cli.compress import parse_timestamps
+from voco_video.cli.output import format_bytes, print_json, print_table
+from voco_video.errors import UsageError
+
+if TYPE_CHECKING:
+    from voco_video.cache import CacheEntry
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A video.", metavar="PATH")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where the contact sheet goes. [default: <video>-sheet.png]")
+    ] = None,
+    fps: opt.Fps = None,
+    num_frames: opt.NumFrames = None,
+    keyframes: opt.Keyframes = False,
+    timestamps: opt.Timestamps = None,
+    start: opt.Start = None,
+    end: opt.End = None,
+    max_frames: Annotated[int, typer.Option(help="Draw at most this many, spread evenly over the sampled ones.")] = 60,
+    decoder: opt.Decoder = opt.DecoderChoice.pyav,
+    cache_dir: opt.CacheDir = None,
+    json: opt.Json = False,
+) -> None:
+    """Show a video's facts, the frames that sampling takes from it, and what the cache holds of it.
+
+    \b
+    Examples:
+      voco-video inspect clip.mp4
+      voco-video inspect lecture.mkv --num-frames 24 -o lecture.png
+      voco-video inspect clip.mp4 --keyframes --json
+    """
+    from voco_video.cache import FrameCache, digest_file
+    from voco_video.pictures import contact_sheet
+    from voco_video.sampling import Sampling
+    from voco_video.video import probe
+
+    if max_frames < 1:
+        raise UsageError(f"--max-frames {max_frames}: draw at least 1 frame")
+    sampling = Sampling(fps, num_frames, keyframes, parse_timestamps(timestamps), start, end)
+    info = probe(path)
+    frames, num_sampled = sampled_frames(path, sampling, max_frames=max_frames, decoder=decoder.value)
+    target = output or Path(f"{path.stem}-sheet.png")
+    contact_sheet(frames).save(target)
+    digest = digest_file(path)
+    entries = [e for e in FrameCache(cache_dir).entries() if e.key.video_digest == digest]
+    if json:
+        print_json(
+            {
+                "video": asdict(info),
+                "sampling": str(sampling),
+                "num_sampled_frames": num_sampled,
+                "contact_sheet": str(target),
+                "entries": [entry_facts(e) for e in entries],
+            }
+        )
+        return
+    print_table(["video", ""], [[name, str(value)] for name, value in asdict(info).items()])
+    print_entries(entries)
+    drawn = "" if len(frames) == num_sampled else f", {len(frames)} of them drawn"
+    print(f"{num_sampled} frames at {sampling}{drawn}: {target}")
+
+
+def sampled_frames(path: Path, sampling: Any, *, max_frames: int, decoder: str) -> tuple[Any, int]:
+    """The sampled frames, thinned evenly to ``max_frames``, and how many there were."""
+    import numpy as np
+
+    from voco_video.frames import Fit
+    from voco_video.sampling import Sampling
+    from voco_video.video import open_video, read_frames
+
+    with open_video(path) as video:
+        pts = video.plan(sampling)
+        box = Fit(height=240, width=max(1, round(240 * video.info.width / video.info.height)), mode="stretch")
+    chosen = pts if len(pts) <= max_frames else pts[np.linspace(0, len(pts) - 1, max_frames).round().astype(int)]
+    wanted = Sampling(timestamps=tuple(float(t) for t in chosen))
+    return read_frames(path, wanted, fit=box, backend=decoder), len(pts)
+
+
+def entry_facts(entry: CacheEntry) -> dict[str, Any]:
+    """A cache entry as plain values."""
+    settings = entry.key.settings
+    return {
+        "digest": entry.digest,
+        "source": entry.facts.get("source"),
+        "num_frames": entry.num_frames,
+        "first_pts_seconds": float(entry.pts_seconds[0]),
+        "last_pts_seconds": float(entry.pts_seconds[-1]),
+        "num_voco_tokens": settings["num_voco_tokens"],
+        "form": settings["form"],
+        "storage": settings["storage"],
+        "dtype": settings["dtype"],
+        "sampling": entry.facts.get("sampling"),
+        "model_fingerprint": entry.key.model_fingerprint,
+        "size_bytes": entry.size_bytes,
+        "bytes_per_frame": entry.bytes_per_frame,
+        "last_used": entry.last_used,
+    }
+
+
+def print_entries(entries: list[CacheEntry]) -> None:
+    """A table of cache entries."""
+    if not entries:
+        print("no entries in the cache")
+        return
+    columns = ["entry", "video", "frames", "seconds", "sampling", "K", "form", "type", "size", "model"]
+    rows = []
+    for entry in entries:
+        facts = entry_facts(entry)
+        rows.append(
+            [
+                entry.digest[:12],
+                Path(facts["source"] or "?").name,
+                str(facts["num_frames"]),
+                f"{facts['first_pts_seconds']:.1f}-{facts['last_pts_seconds']:.1f}",
+                str(facts["sampling"]),
+                str(facts["num_voco_tokens"]),
+                facts["form"],
+                facts["dtype"] if facts["storage"] == "native" else facts["storage"],
+                format_bytes(facts["size_bytes"]),
+                facts["model_fingerprint"][:8],
+            ]
+        )
+    print_table(columns, rows)

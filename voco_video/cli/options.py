@@ -1,0 +1,64 @@
+"""Options that several commands share: one name, one type, one sentence each."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class FormChoice(str, Enum):
+    """What is kept of a VoCo token."""
+
+    kv = "kv"
+    embeds = "embeds"
+
+
+class StorageChoice(str, Enum):
+    """How numbers are kept on disk."""
+
+    native = "native"
+    int8 = "int8"
+
+
+class DecoderChoice(str, Enum):
+    """What decodes videos."""
+
+    pyav = "pyav"
+    decord = "decord"
+    torchcodec = "torchcodec"
+
+
+_SAMPLING, _MODEL, _OUTPUT = "Sampling", "Model", "Output"
+
+Model = Annotated[str, typer.Option(help="Checkpoint folder, cached hub id, or embedded model.", metavar="PATH")]
+Fps = Annotated[
+    float | None, typer.Option(help="Frames per second to sample. [default: 1, unless another policy is given]")
+]
+NumFrames = Annotated[int | None, typer.Option(help="Sample this many frames, spread evenly.")]
+Keyframes = Annotated[bool, typer.Option("--keyframes", help="Take the file's own keyframes: nearly free.")]
+Timestamps = Annotated[
+    str | None, typer.Option(help="Take the frames shown at these seconds: 1.5,20,61.", metavar="S,S,...")
+]
+Start = Annotated[float | None, typer.Option("--start", help="Start of the window, seconds.")]
+End = Annotated[float | None, typer.Option("--end", help="End of the window, seconds.")]
+NumVocoTokens = Annotated[
+    int | None, typer.Option(help="VoCo tokens kept per frame. [default: as many as the model has]")
+]
+Budget = Annotated[
+    int | None, typer.Option(help="VoCo tokens per frame to answer from, at most what was kept. [default: all]")
+]
+Form = Annotated[FormChoice, typer.Option(help="Keep keys and values of every layer, or one embedding per token.")]
+Storage = Annotated[StorageChoice, typer.Option(help="Keep the model's own type, or int8.")]
+BatchSize = Annotated[int, typer.Option(help="Frames per forward pass.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Attention = Annotated[str, typer.Option("--attention", help="sdpa, flash_attention_2 or eager.")]
+Decoder = Annotated[DecoderChoice, typer.Option(help="What decodes the video.")]
+CacheDir = Annotated[
+    Path | None, typer.Option(help="Frame cache. [default: $VOCO_VIDEO_CACHE_DIR or ~/.cache/voco-video]")
+]
+Force = Annotated[bool, typer.Option("--force", help="Compress again even where the cache has the video.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]

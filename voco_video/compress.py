@@ -1,0 +1,272 @@
+"""video -> model -> cache: streaming, resumable, and at most once per video, model and settings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+
+from voco_video.backends import BACKENDS
+from voco_video.cache import CacheEntry, CacheKey, FrameCache, digest_file
+from voco_video.errors import ModelError, UsageError, VideoError
+from voco_video.model import Form, VocoModel, VocoTokens
+from voco_video.quantize import dequantize, quantize
+from voco_video.sampling import Sampling
+from voco_video.video import Video, open_video
+
+Storage = Literal["native", "int8"]
+INT8_MAX_LOGIT_ERROR = 0.1
+"""int8 is refused where it moves the logits after a probe by more than this share of their standard deviation."""
+
+
+@dataclass(frozen=True)
+class CompressOptions:
+    """How frames become VoCo tokens and how those are kept.
+
+    Attributes:
+        num_voco_tokens: VoCo tokens per frame; the model's own K when None. Any smaller budget can be chosen later.
+        form: ``"kv"`` or ``"embeds"``.
+        storage: ``"native"`` keeps the model's type, ``"int8"`` about half of it in 16 bit, a quarter in 32.
+        batch_size: frames per forward pass.
+        decoder: ``"pyav"``, ``"decord"`` or ``"torchcodec"``.
+        force: compress again even where the cache has an entry.
+    """
+
+    num_voco_tokens: int | None = None
+    form: Form = "kv"
+    storage: Storage = "native"
+    batch_size: int = 16
+    decoder: str = "pyav"
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (
+            ("form", self.form, get_args(Form)),
+            ("storage", self.storage, get_args(Storage)),
+            ("decoder", self.decoder, BACKENDS),
+        ):
+            if value not in choices:
+                raise UsageError(f"{name} {value!r} is not one of {', '.join(choices)}")
+        if self.batch_size < 1:
+            raise UsageError(f"batch_size={self.batch_size}: a batch needs at least 1 frame")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come: frames in the entry, frames in all, and what is happening."""
+
+    num_frames: int
+    total_frames: int
+    waiting: bool = False
+
+
+@dataclass
+class StageSeconds:
+    """Seconds spent by stage. ``decode`` is the decoding thread's own; ``wait`` is what the model waited for it."""
+
+    decode: float = 0.0
+    wait: float = 0.0
+    vision: float = 0.0
+    llm: float = 0.0
+    write: float = 0.0
+
+
+@dataclass(frozen=True)
+class CompressResult:
+    """An entry of the frame cache and how it came about.
+
+    Attributes:
+        entry: the frames' VoCo tokens on disk.
+        from_cache: True where nothing was decoded or compressed.
+        num_resumed_frames: frames kept from an interrupted run.
+        seconds: by stage, for this run.
+        total_seconds: wall-clock time of the call.
+    """
+
+    entry: CacheEntry
+    from_cache: bool
+    num_resumed_frames: int = 0
+    seconds: StageSeconds = field(default_factory=StageSeconds)
+    total_seconds: float = 0.0
+
+
+def compress_video(
+    model: VocoModel,
+    path: str | Path,
+    *,
+    cache: FrameCache,
+    sampling: Sampling = Sampling(),
+    options: CompressOptions = CompressOptions(),
+    fingerprint: str | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> CompressResult:
+    """Compress a video into the frame cache, or find it there.
+
+    Decoding runs in a thread ahead of the model. An interrupted run leaves whole segments behind, and the next call
+    with the same arguments goes on from them. Two processes may ask for the same video: one compresses, the other
+    waits for its result.
+
+    Args:
+        path: any file that FFmpeg reads.
+        fingerprint: `VocoModel.fingerprint` where the caller has it already.
+        on_progress: called with the state at the start and after every batch.
+
+    Raises:
+        VideoError: the file is not a readable video.
+        UsageError: options that do not fit the model or the video.
+        CacheError: the cache cannot be written, or the entry is damaged.
+    """
+    started = time.perf_counter()
+    report = on_progress or (lambda progress: None)
+    path = _existing_file(path)
+    key = cache_key(model, path, sampling=sampling, options=options, fingerprint=fingerprint)
+    if not options.force and (entry := cache.get(key)) is not None:
+        return CompressResult(entry, from_cache=True, total_seconds=time.perf_counter() - started)
+    seconds = StageSeconds()
+    with (
+        open_video(path, backend=options.decoder) as video,
+        cache.writer(
+            key, facts={}, restart=options.force, on_wait=lambda: report(Progress(0, 0, waiting=True))
+        ) as writer,
+    ):
+        if writer.entry is not None:  # another process finished it while this one waited
+            return CompressResult(writer.entry, from_cache=True, total_seconds=time.perf_counter() - started)
+        num_resumed, total = writer.num_frames, len(video.plan(sampling))
+        report(Progress(num_resumed, total))
+        int8_error: float | None = None
+        batches = video.batches(
+            sampling, fit=model.backbone.images.fit, batch_size=options.batch_size, first_frame=num_resumed
+        )
+        for batch in _timed(batches, seconds):
+            tokens = _compress_batch(model, batch.pixels, options, seconds)
+            if options.storage == "int8" and int8_error is None:
+                int8_error = _checked_int8_error(model, tokens)
+            with _clock(seconds, "write"):
+                writer.append(_stored(tokens, options.storage), batch.pts_seconds)
+            report(Progress(writer.num_frames, total))
+        seconds.decode = getattr(video, "decode_seconds", 0.0)
+        with _clock(seconds, "write"):
+            entry = writer.finish(_facts(model, path, video, sampling, int8_error))
+    return CompressResult(entry, False, num_resumed, seconds, time.perf_counter() - started)
+
+
+def cache_key(
+    model: VocoModel,
+    path: str | Path,
+    *,
+    sampling: Sampling,
+    options: CompressOptions,
+    fingerprint: str | None = None,
+) -> CacheKey:
+    """The address of a compressed video: the file's bytes, the compressing weights, and every setting that counts."""
+    num_voco_tokens = options.num_voco_tokens or model.num_voco_tokens
+    if num_voco_tokens > model.num_voco_tokens:
+        raise UsageError(
+            f"num_voco_tokens={num_voco_tokens}: this model has {model.num_voco_tokens} VoCo tokens per frame, "
+            f"so choose 1 to {model.num_voco_tokens}"
+        )
+    return CacheKey(
+        video_digest=digest_file(path),
+        model_fingerprint=fingerprint or model.fingerprint(),
+        settings={
+            "num_voco_tokens": num_voco_tokens,
+            "form": options.form,
+            "dtype": str(model.backbone.dtype).removeprefix("torch."),
+            "storage": options.storage,
+            "images": model.backbone.images.describe(),
+            "template": asdict(model.backbone.template),
+            "sampling": sampling.describe(),
+            "decoder": options.decoder,
+        },
+    )
+
+
+def read_tokens(entry: CacheEntry, start: int = 0, stop: int | None = None) -> VocoTokens:
+    """VoCo tokens of frames ``start:stop`` of an entry; only the segments that overlap are read."""
+    tensors = entry.read(start, stop)
+    settings = entry.key.settings
+    return _restored(tensors, form=settings["form"], dtype=getattr(torch, settings["dtype"]))
+
+
+def _compress_batch(
+    model: VocoModel, pixels: np.ndarray, options: CompressOptions, seconds: StageSeconds
+) -> VocoTokens:
+    with torch.inference_mode(), _clock(seconds, "vision", model):
+        vision_tokens = model.vision_tokens(pixels)  # [F, N, D]
+    with _clock(seconds, "llm", model):
+        return model.compress(vision_tokens, num_voco_tokens=options.num_voco_tokens, form=options.form)
+
+
+def _stored(tokens: VocoTokens, storage: Storage) -> dict[str, torch.Tensor]:
+    tensors = {name: tensor.cpu() for name, tensor in tokens.tensors().items()}
+    return quantize(tensors) if storage == "int8" else tensors
+
+
+def _restored(tensors: dict[str, torch.Tensor], *, form: Form, dtype: torch.dtype) -> VocoTokens:
+    return VocoTokens(form, **dequantize(tensors, dtype=dtype))
+
+
+def _checked_int8_error(model: VocoModel, tokens: VocoTokens) -> float:
+    """How far int8 moves the next-token logits after a probe, as a share of their standard deviation."""
+    restored = _restored(_stored(tokens, "int8"), form=tokens.form, dtype=model.backbone.dtype)
+    ids = (*model.backbone.template.frame_before_ids, *model.backbone.template.text_before_ids)
+    probe = torch.tensor([ids or (0,)], device=model.backbone.device)
+    with torch.inference_mode():
+        exact, moved = (model(probe, prefix=model.prefix(t))[0].float() for t in (tokens, restored))
+    error = float((exact - moved).abs().max() / exact.std())
+    if error > INT8_MAX_LOGIT_ERROR:
+        raise ModelError(
+            f"storage='int8' moves the logits by {error:.3f} of their spread (limit {INT8_MAX_LOGIT_ERROR}); "
+            "use storage='native' for this model"
+        )
+    return error
+
+
+def _facts(model: VocoModel, path: Path, video: Video, sampling: Sampling, int8_error: float | None) -> dict[str, Any]:
+    from voco_video import __version__
+
+    info = asdict(video.info)
+    return {
+        "source": str(path.resolve()),
+        "video": {name: value if isinstance(value, (int, float)) else str(value) for name, value in info.items()},
+        "sampling": str(sampling),
+        "num_undecodable_frames": int(video.num_undecodable),
+        "model_trained": model.trained,
+        "voco_video_version": __version__,
+        "attention": model.backbone.text_config._attn_implementation,
+        "num_vision_tokens": model.backbone.num_vision_tokens,
+        "int8_logit_error": int8_error,
+    }
+
+
+def _existing_file(path: str | Path) -> Path:
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise VideoError(f"{path}: no such file")
+    if path.is_dir():
+        raise VideoError(f"{path} is a folder; give the video files in it")
+    return path
+
+
+def _timed(batches: Iterator[Any], seconds: StageSeconds) -> Iterator[Any]:
+    while True:
+        with _clock(seconds, "wait"):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+
+
+@contextmanager
+def _clock(seconds: StageSeconds, stage: str, model: VocoModel | None = None) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    if model is not None and model.backbone.device.type == "cuda":
+        torch.cuda.synchronize(model.backbone.device)  # kernels are queued; without this the next stage pays
+    setattr(seconds, stage, getattr(seconds, stage) + time.perf_counter() - started)

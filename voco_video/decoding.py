@@ -1,0 +1,357 @@
+"""Decoding with PyAV: exactly the frames asked for, in time order, at the least decoding work.
+
+Reading a few frames out of many; packets left to right, `I` a keyframe, `x` a wanted frame:
+
+    I . . . . x . . I . . . . . . . I . . x .      one run per keyframe that is worth starting at:
+    [---------]                     [-----]        decode from it to the last wanted packet, drain, jump on
+
+Within a run the decoder is told, packet by packet, to skip pictures that no other picture refers to unless they are
+wanted. Neither shortcut changes a pixel against decoding from the very first packet. When a stream proves damaged
+(an error, a corrupt flag, a wanted frame that does not come) both are given up: the rest is read from the first
+packet on, by one thread, past every error, so that the same file gives the same frames every time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .demuxing import Source, StreamIndex, decode_alone
+
+logger = logging.getLogger("voco_video")
+
+# A jump drains the decoder, which idles its threads for about a frame each: not worth it to save fewer packets.
+JUMP_PACKETS = 8
+# Reading past this many packets costs less than a seek, and cannot land in the wrong place.
+SEEK_PACKETS = 200
+# Codecs whose keyframes really start anew. GIF calls pictures keyframes that build on the one before.
+_EXACT_ENTRY_CODECS = frozenset({
+    "h264", "hevc", "vvc", "av1", "vp8", "vp9", "mpeg1video", "mpeg2video", "mpeg4", "h263", "theora", "mjpeg",
+    "prores", "dnxhd", "ffv1", "huffyuv", "rawvideo", "png",
+})  # fmt: skip
+
+Indices = npt.NDArray[np.int64]
+
+
+class Damaged(Exception):
+    """The quick way met something that a sound stream does not have."""
+
+
+class CannotSeek(Exception):
+    """The container does not go where it is asked to."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Decode from packet `entry_packet` on and take `frames` [n] (indices, ascending), none before `entry_pts`.
+
+    entry_shows: the packet is a keyframe that is itself shown, so a decoder that starts well gives it first.
+    """
+
+    entry_packet: int
+    entry_pts: int
+    entry_shows: bool
+    frames: Indices
+
+
+def plan_runs(index: StreamIndex, frames: Indices, *, can_jump: bool) -> list[Run]:
+    """Split wanted frames (distinct, ascending) into runs, jumping where a keyframe saves enough decoding."""
+    if not len(frames):
+        return []
+    if not can_jump:
+        return [_run_from(index, 0, frames)]
+    packets = index.packet_of[frames]
+    entries = _entries_of(index, frames)  # [F]
+    next_packets = np.concatenate(([0], np.maximum.accumulate(packets)[:-1] + 1))  # [F]
+    saved = index.entry_packets[entries] - next_packets
+    starts = np.flatnonzero((saved >= JUMP_PACKETS) | (np.arange(len(frames)) == 0))
+    stops = [*starts[1:].tolist(), len(frames)]
+    return [
+        _run_from(index, int(entries[start]), frames[start:stop])
+        for start, stop in zip(starts.tolist(), stops, strict=True)
+    ]
+
+
+def _entries_of(index: StreamIndex, frames: Indices) -> Indices:
+    """For each frame the latest keyframe (a place in `entry_packets`) before it both in time and in the file."""
+    entries = np.minimum(
+        np.searchsorted(index.entry_packets, index.packet_of[frames], side="right"),
+        np.searchsorted(index.entry_pts, index.pts[frames], side="right"),
+    )
+    return np.maximum(entries - 1, 0)
+
+
+def keyframes_start_anew(path: Path, index: StreamIndex, frames: Indices, stop: threading.Event) -> bool:
+    """Whether each keyframe from which `frames` would be decoded is a whole picture by itself.
+
+    Files whose picture is refreshed bit by bit mark places as keyframes where a decoder shows nothing, or shows
+    what it has not got right yet.
+    """
+    entries = np.unique(_entries_of(index, frames))
+    packets = index.entry_packets[entries[entries > 0]].tolist()
+    with Source(path, num_threads=1) as source:
+        for number, packet in enumerate(source.packets()):
+            if not packets or stop.is_set():
+                break
+            if number == packets[0]:
+                packets.pop(0)
+                picture = decode_alone(source.decoder, packet)
+                if not packet.is_discard and not (picture and picture.pts == packet.pts and is_whole(picture)):
+                    return False
+    return True
+
+
+def is_whole(frame: Any) -> bool:
+    """Whether a decoded `av.VideoFrame` says that it builds on no other."""
+    return bool(frame.key_frame or frame.pict_type == 1)
+
+
+def _run_from(index: StreamIndex, entry: int, frames: Indices) -> Run:
+    packet = int(index.entry_packets[entry])
+    if entry == 0:  # nothing lies before it, so whatever it shows is as good as it gets
+        return Run(packet, int(np.iinfo(np.int64).min), False, frames)
+    pts = int(index.entry_pts[entry])
+    shown = np.searchsorted(index.pts, pts)
+    shows = bool(shown < len(index.pts) and index.packet_of[shown] == packet)
+    return Run(packet, pts, shows, frames)
+
+
+class FrameReader:
+    """Reads frames of one file by index, each call to `read` from a freshly opened source.
+
+    stop:             set by another thread to have a `read` end at the next packet
+    num_undecodable:  planned frames of the latest `read` that did not decode
+    """
+
+    def __init__(self, path: Path, index: StreamIndex, stop: threading.Event) -> None:
+        self.num_undecodable = 0
+        self._path = path
+        self._index = index
+        self._stop = stop
+
+    def read(self, plan: Indices, first_frame: int = 0, *, repeats: bool = False) -> Iterator[tuple[int, Any]]:
+        """Yield (frame index, `av.VideoFrame` the way up it is stored) for each of plan[first_frame:], indices that do not decrease.
+
+        A planned frame that does not decode gives way to the last one before it that does (or the first of all);
+        unless `repeats`, no frame comes twice.
+        """
+        self.num_undecodable = 0
+        position = first_frame  # in the plan; the next one to yield
+        try:
+            for frame_index, frame in self._read_quickly(np.unique(plan[first_frame:])):
+                while position < len(plan) and plan[position] == frame_index:
+                    yield frame_index, frame
+                    position += 1
+            return
+        except Damaged as damage:
+            logger.info("%s: %s; reading it from the start instead", self._path, damage)
+        yield from self._read_past_damage(plan, position, repeats=repeats)
+        if self.num_undecodable:
+            logger.warning(
+                "%s: %d of %d frames could not be decoded; the last frame before each stands in for it",
+                self._path,
+                self.num_undecodable,
+                len(plan) - first_frame,
+            )
+
+    def _read_quickly(self, frames: Indices) -> Iterator[tuple[int, Any]]:
+        """Yield each of `frames` (distinct, ascending) or raise Damaged at the first that does not come intact."""
+        if self._index.is_counted:
+            raise Damaged("its frames carry no usable times")
+        num_read, can_seek, can_jump = 0, True, True
+        while num_read < len(frames):
+            try:
+                with Source(self._path) as source:
+                    can_jump = can_jump and source.decoder.codec.canonical_name in _EXACT_ENTRY_CODECS
+                    cursor = _Cursor(source, self._index, can_seek=can_seek)
+                    for run in plan_runs(self._index, frames[num_read:], can_jump=can_jump):
+                        cursor.jump_to(run.entry_packet)
+                        for frame_index, frame in self._read_run(source, cursor, run):
+                            yield frame_index, frame
+                            num_read += 1
+                        if self._stop.is_set():
+                            return
+            except CannotSeek:
+                can_seek = False
+            except Damaged:
+                # A keyframe may be one in name only (gradual refresh, wrong flags): once more without relying on any.
+                if not can_jump:
+                    raise
+                can_jump = False
+
+    def _read_run(self, source: Source, cursor: _Cursor, run: Run) -> Iterator[tuple[int, Any]]:
+        targets = run.frames.tolist()
+        target_pts = self._index.pts[run.frames].tolist()
+        position, entry_is_due = 0, run.entry_shows
+        for frame in self._decode_run(source, cursor, run):
+            if frame.pts is None or frame.pts < run.entry_pts:
+                continue  # shown before the keyframe that the run starts at: not decodable from there, nor wanted
+            if frame.is_corrupt:
+                raise Damaged(f"the frame at {frame.time} s is corrupt")
+            if entry_is_due and (frame.pts > run.entry_pts or not is_whole(frame)):
+                raise Damaged(f"decoding does not start exactly at the frame at {frame.time} s")
+            entry_is_due = False
+            if position < len(targets) and frame.pts == target_pts[position]:
+                yield targets[position], frame
+                position += 1
+            elif position < len(targets) and frame.pts > target_pts[position]:
+                break
+        if position < len(targets) and not self._stop.is_set():
+            raise Damaged(f"the frame at {self._index.to_seconds(target_pts[position]):.3f} s does not come out")
+
+    def _decode_run(self, source: Source, cursor: _Cursor, run: Run) -> Iterator[Any]:
+        """Every frame the decoder gives for a run, skipping what is neither wanted nor referred to."""
+        import av
+
+        decoder, top_layer = source.decoder, self._index.max_temporal_layer
+        packets = self._index.packet_of[run.frames]
+        last_packet = int(packets.max())
+        is_wanted = np.zeros(last_packet + 1 - run.entry_packet, np.bool_)
+        is_wanted[packets - run.entry_packet] = True
+        skipping = None
+        try:
+            for number, packet in cursor.read_through(last_packet):
+                skip = not is_wanted[number - run.entry_packet]
+                if top_layer and skip:
+                    skip = source.temporal_layer(packet) == top_layer
+                if self._stop.is_set():
+                    return
+                if skip is not skipping:
+                    decoder.skip_frame = "NONREF" if skip else "DEFAULT"
+                    skipping = skip
+                yield from decoder.decode(packet)
+            yield from decoder.decode(None)
+        except av.error.FFmpegError as error:
+            raise Damaged(f"decoding fails ({error.strerror})") from error
+
+    def _read_past_damage(self, plan: Indices, position: int, *, repeats: bool) -> Iterator[tuple[int, Any]]:
+        """The rest of the plan from the first packet on: for each frame the last decoded one not after it."""
+        # What the frame before gave decides whether this one would repeat it, also when a caller resumes here.
+        before = max(position - 1, 0)
+        previous: int | None = None
+        for number, (frame_index, frame) in enumerate(self._stand_ins(plan[before:]), start=before):
+            is_new = repeats or frame_index != previous
+            previous = frame_index
+            if number < position:
+                continue
+            self.num_undecodable += frame_index != plan[number]
+            if is_new:
+                yield frame_index, frame
+
+    def _stand_ins(self, wanted: Indices) -> Iterator[tuple[int, Any]]:
+        """For each of `wanted` (not decreasing) the last decoded frame not after it, or the first of all."""
+        position, latest = 0, None
+        for frame_index, frame in self._decode_everything():
+            while position < len(wanted) and wanted[position] < frame_index:
+                yield latest or (frame_index, frame)
+                position += 1
+            latest = frame_index, frame
+            while position < len(wanted) and wanted[position] == frame_index:
+                yield latest
+                position += 1
+            if position == len(wanted):
+                return
+        while latest is not None and position < len(wanted):
+            yield latest
+            position += 1
+
+    def _decode_everything(self) -> Iterator[tuple[int, Any]]:
+        """Every frame that decodes from the first packet on, whatever errors lie between, in time order."""
+        # One thread where there is damage: concealment of errors differs from run to run when several decode at once.
+        with Source(self._path, num_threads=None if self._index.is_counted else 1) as source:
+            latest, count = -1, 0
+            for frame in _decode_leniently(source):
+                if self._index.is_counted:
+                    frame_index, count = count, count + 1
+                    if frame_index >= len(self._index.pts):
+                        return
+                elif frame.pts is None:
+                    continue
+                else:
+                    frame_index = int(np.searchsorted(self._index.pts, frame.pts))
+                    if frame_index <= latest or frame_index == len(self._index.pts):
+                        continue
+                    if self._index.pts[frame_index] != frame.pts:
+                        continue
+                if self._stop.is_set():
+                    return
+                latest = frame_index
+                yield frame_index, frame
+
+
+def _decode_leniently(source: Source) -> Iterator[Any]:
+    import av
+
+    for packet in source.packets():
+        with contextlib.suppress(av.error.FFmpegError):
+            yield from source.decoder.decode(packet)
+    with contextlib.suppress(av.error.FFmpegError):
+        yield from source.decoder.decode(None)
+
+
+class _Cursor:
+    """A place in the packet list of a freshly opened source, and the ways forward."""
+
+    def __init__(self, source: Source, index: StreamIndex, *, can_seek: bool) -> None:
+        self._source = source
+        self._index = index
+        self._can_seek = can_seek
+        self._packets = source.packets()
+        self._next_packet = 0
+        pts, first, count = np.unique(index.entry_pts, return_index=True, return_counts=True)
+        unique = zip(pts[count == 1].tolist(), index.entry_packets[first[count == 1]].tolist(), strict=True)
+        self._packet_of_entry_pts: dict[int, int] = dict(unique)
+
+    def read_through(self, last_packet: int) -> Iterator[tuple[int, Any]]:
+        """Yield (number, packet) from here to `last_packet`, which is included."""
+        while self._next_packet <= last_packet:
+            packet, number = next(self._packets, None), self._next_packet
+            if packet is None:
+                raise Damaged(f"it ends before packet {last_packet}")
+            if packet.is_keyframe and self._packet_of_entry_pts.get(packet.pts, number) != number:
+                raise Damaged("its packets come in another order than before")
+            self._next_packet = number + 1
+            yield number, packet
+
+    def jump_to(self, entry_packet: int) -> None:
+        """Make `entry_packet`, at or after the present place, the next to be read; the decoder starts afresh."""
+        if self._next_packet:
+            self._source.decoder.flush_buffers()
+        if self._can_seek and entry_packet - self._next_packet >= SEEK_PACKETS:
+            self._seek(entry_packet)
+        for _ in self.read_through(entry_packet - 1):
+            pass
+
+    def _seek(self, entry_packet: int) -> None:
+        """Seek to a place at or before `entry_packet`; raise CannotSeek if the container does not."""
+        import av
+
+        entry = int(np.searchsorted(self._index.entry_packets, entry_packet))
+        # Some containers search by decoding time, some land late for reasons of their own: ask for earlier ones then.
+        for earlier in (0, 1, 4, 16):
+            target_pts = int(self._index.entry_pts[max(0, entry - earlier)])
+            with contextlib.suppress(av.error.FFmpegError):
+                self._source.container.seek(target_pts, stream=self._source.stream)
+                if self._find_place(entry_packet):
+                    return
+        raise CannotSeek
+
+    def _find_place(self, latest_packet: int) -> bool:
+        """After a seek: recognise the first keyframe by its time. False if that is past `latest_packet`."""
+        self._packets = self._source.packets()
+        for packet in self._packets:
+            number = self._packet_of_entry_pts.get(packet.pts) if packet.is_keyframe else None
+            if number is not None:
+                self._packets = itertools.chain((packet,), self._packets)
+                self._next_packet = number
+                return number <= latest_packet
+        return False

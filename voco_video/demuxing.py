@@ -1,0 +1,344 @@
+"""Opening a file and listing its packets: one pass over the container, no decoding but of the first picture.
+
+After this pass nothing about time is guessed: a frame is known by its presentation time in ticks, a place in the
+file by its number in the packet list.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import VideoError
+from .frames import Orientation
+
+Ticks = npt.NDArray[np.int64]
+
+MAX_THREADS = 16
+# FFmpeg "plays" text files as terminal art, and playlists would send it to other files or hosts.
+_NOT_VIDEO_FORMATS = frozenset({"tty", "bin", "xbin", "adf", "idf", "hls", "concat", "dash", "sdp", "rtsp"})
+_MAX_PACKETS_TO_FIRST_PICTURE = 500
+_NO_TIME = -(1 << 62)
+
+
+@dataclass(frozen=True)
+class StreamIndex:
+    """What the packets of a video stream say.
+
+    M shown frames in time order, N packets in file order (some show nothing: cut away by an edit list, or VP8/VP9
+    reference pictures that are never displayed).
+
+    pts:                 [M] presentation times in ticks of `time_base` seconds, sorted
+    is_keyframe:         [M]
+    packet_of:           [M] file-order number of the packet that holds the frame
+    entry_packets:       [E] file-order numbers of the packets at which decoding can start, ascending
+    entry_pts:           [E] their times, ascending; frames at or after one decode exactly from its packet
+    end_pts:             when the last frame ends
+    is_counted:          times are missing or repeated in the file: the k-th picture decoded is frame k
+    has_hidden:          some packets show nothing
+    max_temporal_layer:  HEVC only; above 0, a "non-reference" picture may still serve a higher layer
+    """
+
+    time_base: Fraction
+    pts: Ticks
+    is_keyframe: npt.NDArray[np.bool_]
+    packet_of: Ticks
+    entry_packets: Ticks
+    entry_pts: Ticks
+    end_pts: int
+    num_packets: int
+    is_counted: bool
+    has_hidden: bool
+    max_temporal_layer: int
+
+    @property
+    def pts_seconds(self) -> npt.NDArray[np.float64]:
+        """[M] presentation times in seconds."""
+        return self.to_seconds(self.pts)
+
+    def to_seconds(self, ticks: Ticks | int) -> Any:
+        """Ticks to float64 seconds, one rounding only, so that 1 000 ticks of 1/1000 s are exactly 1.0."""
+        return np.multiply(ticks, self.time_base.numerator) / np.float64(self.time_base.denominator)
+
+
+@dataclass(frozen=True)
+class StreamFacts:
+    """What the container and the first decoded picture say; sizes in pixels as stored, before any turning."""
+
+    container: str
+    codec: str
+    pixel_format: str
+    stored_height: int
+    stored_width: int
+    sample_aspect_ratio: Fraction
+    orientation: Orientation
+    num_video_streams: int
+
+
+class Source:
+    """One opened container with its video stream: the one FFmpeg calls best (default flag, then size and rate).
+
+    num_threads: decoder threads; None for as many as there are processors, at most 16. More than one also decodes
+    several frames at a time. Raises VideoError when the file cannot be opened or has no video in it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, num_threads: int | None = None) -> None:
+        self.path = Path(path)
+        self.container = _open_container(self.path)
+        try:
+            self.stream = _best_video_stream(self.path, self.container)
+        except BaseException:
+            self.container.close()
+            raise
+        self.decoder = self.stream.codec_context
+        self.decoder.thread_count = num_threads or min(os.cpu_count() or 1, MAX_THREADS)
+        self.decoder.thread_type = "SLICE" if num_threads == 1 else "AUTO"
+        # Some decoders (dav1d) take what is to be skipped when they open, for good: open before it is ever set.
+        self.decoder.open(strict=False)
+        self._hevc = _HevcLayers(self.decoder) if self.decoder.codec.canonical_name == "hevc" else None
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.container.close()
+
+    def packets(self) -> Iterator[Any]:
+        """Every packet of the video stream that holds data, from the present position on; a broken end ends it."""
+        import av
+
+        with contextlib.suppress(av.error.FFmpegError):
+            for packet in self.container.demux(self.stream):
+                # An empty packet would tell the decoder that the stream is over.
+                if packet.size:
+                    yield packet
+
+    def temporal_layer(self, packet: Any) -> int:
+        """HEVC's temporal sub-layer of a packet's picture; 0 for every other codec."""
+        return self._hevc.layer(packet) if self._hevc else 0
+
+
+def _open_container(path: Path) -> Any:
+    import av
+
+    if not path.exists():
+        raise VideoError(f"{path}: no such file")
+    if path.is_dir():
+        raise VideoError(f"{path}: is a directory, not a video file")
+    if path.stat().st_size == 0:
+        raise VideoError(f"{path}: the file is empty")
+    try:
+        # "file:" keeps a name such as "a:b.mp4" from being read as a network protocol.
+        container = av.open(f"file:{path}", metadata_errors="replace")
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise VideoError(f"{path}: FFmpeg cannot open it as a video ({reason})") from error
+    if set(container.format.name.split(",")) & _NOT_VIDEO_FORMATS:
+        container.close()
+        raise VideoError(f"{path}: is not a video file (FFmpeg takes it for {container.format.long_name!r})")
+    return container
+
+
+def _best_video_stream(path: Path, container: Any) -> Any:
+    from av.stream import Discard, Disposition
+
+    stream = container.streams.best("video")
+    if stream is not None and stream.disposition & Disposition.attached_pic:
+        raise VideoError(f"{path}: holds no video, only a cover picture")
+    if stream is None:
+        kinds = sorted({other.type for other in container.streams})
+        raise VideoError(f"{path}: holds no video stream (only {', '.join(kinds) or 'nothing'})")
+    if stream.codec_context is None:
+        raise VideoError(f"{path}: this build of FFmpeg has no decoder for its video stream")
+    for other in container.streams:
+        if other.index != stream.index:
+            other.discard = Discard.all
+    return stream
+
+
+def scan(source: Source) -> tuple[StreamIndex, StreamFacts]:
+    """List every packet of a freshly opened source. Raises VideoError when there is no packet at all.
+
+    Takes the time of reading the file once; keeps 40 bytes per frame.
+    """
+    rows, first_picture = _PacketRows(), None
+    for packet in source.packets():
+        shows = not packet.is_discard and _shows_picture(source.decoder.codec.canonical_name, packet)
+        rows.add(packet, shows=shows, layer=source.temporal_layer(packet))
+        if first_picture is None and rows.num_packets <= _MAX_PACKETS_TO_FIRST_PICTURE:
+            first_picture = decode_alone(source.decoder, packet)
+    if not rows.num_shown:
+        raise VideoError(f"{source.path}: its video stream holds no frames")
+    return rows.to_index(source.stream), _facts(source, first_picture)
+
+
+def decode_alone(decoder: Any, packet: Any) -> Any | None:
+    """The picture that this packet gives by itself, or None."""
+    import av
+
+    frames: list[Any] = []
+    with contextlib.suppress(av.error.FFmpegError):
+        frames += decoder.decode(packet)
+    with contextlib.suppress(av.error.FFmpegError):
+        frames += decoder.decode(None)
+    decoder.flush_buffers()
+    return frames[0] if frames else None
+
+
+def _facts(source: Source, picture: Any | None) -> StreamFacts:
+    stream, decoder = source.stream, source.decoder
+    height, width = (picture.height, picture.width) if picture else (decoder.height, decoder.width)
+    if not (height and width):
+        raise VideoError(f"{source.path}: not one frame could be decoded ({decoder.codec.long_name})")
+    matrix = None
+    for side_data in picture.side_data if picture else ():
+        if side_data.type.name == "DISPLAYMATRIX":
+            matrix = bytes(side_data)
+    return StreamFacts(
+        container=source.container.format.name,
+        codec=decoder.codec.canonical_name,
+        pixel_format=picture.format.name if picture else decoder.pix_fmt or "unknown",
+        stored_height=height,
+        stored_width=width,
+        sample_aspect_ratio=stream.sample_aspect_ratio or Fraction(1),
+        orientation=Orientation.from_matrix(matrix),
+        num_video_streams=sum(
+            1 for other in source.container.streams.video if not other.disposition.name == "attached_pic"
+        ),
+    )
+
+
+class _PacketRows:
+    """The demux pass's findings, one number per packet."""
+
+    def __init__(self) -> None:
+        self.num_packets = 0
+        self.num_shown = 0
+        self._pts, self._dts, self._durations = array("q"), array("q"), array("q")
+        self._packet_numbers, self._is_key = array("q"), array("b")
+        self._entry_packets, self._entry_pts = array("q"), array("q")
+        self._max_layer = 0
+
+    def add(self, packet: Any, *, shows: bool, layer: int) -> None:
+        pts = _NO_TIME if packet.pts is None else packet.pts
+        # A keyframe whose time goes backwards is passed over, so that both lists of entries ascend.
+        if not self.num_packets or (packet.is_keyframe and pts > self._entry_pts[-1]):
+            self._entry_packets.append(self.num_packets)
+            self._entry_pts.append(pts)
+        if shows:
+            self._pts.append(pts)
+            self._dts.append(_NO_TIME if packet.dts is None else packet.dts)
+            self._durations.append(packet.duration or 0)
+            self._packet_numbers.append(self.num_packets)
+            self._is_key.append(packet.is_keyframe)
+            self.num_shown += 1
+        self.num_packets += 1
+        self._max_layer = max(self._max_layer, layer)
+
+    def to_index(self, stream: Any) -> StreamIndex:
+        pts, packet_of = np.array(self._pts, np.int64), np.array(self._packet_numbers, np.int64)
+        durations, is_key = np.array(self._durations, np.int64), np.array(self._is_key, np.bool_)
+        is_counted = bool((pts == _NO_TIME).any()) or len(np.unique(pts)) < len(pts) or _guesses_times(stream)
+        if is_counted:
+            pts = _replacement_times(np.array(self._dts, np.int64), stream)
+        else:
+            order = np.argsort(pts, kind="stable")
+            pts, packet_of, durations, is_key = pts[order], packet_of[order], durations[order], is_key[order]
+        return StreamIndex(
+            time_base=stream.time_base,
+            pts=pts,
+            is_keyframe=is_key,
+            packet_of=packet_of,
+            entry_packets=np.array(self._entry_packets, np.int64),
+            entry_pts=np.array(self._entry_pts, np.int64),
+            end_pts=int(pts[-1]) + _last_duration(pts, durations, stream),
+            num_packets=self.num_packets,
+            is_counted=is_counted,
+            has_hidden=self.num_shown < self.num_packets,
+            max_temporal_layer=self._max_layer,
+        )
+
+
+def _guesses_times(stream: Any) -> bool:
+    """The container knows only the decoding order (AVI, bare streams) and the codec shows frames in another."""
+    from av.format import Flags
+
+    container_format = stream.container.format
+    has_times = container_format.name != "avi" and not container_format.flags & Flags.no_timestamps.value
+    return bool(stream.codec_context.has_b_frames) and not has_times
+
+
+def _frame_ticks(stream: Any) -> int:
+    """The length of one frame at the stream's average rate, at least one tick."""
+    rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+    return max(1, round(1 / (rate * stream.time_base)))
+
+
+def _replacement_times(dts: Ticks, stream: Any) -> Ticks:
+    """Times for a file whose presentation times are unusable (AVI has none): the decoding times in their order,
+    or evenly spaced ones where these are unusable too."""
+    dts = np.sort(dts)
+    if dts[0] != _NO_TIME and len(np.unique(dts)) == len(dts):
+        return dts
+    return np.arange(len(dts), dtype=np.int64) * _frame_ticks(stream)
+
+
+def _last_duration(pts: Ticks, durations: Ticks, stream: Any) -> int:
+    if durations[-1] > 0:
+        return int(durations[-1])
+    return max(1, int(np.median(np.diff(pts)))) if len(pts) > 1 else _frame_ticks(stream)
+
+
+def _shows_picture(codec: str, packet: Any) -> bool:
+    """False for a packet that only updates references: VP8's and (outside a superframe) VP9's alternate reference."""
+    if codec == "vp8":
+        return bool(memoryview(packet)[0] & 0x10)
+    if codec != "vp9":
+        return True
+    data = memoryview(packet)
+    first, is_superframe = data[0], (data[-1] & 0xE0) == 0xC0
+    if is_superframe:
+        return True
+    if first & 0x30 == 0x30:  # profile 3 has one more bit before the flags
+        first <<= 1
+    shows_existing, shows_this = bool(first & 0x08), bool(first & 0x02)
+    return shows_existing or shows_this
+
+
+class _HevcLayers:
+    """Reads the temporal sub-layer from the header of a packet's first slice (H.265, 7.3.1.2)."""
+
+    def __init__(self, decoder: Any) -> None:
+        extradata = decoder.extradata or b""
+        # hvcC boxes begin with version 1 and say how long each unit's length field is; Annex B has start codes.
+        self._length_bytes = (extradata[21] & 3) + 1 if len(extradata) > 22 and extradata[0] == 1 else 0
+
+    def layer(self, packet: Any) -> int:
+        data = memoryview(packet)
+        for start in self._units(data):
+            if start + 1 < len(data) and (data[start] >> 1) & 0x3F < 32:  # a slice
+                return max(0, (data[start + 1] & 7) - 1)
+        return 0
+
+    def _units(self, data: memoryview) -> Iterator[int]:
+        if not self._length_bytes:
+            raw = bytes(data)
+            position = raw.find(b"\0\0\1")
+            while position >= 0:
+                yield position + 3
+                position = raw.find(b"\0\0\1", position + 3)
+            return
+        position = 0
+        while position + self._length_bytes < len(data):
+            size = int.from_bytes(data[position : position + self._length_bytes], "big")
+            yield position + self._length_bytes
+            position += self._length_bytes + size

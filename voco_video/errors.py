@@ -1,0 +1,21 @@
+"""The errors a caller may want to catch. Each message shows the value at fault and says what to do about it."""
+
+
+class VocoVideoError(Exception):
+    """Base of every error that voco-video raises on purpose; the command line exits with 1."""
+
+
+class UsageError(VocoVideoError):
+    """An option or argument that cannot be right, whatever the files hold; the command line exits with 2."""
+
+
+class VideoError(VocoVideoError):
+    """A file that cannot be read as a video."""
+
+
+class CacheError(VocoVideoError):
+    """A frame cache that is damaged, locked away, full or not what was asked for."""
+
+
+class ModelError(VocoVideoError):
+    """A checkpoint that cannot be loaded, or that cannot do what was asked."""

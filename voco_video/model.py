@@ -1,0 +1,314 @@
+"""VocoModel: the language model itself writes a frame's vision tokens into a few VoCo tokens, and answers from those.
+
+The published mask, under which text may look at VoCo tokens but not at vision tokens, is two ordinary causal passes:
+
+    compress   [BOS] V_1 ... V_N [newline] VoCo_1 ... VoCo_K       a batch of frames; keep what stands at VoCo positions
+    answer     (VoCo tokens of all frames as a prefix)  text       causal, no frame in sight
+
+Source: VoCo-LLaMA (arXiv:2406.12275), section 3; the two passes agree with its one masked pass to rounding error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from blake3 import blake3
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from voco_video.backbone import Backbone
+from voco_video.errors import ModelError, UsageError
+from voco_video.positions import CompactLayout, rotate_keys
+
+Form = Literal["kv", "embeds"]
+"""What is kept of a VoCo token: the keys and values of every layer, or the last hidden state."""
+
+
+@dataclass(frozen=True)
+class VocoTokens:
+    """The VoCo tokens of F frames, in time order.
+
+    Attributes:
+        form: ``"kv"`` or ``"embeds"``.
+        positions: int32 ``[F, K]`` for ``kv``: the positions that the keys are rotated for.
+        keys, values: ``[F, layers, kv_heads, K, head_dim]`` for ``kv``.
+        embeds: ``[F, K, D]`` for ``embeds``.
+    """
+
+    form: Form
+    positions: Tensor | None = None
+    keys: Tensor | None = None
+    values: Tensor | None = None
+    embeds: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        wanted = {"kv": ["positions", "keys", "values"], "embeds": ["embeds"]}[self.form]
+        if list(self.tensors()) != wanted:
+            raise ValueError(f"form {self.form!r} holds {wanted}, not {list(self.tensors())}")
+
+    @property
+    def num_frames(self) -> int:
+        """F."""
+        return next(iter(self.tensors().values())).shape[0]
+
+    @property
+    def num_voco_tokens(self) -> int:
+        """K."""
+        return next(reversed(self.tensors().values())).shape[-2]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by name, axis 0 being frames: what a frame cache stores."""
+        names = ("positions", "keys", "values", "embeds")
+        return {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
+
+    def first(self, num_voco_tokens: int) -> VocoTokens:
+        """The first k VoCo tokens of every frame: exactly what compressing with k tokens gives, being causal."""
+        if not 1 <= num_voco_tokens <= self.num_voco_tokens:
+            raise UsageError(
+                f"num_voco_tokens={num_voco_tokens}: these frames were compressed to {self.num_voco_tokens} VoCo "
+                f"tokens, so choose 1 to {self.num_voco_tokens}"
+            )
+        kept = slice(num_voco_tokens)
+        cut = {n: t[:, kept] if n == "positions" else t[..., kept, :] for n, t in self.tensors().items()}
+        return VocoTokens(self.form, **cut)
+
+    def __getitem__(self, frames: slice) -> VocoTokens:
+        """A range of frames."""
+        return VocoTokens(self.form, **{n: t[frames] for n, t in self.tensors().items()})
+
+    @staticmethod
+    def cat(parts: Sequence[VocoTokens]) -> VocoTokens:
+        """Frames of several parts, one after the other."""
+        names = parts[0].tensors()
+        return VocoTokens(parts[0].form, **{n: torch.cat([p.tensors()[n] for p in parts]) for n in names})
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What the text attends to: the frames' keys and values per layer, assembled once for any number of questions.
+
+    Attributes:
+        layers: per layer ``(keys, values)``, each ``[1, kv_heads, S, head_dim]`` and contiguous.
+        text_start: position of the first text token.
+        frame_slots: cache slot of each VoCo token, ``[F, k]``; ``layers[l][0][0, :, frame_slots[f]]`` is frame f.
+    """
+
+    layers: tuple[tuple[Tensor, Tensor], ...]
+    text_start: int
+    frame_slots: Tensor
+
+    @property
+    def length(self) -> int:
+        """S: slots that every text token attends to."""
+        return self.layers[0][0].shape[-2] if self.layers else 0
+
+    def to_cache(self, batch_size: int = 1) -> DynamicCache:
+        """A fresh cache for `transformers` that begins with this prefix, shared (not copied) until it grows."""
+        cache = DynamicCache()
+        for keys, values in self.layers:
+            layer = DynamicLayer()
+            layer.lazy_initialization(keys, values)
+            layer.keys, layer.values = (t.expand(batch_size, -1, -1, -1) for t in (keys, values))
+            cache.layers.append(layer)
+        return cache
+
+
+class _TailLayer(DynamicLayer):
+    """A cache layer that keeps the last few positions only, so a batch of frames never holds all its vision keys."""
+
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, num_tokens: int) -> None:
+        super().__init__()
+        self.num_tokens = num_tokens
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        self.lazy_initialization(key_states, value_states)
+        self.keys = key_states[:, :, -self.num_tokens :].clone()
+        self.values = value_states[:, :, -self.num_tokens :].clone()
+        return key_states, value_states
+
+
+class VocoModel(nn.Module):
+    """Compresses frames to VoCo tokens and answers from them.
+
+    Args:
+        backbone: the image-text model.
+        voco_embeds: ``[K, D]`` learnable input embeddings of the VoCo tokens.
+        trained: False marks weights that have learned nothing yet; answers then say so.
+        about: one sentence on what the weights know, shown to users.
+    """
+
+    def __init__(self, backbone: Backbone, voco_embeds: Tensor, *, trained: bool = True, about: str = "") -> None:
+        super().__init__()
+        if voco_embeds.ndim != 2 or voco_embeds.shape[1] != backbone.hidden_size:
+            raise ModelError(f"voco_embeds {tuple(voco_embeds.shape)} do not fit hidden size {backbone.hidden_size}")
+        self.backbone = backbone
+        self.language_and_vision = backbone.model
+        self.voco_embeds = nn.Parameter(voco_embeds.to(backbone.device, backbone.dtype))
+        self.trained = trained
+        self.about = about
+
+    @property
+    def num_voco_tokens(self) -> int:
+        """K: VoCo tokens per frame that this model has embeddings for."""
+        return self.voco_embeds.shape[0]
+
+    # ------------------------------------------------------------------ compress
+
+    def vision_tokens(self, pixels: Any) -> Tensor:
+        """Decoded frames, uint8 ``[F, H, W, 3]``, to vision tokens ``[F, N, D]``."""
+        return self.backbone.vision_tokens(self.backbone.pixel_values(pixels))
+
+    def frame_sequence(self, vision_tokens: Tensor, num_voco_tokens: int | None = None) -> Tensor:
+        """Input embeddings of each frame's own sequence, ``[F, N, D] -> [F, P + K, D]``."""
+        num_voco_tokens = self._checked(num_voco_tokens)
+        template, num_frames = self.backbone.template, vision_tokens.shape[0]
+        before = self.backbone.embed(template.frame_before_ids).expand(num_frames, -1, -1)
+        after = self.backbone.embed(template.frame_after_ids).expand(num_frames, -1, -1)
+        voco = self.voco_embeds[:num_voco_tokens].expand(num_frames, -1, -1)
+        return torch.cat([before, vision_tokens.to(before.dtype), after, voco], dim=1)  # [F, P + K, D]
+
+    @torch.inference_mode()
+    def compress(self, vision_tokens: Tensor, *, num_voco_tokens: int | None = None, form: Form = "kv") -> VocoTokens:
+        """Run a batch of frames through the decoder and keep what stands at the VoCo positions.
+
+        Args:
+            vision_tokens: ``[F, N, D]``.
+            num_voco_tokens: k, at most the model's K (the default).
+            form: what to keep.
+
+        Raises:
+            UsageError: k or the form is not one this model has.
+        """
+        if form not in get_args(Form):
+            raise UsageError(f"form {form!r} is not one of {', '.join(get_args(Form))}")
+        sequence = self.frame_sequence(vision_tokens, num_voco_tokens)  # [F, P + K, D]
+        num_voco_tokens = self._checked(num_voco_tokens)
+        if form == "embeds":
+            hidden = self.backbone.decoder(inputs_embeds=sequence, use_cache=False).last_hidden_state
+            return VocoTokens("embeds", embeds=hidden[:, -num_voco_tokens:].clone())  # [F, K, D]
+        tails = [_TailLayer(num_voco_tokens) for _ in range(self.backbone.text_config.num_hidden_layers)]
+        self.backbone.decoder(inputs_embeds=sequence, past_key_values=Cache(layers=list(tails)), use_cache=True)
+        num_frames, length, _ = sequence.shape
+        positions = torch.arange(length - num_voco_tokens, length, dtype=torch.int32)
+        return VocoTokens(
+            "kv",
+            positions=positions.repeat(num_frames, 1),
+            keys=torch.stack([tail.keys for tail in tails], dim=1),  # [F, layers, kv_heads, K, head_dim]
+            values=torch.stack([tail.values for tail in tails], dim=1),
+        )
+
+    # ------------------------------------------------------------------ assemble
+
+    @torch.inference_mode()
+    def prefix(self, tokens: VocoTokens, *, num_voco_tokens: int | None = None) -> Prefix:
+        """Assemble frames into what the text attends to.
+
+        ``kv``: every key is rotated once, from where it was computed to its frame's place in the compact layout.
+        ``embeds``: one causal prefill over ``[BOS] embeds``, in which later frames see earlier ones.
+
+        Args:
+            tokens: VoCo tokens of F frames, on any device.
+            num_voco_tokens: budget k per frame, at most what was compressed.
+        """
+        tokens = tokens.first(num_voco_tokens) if num_voco_tokens is not None else tokens
+        if tokens.num_frames == 0:
+            return self.empty_prefix()
+        return self._prefix_from_kv(tokens) if tokens.form == "kv" else self._prefix_from_embeds(tokens)
+
+    def _prefix_from_kv(self, tokens: VocoTokens) -> Prefix:
+        assert tokens.positions is not None
+        assert tokens.keys is not None
+        assert tokens.values is not None
+        layout = CompactLayout(int(tokens.positions[:, 0].max()), tokens.num_voco_tokens, tokens.num_frames)
+        keys = rotate_keys(
+            self._by_layer(tokens.keys),
+            source=tokens.positions.flatten(),
+            target=layout.voco_positions(),
+            inv_freq=self.backbone.inv_freq,
+        )  # [layers, kv_heads, F * k, head_dim]
+        values = self._by_layer(tokens.values)
+        slots = torch.arange(tokens.num_frames * tokens.num_voco_tokens).view(tokens.num_frames, -1)
+        return Prefix(tuple((k[None], v[None]) for k, v in zip(keys, values)), layout.text_start, slots)
+
+    def _by_layer(self, tensor: Tensor) -> Tensor:
+        """``[F, layers, kv_heads, k, head_dim] -> [layers, kv_heads, F * k, head_dim]``, contiguous, on the device."""
+        moved = tensor.to(self.backbone.device, self.backbone.dtype)
+        return moved.permute(1, 2, 0, 3, 4).flatten(2, 3).contiguous()
+
+    def _prefix_from_embeds(self, tokens: VocoTokens) -> Prefix:
+        assert tokens.embeds is not None
+        before = self.backbone.embed(self.backbone.template.frame_before_ids)  # [1, D]
+        embeds = tokens.embeds.to(before.device, before.dtype).flatten(0, 1)  # [F * k, D]
+        sequence = torch.cat([before, embeds])[None]  # [1, 1 + F * k, D]
+        layers = [_TailLayer(sequence.shape[1]) for _ in range(self.backbone.text_config.num_hidden_layers)]
+        self.backbone.decoder(inputs_embeds=sequence, past_key_values=Cache(layers=list(layers)), use_cache=True)
+        slots = torch.arange(before.shape[0], sequence.shape[1]).view(tokens.num_frames, -1)
+        return Prefix(tuple((layer.keys, layer.values) for layer in layers), sequence.shape[1], slots)
+
+    def empty_prefix(self) -> Prefix:
+        """A prefix without frames: text only."""
+        return Prefix((), 0, torch.empty(0, 0, dtype=torch.long))
+
+    # ------------------------------------------------------------------ answer
+
+    def forward(
+        self, input_ids: Tensor, *, prefix: Prefix, labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Text after a prefix: logits, and the loss where labels are given.
+
+        Args:
+            input_ids: ``[B, T]`` text tokens; every row sees the same prefix.
+            labels: ``[B, T]``, -100 where no loss is wanted; shifted here.
+
+        Returns:
+            Logits ``[B, T, vocabulary]`` and the mean cross-entropy or None.
+        """
+        batch_size, length = input_ids.shape
+        positions = torch.arange(prefix.text_start, prefix.text_start + length, device=self.backbone.device)
+        hidden = self.backbone.decoder(
+            inputs_embeds=self.backbone.embed(input_ids),
+            position_ids=positions[None].expand(batch_size, -1),
+            past_key_values=prefix.to_cache(batch_size),
+            use_cache=True,
+        ).last_hidden_state
+        logits = self.backbone.logits(hidden)  # [B, T, vocabulary]
+        if labels is None:
+            return logits, None
+        loss = nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten().to(logits.device), ignore_index=-100
+        )
+        return logits, loss
+
+    # ------------------------------------------------------------------ identity
+
+    @torch.inference_mode()
+    def fingerprint(self) -> str:
+        """64 hex digits over every weight and setting that changes VoCo tokens, and over nothing else.
+
+        The head is left out, so training it (or an adapter used only while answering) keeps caches valid.
+        """
+        digest = blake3(repr(self.backbone.template).encode())
+        head = {id(p) for p in self.backbone.model.get_output_embeddings().parameters()}
+        head -= {id(p) for p in self.backbone.model.get_input_embeddings().parameters()}  # tied weights compress too
+        for name, parameter in sorted(self.named_parameters()):
+            if id(parameter) not in head:
+                data = parameter.detach().cpu().contiguous()
+                digest.update(f"{name} {data.dtype} {tuple(data.shape)}".encode())
+                digest.update(data.flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def _checked(self, num_voco_tokens: int | None) -> int:
+        if num_voco_tokens is None:
+            return self.num_voco_tokens
+        if not 1 <= num_voco_tokens <= self.num_voco_tokens:
+            raise UsageError(
+                f"num_voco_tokens={num_voco_tokens}: this model has {self.num_voco_tokens} VoCo tokens per frame, "
+                f"so choose 1 to {self.num_voco_tokens}"
+            )
+        return num_voco_tokens

@@ -1,0 +1,284 @@
+"""A video file as frames with their times: `open_video`, `read_frames`, `probe`.
+
+    path -> one demux pass (every frame's time) -> Sampling picks frames -> decode just those -> FrameBatch
+
+Which frames come depends on the file and the `Sampling` alone, never on the backend that decodes them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .backends import check_backend, open_reader
+from .demuxing import Source, StreamFacts, StreamIndex, scan
+from .errors import UsageError, VideoError
+from .frames import Fit, FrameBatch, FrameScaler, display_size, plan_layout
+from .sampling import Sampling, pick_frames
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What is known of a video before decoding it.
+
+    width, height:        pixels as displayed: upright, square pixels
+    rotation_degrees:     clockwise turn that makes the stored picture upright (already applied to width and height)
+    sample_aspect_ratio:  width of a stored pixel over its height
+    num_frames:           shown frames, counted, not taken from the header
+    first_pts_seconds:    time of the first frame, not always 0
+    duration_seconds:     from the first frame to the end of the last
+    end_seconds:          when the last frame ends, on the video's own clock
+    average_fps:          num_frames / duration_seconds
+    num_video_streams:    more than 1 is possible; the one that FFmpeg calls best is read
+    """
+
+    path: Path
+    container: str
+    codec: str
+    width: int
+    height: int
+    rotation_degrees: int
+    sample_aspect_ratio: Fraction
+    pixel_format: str
+    num_frames: int
+    first_pts_seconds: float
+    duration_seconds: float
+    end_seconds: float
+    average_fps: float
+    num_video_streams: int
+
+
+class Video:
+    """An opened video: what it is, which frames a sampling takes, and those frames. Made by `open_video`.
+
+    Holds the times of all frames (40 bytes each), no pixels and, between calls, no open file.
+    """
+
+    def __init__(self, path: Path, index: StreamIndex, facts: StreamFacts, backend: str) -> None:
+        self._path = path
+        self._index = index
+        self._facts = facts
+        self._backend = backend
+        self._num_undecodable = 0
+        self._running: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._display_size = display_size(
+            facts.stored_height, facts.stored_width, facts.sample_aspect_ratio, facts.orientation
+        )
+
+    def __enter__(self) -> Video:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop every unfinished `batches` iteration. Safe to call twice."""
+        for batches in list(self._running):
+            batches.close()
+
+    @property
+    def info(self) -> VideoInfo:
+        """What is known of the video before decoding it."""
+        facts, times = self._facts, self.pts_seconds
+        height, width = self._display_size
+        end_seconds = self._end_seconds
+        duration = end_seconds - float(times[0])
+        return VideoInfo(
+            path=self._path,
+            container=facts.container,
+            codec=facts.codec,
+            width=max(1, round(width)),
+            height=max(1, round(height)),
+            rotation_degrees=facts.orientation.rotation_degrees,
+            sample_aspect_ratio=facts.sample_aspect_ratio,
+            pixel_format=facts.pixel_format,
+            num_frames=len(times),
+            first_pts_seconds=float(times[0]),
+            duration_seconds=duration,
+            end_seconds=end_seconds,
+            average_fps=len(times) / duration,
+            num_video_streams=facts.num_video_streams,
+        )
+
+    @property
+    def pts_seconds(self) -> npt.NDArray[np.float64]:
+        """[M] presentation times of all frames, sorted."""
+        return self._index.pts_seconds
+
+    @property
+    def num_undecodable(self) -> int:
+        """How many planned frames of the latest `batches` could not be decoded; final once it has ended.
+
+        Above 0 the file is damaged: the last frame before each that does decode stood in for it, or nothing where
+        that one had been yielded already.
+        """
+        return self._num_undecodable
+
+    @property
+    def _end_seconds(self) -> float:
+        return float(self._index.to_seconds(self._index.end_pts))
+
+    def plan(self, sampling: Sampling) -> npt.NDArray[np.float64]:
+        """[F] presentation times of the frames that `batches` will yield if all of them decode.
+
+        Raises UsageError when the sampling's window or times lie outside the video.
+        """
+        return self.pts_seconds[self._pick(sampling)]
+
+    def _pick(self, sampling: Sampling) -> npt.NDArray[np.int64]:
+        return pick_frames(self.pts_seconds, self._index.is_keyframe, self._end_seconds, sampling)
+
+    def batches(
+        self,
+        sampling: Sampling,
+        *,
+        fit: Fit | None = None,
+        batch_size: int = 16,
+        first_frame: int = 0,
+        prefetch_batches: int = 2,
+    ) -> Iterator[FrameBatch]:
+        """Yield the planned frames in time order, `batch_size` at a time (the last batch may be shorter).
+
+        fit:               final size; None keeps the display size
+        first_frame:       leave out this many frames of the plan, to go on where an earlier reading stopped
+        prefetch_batches:  how many finished batches may wait while a thread decodes ahead; 0 decodes in the caller's
+
+        At most prefetch_batches + 2 batches are in memory. Stop early by leaving the loop. Raises UsageError for
+        values that cannot be right, VideoError when not one frame decodes.
+        """
+        plan = self._pick(sampling)
+        _check_at_least("batch_size", batch_size, 1)
+        _check_at_least("prefetch_batches", prefetch_batches, 0)
+        _check_at_least("first_frame", first_frame, 0)
+        if first_frame > len(plan):
+            raise UsageError(f"first_frame={first_frame} is past the {len(plan)} frames of the plan ({sampling})")
+        batches = self._decode(plan, sampling, fit, batch_size, first_frame, stop := threading.Event())
+        if prefetch_batches:
+            batches = _prefetched(batches, num_waiting=prefetch_batches, stop=stop)
+        self._running.add(batches)
+        return batches
+
+    def _decode(
+        self,
+        plan: npt.NDArray[np.int64],
+        sampling: Sampling,
+        fit: Fit | None,
+        batch_size: int,
+        first_frame: int,
+        stop: threading.Event,
+    ) -> Iterator[FrameBatch]:
+        reader = open_reader(self._backend, self._path, self._index, self._facts, stop)
+        scaler = FrameScaler(fit, plan_layout(*self._display_size, fit), self._facts.orientation)
+        times, num_left = self.pts_seconds, len(plan) - first_frame
+        pixels, pts_seconds = None, []
+        for frame_index, frame in reader.read(plan, first_frame, repeats=sampling.timestamps is not None):
+            if pixels is None:
+                pixels = scaler.new_batch(min(batch_size, num_left))
+            scaler.write(frame, pixels[len(pts_seconds)])
+            pts_seconds.append(times[frame_index])
+            num_left -= 1
+            if len(pts_seconds) == len(pixels):
+                yield FrameBatch(pixels, np.array(pts_seconds))
+                pixels, pts_seconds = None, []
+        self._num_undecodable = reader.num_undecodable
+        if pixels is not None:
+            yield FrameBatch(pixels[: len(pts_seconds)], np.array(pts_seconds))
+        if reader.num_undecodable and num_left == len(plan):
+            raise VideoError(f"{self._path}: not one of {num_left} frames could be decoded")
+
+
+def open_video(path: str | os.PathLike[str], *, backend: str = "pyav") -> Video:
+    """Open a video file and list its frames' times; decodes one frame, to learn which way up it is.
+
+    backend: "pyav", "decord" or "torchcodec"; all give the same frames.
+
+    Raises VideoError, naming the file and the reason, for what is not a readable video, and UsageError for a backend
+    that is unknown or not installed.
+
+        with open_video("clip.mp4") as video:
+            print(video.info.duration_seconds, len(video.plan(Sampling(fps=1))))
+            for batch in video.batches(Sampling(fps=1), fit=Fit(336, 336)):
+                print(batch.pts_seconds, batch.pixels.shape)
+    """
+    check_backend(backend)
+    with Source(path) as source:
+        index, facts = scan(source)
+    return Video(Path(path), index, facts, backend)
+
+
+def read_frames(
+    path: str | os.PathLike[str],
+    sampling: Sampling | None = None,
+    *,
+    fit: Fit | None = None,
+    backend: str = "pyav",
+) -> FrameBatch:
+    """All frames of a sampling (default: one per second) at once, for when they fit in memory.
+
+        batch = read_frames("clip.mp4", Sampling(num_frames=8), fit=Fit(336, 336))
+        batch.pixels.shape  # (8, 336, 336, 3)
+
+    Raises what `open_video` and `Video.batches` raise.
+    """
+    sampling = sampling or Sampling()
+    with open_video(path, backend=backend) as video:
+        num_frames = len(video.plan(sampling))
+        (batch,) = video.batches(sampling, fit=fit, batch_size=num_frames, prefetch_batches=0)
+    return batch
+
+
+def probe(path: str | os.PathLike[str]) -> VideoInfo:
+    """What `open_video(path).info` says: size, times, codec. Reads the file once, decodes one frame."""
+    with open_video(path) as video:
+        return video.info
+
+
+def _prefetched(
+    batches: Iterator[FrameBatch], *, num_waiting: int, stop: threading.Event
+) -> Iterator[FrameBatch]:
+    """Run `batches` in a thread that stays up to `num_waiting` items ahead. `stop` makes it end in mid-item."""
+    waiting: queue.Queue[FrameBatch | BaseException | None] = queue.Queue(num_waiting)
+
+    def put(item: FrameBatch | BaseException | None) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(queue.Full):
+                return waiting.put(item, timeout=0.05)
+
+    def work() -> None:
+        try:
+            for batch in batches:
+                put(batch)
+                if stop.is_set():
+                    return
+            put(None)
+        except BaseException as error:  # whatever it is, it belongs to the thread that waits for frames
+            put(error)
+        finally:
+            batches.close()  # type: ignore[attr-defined]  # it is a generator
+
+    worker = threading.Thread(target=work, name="voco-video-decode", daemon=True)
+    worker.start()
+    try:
+        while (item := waiting.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        worker.join()
+
+
+def _check_at_least(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise UsageError(f"{name} must be a whole number of at least {least}, not {value!r}")
