@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +73,19 @@ def test_prune_takes_the_least_recently_used_that_nobody_reads(cache: FrameCache
     assert not list(cache.cache_dir.glob("*/*"))
 
 
+def test_an_entry_deleted_while_it_is_being_opened_is_absent(cache: FrameCache, tmp_path: Path) -> None:
+    with write(cache, key()) as entry:
+        pass
+    with ThreadPoolExecutor() as threads, open(entry.directory / "manifest.json", "r+b") as manifest:
+        fcntl.flock(manifest, fcntl.LOCK_EX)  # as whoever deletes it does
+        opening = threads.submit(cache.get, key())
+        time.sleep(0.2)
+        entry.directory.rename(tmp_path / "trash")
+        shutil.rmtree(tmp_path / "trash")
+        fcntl.flock(manifest, fcntl.LOCK_UN)
+        assert opening.result(timeout=10) is None
+
+
 def test_finishing_prunes_others_but_not_itself(cache: FrameCache) -> None:
     with write(cache, key("a")):
         pass
@@ -124,7 +141,9 @@ def test_a_cache_directory_that_cannot_be_used_is_named(
     write(cache, key()).close()
     monkeypatch.setattr(os, "open", read_only)
     monkeypatch.setattr(os, "utime", lambda *args: read_only("", os.O_RDWR))
-    read_all(FrameCache(cache.cache_dir))
+    entry = FrameCache(cache.cache_dir).get(key())
+    assert entry is not None
+    assert_same(entry.read(), frames(0, 10))
     with pytest.raises(CacheError, match=r"Read-only file system; choose a writable directory"):
         write(cache, key("b"))
 

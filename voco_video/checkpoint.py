@@ -88,8 +88,12 @@ def load_voco_model(
     return _load_hugging_face(folder, torch_device, options, num_voco_tokens)
 
 
-def save_voco_model(model: VocoModel, folder: str | Path) -> Path:
+def save_voco_model(model: VocoModel, folder: str | Path, *, state_dict: dict[str, Tensor] | None = None) -> Path:
     """Write a model as an ordinary Hugging Face folder plus its VoCo files; `load_voco_model` reads it back.
+
+    Args:
+        state_dict: weights by their names in ``model`` to write instead of its own: where they are sharded over
+            processes, or adapters are merged into them.
 
     Returns:
         The folder.
@@ -97,10 +101,15 @@ def save_voco_model(model: VocoModel, folder: str | Path) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     backbone = model.backbone
-    backbone.model.save_pretrained(folder)
+    voco_embeds, weights = model.voco_embeds, None
+    if state_dict is not None:
+        prefix = "language_and_vision."
+        voco_embeds = state_dict["voco_embeds"]  # type: ignore[assignment]
+        weights = {n.removeprefix(prefix): t for n, t in state_dict.items() if n.startswith(prefix)}
+    backbone.model.save_pretrained(folder, state_dict=weights)
     if backbone.tokenizer is not None:
         backbone.tokenizer.save_pretrained(folder)
-    save_file({"voco_embeds": model.voco_embeds.detach().cpu().contiguous()}, folder / VOCO_WEIGHTS)
+    save_file({"voco_embeds": voco_embeds.detach().cpu().contiguous()}, folder / VOCO_WEIGHTS)
     settings = {
         "format": 1,
         "num_voco_tokens": model.num_voco_tokens,

@@ -11,7 +11,7 @@ from voco_video.answer import Answer
 from voco_video.errors import VideoError
 from voco_video.frames import Fit, FrameBatch
 from voco_video.sampling import Sampling
-from voco_video.video import read_frames
+from voco_video.video import VideoInfo, probe, read_frames
 
 THUMBNAIL_HEIGHT, CAPTION_HEIGHT, GAP = 120, 18, 4
 MAX_FRAMES = 60
@@ -50,7 +50,7 @@ def attention_strip(answer: Answer, *, source: Path | None = None, num_columns: 
     thumbnails = [_with_bar(t, share, shares.max()) for t, share in zip(_frames_at(source, pts), shares)]
     captions = [f"{format_seconds(t)}  {share:.0%}" for t, share in zip(pts, shares)]
     sheet = _grid(thumbnails, captions, num_columns)
-    return _titled(sheet, f"{answer.question}  →  {answer.text or '(empty)'}")
+    return _titled(sheet, f"{answer.question}   {answer.text or '(empty)'}")
 
 
 def attention_bars(answer: Answer, *, width: int = 60) -> str:
@@ -74,6 +74,11 @@ def attention_bars(answer: Answer, *, width: int = 60) -> str:
     return f"{span}   {answer.video_attention:.0%} of the attention on the video\nmost on {most}"
 
 
+def thumbnail_fit(info: VideoInfo) -> Fit:
+    """A small box of the video's own shape, for the decoder to scale to."""
+    return Fit(height=240, width=max(1, round(240 * info.width / info.height)), mode="stretch")
+
+
 def format_seconds(seconds: float) -> str:
     """Seconds as a clock shows them.
 
@@ -92,7 +97,7 @@ def _frames_at(source: Path | None, pts_seconds: np.ndarray) -> list[Image.Image
     try:
         # Half a millisecond past each pts: a time written and read as decimal may fall just short of it.
         wanted = tuple(float(t) + 5e-4 for t in pts_seconds)
-        frames = read_frames(source, Sampling(timestamps=wanted), fit=Fit(height=240, width=320, mode="pad"))
+        frames = read_frames(source, Sampling(timestamps=wanted), fit=thumbnail_fit(probe(source)))
     except VideoError:
         return empty
     return [_thumbnail(pixels) for pixels in frames.pixels] if len(frames) == len(empty) else empty

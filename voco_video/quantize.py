@@ -5,6 +5,8 @@
 so the error of every value is at most scale / 2: 0.4 % of the largest value in its row.
 """
 
+from __future__ import annotations
+
 from collections.abc import Collection, Mapping
 
 import torch

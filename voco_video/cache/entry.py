@@ -1,5 +1,7 @@
 """A complete cache entry: its manifest, and memory-mapped reads of any window of frames."""
 
+from __future__ import annotations
+
 import json
 import os
 from collections.abc import Mapping
@@ -45,7 +47,7 @@ class Manifest:
         return json.dumps({**content, "blake3": checksum}, indent=1, sort_keys=True).encode()
 
     @classmethod
-    def decode(cls, data: bytes) -> "Manifest":
+    def decode(cls, data: bytes) -> Manifest:
         """Rebuild a manifest from exactly the bytes of `encode`; CacheError on any other bytes."""
         try:
             content = json.loads(data)
@@ -101,7 +103,7 @@ class CacheEntry:
         self._hold: ReadHold | None = hold
 
     @classmethod
-    def open(cls, directory: Path, *, reader: SegmentReader) -> "CacheEntry | None":
+    def open(cls, directory: Path, *, reader: SegmentReader) -> CacheEntry | None:
         """Open the entry at `directory`; None if it is absent or unfinished, CacheError if it is damaged."""
         with os_errors_as_cache_errors(f"open cache entry {directory}"):
             hold = ReadHold.acquire(directory)
@@ -192,7 +194,7 @@ class CacheEntry:
             self._hold.close()
             self._hold = None
 
-    def __enter__(self) -> "CacheEntry":
+    def __enter__(self) -> CacheEntry:
         return self
 
     def __exit__(

@@ -1,13 +1,16 @@
 """Locks, fsync and error messages for files that several processes share (POSIX only: flock)."""
 
+from __future__ import annotations
+
 import errno
 import fcntl
 import os
 import shutil
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from voco_video.errors import CacheError
 
@@ -23,30 +26,35 @@ class ReadHold:
     get that flock exclusively (`delete_unless_held`).
     """
 
-    def __init__(self, directory_fd: int, manifest_fd: int) -> None:
-        self.directory_fd, self.manifest_fd = directory_fd, manifest_fd
+    def __init__(self) -> None:
+        self._fds: list[int] = []  # directory, manifest
         # Closing releases the flock. No LOCK_UN: a forked data-loader worker shares it and may still read.
-        self.close = weakref.finalize(self, _close_all, directory_fd, manifest_fd)
+        self.close = weakref.finalize(self, _close_all, self._fds)
+
+    @property
+    def directory_fd(self) -> int:
+        return self._fds[0]
+
+    @property
+    def manifest_fd(self) -> int:
+        return self._fds[1]
 
     @classmethod
-    def acquire(cls, directory: Path) -> "ReadHold | None":
+    def acquire(cls, directory: Path) -> ReadHold | None:
         """Hold the complete entry at `directory`; None when there is none."""
         while True:
-            fds: list[int] = []
+            hold = cls()
             try:
-                fds.append(os.open(directory, os.O_RDONLY | os.O_DIRECTORY))
+                hold._fds.append(os.open(directory, os.O_RDONLY | os.O_DIRECTORY))
                 # Of this very directory, even if the entry is being replaced by another.
-                fds.append(os.open(MANIFEST, os.O_RDONLY, dir_fd=fds[0]))
-                fcntl.flock(fds[1], fcntl.LOCK_SH)
-                if os.fstat(fds[1]).st_nlink > 0:  # 0: deleted while we waited for the lock; look again
-                    return cls(*fds)
+                hold._fds.append(os.open(MANIFEST, os.O_RDONLY, dir_fd=hold.directory_fd))
             except (FileNotFoundError, NotADirectoryError):
-                _close_all(*fds)
+                hold.close()
                 return None
-            except BaseException:
-                _close_all(*fds)
-                raise
-            _close_all(*fds)
+            fcntl.flock(hold.manifest_fd, fcntl.LOCK_SH)
+            if os.fstat(hold.manifest_fd).st_nlink > 0:  # 0: deleted while we waited for the lock; look again
+                return hold
+            hold.close()
 
 
 def delete_unless_held(directory: Path) -> bool:
@@ -97,48 +105,49 @@ def is_locked(path: Path) -> bool:
 class WriteLock:
     """The one writer of an entry: an exclusive flock on `path`, across processes and threads."""
 
-    def __init__(self, path: Path, fd: int) -> None:
-        self.path, self._fd = path, fd
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        self.path, self._file = path, file  # a file object, which closes itself wherever Ctrl-C strikes
 
     @classmethod
-    def acquire(cls, path: Path, *, on_wait: Callable[[], None] | None = None) -> "WriteLock":
+    def acquire(cls, path: Path, *, on_wait: Callable[[], None] | None = None) -> WriteLock:
         """Wait for the lock; `on_wait` is called once, and only if there is something to wait for."""
         lock = cls.try_acquire(path)
         if lock is None and on_wait is not None:
             on_wait()
         while lock is None:
-            fd = _open_lock(path)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX)
-                lock = cls(path, fd) if _is_still_at(fd, path) else None
-            finally:
-                if lock is None:
-                    os.close(fd)
+            file = _open_lock(path)
+            fcntl.flock(file, fcntl.LOCK_EX)
+            lock = cls._if_current(path, file)
         return lock
 
     @classmethod
-    def try_acquire(cls, path: Path) -> "WriteLock | None":
+    def try_acquire(cls, path: Path) -> WriteLock | None:
         """The lock, or None when someone else has it."""
-        while True:
-            fd = _open_lock(path)
-            try:
-                if not _try_flock(fd):
-                    os.close(fd)
-                    return None
-            except BaseException:
-                os.close(fd)
-                raise
-            if _is_still_at(fd, path):
-                return cls(path, fd)
-            os.close(fd)  # the file was deleted with its entry between open and flock: lock its successor
+        lock = None
+        while lock is None:
+            file = _open_lock(path)
+            if not _try_flock(file.fileno()):
+                file.close()
+                return None
+            lock = cls._if_current(path, file)
+        return lock
 
     def release(self, *, delete_file: bool = False) -> None:
         """Let the next writer in; `delete_file` when no entry is left for the lock file to belong to."""
         if delete_file:
             self.path.unlink(missing_ok=True)
         # Explicitly: a process forked meanwhile has a copy of the descriptor and would keep the lock.
-        fcntl.flock(self._fd, fcntl.LOCK_UN)
-        os.close(self._fd)
+        fcntl.flock(self._file, fcntl.LOCK_UN)
+        self._file.close()
+
+    @classmethod
+    def _if_current(cls, path: Path, file: IO[bytes]) -> WriteLock | None:
+        """The lock, unless its file was deleted with its entry before we got it: then others lock a new one."""
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return cls(path, file)
+        file.close()
+        return None
 
 
 def fsync_directory(directory: Path) -> None:
@@ -167,8 +176,8 @@ def os_errors_as_cache_errors(action: str) -> Iterator[None]:
         raise CacheError(f"cannot {action}: {reason}{advice}") from error
 
 
-def _open_lock(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+def _open_lock(path: Path) -> IO[bytes]:
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
 
 
 def _try_flock(fd: int) -> bool:
@@ -179,13 +188,6 @@ def _try_flock(fd: int) -> bool:
     return True
 
 
-def _is_still_at(fd: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(fd), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
-def _close_all(*fds: int) -> None:
-    for fd in fds:
-        os.close(fd)
+def _close_all(fds: list[int]) -> None:
+    while fds:
+        os.close(fds.pop())

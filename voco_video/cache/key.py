@@ -1,5 +1,7 @@
 """What a cache entry is the result of: the video's bytes, the compressing model, and every setting."""
 
+from __future__ import annotations
+
 import json
 import os
 import re
@@ -73,7 +75,7 @@ class CacheKey:
         }
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "CacheKey":
+    def from_json(cls, value: Mapping[str, Any]) -> CacheKey:
         """Rebuild a key from `to_json`; CacheError when a field is missing, unknown or of the wrong type."""
         try:
             return cls(**value)

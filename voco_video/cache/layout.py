@@ -10,6 +10,8 @@
     trash/3fa9….0a1b…                      deleted; its files go when no reader has them open
 """
 
+from __future__ import annotations
+
 import os
 import uuid
 from dataclasses import dataclass

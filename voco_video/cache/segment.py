@@ -4,6 +4,8 @@ Any safetensors reader opens it. Beside the model's tensors it holds `pts_second
 metadata the digest of the key it belongs to, `format_version`, `first_frame` and `num_frames`.
 """
 
+from __future__ import annotations
+
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -58,7 +60,7 @@ class TensorSpec:
         return {"dtype": _DTYPE_NAMES[self.dtype], "shape": list(self.shape)}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "TensorSpec":
+    def from_json(cls, value: Mapping[str, Any]) -> TensorSpec:
         return cls(DTYPES[value["dtype"]], tuple(value["shape"]))
 
 
@@ -88,7 +90,7 @@ class Batch:
             name: TensorSpec(tensor.dtype, tuple(tensor.shape[1:])) for name, tensor in self.tensors.items()
         }
 
-    def copied(self) -> "Batch":
+    def copied(self) -> Batch:
         """The same frames in memory that the caller cannot change."""
         tensors = {
             name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in self.tensors.items()
@@ -111,7 +113,7 @@ class Segment:
         return {**vars(self), "pts_seconds": list(self.pts_seconds)}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Segment":
+    def from_json(cls, value: Mapping[str, Any]) -> Segment:
         return cls(**{**value, "pts_seconds": tuple(value["pts_seconds"])})
 
     @property

@@ -1,5 +1,7 @@
 """The cache as its users see it: get an entry, write one, list, verify, remove and prune."""
 
+from __future__ import annotations
+
 import errno
 import logging
 import os

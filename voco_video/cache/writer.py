@@ -4,6 +4,8 @@ A segment counts once the journal names it with its checksum; the journal's line
 writes the manifest, whose existence makes the entry complete, and only then removes the journal.
 """
 
+from __future__ import annotations
+
 import json
 import logging
 import math
@@ -55,7 +57,7 @@ class Journal:
         return self.segments[-1].stop_frame if self.segments else 0
 
     @classmethod
-    def load(cls, directory: Path, *, full: bool = True) -> "Journal | None":
+    def load(cls, directory: Path, *, full: bool = True) -> Journal | None:
         """Read as far as lines and segments are sound; None if there is no beginning.
 
         Args:
@@ -80,7 +82,7 @@ class Journal:
             journal = journal._with(segment, size_bytes=journal.size_bytes + len(line))
         return journal
 
-    def append(self, directory: Path, segment: Segment, *, tensors: Mapping[str, TensorSpec]) -> "Journal":
+    def append(self, directory: Path, segment: Segment, *, tensors: Mapping[str, TensorSpec]) -> Journal:
         """Record one more segment durably; returns the journal that includes it."""
         journal, data = self, b""
         if not self.size_bytes:
@@ -103,7 +105,7 @@ class Journal:
         if self.size_bytes:
             os.truncate(directory / JOURNAL, self.size_bytes)
 
-    def _with(self, segment: Segment, *, size_bytes: int) -> "Journal":
+    def _with(self, segment: Segment, *, size_bytes: int) -> Journal:
         return replace(self, segments=(*self.segments, segment), size_bytes=size_bytes)
 
     def _header_line(self) -> bytes:

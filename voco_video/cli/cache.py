@@ -9,7 +9,7 @@ import typer
 
 from voco_video.cli import options as opt
 from voco_video.cli.inspect import entry_facts, print_entries
-from voco_video.cli.output import format_bytes, print_json, print_table
+from voco_video.cli.output import format_bytes, print_facts, print_json
 from voco_video.errors import UsageError
 
 app = typer.Typer(help="Look at the frame cache, check it, and make room.", no_args_is_help=True, rich_markup_mode=None)
@@ -60,7 +60,7 @@ def info(entry: Digest, cache_dir: opt.CacheDir = None, json: opt.Json = False) 
     if json:
         print_json(facts)
         return
-    print_table([found.digest, ""], [[name, str(value)] for name, value in facts.items() if name != "digest"])
+    print_facts(facts)
 
 
 @app.command("verify")

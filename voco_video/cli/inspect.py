@@ -10,7 +10,7 @@ import typer
 
 from voco_video.cli import options as opt
 from voco_video.cli.compress import parse_timestamps
-from voco_video.cli.output import format_bytes, print_json, print_table
+from voco_video.cli.output import format_bytes, print_facts, print_json, print_table
 from voco_video.errors import UsageError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def inspect(
             }
         )
         return
-    print_table(["video", ""], [[name, str(value)] for name, value in asdict(info).items()])
+    print_facts(asdict(info))
     print_entries(entries)
     drawn = "" if len(frames) == num_sampled else f", {len(frames)} of them drawn"
     print(f"{num_sampled} frames at {sampling}{drawn}: {target}")
@@ -76,13 +76,13 @@ def sampled_frames(path: Path, sampling: Any, *, max_frames: int, decoder: str) 
     """The sampled frames, thinned evenly to ``max_frames``, and how many there were."""
     import numpy as np
 
-    from voco_video.frames import Fit
+    from voco_video.pictures import thumbnail_fit
     from voco_video.sampling import Sampling
     from voco_video.video import open_video, read_frames
 
     with open_video(path) as video:
         pts = video.plan(sampling)
-        box = Fit(height=240, width=max(1, round(240 * video.info.width / video.info.height)), mode="stretch")
+        box = thumbnail_fit(video.info)
     chosen = pts if len(pts) <= max_frames else pts[np.linspace(0, len(pts) - 1, max_frames).round().astype(int)]
     wanted = Sampling(timestamps=tuple(float(t) for t in chosen))
     return read_frames(path, wanted, fit=box, backend=decoder), len(pts)

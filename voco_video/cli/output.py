@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,18 +19,37 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under their columns; the first column is text, the others align right."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+    """Print rows under their columns; where the terminal is too narrow for that, each row as a block of lines.
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    # A file or a pipe has no width to fit: never wrap there, so that lines stay whole for grep.
-    Console(width=None if sys.stdout.isatty() else 1000, highlight=False).print(table)
+    A file or a pipe has no width, so lines stay whole there.
+    """
+    table = [list(columns), *map(list, rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    if sys.stdout.isatty() and sum(widths) + 3 * len(widths) > shutil.get_terminal_size().columns:
+        width = max(map(len, columns))
+        for row in rows:
+            print("\n".join(f"{name:<{width}}  {value}" for name, value in zip(columns, row, strict=True)), end="\n\n")
+        return
+    for number, row in enumerate(table):
+        # The first column is text and aligns left, numbers align right.
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        print("   ".join(cells).rstrip())
+        if number == 0:
+            print("─" * (sum(widths) + 3 * (len(widths) - 1)))
+    print()
+
+
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """Print named values, one a line, nested ones indented."""
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            print(f"{name}:")
+            for inner, inner_value in value.items():
+                print(f"  {inner}: {inner_value}")
+        else:
+            print(f"{name:<{width}}  {value}")
+    print()
 
 
 def format_bytes(size_bytes: float) -> str:

@@ -1,0 +1,189 @@
+"""``voco-video data``: write MovingShapes data sets, and see what is there of the public ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from voco_video.cli import options as opt
+from voco_video.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from voco_video.data.check import CheckReport, MediaStatus
+
+app = typer.Typer(
+    help="Write MovingShapes data sets, and see what is there of the public ones.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+_NUM_SHOWN = 10
+
+
+class LayoutChoice(str, Enum):
+    """Whose layout a MovingShapes set is written in."""
+
+    msvd = "msvd"
+    msrvtt = "msrvtt"
+    activitynet = "activitynet"
+    llava = "llava"
+
+
+class MediaChoice(str, Enum):
+    """What a MovingShapes set shows."""
+
+    video = "video"
+    image = "image"
+
+
+class SplitChoice(str, Enum):
+    """A part of a data set."""
+
+    train = "train"
+    val = "val"
+    test = "test"
+
+
+@app.command("synth")
+def synth(
+    out: Annotated[Path, typer.Argument(help="Where the set goes: a new folder.", metavar="OUT")],
+    layout: Annotated[LayoutChoice, typer.Option(help="Whose layout to write.")],
+    num_videos: Annotated[int, typer.Option(help="Clips of all splits together: 60 % train, 15 % val, 25 % test.")],
+    seed: Annotated[int, typer.Option(help="Another seed, another world.")] = 0,
+    questions_per_video: Annotated[int, typer.Option(help="Questions (with llava: turns) about each clip.")] = 10,
+    size: Annotated[int, typer.Option(help="Side of the clips, pixels; even.")] = 240,
+    media: Annotated[MediaChoice, typer.Option(help="Clips, or (with llava) images.")] = MediaChoice.video,
+    json: opt.Json = False,
+) -> None:
+    """Write a MovingShapes data set: clips of moving shapes with questions and true answers.
+
+    The same options give the same bytes. An interrupted run goes on where it stopped when the same command is
+    given again.
+
+    \b
+    Examples:
+      voco-video data synth shapes --layout msvd --num-videos 100
+      voco-video data synth shapes --layout llava --num-videos 1000 --media image --seed 1
+    """
+    from voco_video.data.layouts import write_dataset
+
+    with _bar("writing", "clip", quiet=json) as show:
+        written = write_dataset(
+            out,
+            layout=layout.value,
+            num_videos=num_videos,
+            seed=seed,
+            questions_per_video=questions_per_video,
+            size=size,
+            media=media.value,
+            progress=show,
+        )
+    if json:
+        print_json({"path": str(written), "layout": layout.value, "num_videos": num_videos, "seed": seed})
+    else:
+        print(f"{num_videos} {media.value}s in {written}, layout {layout.value}, seed {seed}")
+
+
+@app.command("check")
+def check(
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            help="msvd, msrvtt, activitynet, llava-mix665k, or a .json or .jsonl of conversations.", metavar="DATASET"
+        ),
+    ],
+    root: Annotated[
+        Path | None,
+        typer.Option(help="The folder with the media. [default: this one, or the conversation file's]", metavar="DIR"),
+    ] = None,
+    split: Annotated[SplitChoice, typer.Option(help="Conversations have none.")] = SplitChoice.test,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(help="Annotations that are elsewhere: a file, or a folder to look in. [default: --root]"),
+    ] = None,
+    open_media: Annotated[
+        bool, typer.Option("--open", help="Also open every file and decode its first picture.")
+    ] = False,
+    list_media: Annotated[
+        bool, typer.Option("--list", help="List every video or image, not only those at fault.")
+    ] = False,
+    json: opt.Json = False,
+) -> None:
+    """Say what is there of a data set, what is missing, and where each file comes from.
+
+    Exit code 1 where something is missing or broken, or where the annotations are not of the published size.
+
+    \b
+    Examples:
+      voco-video data check msvd --root data/MSVD
+      voco-video data check activitynet --root data/activitynet --split val --list
+      voco-video data check llava-mix665k --root playground/data
+      voco-video data check my-conversations.json --open
+    """
+    from voco_video.data.check import check_dataset
+
+    with _bar("looking", "file", quiet=json) as show:
+        report = check_dataset(
+            dataset, root, split=split.value, annotations=annotations, open_media=open_media, progress=show
+        )
+    if json:
+        print_json(report.as_dict())
+    else:
+        print_report(report, list_media=list_media)
+    if not report.is_complete:
+        raise typer.Exit(1)
+
+
+def print_report(report: CheckReport, *, list_media: bool) -> None:
+    """The report for a person: the sum, then what is at fault (with `list_media` everything)."""
+    wanted = report.published
+    sizes = [
+        ("videos" if report.split else "conversations", report.num_samples, wanted.num_samples if wanted else None),
+        ("questions", report.num_questions, wanted.num_questions if wanted else None),
+    ]
+    name = f"{report.dataset} {report.split}".strip()
+    print(f"{name} in {report.root}: {'complete' if report.is_complete else 'not complete'}")
+    origin = f" (from {report.annotations_origin})" if report.annotations_origin else ""
+    print(f"annotations: {', '.join(map(str, report.annotations)) or 'none'}{origin}")
+    print(", ".join(f"{found} {what}{f' of {size}' if size else ''}" for what, found, size in sizes))
+    if report.groups:
+        rows = []
+        for group in report.groups:
+            counts = (group.num_there, group.num_missing, group.num_broken)
+            rows.append([group.name, str(sum(counts)), *map(str, counts)])
+        print_table(["media", "named", "there", "missing", "broken"], rows)
+    for group in report.groups:
+        if group.origin:
+            print(f"{group.name}: from {group.origin}")
+    for problem in report.problems:
+        print(f"problem: {problem}")
+    at_fault = [one for one in report.media if one.status != "there"]
+    shown = report.media if list_media else at_fault[:_NUM_SHOWN]
+    for one in shown:
+        print(_line(one))
+    if len(at_fault) > _NUM_SHOWN and not list_media:
+        print(f"and {len(at_fault) - _NUM_SHOWN} more; --list shows them all")
+
+
+def _line(one: MediaStatus) -> str:
+    where = str(one.path) if one.path is not None else one.origin
+    what = f"{one.status} {one.name} ({one.num_questions} questions)"
+    return ": ".join(part for part in (what, where, one.reason) if part)
+
+
+@contextmanager
+def _bar(name: str, unit: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error; silent where that is not a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(desc=name, unit=unit, disable=True if quiet else None, leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
