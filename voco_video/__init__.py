@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from voco_video.answer import Answer, Message
     from voco_video.api import CompressedVideo, VideoModel, concat, load_model
     from voco_video.cache import CacheEntry, CacheKey, FrameCache
-    from voco_video.errors import CacheError, ModelError, UsageError, VideoError, VocoVideoError
+    from voco_video.errors import CacheError, DataError, ModelError, UsageError, VideoError, VocoVideoError
     from voco_video.frames import Fit, FrameBatch
     from voco_video.sampling import Sampling
     from voco_video.video import open_video, probe, read_frames
@@ -29,7 +29,7 @@ _HOMES = {
     "answer": ("Answer", "Message"),
     "api": ("CompressedVideo", "VideoModel", "concat", "load_model"),
     "cache": ("CacheEntry", "CacheKey", "FrameCache"),
-    "errors": ("CacheError", "ModelError", "UsageError", "VideoError", "VocoVideoError"),
+    "errors": ("CacheError", "DataError", "ModelError", "UsageError", "VideoError", "VocoVideoError"),
     "frames": ("Fit", "FrameBatch"),
     "sampling": ("Sampling",),
     "video": ("open_video", "probe", "read_frames"),
@@ -42,6 +42,7 @@ __all__ = [
     "CacheError",
     "CacheKey",
     "CompressedVideo",
+    "DataError",
     "Fit",
     "FrameBatch",
     "FrameCache",

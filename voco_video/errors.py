@@ -19,3 +19,7 @@ class CacheError(VocoVideoError):
 
 class ModelError(VocoVideoError):
     """A checkpoint that cannot be loaded, or that cannot do what was asked."""
+
+
+class DataError(VocoVideoError):
+    """Annotations or media that are missing, broken, or not in the layout that they have to be in."""

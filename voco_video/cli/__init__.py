@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from voco_video.cli import ask, cache, compress, demo, inspect
+from voco_video.cli import ask, cache, compress, data, demo, inspect
 from voco_video.errors import UsageError, VocoVideoError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command("ask")(ask.ask)
 app.command("inspect")(inspect.inspect)
 app.command("demo")(demo.demo)
 app.add_typer(cache.app, name="cache")
+app.add_typer(data.app, name="data")
 
 
 @app.callback(invoke_without_command=True)

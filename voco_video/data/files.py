@@ -1,0 +1,253 @@
+"""Reading annotation files and finding media: one error for each thing that can be wrong, naming file and row."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from voco_video.errors import DataError
+
+CLIP_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+"""What videos of the public sets are named; the first that is there is taken."""
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp")
+"""What images may be named in place of what the annotations say."""
+
+_ANNOTATION_SUFFIXES = (".json", ".jsonl", ".csv", ".txt")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of an annotation file; `number` counts from 1."""
+
+    path: Path
+    number: int
+    values: dict[str, Any]
+
+    def error(self, what: str) -> DataError:
+        """An error that names the file and the row."""
+        return DataError(f"{self.path}, row {self.number}: {what}")
+
+    def has(self, *names: str) -> bool:
+        """Whether one of these fields is there."""
+        return any(name in self.values for name in names)
+
+    def text(self, *names: str) -> str:
+        """The first of these fields that is there, as text without blanks around it; numbers become text.
+
+        Raises:
+            DataError: none is there, or it holds something else.
+        """
+        for name in names:
+            if name not in self.values:
+                continue
+            value = self.values[name]
+            if isinstance(value, str):
+                return value.strip()
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise self.error(f"{name!r} is {value!r:.80}, but has to be text")
+            return str(value)
+        raise self.error(f"has no {' or '.join(map(repr, names))}; its fields are {', '.join(self.values) or 'none'}")
+
+    def filled(self, *names: str) -> str:
+        """Like `text`, but not empty.
+
+        Raises:
+            DataError: nothing is there, or it is empty.
+        """
+        text = self.text(*names)
+        if not text:
+            raise self.error(f"{next(n for n in names if n in self.values)!r} is empty")
+        return text
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of a .csv, a .jsonl, or a .json file that holds a list; the first is number 1.
+
+    Raises:
+        DataError: the file cannot be read, is not what its suffix says, or has no rows.
+    """
+    readers = {".csv": _read_csv, ".jsonl": _read_jsonl}
+    try:
+        number = 0
+        for number, values in enumerate(readers.get(path.suffix.lower(), _read_json)(path), start=1):
+            if not isinstance(values, dict):
+                raise DataError(f"{path}, row {number}: is {values!r:.80}, but has to hold named fields")
+            yield Row(path, number, values)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: byte {error.start} is not UTF-8 text") from error
+    if number == 0:
+        raise DataError(f"{path}: has no rows")
+
+
+def _read_json(path: Path) -> Iterator[Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise DataError(f"{path}, {where}: not JSON ({error.msg}); is the file whole?") from error
+    if not isinstance(content, list):
+        raise DataError(f"{path}: holds a {type(content).__name__}, but has to hold a list of rows")
+    # A row's memory is free once it is read; a mixture of a gigabyte takes several of them parsed.
+    content.reverse()
+    while content:
+        yield content.pop()
+
+
+def _read_jsonl(path: Path) -> Iterator[Any]:
+    with path.open(encoding="utf-8-sig") as file:
+        for line_number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}, line {line_number}: not JSON ({error.msg}); is the file whole?") from error
+
+
+def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            for values in reader:
+                if None in values or None in values.values():
+                    columns = len(reader.fieldnames or ())
+                    raise DataError(f"{path}, line {reader.line_num}: has not {columns} cells, as the first line has")
+                yield values
+        except csv.Error as error:
+            raise DataError(f"{path}, line {reader.reader.line_num}: not CSV ({error})") from error
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A folder with everything below it, seen once; hidden files and folders are not looked at."""
+
+    root: Path
+
+    @cached_property
+    def clips(self) -> dict[str, Path]:
+        """Videos by their names without suffix; of several the suffix that CLIP_SUFFIXES names first."""
+        found: dict[str, Path] = {}
+        for path in self._files:
+            if path.suffix.lower() not in CLIP_SUFFIXES:
+                continue
+            other = found.get(path.stem)
+            if other is None or _suffix_rank(path) < _suffix_rank(other):
+                found[path.stem] = path
+        return found
+
+    @cached_property
+    def annotations(self) -> tuple[Path, ...]:
+        """Text files that may be annotations, those nearest to the root first."""
+        texts = (path for path in self._files if path.suffix.lower() in _ANNOTATION_SUFFIXES)
+        return tuple(sorted(texts, key=lambda path: (self.depth(path), path)))
+
+    def depth(self, path: Path) -> int:
+        """How many folders below the root a file lies."""
+        return len(path.relative_to(self.root).parts) - 1
+
+    def clip(self, names: Sequence[str]) -> Path | None:
+        """The video that has one of these names, with "v_" before it or not."""
+        stems = (stem for name in names for stem in name_variants(name))
+        return next((self.clips[stem] for stem in stems if stem in self.clips), None)
+
+    @cached_property
+    def _files(self) -> list[Path]:
+        if not self.root.is_dir():
+            raise DataError(f"{self.root}: no such folder")
+        files: list[Path] = []
+        seen: set[str] = set()
+        for folder, subfolders, names in os.walk(self.root, followlinks=True):
+            # A link to a folder above would be walked for ever.
+            real = os.path.realpath(folder)
+            if real in seen:
+                subfolders.clear()
+                continue
+            seen.add(real)
+            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+            files += [Path(folder, name) for name in sorted(names) if not name.startswith(".")]
+        return files
+
+
+def _suffix_rank(path: Path) -> int:
+    return CLIP_SUFFIXES.index(path.suffix.lower())
+
+
+class MediaFinder:
+    """Finds the files that conversations name by path; lists each folder once, however many files it holds.
+
+    Found too: a file with another suffix than the annotations say (OCR-VQA's images are not all .jpg, though their
+    rows say so), a video with or without "v_" before its name, and, for a name without a folder, a file one folder
+    further down.
+
+    Args:
+        folders: what the paths are relative to; the first that has a file gives it.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = tuple(map(str, folders))
+        self._listings: dict[str, frozenset[str]] = {}
+        self._found: dict[tuple[str, str], Path | None] = {}
+
+    def find(self, name: str, kind: str) -> Path | None:
+        """The file of this name; kind is "video" or "image"."""
+        # Mixtures name an image in several rows, and a million Path operations take a minute.
+        if (name, kind) not in self._found:
+            self._found[name, kind] = self._find(name, kind)
+        return self._found[name, kind]
+
+    def _find(self, name: str, kind: str) -> Path | None:
+        for folder in self._folders:
+            if found := self._find_in(*os.path.split(os.path.join(folder, name)), kind):
+                return found
+        return self._find_below(name, kind) if "/" not in name else None
+
+    def _find_in(self, folder: str, name: str, kind: str) -> Path | None:
+        listing = self._listing(folder)
+        if name in listing:
+            return Path(folder, name)
+        stem = os.path.splitext(name)[0]
+        is_video = kind == "video"
+        stems = name_variants(stem) if is_video else [stem]
+        suffixes = CLIP_SUFFIXES if is_video else IMAGE_SUFFIXES
+        written = [spelling for suffix in suffixes for spelling in (suffix, suffix.upper())]
+        candidates = (stem + suffix for stem in stems for suffix in written) if listing else ()
+        return next((Path(folder, candidate) for candidate in candidates if candidate in listing), None)
+
+    def _find_below(self, name: str, kind: str) -> Path | None:
+        found = (self._find_in(folder, name, kind) for folder in self._subfolders)
+        return next((path for path in found if path is not None), None)
+
+    @cached_property
+    def _subfolders(self) -> list[str]:
+        """All folders directly below, sorted within each of the folders."""
+        below: list[str] = []
+        for folder in filter(os.path.isdir, self._folders):
+            with os.scandir(folder) as entries:
+                below += sorted(entry.path for entry in entries if entry.is_dir())
+        return below
+
+    def _listing(self, folder: str) -> frozenset[str]:
+        if folder not in self._listings:
+            try:
+                self._listings[folder] = frozenset(os.listdir(folder))
+            except OSError:
+                self._listings[folder] = frozenset()
+        return self._listings[folder]
+
+
+def name_variants(name: str) -> list[str]:
+    """A clip's name as given, with "v_" before it, and without: sets and their copies differ in that.
+
+    >>> name_variants("v_GqWH2IYPw6U")
+    ['v_GqWH2IYPw6U', 'v_v_GqWH2IYPw6U', 'GqWH2IYPw6U']
+    """
+    return [name, f"v_{name}", name.removeprefix("v_")]

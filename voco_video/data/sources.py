@@ -1,0 +1,101 @@
+"""Where the public sets are to be had. Nothing here is fetched; `voco-video data check` prints it."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from voco_video.data.files import Tree
+from voco_video.data.layouts import SETTINGS_NAME
+from voco_video.errors import DataError
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a set's annotations and its media come from; `folders` where they come in several parts."""
+
+    annotations: str
+    media: str = ""
+    folders: dict[str, str] = field(default_factory=dict)
+
+
+_VISUAL_GENOME = "https://cs.stanford.edu/people/rak248/VG_100K_2"
+
+SOURCES = {
+    "msvd": Source(
+        "https://github.com/xudejing/video-question-answering",
+        "https://www.cs.utexas.edu/users/ml/clamp/videoDescription/YouTubeClips.tar",
+    ),
+    "msrvtt": Source(
+        "https://github.com/xudejing/video-question-answering",
+        "https://www.robots.ox.ac.uk/~maxbain/frozen-in-time/data/MSRVTT.zip",
+    ),
+    "activitynet": Source(
+        "https://github.com/MILVLG/activitynet-qa/tree/master/dataset", "http://activity-net.org/download.html"
+    ),
+    "llava-mix665k": Source(
+        "https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K/blob/main/llava_v1_5_mix665k.json",
+        folders={
+            "coco/train2017": "http://images.cocodataset.org/zips/train2017.zip",
+            "gqa/images": "https://downloads.cs.stanford.edu/nlp/data/gqa/images.zip",
+            "ocr_vqa/images": "https://drive.google.com/drive/folders/1_GYPY5UkUy7HIcR0zq3ZCFgeZN7BAfm_",
+            "textvqa/train_images": "https://dl.fbaipublicfiles.com/textvqa/images/train_val_images.zip",
+            "vg/VG_100K": f"{_VISUAL_GENOME}/images.zip",
+            "vg/VG_100K_2": f"{_VISUAL_GENOME}/images2.zip",
+        },
+    ),
+}
+"""By the name of the set."""
+
+
+def clip_origin(dataset: str, clip: str, urls: dict[str, str]) -> str:
+    """Where one clip was cut from, as far as its name (or MSR-VTT's own list, see `msrvtt_urls`) says; "" if nothing.
+
+    >>> clip_origin("msvd", "-4wsuPCjDBc_5_15", {})
+    'https://www.youtube.com/watch?v=-4wsuPCjDBc, seconds 5 to 15'
+    """
+    if dataset == "activitynet" and re.fullmatch(r"[\w-]{11}", clip):
+        return f"https://www.youtube.com/watch?v={clip}"
+    if dataset == "msvd" and (match := re.fullmatch(r"([\w-]{11})_(\d+)_(\d+)", clip)):
+        video, start, end = match.groups()
+        return f"https://www.youtube.com/watch?v={video}, seconds {start} to {end}"
+    return urls.get(clip, "")
+
+
+def msrvtt_urls(tree: Tree) -> dict[str, str]:
+    """Origins by clip from MSR-VTT's *videodatainfo.json, where it lies with the clips.
+
+    Raises:
+        DataError: such a file is there, but is something else.
+    """
+    urls: dict[str, str] = {}
+    for path in tree.annotations:
+        if not path.name.endswith("videodatainfo.json"):
+            continue
+        try:
+            for video in json.loads(path.read_bytes())["videos"]:
+                seconds = f"seconds {video['start time']:g} to {video['end time']:g}"
+                urls[video["video_id"]] = f"{video['url']}, {seconds}"
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise DataError(f"{path}: not MSR-VTT's list of videos ({type(error).__name__}: {error})") from error
+    return urls
+
+
+def synthetic_origin(root: Path) -> str:
+    """The command that writes a folder's MovingShapes set anew, or "" where the folder holds none."""
+    try:
+        settings: dict[str, Any] = json.loads((root / SETTINGS_NAME).read_bytes())
+        options = {
+            "layout": settings["layout"],
+            "num-videos": settings["num_videos"],
+            "seed": settings["seed"],
+            "questions-per-video": settings["questions_per_video"],
+            "size": settings["size"][0],
+            "media": settings["media"],
+        }
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
+    return " ".join(["voco-video data synth OUT", *(f"--{name} {value}" for name, value in options.items())])

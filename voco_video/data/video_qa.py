@@ -1,0 +1,281 @@
+"""MSVD-QA, MSRVTT-QA and ActivityNet-QA from their genuine files, in every layout that is passed around.
+
+    msvd         {split}_qa.json (answer, id, question, video_id), youtube_mapping.txt; clips <name>.avi or vid<n>.avi
+    msrvtt       {split}_qa.json (and category_id); clips video<n>.mp4
+    activitynet  {split}_q.json (video_name, question, question_id) + {split}_a.json (answer, type, question_id);
+                 clips v_<video_name>.mp4, .mkv or .webm
+    any of them  {split}.csv (video, question, answer, qid), {split}_q.json + {split}_a.json, or one JSON of
+                 question, video_name, answer
+
+A file may carry a source's name before or after its own (hqga_test.csv, test_q.rebuilt.json). Which layout it is
+in, its columns say. Answers are joined by question id, never by their place in the file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from voco_video.data.files import Row, Tree, read_rows
+from voco_video.data.moving_shapes import SPLITS
+from voco_video.data.samples import Dataset, Media, Sample, SplitSize, Turn
+from voco_video.errors import DataError, UsageError
+
+MAPPING_NAME = "youtube_mapping.txt"
+QUESTION_WORDS = ("what", "who", "how", "when", "where")
+"""Question types of MSVD-QA and MSRVTT-QA: the first word; any other is "other"."""
+
+ACTIVITYNET_TYPES = (
+    "motion",
+    "spatial",
+    "temporal",
+    "yes/no",
+    "colour",
+    "object",
+    "location",
+    "number",
+    "other",
+)
+"""Answer types of ActivityNet-QA by their published numbers, 0 to 8."""
+
+
+PUBLISHED_SIZES = {
+    ("msvd", "train"): SplitSize(1161, 30933),
+    ("msvd", "val"): SplitSize(245, 6415),
+    ("msvd", "test"): SplitSize(504, 13157),
+    ("msrvtt", "train"): SplitSize(6513, 158581),
+    ("msrvtt", "val"): SplitSize(497, 12278),
+    ("msrvtt", "test"): SplitSize(2990, 72821),
+    ("activitynet", "train"): SplitSize(3200, 32000),
+    ("activitynet", "val"): SplitSize(1800, 18000),
+    ("activitynet", "test"): SplitSize(800, 8000),
+}
+"""Videos with questions, and questions, by set and split."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One question with everything its row says."""
+
+    video: str
+    turn: Turn
+
+
+def load_video_qa(
+    dataset: str,
+    root: str | os.PathLike[str],
+    *,
+    split: str = "test",
+    annotations: str | os.PathLike[str] | None = None,
+) -> Dataset:
+    """A split of one of the three sets: one sample a video, with all its questions.
+
+    Questions get the "?" that ActivityNet-QA and the CSV files leave out. A video is named as its clip is (through
+    MSVD's youtube_mapping.txt, where that is there). Videos without a file keep their place, with no path.
+
+    Args:
+        dataset: "msvd", "msrvtt" or "activitynet".
+        root: the folder with the clips, at any depth, and with the annotations unless they are given.
+        split: "train", "val" or "test".
+        annotations: a file (of a pair the one with the questions) or a folder to look in instead.
+
+    Raises:
+        UsageError: an unknown set or split.
+        DataError: no annotations, more than one file that could be meant, or a row that cannot be right.
+
+    >>> load_video_qa("msvd", "data/MSVD", split="test").num_questions  # doctest: +SKIP
+    13157
+    """
+    check_names(dataset, split)
+    tree = Tree(Path(root))
+    path = find_annotations(annotations or root, split)
+    if path is None:
+        raise DataError(f"{annotations or root}: no annotations of the {split} split in it ({looked_for(split)})")
+    naming = _naming(dataset, path.parent, tree)
+    rows = list(read_rows(path))
+    answers_path = None if rows[0].has("answer") else answers_of(rows[0])
+    asked = list(_read(dataset, rows, answers_path, naming))
+    paths = (path,) if answers_path is None else (path, answers_path)
+    return Dataset(dataset, split, paths, _samples(asked, tree, naming))
+
+
+def check_names(dataset: str, split: str) -> None:
+    """Refuse a set or split that does not exist.
+
+    Raises:
+        UsageError: always with the names that there are.
+    """
+    if split not in SPLITS:
+        raise UsageError(f"split is {split!r}, but has to be one of {', '.join(SPLITS)}")
+    if (dataset, split) not in PUBLISHED_SIZES:
+        known = ", ".join(dict.fromkeys(name for name, _ in PUBLISHED_SIZES))
+        raise UsageError(f"dataset is {dataset!r}, but has to be one of {known}")
+
+
+def find_annotations(place: str | os.PathLike[str], split: str) -> Path | None:
+    """The file with a split's questions: the place itself if it is a file, else the best match below it.
+
+    The nearest to the root that has a published name goes before one that has more to its name; None: neither.
+
+    Raises:
+        DataError: no such place, or two files with equal right.
+    """
+    if Path(place).is_file():
+        return Path(place)
+    tree = Tree(Path(place))
+    ranked = [(rank, path) for path in tree.annotations if (rank := _rank(tree, path, split)) is not None]
+    best = min((rank for rank, _ in ranked), default=None)
+    paths = [path for rank, path in ranked if rank == best]
+    if len(paths) > 1:
+        raise DataError(f"{paths[0]} and {paths[1]} could both be the {split} split's annotations: say which")
+    return paths[0] if paths else None
+
+
+def looked_for(split: str) -> str:
+    """The names that annotations of a split have, in words."""
+    return f"looked for {split}_qa.json, {split}.csv, and {split}_q.json with {split}_a.json"
+
+
+def _rank(tree: Tree, path: Path, split: str) -> tuple[bool, int, int] | None:
+    """How well a file's name fits, best first: undecorated, near the root, complete."""
+    kinds = (rf"{split}_qa(\..+)?\.json", rf"{split}(\..+)?\.csv", rf"{split}_q(\..+)?\.json")
+    for kind, pattern in enumerate(kinds):
+        if match := re.fullmatch(rf"(.+[_-])?{pattern}", path.name):
+            return any(match.groups()), tree.depth(path), kind
+    return None
+
+
+def answers_of(first: Row) -> Path:
+    """The file of answers that belongs to a file of questions without: the same name with _a for _q.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    name = re.sub(r"_q(?=[._][^/]*$)", "_a", first.path.name)
+    path = first.path.with_name(name)
+    if not first.has("question") or path == first.path or not path.is_file():
+        expected = f", and {name} is not beside it" if path != first.path else ""
+        raise first.error(f"has no question with an answer; its fields are {', '.join(first.values)}{expected}")
+    return path
+
+
+def _read(dataset: str, rows: list[Row], answers_path: Path | None, naming: _Naming) -> Iterator[_Asked]:
+    answers = _by_id(read_rows(answers_path)) if answers_path else None
+    seen: set[str] = set()
+    counts: Counter[str] = Counter()
+    for row in rows:
+        video = naming.clip_name(row.filled("video_name", "video_id", "video"))
+        question_id = f"v_{video}_{counts[video]}"
+        if row.has("question_id", "id", "qid"):
+            question_id = row.filled("question_id", "id", "qid")
+        counts[video] += 1
+        if question_id in seen:
+            raise row.error(f"question id {question_id} was there before")
+        seen.add(question_id)
+        answer_row = row if answers is None else answers.get(question_id)
+        if answer_row is None:
+            raise row.error(f"{answers_path} has no answer to question {question_id}")
+        question = with_question_mark(row.filled("question"))
+        kind = _question_type(dataset, question, answer_row)
+        yield _Asked(video, Turn(question, answer_row.filled("answer"), question_id, kind, row.number - 1))
+
+
+def _by_id(rows: Iterator[Row]) -> dict[str, Row]:
+    found: dict[str, Row] = {}
+    for row in rows:
+        question_id = row.filled("question_id", "id", "qid")
+        if question_id in found:
+            raise row.error(f"question id {question_id} was there before, in row {found[question_id].number}")
+        found[question_id] = row
+    return found
+
+
+def with_question_mark(question: str) -> str:
+    """The question with "?" at its end, which ActivityNet-QA and the CSV files leave out, or its own full stop.
+
+    >>> with_question_mark("is the athlete wearing trousers")
+    'is the athlete wearing trousers?'
+    """
+    return question if question.endswith(("?", ".", "!")) else f"{question}?"
+
+
+def _question_type(dataset: str, question: str, answer: Row) -> str:
+    if dataset != "activitynet":
+        first = question.split(maxsplit=1)[0].lower()
+        return first if first in QUESTION_WORDS else "other"
+    number = answer.text("type")
+    if not number.isdecimal() or int(number) >= len(ACTIVITYNET_TYPES):
+        raise answer.error(f"type is {number}, but has to be from 0 to {len(ACTIVITYNET_TYPES) - 1}")
+    return ACTIVITYNET_TYPES[int(number)]
+
+
+@dataclass(frozen=True)
+class _Naming:
+    """From what annotations call a video to its clip's name, and from there to all names its file may have."""
+
+    clip_name: Callable[[str], str]
+    file_names: Callable[[str], tuple[str, ...]]
+
+
+def _naming(dataset: str, folder: Path, tree: Tree) -> _Naming:
+    if dataset == "msvd":
+        mapping = find_mapping(folder, tree)
+        clip_of = {} if mapping is None else read_mapping(mapping)
+        number_of = {clip: number for number, clip in clip_of.items()}
+        return _Naming(
+            lambda name: clip_of.get(_numbered("vid", name), _numbered("vid", name)),
+            lambda clip: (clip, number_of.get(clip, clip)),
+        )
+    if dataset == "msrvtt":
+        return _Naming(lambda name: _numbered("video", name), lambda clip: (clip,))
+    # An id is eleven characters and may itself begin with "v_".
+    return _Naming(lambda name: name.removeprefix("v_") if len(name) == 13 else name, lambda clip: (clip,))
+
+
+def _numbered(prefix: str, name: str) -> str:
+    return f"{prefix}{name}" if name.isdecimal() else name
+
+
+def find_mapping(folder: Path, tree: Tree) -> Path | None:
+    """The youtube_mapping.txt in a folder (the annotations'), else the nearest to the tree's root."""
+    if (folder / MAPPING_NAME).is_file():
+        return folder / MAPPING_NAME
+    return next((path for path in tree.annotations if path.name == MAPPING_NAME), None)
+
+
+def read_mapping(path: Path) -> dict[str, str]:
+    """MSVD's clip names by "vid<n>", from lines "<clip name> vid<n>" (the published file ends them with CR LF).
+
+    Raises:
+        DataError: the file cannot be read, or a line holds something else.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: {error}") from error
+    names: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        match line.split():
+            case []:
+                continue
+            case [clip, video] if re.fullmatch(r"vid\d+", video) and video not in names:
+                names[video] = clip
+            case _:
+                raise DataError(
+                    f'{path}, line {number}: is {line!r:.80}, but has to be "<clip name> vid<n>", each n once'
+                )
+    return names
+
+
+def _samples(asked: list[_Asked], tree: Tree, naming: _Naming) -> tuple[Sample, ...]:
+    turns: dict[str, list[Turn]] = {}
+    for one in asked:
+        turns.setdefault(one.video, []).append(one.turn)
+    return tuple(
+        Sample(video, (Media("video", video, tree.clip(naming.file_names(video))),), tuple(those))
+        for video, those in turns.items()
+    )
