@@ -72,9 +72,12 @@ def draw(number: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     y, x = np.mgrid[:height, :width]
     picture[..., 0] = (x * 2 + number * 3) % 256
     picture[..., 1] = (y * 3 + number * 5) % 256
-    picture[..., 2] = np.random.default_rng(number // 4).integers(0, 256, (height // 8 + 1, width // 8 + 1)).repeat(
-        8, 0
-    ).repeat(8, 1)[:height, :width]
+    picture[..., 2] = (
+        np.random.default_rng(number // 4)
+        .integers(0, 256, (height // 8 + 1, width // 8 + 1))
+        .repeat(8, 0)
+        .repeat(8, 1)[:height, :width]
+    )
     block_y, block_x = height * 40 // HEIGHT // _ROWS, width // _COLUMNS
     for bit in range(_BITS):
         row, column = divmod(bit, _COLUMNS)
@@ -121,6 +124,43 @@ def cut_start(source: Path, target: Path, *, num_frames: int, ticks_per_frame: i
     return target
 
 
+def hide_pictures(source: Path, target: Path, *, every: int) -> Path:
+    """Copy a VP8 file with the "show" bit of each n-th picture cleared: it is still decoded, and referred to."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        packets = [packet for packet in old.demux(video=0) if packet.size]
+        for number, packet in enumerate(packets):
+            if number % every == every - 1:
+                data = bytearray(bytes(packet))
+                data[0] &= ~0x10
+                packet.update(bytes(data))
+            packet.stream = stream
+            new.mux(packet)
+    return target
+
+
+def drop_packets(source: Path, target: Path, *, num_packets: int) -> Path:
+    """Copy a file without its first packets, as a recording of something that had begun before."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in [packet for packet in old.demux(video=0) if packet.size][num_packets:]:
+            packet.stream = stream
+            new.mux(packet)
+    return target
+
+
+def unmark_references(source: Path, target: Path) -> Path:
+    """Copy an HEVC mp4 with the pictures of layer 1 marked as no references (TSA_R to TSA_N), which is allowed: the
+    mark speaks of their own layer only, and those of layer 2 still refer to them."""
+    data = bytearray(source.read_bytes())
+    with av.open(str(source)) as container:
+        for packet in container.demux(video=0):
+            if packet.size and bytes(packet)[4] >> 1 == 3:
+                data[packet.pos + 4] = 2 << 1
+    target.write_bytes(data)
+    return target
+
+
 def damage(source: Path, target: Path, *, start: float = 0.0, stop: float = 1.0, num_bytes: int = 200) -> Path:
     """Copy a file with bytes flipped between two fractions of its length."""
     data = bytearray(source.read_bytes())
@@ -158,7 +198,7 @@ CLIPS = {
         Clip("h264.avi", options=_GOP),
         Clip("h264_intra.mov", options={"g": "1", "preset": "ultrafast"}, num_frames=30),
         Clip("hevc_opengop.mp4", codec="libx265", num_frames=100, options={
-            "preset": "ultrafast", "x265-params": "keyint=20:min-keyint=20:bframes=4:b-adapt=0:open-gop=1:log-level=none"
+            "preset": "ultrafast", "x265-params": "keyint=20:min-keyint=20:bframes=4:b-adapt=0:log-level=none"
         }),
         Clip("hevc_layers.mp4", codec="libx265", num_frames=60, options={
             "preset": "ultrafast", "x265-params": "keyint=30:bframes=4:b-adapt=0:temporal-layers=3:log-level=none"

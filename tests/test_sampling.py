@@ -137,7 +137,12 @@ def test_what_lies_outside_the_video_is_refused(sampling, message):
 
 
 def test_description_is_json_and_canonical():
-    samplings = [Sampling(), Sampling(num_frames=4, end_seconds=9), Sampling(keyframes=True), Sampling(timestamps=[2, 1])]
+    samplings = [
+        Sampling(),
+        Sampling(num_frames=4, end_seconds=9),
+        Sampling(keyframes=True),
+        Sampling(timestamps=[2, 1]),
+    ]
     for sampling in samplings:
         assert json.loads(json.dumps(sampling.describe())) == sampling.describe()
     assert Sampling().describe() == Sampling(fps=1).describe() == Sampling(fps=np.float64(1.0)).describe()

@@ -17,9 +17,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .decoding import FrameReader, Indices, keyframes_start_anew
-from .demuxing import StreamFacts, StreamIndex
-from .errors import UsageError
+from voco_video.decoding import FrameReader, Indices, keyframes_start_anew
+from voco_video.demuxing import StreamFacts, StreamIndex
+from voco_video.errors import UsageError
 
 logger = logging.getLogger("voco_video")
 
@@ -30,7 +30,9 @@ _CHUNK_FRAMES = 16
 class Reader(Protocol):
     """What `Video` needs of a backend; `voco_video.decoding.FrameReader` documents it."""
 
-    num_undecodable: int
+    @property
+    def num_undecodable(self) -> int:
+        """Planned frames of the latest `read` that did not decode."""
 
     def read(self, plan: Indices, first_frame: int = 0, *, repeats: bool = False) -> Iterator[tuple[int, Any]]:
         """Yield (frame index, `av.VideoFrame` the way up it is stored) for plan[first_frame:]."""
@@ -64,7 +66,7 @@ def open_reader(name: str, path: Path, index: StreamIndex, facts: StreamFacts, s
     return _ForeignReader(name, open_library, pyav, path, index, facts, stop)
 
 
-class _CannotTrust(Exception):
+class _UntrustedError(Exception):
     """The library did not give, or is known not to give, the frame that was asked for."""
 
 
@@ -95,6 +97,7 @@ class _ForeignReader:
 
     @property
     def num_undecodable(self) -> int:
+        """As `FrameReader.num_undecodable`."""
         return self._pyav.num_undecodable
 
     def read(self, plan: Indices, first_frame: int = 0, *, repeats: bool = False) -> Iterator[tuple[int, Any]]:
@@ -104,7 +107,7 @@ class _ForeignReader:
             for frame_index, frame in self._read_foreign(plan[first_frame:]):
                 yield frame_index, frame
                 position += 1
-        except _CannotTrust as reason:
+        except _UntrustedError as reason:
             logger.warning("%s: PyAV decodes it instead of %s: %s", self._path, self._name, reason)
             yield from self._pyav.read(plan, position, repeats=repeats)
 
@@ -115,7 +118,7 @@ class _ForeignReader:
         if not reason and not keyframes_start_anew(self._path, self._index, plan, self._stop):
             reason = "not every keyframe of it can be decoded from"
         if reason:
-            raise _CannotTrust(reason)
+            raise _UntrustedError(reason)
         fetch = _guarded(self._open_library, self._path, self._index)
         for start in range(0, len(plan), _CHUNK_FRAMES):
             if self._stop.is_set():
@@ -125,10 +128,10 @@ class _ForeignReader:
             for frame_index, picture, time in zip(wanted.tolist(), pixels, times, strict=True):
                 expected = self._index.to_seconds(self._index.pts[frame_index])
                 if abs(time - expected) > _tolerance_seconds(self._index):
-                    raise _CannotTrust(f"asked for the frame at {expected:.6f} s it gave the one at {time:.6f} s")
+                    raise _UntrustedError(f"asked for the frame at {expected:.6f} s it gave the one at {time:.6f} s")
                 stored = self._facts.orientation.stored(picture)
                 if stored.shape[:2] != (self._facts.stored_height, self._facts.stored_width):
-                    raise _CannotTrust(f"its pictures are {picture.shape[1]}x{picture.shape[0]} pixels")
+                    raise _UntrustedError(f"its pictures are {picture.shape[1]}x{picture.shape[0]} pixels")
                 yield frame_index, av.VideoFrame.from_ndarray(np.ascontiguousarray(stored), format="rgb24")
 
 
@@ -136,11 +139,11 @@ def _guarded(call: Callable[..., Any], *arguments: Any) -> Any:
     """Run a call into a library whose errors have no base class of their own."""
     try:
         return call(*arguments)
-    except _CannotTrust:
+    except _UntrustedError:
         raise
     except Exception as error:
         first_line = (str(error).strip() or repr(error)).splitlines()[0]
-        raise _CannotTrust(f"it fails ({first_line[:200]})") from error
+        raise _UntrustedError(f"it fails ({first_line[:200]})") from error
 
 
 def _tolerance_seconds(index: StreamIndex) -> float:
@@ -174,7 +177,7 @@ def _open_decord(path: Path, index: StreamIndex) -> _Fetch:
 
     reader = decord.VideoReader(str(path), ctx=decord.cpu(0))
     if len(reader) != len(index.pts):
-        raise _CannotTrust(f"it counts {len(reader)} frames where there are {len(index.pts)}")
+        raise _UntrustedError(f"it counts {len(reader)} frames where there are {len(index.pts)}")
     # Its times start at 0 whatever the file says.
     times = reader.get_frame_timestamp(list(range(len(reader))))[:, 0].astype(np.float64)
     times += float(index.pts_seconds[0]) - times[0]
@@ -190,7 +193,7 @@ def _open_torchcodec(path: Path, index: StreamIndex) -> _Fetch:
 
     decoder = VideoDecoder(str(path), dimension_order="NHWC", seek_mode="exact")
     if len(decoder) != len(index.pts):
-        raise _CannotTrust(f"it counts {len(decoder)} frames where there are {len(index.pts)}")
+        raise _UntrustedError(f"it counts {len(decoder)} frames where there are {len(index.pts)}")
 
     def fetch(frames: list[int]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
         batch = decoder.get_frames_at(frames)

@@ -24,6 +24,7 @@ from transformers import (
     LlavaConfig,
 )
 
+from voco_video.adapters import load_adapters
 from voco_video.backbone import Backbone, ImageSettings, PromptTemplate, image_settings
 from voco_video.errors import ModelError, UsageError
 from voco_video.model import VocoModel
@@ -184,6 +185,7 @@ def _load_hugging_face(
 ) -> VocoModel:
     model = _from_pretrained(folder, **options)
     tokenizer = AutoTokenizer.from_pretrained(folder) if _has_tokenizer(folder) else None
+    load_adapters(model.get_decoder(), folder)
     model.to(device).eval()
     if not (folder / VOCO_CONFIG).is_file():
         images = image_settings(AutoImageProcessor.from_pretrained(folder))

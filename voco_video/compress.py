@@ -150,7 +150,7 @@ def compress_video(
             with _clock(seconds, "write"):
                 writer.append(_stored(tokens, options.storage), batch.pts_seconds)
             report(Progress(writer.num_frames, total))
-        seconds.decode = getattr(video, "decode_seconds", 0.0)
+        seconds.decode = video.decode_seconds
         with _clock(seconds, "write"):
             entry = writer.finish(_facts(model, path, video, sampling, int8_error))
     return CompressResult(entry, False, num_resumed, seconds, time.perf_counter() - started)

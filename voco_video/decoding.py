@@ -17,7 +17,8 @@ import contextlib
 import itertools
 import logging
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .demuxing import Source, StreamIndex, decode_alone
+from voco_video.demuxing import Source, StreamIndex, decode_alone
 
 logger = logging.getLogger("voco_video")
 
@@ -33,7 +34,9 @@ logger = logging.getLogger("voco_video")
 JUMP_PACKETS = 8
 # Reading past this many packets costs less than a seek, and cannot land in the wrong place.
 SEEK_PACKETS = 200
-# Codecs whose keyframes really start anew. GIF calls pictures keyframes that build on the one before.
+# More than any codec reorders by; only nonsensical times would make it more.
+_MAX_HELD_FRAMES = 32
+# Codecs known to start anew at a keyframe; any other is decoded from the first packet on.
 _EXACT_ENTRY_CODECS = frozenset({
     "h264", "hevc", "vvc", "av1", "vp8", "vp9", "mpeg1video", "mpeg2video", "mpeg4", "h263", "theora", "mjpeg",
     "prores", "dnxhd", "ffv1", "huffyuv", "rawvideo", "png",
@@ -42,11 +45,11 @@ _EXACT_ENTRY_CODECS = frozenset({
 Indices = npt.NDArray[np.int64]
 
 
-class Damaged(Exception):
+class DamagedError(Exception):
     """The quick way met something that a sound stream does not have."""
 
 
-class CannotSeek(Exception):
+class CannotSeekError(Exception):
     """The container does not go where it is asked to."""
 
 
@@ -55,20 +58,27 @@ class Run:
     """Decode from packet `entry_packet` on and take `frames` [n] (indices, ascending), none before `entry_pts`.
 
     entry_shows: the packet is a keyframe that is itself shown, so a decoder that starts well gives it first.
+    settled_pts: [n] a frame may build on pictures shown after it, whose damage only shows when they come out; once
+        the decoder has given a picture this late, everything that this frame can build on has come out.
     """
 
     entry_packet: int
     entry_pts: int
     entry_shows: bool
     frames: Indices
+    settled_pts: Indices
 
 
 def plan_runs(index: StreamIndex, frames: Indices, *, can_jump: bool) -> list[Run]:
     """Split wanted frames (distinct, ascending) into runs, jumping where a keyframe saves enough decoding."""
     if not len(frames):
         return []
+    in_file_order = np.argsort(index.packet_of)
+    settled_pts = np.empty_like(index.pts)
+    settled_pts[in_file_order] = np.maximum.accumulate(index.pts[in_file_order])
+    settled_pts = settled_pts[frames]
     if not can_jump:
-        return [_run_from(index, 0, frames)]
+        return [_run_from(index, 0, frames, settled_pts)]
     packets = index.packet_of[frames]
     entries = _entries_of(index, frames)  # [F]
     next_packets = np.concatenate(([0], np.maximum.accumulate(packets)[:-1] + 1))  # [F]
@@ -76,7 +86,7 @@ def plan_runs(index: StreamIndex, frames: Indices, *, can_jump: bool) -> list[Ru
     starts = np.flatnonzero((saved >= JUMP_PACKETS) | (np.arange(len(frames)) == 0))
     stops = [*starts[1:].tolist(), len(frames)]
     return [
-        _run_from(index, int(entries[start]), frames[start:stop])
+        _run_from(index, int(entries[start]), frames[start:stop], settled_pts[start:stop])
         for start, stop in zip(starts.tolist(), stops, strict=True)
     ]
 
@@ -115,14 +125,14 @@ def is_whole(frame: Any) -> bool:
     return bool(frame.key_frame or frame.pict_type == 1)
 
 
-def _run_from(index: StreamIndex, entry: int, frames: Indices) -> Run:
+def _run_from(index: StreamIndex, entry: int, frames: Indices, settled_pts: Indices) -> Run:
     packet = int(index.entry_packets[entry])
     if entry == 0:  # nothing lies before it, so whatever it shows is as good as it gets
-        return Run(packet, int(np.iinfo(np.int64).min), False, frames)
+        return Run(packet, int(np.iinfo(np.int64).min), False, frames, settled_pts)
     pts = int(index.entry_pts[entry])
     shown = np.searchsorted(index.pts, pts)
     shows = bool(shown < len(index.pts) and index.packet_of[shown] == packet)
-    return Run(packet, pts, shows, frames)
+    return Run(packet, pts, shows, frames, settled_pts)
 
 
 class FrameReader:
@@ -139,22 +149,27 @@ class FrameReader:
         self._stop = stop
 
     def read(self, plan: Indices, first_frame: int = 0, *, repeats: bool = False) -> Iterator[tuple[int, Any]]:
-        """Yield (frame index, `av.VideoFrame` the way up it is stored) for each of plan[first_frame:], indices that do not decrease.
+        """Yield (frame index, `av.VideoFrame` the way up it is stored) for plan[first_frame:], never decreasing.
 
         A planned frame that does not decode gives way to the last one before it that does (or the first of all);
         unless `repeats`, no frame comes twice.
         """
         self.num_undecodable = 0
-        position = first_frame  # in the plan; the next one to yield
+        # A recording cut out of a longer one begins with pictures that build on what is missing.
+        num_in_lead = int(np.searchsorted(plan, self._first_keyframe()))
+        position, previous = first_frame, None  # in the plan: the next to yield; what came for the one before
+        if num_in_lead and position <= num_in_lead:
+            previous = yield from self._read_past_damage(plan[:num_in_lead], position, repeats=repeats)
+            position = num_in_lead
         try:
-            for frame_index, frame in self._read_quickly(np.unique(plan[first_frame:])):
+            for frame_index, frame in self._read_quickly(np.unique(plan[position:])):
                 while position < len(plan) and plan[position] == frame_index:
-                    yield frame_index, frame
+                    if repeats or frame_index != previous:
+                        yield frame_index, frame
                     position += 1
-            return
-        except Damaged as damage:
+        except DamagedError as damage:
             logger.info("%s: %s; reading it from the start instead", self._path, damage)
-        yield from self._read_past_damage(plan, position, repeats=repeats)
+            yield from self._read_past_damage(plan, position, repeats=repeats)
         if self.num_undecodable:
             logger.warning(
                 "%s: %d of %d frames could not be decoded; the last frame before each stands in for it",
@@ -163,10 +178,14 @@ class FrameReader:
                 len(plan) - first_frame,
             )
 
+    def _first_keyframe(self) -> int:
+        """Index of the first keyframe; 0 where the file marks none."""
+        return 0 if self._index.is_counted else int(np.argmax(self._index.is_keyframe))
+
     def _read_quickly(self, frames: Indices) -> Iterator[tuple[int, Any]]:
-        """Yield each of `frames` (distinct, ascending) or raise Damaged at the first that does not come intact."""
+        """Yield each of `frames` (distinct, ascending) or raise DamagedError at the first that does not come intact."""
         if self._index.is_counted:
-            raise Damaged("its frames carry no usable times")
+            raise DamagedError("its frames carry no usable times")
         num_read, can_seek, can_jump = 0, True, True
         while num_read < len(frames):
             try:
@@ -180,33 +199,41 @@ class FrameReader:
                             num_read += 1
                         if self._stop.is_set():
                             return
-            except CannotSeek:
+            except CannotSeekError:
                 can_seek = False
-            except Damaged:
+            except DamagedError:
                 # A keyframe may be one in name only (gradual refresh, wrong flags): once more without relying on any.
                 if not can_jump:
                     raise
                 can_jump = False
 
     def _read_run(self, source: Source, cursor: _Cursor, run: Run) -> Iterator[tuple[int, Any]]:
-        targets = run.frames.tolist()
-        target_pts = self._index.pts[run.frames].tolist()
+        targets, target_pts = run.frames.tolist(), self._index.pts[run.frames].tolist()
+        settled_pts, first_key_pts = run.settled_pts.tolist(), self._index.pts[self._first_keyframe()]
         position, entry_is_due = 0, run.entry_shows
+        held: deque[tuple[int, Any, int]] = deque()
         for frame in self._decode_run(source, cursor, run):
             if frame.pts is None or frame.pts < run.entry_pts:
                 continue  # shown before the keyframe that the run starts at: not decodable from there, nor wanted
-            if frame.is_corrupt:
-                raise Damaged(f"the frame at {frame.time} s is corrupt")
+            if frame.is_corrupt and frame.pts >= first_key_pts:
+                raise DamagedError(f"the frame at {frame.time} s is corrupt")
             if entry_is_due and (frame.pts > run.entry_pts or not is_whole(frame)):
-                raise Damaged(f"decoding does not start exactly at the frame at {frame.time} s")
+                raise DamagedError(f"decoding does not start exactly at the frame at {frame.time} s")
             entry_is_due = False
             if position < len(targets) and frame.pts == target_pts[position]:
-                yield targets[position], frame
+                held.append((targets[position], frame, settled_pts[position]))
                 position += 1
             elif position < len(targets) and frame.pts > target_pts[position]:
                 break
-        if position < len(targets) and not self._stop.is_set():
-            raise Damaged(f"the frame at {self._index.to_seconds(target_pts[position]):.3f} s does not come out")
+            while held and (frame.pts >= held[0][2] or len(held) > _MAX_HELD_FRAMES):
+                yield held.popleft()[:2]
+        if self._stop.is_set():
+            return
+        if position < len(targets):
+            time = self._index.to_seconds(target_pts[position])
+            raise DamagedError(f"the frame at {time:.3f} s does not come out")
+        for frame_index, frame, _ in held:
+            yield frame_index, frame
 
     def _decode_run(self, source: Source, cursor: _Cursor, run: Run) -> Iterator[Any]:
         """Every frame the decoder gives for a run, skipping what is neither wanted nor referred to."""
@@ -231,10 +258,15 @@ class FrameReader:
                 yield from decoder.decode(packet)
             yield from decoder.decode(None)
         except av.error.FFmpegError as error:
-            raise Damaged(f"decoding fails ({error.strerror})") from error
+            raise DamagedError(f"decoding fails ({error.strerror})") from error
 
-    def _read_past_damage(self, plan: Indices, position: int, *, repeats: bool) -> Iterator[tuple[int, Any]]:
-        """The rest of the plan from the first packet on: for each frame the last decoded one not after it."""
+    def _read_past_damage(
+        self, plan: Indices, position: int, *, repeats: bool
+    ) -> Generator[tuple[int, Any], None, int | None]:
+        """plan[position:] from the first packet on: for each frame the last decoded one not after it.
+
+        Returns the index of what stands for the plan's last frame.
+        """
         # What the frame before gave decides whether this one would repeat it, also when a caller resumes here.
         before = max(position - 1, 0)
         previous: int | None = None
@@ -243,9 +275,10 @@ class FrameReader:
             previous = frame_index
             if number < position:
                 continue
-            self.num_undecodable += frame_index != plan[number]
+            self.num_undecodable += int(frame_index != plan[number])
             if is_new:
                 yield frame_index, frame
+        return previous
 
     def _stand_ins(self, wanted: Indices) -> Iterator[tuple[int, Any]]:
         """For each of `wanted` (not decreasing) the last decoded frame not after it, or the first of all."""
@@ -316,9 +349,9 @@ class _Cursor:
         while self._next_packet <= last_packet:
             packet, number = next(self._packets, None), self._next_packet
             if packet is None:
-                raise Damaged(f"it ends before packet {last_packet}")
+                raise DamagedError(f"it ends before packet {last_packet}")
             if packet.is_keyframe and self._packet_of_entry_pts.get(packet.pts, number) != number:
-                raise Damaged("its packets come in another order than before")
+                raise DamagedError("its packets come in another order than before")
             self._next_packet = number + 1
             yield number, packet
 
@@ -332,7 +365,7 @@ class _Cursor:
             pass
 
     def _seek(self, entry_packet: int) -> None:
-        """Seek to a place at or before `entry_packet`; raise CannotSeek if the container does not."""
+        """Seek to a place at or before `entry_packet`; raise CannotSeekError if the container does not."""
         import av
 
         entry = int(np.searchsorted(self._index.entry_packets, entry_packet))
@@ -343,7 +376,7 @@ class _Cursor:
                 self._source.container.seek(target_pts, stream=self._source.stream)
                 if self._find_place(entry_packet):
                     return
-        raise CannotSeek
+        raise CannotSeekError
 
     def _find_place(self, latest_packet: int) -> bool:
         """After a seek: recognise the first keyframe by its time. False if that is past `latest_packet`."""

@@ -18,12 +18,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import VideoError
-from .frames import Orientation
+from voco_video.errors import VideoError
+from voco_video.frames import Orientation
 
 Ticks = npt.NDArray[np.int64]
 
-MAX_THREADS = 16
 # FFmpeg "plays" text files as terminal art, and playlists would send it to other files or hosts.
 _NOT_VIDEO_FORMATS = frozenset({"tty", "bin", "xbin", "adf", "idf", "hls", "concat", "dash", "sdp", "rtsp"})
 _MAX_PACKETS_TO_FIRST_PICTURE = 500
@@ -87,8 +86,8 @@ class StreamFacts:
 class Source:
     """One opened container with its video stream: the one FFmpeg calls best (default flag, then size and rate).
 
-    num_threads: decoder threads; None for as many as there are processors, at most 16. More than one also decodes
-    several frames at a time. Raises VideoError when the file cannot be opened or has no video in it.
+    num_threads: decoder threads; None for as many as suit the machine, which also decode several frames at a time.
+    Raises VideoError when the file cannot be opened or has no video in it.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, num_threads: int | None = None) -> None:
@@ -96,15 +95,12 @@ class Source:
         self.container = _open_container(self.path)
         try:
             self.stream = _best_video_stream(self.path, self.container)
+            self.decoder = self.stream.codec_context
+            _open_decoder(self.path, self.decoder, num_threads)
+            self._hevc = _HevcLayers(self.decoder) if self.decoder.codec.canonical_name == "hevc" else None
         except BaseException:
             self.container.close()
             raise
-        self.decoder = self.stream.codec_context
-        self.decoder.thread_count = num_threads or min(os.cpu_count() or 1, MAX_THREADS)
-        self.decoder.thread_type = "SLICE" if num_threads == 1 else "AUTO"
-        # Some decoders (dav1d) take what is to be skipped when they open, for good: open before it is ever set.
-        self.decoder.open(strict=False)
-        self._hevc = _HevcLayers(self.decoder) if self.decoder.codec.canonical_name == "hevc" else None
 
     def __enter__(self) -> Source:
         return self
@@ -165,10 +161,22 @@ def _best_video_stream(path: Path, container: Any) -> Any:
     return stream
 
 
+def _open_decoder(path: Path, decoder: Any, num_threads: int | None) -> None:
+    import av
+
+    decoder.thread_count = num_threads or 0  # 0: FFmpeg's own choice, one more than there are processors
+    decoder.thread_type = "SLICE" if num_threads == 1 else "AUTO"
+    # Some decoders (dav1d) take what is to be skipped when they open, for good: open before it is ever set.
+    try:
+        decoder.open(strict=False)
+    except av.error.FFmpegError as error:
+        raise VideoError(f"{path}: its {decoder.codec.long_name} decoder does not open ({error.strerror})") from error
+
+
 def scan(source: Source) -> tuple[StreamIndex, StreamFacts]:
     """List every packet of a freshly opened source. Raises VideoError when there is no packet at all.
 
-    Takes the time of reading the file once; keeps 40 bytes per frame.
+    Takes the time of reading the file once; keeps about 40 bytes per frame.
     """
     rows, first_picture = _PacketRows(), None
     for packet in source.packets():
@@ -195,6 +203,8 @@ def decode_alone(decoder: Any, packet: Any) -> Any | None:
 
 
 def _facts(source: Source, picture: Any | None) -> StreamFacts:
+    from av.stream import Disposition
+
     stream, decoder = source.stream, source.decoder
     height, width = (picture.height, picture.width) if picture else (decoder.height, decoder.width)
     if not (height and width):
@@ -212,7 +222,7 @@ def _facts(source: Source, picture: Any | None) -> StreamFacts:
         sample_aspect_ratio=stream.sample_aspect_ratio or Fraction(1),
         orientation=Orientation.from_matrix(matrix),
         num_video_streams=sum(
-            1 for other in source.container.streams.video if not other.disposition.name == "attached_pic"
+            not other.disposition & Disposition.attached_pic for other in source.container.streams.video
         ),
     )
 

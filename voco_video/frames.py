@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from .errors import UsageError
+from voco_video.errors import UsageError
 
 FitMode = Literal["crop", "pad", "stretch"]
 
@@ -245,9 +245,10 @@ class FrameScaler:
         if self._orientation.transpose:
             rows, columns = columns, rows
         # Scaling comes before turning: the small picture is the cheap one to turn, and as a view it costs nothing.
-        # One scaler thread: the decoder's threads already fill the machine.
+        # Two scaler threads give the same pixels for the same work, and where every frame is wanted this thread
+        # is the one that the decoder's threads wait for.
         scaled = self._reformatter.reformat(
-            frame, width=columns, height=rows, format="rgb24", interpolation=self._bicubic, threads=1
+            frame, width=columns, height=rows, format="rgb24", interpolation=self._bicubic, threads=2
         )
         upright = self._orientation.upright(_rgb_view(scaled))
         kept = upright[

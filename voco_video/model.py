@@ -19,6 +19,7 @@ from blake3 import blake3
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from voco_video.adapters import adapters_off, base_parameters
 from voco_video.backbone import Backbone
 from voco_video.errors import ModelError, UsageError
 from voco_video.positions import CompactLayout, rotate_keys
@@ -187,8 +188,11 @@ class VocoModel(nn.Module):
         """
         if form not in get_args(Form):
             raise UsageError(f"form {form!r} is not one of {', '.join(get_args(Form))}")
+        with adapters_off(self.backbone.decoder):  # those are for answering alone
+            return self._compress(vision_tokens, self._checked(num_voco_tokens), form)
+
+    def _compress(self, vision_tokens: Tensor, num_voco_tokens: int, form: Form) -> VocoTokens:
         sequence = self.frame_sequence(vision_tokens, num_voco_tokens)  # [F, P + K, D]
-        num_voco_tokens = self._checked(num_voco_tokens)
         if form == "embeds":
             hidden = self.backbone.decoder(inputs_embeds=sequence, use_cache=False).last_hidden_state
             return VocoTokens("embeds", embeds=hidden[:, -num_voco_tokens:].clone())  # [F, K, D]
@@ -296,7 +300,7 @@ class VocoModel(nn.Module):
         digest = blake3(repr(self.backbone.template).encode())
         head = {id(p) for p in self.backbone.model.get_output_embeddings().parameters()}
         head -= {id(p) for p in self.backbone.model.get_input_embeddings().parameters()}  # tied weights compress too
-        for name, parameter in sorted(self.named_parameters()):
+        for name, parameter in sorted(base_parameters(self)):
             if id(parameter) not in head:
                 data = parameter.detach().cpu().contiguous()
                 digest.update(f"{name} {data.dtype} {tuple(data.shape)}".encode())

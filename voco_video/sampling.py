@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import UsageError
+from voco_video.errors import UsageError
 
 # Presentation times are whole ticks (1/90000 s or coarser in practice) rounded to float64 seconds. Without slack,
 # t = 1/3 would miss the frame stored at 10/30 s by one unit in the last place.
@@ -62,7 +62,7 @@ class Sampling:
         if self.fps is not None:
             object.__setattr__(self, "fps", _seconds("fps", self.fps))
             if not 0 < self.fps <= 1e6:
-                raise UsageError(f"fps must be above 0 (and at most 1e6), not {self.fps:g}; 0.1 takes one frame every 10 seconds")
+                raise UsageError(f"fps must be above 0 (at most 1e6), not {self.fps:g}; 0.1 is one frame per 10 s")
         if self.num_frames is not None:
             if isinstance(self.num_frames, bool) or not isinstance(self.num_frames, (int, np.integer)):
                 raise UsageError(f"num_frames must be a whole number, not {self.num_frames!r}")
@@ -89,12 +89,9 @@ class Sampling:
                 raise UsageError(f"{name} must not be negative, got {value}")
             if self.timestamps is not None:
                 raise UsageError(f"timestamps name their own times; leave out {name}={value}")
-        if self.start_seconds is not None and self.end_seconds is not None:
-            if self.start_seconds >= self.end_seconds:
-                raise UsageError(
-                    f"the window is empty: start_seconds={self.start_seconds} is not before "
-                    f"end_seconds={self.end_seconds}"
-                )
+        start, end = self.start_seconds, self.end_seconds
+        if start is not None and end is not None and start >= end:
+            raise UsageError(f"the window is empty: start_seconds={start} is not before end_seconds={end}")
 
     def describe(self) -> dict[str, Any]:
         """The settings that decide which frames come, as plain JSON values; equal samplings give equal dicts.

@@ -11,6 +11,7 @@ import contextlib
 import os
 import queue
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,11 +22,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .backends import check_backend, open_reader
-from .demuxing import Source, StreamFacts, StreamIndex, scan
-from .errors import UsageError, VideoError
-from .frames import Fit, FrameBatch, FrameScaler, display_size, plan_layout
-from .sampling import Sampling, pick_frames
+from voco_video.backends import check_backend, open_reader
+from voco_video.demuxing import Source, StreamFacts, StreamIndex, scan
+from voco_video.errors import UsageError, VideoError
+from voco_video.frames import Fit, FrameBatch, FrameScaler, display_size, plan_layout
+from voco_video.sampling import Sampling, pick_frames
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class VideoInfo:
 class Video:
     """An opened video: what it is, which frames a sampling takes, and those frames. Made by `open_video`.
 
-    Holds the times of all frames (40 bytes each), no pixels and, between calls, no open file.
+    Holds the times of all frames (about 40 bytes each), no pixels and, between calls, no open file.
     """
 
     def __init__(self, path: Path, index: StreamIndex, facts: StreamFacts, backend: str) -> None:
@@ -70,7 +71,9 @@ class Video:
         self._index = index
         self._facts = facts
         self._backend = backend
+        self._pts_seconds = index.pts_seconds
         self._num_undecodable = 0
+        self._decode_seconds = 0.0
         self._running: weakref.WeakSet[Any] = weakref.WeakSet()
         self._display_size = display_size(
             facts.stored_height, facts.stored_width, facts.sample_aspect_ratio, facts.orientation
@@ -114,7 +117,7 @@ class Video:
     @property
     def pts_seconds(self) -> npt.NDArray[np.float64]:
         """[M] presentation times of all frames, sorted."""
-        return self._index.pts_seconds
+        return self._pts_seconds
 
     @property
     def num_undecodable(self) -> int:
@@ -124,6 +127,11 @@ class Video:
         that one had been yielded already.
         """
         return self._num_undecodable
+
+    @property
+    def decode_seconds(self) -> float:
+        """Seconds that the latest `batches` has spent on decoding and scaling so far, in whichever thread."""
+        return self._decode_seconds
 
     @property
     def _end_seconds(self) -> float:
@@ -163,11 +171,23 @@ class Video:
         _check_at_least("first_frame", first_frame, 0)
         if first_frame > len(plan):
             raise UsageError(f"first_frame={first_frame} is past the {len(plan)} frames of the plan ({sampling})")
-        batches = self._decode(plan, sampling, fit, batch_size, first_frame, stop := threading.Event())
+        stop = threading.Event()
+        batches = self._clocked(self._decode(plan, sampling, fit, batch_size, first_frame, stop))
         if prefetch_batches:
             batches = _prefetched(batches, num_waiting=prefetch_batches, stop=stop)
         self._running.add(batches)
         return batches
+
+    def _clocked(self, batches: Iterator[FrameBatch]) -> Iterator[FrameBatch]:
+        self._decode_seconds = 0.0
+        with contextlib.closing(batches):  # type: ignore[type-var]  # it is a generator
+            while True:
+                started = time.perf_counter()
+                batch = next(batches, None)
+                self._decode_seconds += time.perf_counter() - started
+                if batch is None:
+                    return
+                yield batch
 
     def _decode(
         self,
@@ -181,7 +201,8 @@ class Video:
         reader = open_reader(self._backend, self._path, self._index, self._facts, stop)
         scaler = FrameScaler(fit, plan_layout(*self._display_size, fit), self._facts.orientation)
         times, num_left = self.pts_seconds, len(plan) - first_frame
-        pixels, pts_seconds = None, []
+        pixels: npt.NDArray[np.uint8] | None = None
+        pts_seconds: list[float] = []
         for frame_index, frame in reader.read(plan, first_frame, repeats=sampling.timestamps is not None):
             if pixels is None:
                 pixels = scaler.new_batch(min(batch_size, num_left))
@@ -194,7 +215,7 @@ class Video:
         self._num_undecodable = reader.num_undecodable
         if pixels is not None:
             yield FrameBatch(pixels[: len(pts_seconds)], np.array(pts_seconds))
-        if reader.num_undecodable and num_left == len(plan):
+        if num_left == len(plan) and not stop.is_set():
             raise VideoError(f"{self._path}: not one of {num_left} frames could be decoded")
 
 
@@ -244,9 +265,7 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
         return video.info
 
 
-def _prefetched(
-    batches: Iterator[FrameBatch], *, num_waiting: int, stop: threading.Event
-) -> Iterator[FrameBatch]:
+def _prefetched(batches: Iterator[FrameBatch], *, num_waiting: int, stop: threading.Event) -> Iterator[FrameBatch]:
     """Run `batches` in a thread that stays up to `num_waiting` items ahead. `stop` makes it end in mid-item."""
     waiting: queue.Queue[FrameBatch | BaseException | None] = queue.Queue(num_waiting)
 
