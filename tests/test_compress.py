@@ -155,6 +155,28 @@ def test_an_interrupted_run_resumes_to_the_same_tokens(voco, clip, cache, tmp_pa
     assert_same_tokens(resumed.entry, undisturbed.entry)
 
 
+def test_a_damaged_file_resumes_without_repeating_or_losing_frames(voco, cache, tmp_path, caplog):
+    """Zeros in the middle: fewer frames come than planned, so an interrupted run must go on by time, not by count."""
+    scene = dataclasses.replace(draw_scene(3), fps=24)
+    broken = write_clip(scene, tmp_path / "broken.mp4", size=128)
+    data = bytearray(broken.read_bytes())
+    data[len(data) // 4 : len(data) // 4 + len(data) // 5] = bytes(len(data) // 5)
+    broken.write_bytes(data)
+    sampling, options = Sampling(fps=12), CompressOptions(batch_size=4)
+    undisturbed = compress_video(voco, broken, cache=FrameCache(tmp_path / "o"), sampling=sampling, options=options)
+    assert undisturbed.entry.facts["num_undecodable_frames"] > 4
+    for stop_at in range(8, undisturbed.entry.num_frames, 8):
+
+        def stop(progress, stop_at=stop_at):
+            if progress.num_frames >= stop_at:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            compress_video(voco, broken, cache=cache, sampling=sampling, options=options, on_progress=stop)
+    resumed = compress_video(voco, broken, cache=cache, sampling=sampling, options=options)
+    assert np.array_equal(resumed.entry.pts_seconds, undisturbed.entry.pts_seconds)
+
+
 def test_everything_done_but_the_manifest_still_resumes(voco, clip, cache):
     """The run was stopped after the last frame: nothing is left to decode, and the entry must still be whole."""
 

@@ -15,6 +15,7 @@ import torch
 from voco_video.backends import BACKENDS
 from voco_video.cache import CacheEntry, CacheKey, FrameCache, digest_file
 from voco_video.errors import ModelError, UsageError, VideoError
+from voco_video.frames import FrameBatch
 from voco_video.model import Form, VocoModel, VocoTokens
 from voco_video.quantize import dequantize, quantize
 from voco_video.sampling import Sampling
@@ -137,12 +138,18 @@ def compress_video(
     ):
         if writer.entry is not None:  # another process finished it while this one waited
             return CompressResult(writer.entry, from_cache=True, total_seconds=time.perf_counter() - started)
-        num_resumed, total = writer.num_frames, len(video.plan(sampling))
+        plan = video.plan(sampling)
+        num_resumed, total = writer.num_frames, len(plan)
         report(Progress(num_resumed, total))
         int8_error: float | None = None
         batches = video.batches(
-            sampling, fit=model.backbone.images.fit, batch_size=options.batch_size, first_frame=num_resumed
+            sampling,
+            fit=model.backbone.images.fit,
+            batch_size=options.batch_size,
+            first_frame=_next_planned(plan, num_resumed, writer.last_pts_seconds),
         )
+        if sampling.timestamps is None:  # those may name a frame twice
+            batches = _later(batches, writer.last_pts_seconds)
         for batch in _timed(batches, seconds):
             tokens = _compress_batch(model, batch.pixels, options, seconds)
             if options.storage == "int8" and int8_error is None:
@@ -192,6 +199,21 @@ def read_tokens(entry: CacheEntry, start: int = 0, stop: int | None = None) -> V
     tensors = entry.read(start, stop)
     settings = entry.key.settings
     return _restored(tensors, form=settings["form"], dtype=getattr(torch, settings["dtype"]))
+
+
+def _next_planned(plan: np.ndarray, num_frames: int, last_pts_seconds: float | None) -> int:
+    """Where in the plan an interrupted run goes on: after its frames, by time where a damaged file gave fewer."""
+    if last_pts_seconds is None or plan[num_frames - 1] == last_pts_seconds:
+        return num_frames
+    return int(np.searchsorted(plan, last_pts_seconds, side="right"))
+
+
+def _later(batches: Iterator[FrameBatch], last_pts_seconds: float | None) -> Iterator[FrameBatch]:
+    """Pass over frames that stand in, in a damaged file, for one that an interrupted run had already."""
+    for batch in batches:
+        first = 0 if last_pts_seconds is None else int(np.searchsorted(batch.pts_seconds, last_pts_seconds, "right"))
+        if first < len(batch):
+            yield batch[first:] if first else batch
 
 
 def _compress_batch(
@@ -254,7 +276,7 @@ def _existing_file(path: str | Path) -> Path:
     return path
 
 
-def _timed(batches: Iterator[Any], seconds: StageSeconds) -> Iterator[Any]:
+def _timed(batches: Iterator[FrameBatch], seconds: StageSeconds) -> Iterator[FrameBatch]:
     while True:
         with _clock(seconds, "wait"):
             batch = next(batches, None)

@@ -162,6 +162,10 @@ class Video:
         first_frame:       leave out this many frames of the plan, to go on where an earlier reading stopped
         prefetch_batches:  how many finished batches may wait while a thread decodes ahead; 0 decodes in the caller's
 
+        A damaged file may yield fewer frames than planned. There, go on by the time of the last frame had:
+        first_frame = np.searchsorted(video.plan(sampling), last_pts_seconds, side="right"), passing over what comes
+        that is not later than last_pts_seconds.
+
         At most prefetch_batches + 2 batches are in memory. Stop early by leaving the loop. Raises UsageError for
         values that cannot be right, VideoError when not one frame decodes.
         """

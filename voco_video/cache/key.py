@@ -17,6 +17,7 @@ from voco_video.errors import CacheError
 
 FORMAT_VERSION = 1  # of keys, segments and manifests alike; part of every digest
 _HEX_DIGEST = re.compile("[0-9a-f]{64}")
+_READ_BYTES = 4 << 20
 _MULTITHREAD_FROM_BYTES = 1 << 20  # below this, starting threads costs more than they save
 
 
@@ -90,7 +91,7 @@ class CacheKey:
 
 
 def digest_file(path: Path | str) -> str:
-    """BLAKE3 of a file's bytes, as 64 hex digits; memory-mapped, on all cores when the file is large.
+    """BLAKE3 of a file's bytes, as 64 hex digits; on all cores when the file is large, in constant memory.
 
     Raises:
         CacheError: the file cannot be read.
@@ -103,7 +104,13 @@ def digest_file(path: Path | str) -> str:
     """
     try:
         is_large = os.stat(path).st_size >= _MULTITHREAD_FROM_BYTES
-        return blake3(max_threads=blake3.AUTO if is_large else 1).update_mmap(path).hexdigest()
+        digest = blake3(max_threads=blake3.AUTO if is_large else 1)
+        # Not mapped: pages of a mapped file count as this process's memory for as long as they are mapped.
+        with open(path, "rb", buffering=0) as file:
+            buffer = memoryview(bytearray(_READ_BYTES))
+            while size := file.readinto(buffer):
+                digest.update(buffer[:size])
+        return digest.hexdigest()
     except OSError as error:
         raise CacheError(f"cannot read {str(path)!r} to compute its digest: {error.strerror}") from error
 

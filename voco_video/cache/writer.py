@@ -166,6 +166,12 @@ class EntryWriter:
             return self.entry.num_frames
         return self._buffer[-1].stop_frame if self._buffer else self._journal.num_frames
 
+    @property
+    def last_pts_seconds(self) -> float | None:
+        """Time of the last frame that was appended or is safe from an interrupted run; None before the first."""
+        batches = self._buffer or self._journal.segments
+        return float(batches[-1].pts_seconds[-1]) if batches else None
+
     def append(self, tensors: Mapping[str, torch.Tensor], pts_seconds: np.ndarray) -> None:
         """Add F whole frames; they reach the disk when `segment_frames` have gathered, always as one piece.
 
