@@ -201,7 +201,7 @@ def test_inspect_draws_a_contact_sheet(run, clip, tmp_path):
     code, out, err = run("inspect", clip, "--num-frames", "5")
     assert code == 0, err
     assert "h264" in out
-    assert "5 frames" in out
+    assert "contact sheet of 5 frames" in out
     assert "float32" in out, "the entry's facts are there"
     assert Image.open(tmp_path / "clip-sheet.png").width > 400
     code, out, _ = run("inspect", clip, "--json", "-o", "sheet.png")
@@ -254,7 +254,9 @@ def test_every_command_has_help_with_examples():
         ["ask"],
         ["inspect"],
         ["demo"],
+        ["train"],
         *(["cache", c] for c in ("ls", "info", "verify", "rm", "prune")),
+        *(["data", c] for c in ("synth", "check")),
     ]
     for command in commands:
         shown = runner.invoke(cli.app, [*command, "--help"])

@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from voco_video.cli import ask, cache, compress, data, demo, inspect
+from voco_video.cli import ask, cache, compress, data, demo, inspect, train
 from voco_video.errors import UsageError, VocoVideoError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.command("compress")(compress.compress)
 app.command("ask")(ask.ask)
 app.command("inspect")(inspect.inspect)
+app.command("train")(train.train)
 app.command("demo")(demo.demo)
 app.add_typer(cache.app, name="cache")
 app.add_typer(data.app, name="data")

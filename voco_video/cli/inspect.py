@@ -69,7 +69,7 @@ def inspect(
     print_facts(asdict(info))
     print_entries(entries)
     drawn = "" if len(frames) == num_sampled else f", {len(frames)} of them drawn"
-    print(f"{num_sampled} frames at {sampling}{drawn}: {target}")
+    print(f"contact sheet of {sampling}{drawn}: {target}")
 
 
 def sampled_frames(path: Path, sampling: Any, *, max_frames: int, decoder: str) -> tuple[Any, int]:

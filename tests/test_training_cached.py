@@ -1,0 +1,140 @@
+"""Training on cached frames: only the cache is read, and existing caches stay valid."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from voco_video import compress as compress_module
+from voco_video.adapters import adapted_layers, adapters_off
+from voco_video.cache import FrameCache
+from voco_video.checkpoint import load_voco_model
+from voco_video.compress import compress_video, read_tokens
+from voco_video.data.layouts import write_dataset
+from voco_video.data.moving_shapes import draw_scene, write_clip
+from voco_video.errors import DataError, UsageError
+from voco_video.model import VocoModel
+from voco_video.sampling import Sampling
+from voco_video.training import TrainConfig, train
+from voco_video.training.conversations import Conversations, read_rows
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Three clips and a file of conversations about them, one row in the short layout."""
+    folder = tmp_path_factory.mktemp("clips")
+    rows = []
+    for index in range(3):
+        write_clip(draw_scene(0, index=index), folder / f"{index}.mp4", size=64)
+        turns = [
+            {"from": "human", "value": "<video>\nhow many shapes are there?"},
+            {"from": "gpt", "value": "two"},
+            {"from": "human", "value": "what moves?"},
+            {"from": "gpt", "value": "star"},
+        ]
+        rows.append({"id": str(index), "video": f"{index}.mp4", "conversations": turns})
+    rows.append({"video": "0.mp4", "question": "where is the star?", "answer": "top left"})
+    (folder / "questions.json").write_text(json.dumps(rows))
+    return folder
+
+
+def cached_run(tmp_path, clips, **changes) -> TrainConfig:
+    options = {
+        "output_dir": str(tmp_path / "run"),
+        "stage": "video",
+        "mode": "cached",
+        "dataset": str(clips / "questions.json"),
+        "cache_dir": str(tmp_path / "cache"),
+        "num_frames": 3,
+        "train_projector": False,
+        "train_voco_embeds": False,
+        "lora_rank": 4,
+        "learning_rate": 1e-2,
+        "num_voco_token_choices": (1, 2),
+        "max_steps": 6,
+        "global_batch_size": 4,
+        "per_device_batch_size": 4,
+        "log_steps": 1,
+        "report_to": (),
+    }
+    return TrainConfig(**options | changes)
+
+
+@pytest.mark.parametrize("form", ["kv", "embeds"])
+def test_cached_mode_reads_the_frame_cache_alone_and_leaves_it_valid(tmp_path, clips, monkeypatch, form):
+    config = cached_run(tmp_path, clips, form=form)
+    base = load_voco_model("voco-tiny")
+    cache, sampling = FrameCache(config.cache_dir), Sampling(num_frames=3)
+    options = compress_module.CompressOptions(form=form)
+    for index in range(3):
+        compress_video(base, clips / f"{index}.mp4", cache=cache, sampling=sampling, options=options)
+
+    def forbidden(*_, **__):
+        raise AssertionError("cached mode opened a video or ran the vision tower")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compress_module, "open_video", forbidden)
+        patch.setattr(VocoModel, "vision_tokens", forbidden)
+        result = train(config)
+
+    trained = load_voco_model(result.last)
+    assert trained.fingerprint() == base.fingerprint()
+    with monkeypatch.context() as patch:
+        patch.setattr(compress_module, "open_video", forbidden)
+        found = compress_video(trained, clips / "0.mp4", cache=cache, sampling=sampling, options=options)
+    assert found.from_cache
+
+    tokens = read_tokens(found.entry)
+    text = torch.tensor([[5, 11, 42, 7, 60]])
+    with torch.inference_mode():
+        answered, plain = (model(text, prefix=model.prefix(tokens))[0] for model in (trained, base))
+        assert (answered - plain).abs().max() > 1e-3, "the adapters answer"
+        with adapters_off(trained.backbone.decoder):
+            assert torch.equal(trained(text, prefix=trained.prefix(tokens))[0], plain)
+        pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+        compressed = [m.compress(m.vision_tokens(pixels), form=form).tensors() for m in (trained, base)]
+    assert all(torch.equal(compressed[0][name], compressed[1][name]) for name in compressed[0]), "they do not compress"
+    assert adapted_layers(trained), "compressing put them back"
+
+
+def test_joint_mode_trains_on_the_same_files(tmp_path, clips):
+    config = cached_run(
+        tmp_path, clips, mode="joint", lora_rank=0, train_projector=True, train_voco_embeds=True, max_steps=2
+    )
+    assert np.isfinite(train(config).loss)
+
+
+def test_cached_mode_needs_adapters_and_files(tmp_path, clips):
+    with pytest.raises(UsageError, match="set lora_rank"):
+        cached_run(tmp_path, clips, lora_rank=0)
+    with pytest.raises(UsageError, match="set full_visibility_fraction"):
+        cached_run(tmp_path, clips, full_visibility_fraction=0.5)
+    with pytest.raises(UsageError, match="needs videos on disk"):
+        train(cached_run(tmp_path, clips, dataset="moving-shapes"))
+
+
+def test_conversations_and_question_sets_become_rows(tmp_path, clips):
+    rows = read_rows(cached_run(tmp_path, clips))
+    assert len(rows) == 4
+    assert [turn.question for turn in rows[0].turns] == ["how many shapes are there?", "what moves?"]
+    assert rows[3].turns[0].answer == "top left"
+    assert {media.path for row in rows for media in row.media} == {clips / f"{i}.mp4" for i in range(3)}
+    msvd = write_dataset(tmp_path / "msvd", layout="msvd", num_videos=4, seed=0)
+    rows = read_rows(cached_run(tmp_path, clips, dataset="msvd", media_dir=str(msvd), num_turns=3))
+    assert max(len(row.turns) for row in rows) == 3, "a video's questions come a few to a conversation"
+
+
+def test_missing_files_are_counted_and_skipped_up_to_a_limit(tmp_path, clips):
+    rows = json.loads((clips / "questions.json").read_text())
+    rows[1]["video"] = "gone.mp4"
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    config = cached_run(tmp_path, clips, dataset=str(tmp_path / "rows.json"), media_dir=str(clips))
+    dataset = Conversations(read_rows(config), config, load_voco_model("voco-tiny").backbone)
+    assert dataset.sample(1).turns == dataset.sample(2).turns, "the next good row takes its place"
+    assert list(dataset.bad) == [1]
+    strict = Conversations(dataset.rows, cached_run(tmp_path, clips, max_bad_samples=0), load_voco_model().backbone)
+    with pytest.raises(DataError, match=r"gone.mp4.*data check"):
+        strict.sample(1)

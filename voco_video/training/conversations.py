@@ -1,0 +1,153 @@
+"""Training samples from files: conversations and question sets, with frames decoded or read from the frame cache."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from voco_video.backbone import Backbone
+from voco_video.cache import CacheEntry, FrameCache
+from voco_video.compress import CompressOptions, compress_video, read_tokens
+from voco_video.data.datasets import load_dataset
+from voco_video.data.samples import Media
+from voco_video.errors import DataError, VideoError, VocoVideoError
+from voco_video.model import VocoModel, VocoTokens
+from voco_video.sampling import Sampling
+from voco_video.training.batches import TrainingSample, Turn
+from voco_video.training.config import TrainConfig
+from voco_video.video import read_frames
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One conversation and the files it is about; none for text alone."""
+
+    turns: tuple[Turn, ...]
+    media: tuple[Media, ...]
+
+
+def read_rows(config: TrainConfig) -> tuple[Row, ...]:
+    """The rows of a configuration's dataset; a video's questions come ``num_turns`` to a conversation.
+
+    Raises:
+        UsageError: no dataset of that name.
+        DataError: its annotations cannot be read, or are in another layout.
+    """
+    dataset = load_dataset(
+        config.dataset, config.media_dir or None, split="train", annotations=config.annotations or None
+    )
+    rows = []
+    for sample in dataset.samples:
+        turns = [Turn(turn.question, turn.answer, turn.question_type) for turn in sample.turns]
+        is_list_of_questions = bool(sample.turns[0].question_id)
+        size = config.num_turns if is_list_of_questions else len(turns)
+        rows += [Row(tuple(turns[i : i + size]), sample.media) for i in range(0, len(turns), size)]
+    return tuple(rows)
+
+
+class _SkipsBadRows:
+    """Rows by index; one whose file is missing or broken gives its place to the next good one, counted and reported."""
+
+    def __init__(self, rows: Sequence[Row], max_bad_samples: int) -> None:
+        self.rows = rows
+        self.num_samples = len(rows)
+        self.max_bad_samples = max_bad_samples
+        self.bad: dict[int, str] = {}
+
+    def sample(self, index: int) -> TrainingSample:
+        """Row ``index``, or the next whose file can be read.
+
+        Raises:
+            DataError: more rows than ``max_bad_samples`` are bad.
+        """
+        for tried in range(index, index + self.num_samples):
+            number = tried % self.num_samples
+            if number in self.bad:
+                continue
+            try:
+                return self._read(self.rows[number])
+            except (VocoVideoError, OSError) as error:
+                self.note_bad(number, error)
+        raise DataError("no row has a file that can be read; `voco-video data check` lists what is missing")
+
+    def note_bad(self, number: int, error: Exception) -> None:
+        """Count a bad row and report it."""
+        self.bad[number] = str(error)
+        logger.warning("row %d is skipped (%d so far): %s", number, len(self.bad), error)
+        if len(self.bad) > self.max_bad_samples:
+            raise DataError(
+                f"{len(self.bad)} rows have missing or broken files, more than max_bad_samples={self.max_bad_samples}; "
+                f"the last: {error}. `voco-video data check` lists what is missing"
+            )
+
+    def _read(self, row: Row) -> TrainingSample:
+        raise NotImplementedError
+
+
+def _existing(media: Media) -> Path:
+    if media.path is None:
+        raise VideoError(f"{media.name}: no such file")
+    return media.path
+
+
+class Conversations(_SkipsBadRows):
+    """Rows with their frames decoded: one for an image, ``num_frames`` spread evenly for a video."""
+
+    def __init__(self, rows: Sequence[Row], config: TrainConfig, backbone: Backbone) -> None:
+        super().__init__(rows, config.max_bad_samples)
+        self.num_frames = config.num_frames
+        self.fit = backbone.images.fit
+
+    def _read(self, row: Row) -> TrainingSample:
+        frames = [np.zeros((0, self.fit.height, self.fit.width, 3), np.uint8)]
+        for media in row.media:
+            sampling = Sampling(num_frames=self.num_frames if media.kind == "video" else 1)
+            frames.append(read_frames(_existing(media), sampling, fit=self.fit).pixels)
+        return TrainingSample(turns=row.turns, frames=np.concatenate(frames))
+
+
+class CachedConversations(_SkipsBadRows):
+    """Rows about videos whose VoCo tokens are read from the frame cache; no video is opened.
+
+    Args:
+        entries: what the cache holds of each file.
+    """
+
+    def __init__(self, rows: Sequence[Row], entries: dict[Path, CacheEntry], max_bad_samples: int) -> None:
+        super().__init__(rows, max_bad_samples)
+        self.entries = entries
+
+    @classmethod
+    def compress(cls, rows: Sequence[Row], model: VocoModel, config: TrainConfig) -> CachedConversations:
+        """Find every row's files in the frame cache, and compress those that are not there yet."""
+        cache, fingerprint = FrameCache(config.cache_dir or None), model.fingerprint()
+        dataset = cls(rows, {}, config.max_bad_samples)
+        for number, row in enumerate(rows):
+            for media in row.media:
+                if media.path in dataset.entries:
+                    continue
+                try:
+                    dataset.entries[_existing(media)] = compress_video(
+                        model,
+                        _existing(media),
+                        cache=cache,
+                        sampling=Sampling(num_frames=config.num_frames if media.kind == "video" else 1),
+                        options=CompressOptions(form=config.form),
+                        fingerprint=fingerprint,
+                    ).entry
+                except VideoError as error:
+                    dataset.note_bad(number, error)
+                    break
+        return dataset
+
+    def _read(self, row: Row) -> TrainingSample:
+        if not row.media:
+            raise DataError("a row without a video cannot come from the frame cache")
+        tokens = [read_tokens(self.entries[_existing(media)]) for media in row.media]
+        return TrainingSample(turns=row.turns, tokens=VocoTokens.cat(tokens))

@@ -1,0 +1,385 @@
+"""A training run: HF `Trainer` with the VoCo loss, so that one GPU, DDP, FSDP and DeepSpeed are configuration."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from voco_video.checkpoint import load_voco_model
+from voco_video.errors import UsageError, VocoVideoError
+from voco_video.model import VocoModel
+from voco_video.training.batches import make_batch
+from voco_video.training.config import TrainConfig
+from voco_video.training.curves import draw_curves
+from voco_video.training.datasets import Dataset, Placed, RunOrder, open_dataset, open_validation, visibility_at
+from voco_video.training.forward import TrainableVoco
+from voco_video.training.muon import muon_for
+from voco_video.training.parts import choose_trainable, export_model, trainable_state
+from voco_video.training.validation import validate
+
+RUN_CONFIG, RUN_LOG, RUN_CURVES, WEIGHTS = "config.json", "log.json", "curves.png", "trained.safetensors"
+# Options that may change between an interruption and going on without changing what is computed.
+FREE_ON_RESUME = {
+    *("output_dir", "cache_dir", "media_dir", "annotations", "max_bad_samples", "num_workers"),
+    *("report_to", "log_steps", "per_device_batch_size", "gradient_checkpointing", "deepspeed", "fsdp"),
+    *("eval_steps", "eval_samples", "save_steps", "save_total_limit"),
+}
+logger = logging.getLogger(__name__)
+
+
+class TrainingError(VocoVideoError):
+    """A run that cannot go on; the message says which option to change."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to.
+
+    Attributes:
+        last, best: folders of the trained models, for `load_model`; best is None without validation.
+        num_steps: optimizer steps of the whole run.
+        loss: mean loss of this call's steps.
+        accuracy: the last validation's share of right answers, by visibility; empty without validation.
+    """
+
+    last: Path
+    best: Path | None
+    num_steps: int
+    loss: float
+    accuracy: dict[str, float]
+
+
+def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
+    """Train as a configuration says.
+
+    Args:
+        resume: go on from the last checkpoint in ``output_dir``, exactly as if nothing had happened; from the start
+            where there is none.
+
+    Raises:
+        UsageError: an option that cannot be right, or an ``output_dir`` that holds another run.
+        TrainingError: the loss is not finite any more, or memory is used up.
+
+    >>> config = TrainConfig(output_dir="run", stage="image", max_steps=100)
+    >>> train(config).last                                              # doctest: +SKIP
+    PosixPath('run/last')
+    """
+    checkpoint = _checkpoint_to_resume(config, resume=resume)
+    # Only adapters train on cached frames; the rest stays in the type that the cache was made with.
+    dtype = "auto" if config.mode == "cached" else "float32"
+    model = load_voco_model(
+        config.model, device=_loading_device(config), dtype=dtype, num_voco_tokens=config.num_voco_tokens
+    )
+    dataset = open_dataset(config, model)  # before adapters come: caches are found by the weights
+    num_trained = choose_trainable(model, config)
+    num_steps = steps_of(config, dataset)
+    arguments = training_arguments(config, num_steps=num_steps)
+    trainable = TrainableVoco(model, form=config.form, distillation_weight=config.distillation_weight)
+    if config.gradient_checkpointing:
+        model.backbone.decoder.activation_checkpointing_enable({"use_reentrant": False})
+    logger.info("training %.2f M parameters for %d steps", num_trained / 1e6, num_steps)
+    trainer = VocoTrainer(trainable, arguments, config, dataset=dataset, num_steps=num_steps)
+    if trainer.is_world_process_zero():
+        _write_json(Path(config.output_dir) / RUN_CONFIG, config.describe())
+    output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.save_last()
+    best = Path(config.output_dir) / "best"
+    return TrainResult(
+        last=Path(config.output_dir) / "last",
+        best=best if best.is_dir() else None,
+        num_steps=num_steps,
+        loss=output.training_loss,
+        accuracy=trainer.accuracy,
+    )
+
+
+def _loading_device(config: TrainConfig) -> str:
+    """Where this process loads the model: its own GPU, or main memory where the engine shards it from there."""
+    if config.deepspeed or config.fsdp or not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+
+
+def steps_of(config: TrainConfig, dataset: Dataset) -> int:
+    """Optimizer steps of the whole run.
+
+    Raises:
+        UsageError: an endless dataset without ``max_steps``.
+    """
+    if config.max_steps > 0:
+        return config.max_steps
+    if dataset.num_samples is None:
+        raise UsageError(f"dataset {config.dataset!r} has no end; set max_steps")
+    return max(1, math.ceil(dataset.num_samples * config.num_epochs / config.global_batch_size))
+
+
+def accumulation_steps(config: TrainConfig, *, num_devices: int) -> int:
+    """Forward passes per optimizer step on each device.
+
+    Raises:
+        UsageError: the batch sizes do not divide.
+    """
+    per_pass = config.per_device_batch_size * num_devices
+    if config.global_batch_size % per_pass:
+        raise UsageError(
+            f"global_batch_size={config.global_batch_size} is not a multiple of per_device_batch_size="
+            f"{config.per_device_batch_size} times {num_devices} devices; lower per_device_batch_size"
+        )
+    return config.global_batch_size // per_pass
+
+
+def training_arguments(config: TrainConfig, *, num_steps: int) -> TrainingArguments:
+    """The library's arguments for a configuration."""
+    num_devices = int(os.environ.get("WORLD_SIZE", "1"))
+    if config.fsdp and not torch.cuda.is_available():
+        raise UsageError("fsdp needs GPUs (on CPUs Accelerate quietly falls back to whole copies); set fsdp to false")
+    schedules = {"constant": "constant_with_warmup"}
+    return TrainingArguments(
+        output_dir=config.output_dir,
+        max_steps=num_steps,
+        per_device_train_batch_size=config.per_device_batch_size,
+        gradient_accumulation_steps=accumulation_steps(config, num_devices=num_devices),
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=schedules.get(config.schedule, config.schedule),
+        warmup_steps=math.ceil(config.warmup_fraction * num_steps),
+        weight_decay=config.weight_decay,
+        adam_beta2=config.adam_beta2,
+        max_grad_norm=config.max_grad_norm,
+        bf16=config.precision == "bfloat16",
+        use_cpu=not torch.cuda.is_available(),
+        deepspeed=config.deepspeed or None,
+        fsdp=True if config.fsdp else None,  # type: ignore[arg-type]
+        ddp_find_unused_parameters=config.train_vision_tower,
+        seed=config.seed,
+        logging_steps=config.log_steps,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if config.eval_steps else "no",
+        eval_steps=config.eval_steps or None,
+        metric_for_best_model="eval_accuracy" if config.eval_steps else None,
+        greater_is_better=True if config.eval_steps else None,
+        save_steps=config.save_steps,
+        save_total_limit=config.save_total_limit,
+        report_to=list(config.report_to),
+        dataloader_num_workers=config.num_workers,
+        dataloader_pin_memory=False,
+        train_sampling_strategy="sequential",
+        remove_unused_columns=False,
+        label_names=["labels"],
+    )
+
+
+class VocoTrainer(Trainer):
+    """`Trainer` over a `RunOrder`: the loss of `TrainableVoco`, and models that `load_model` reads.
+
+    Args:
+        trainable: the model with its loss.
+        config: the run's options.
+        dataset: training samples.
+        num_steps: optimizer steps of the whole run.
+    """
+
+    def __init__(
+        self,
+        trainable: TrainableVoco,
+        arguments: TrainingArguments,
+        config: TrainConfig,
+        *,
+        dataset: Dataset,
+        num_steps: int,
+    ) -> None:
+        self.config = config
+        self.trainable = trainable
+        self.voco: VocoModel = trainable.voco
+        self.accuracy: dict[str, float] = {}
+        self._sums: dict[str, list[Tensor]] = defaultdict(list)
+        self._validation = open_validation(config, self.voco.backbone)
+        order = RunOrder(dataset, num_steps=num_steps, global_batch_size=config.global_batch_size, seed=config.seed)
+        super().__init__(
+            trainable,
+            arguments,
+            data_collator=self._collate,
+            train_dataset=order,
+            eval_dataset=[] if self._validation else None,
+        )
+        self.model_accepts_loss_kwargs = True  # the loss is divided by the labelled tokens of the whole step
+
+    def _collate(self, placed: Sequence[Placed]) -> dict[str, Any]:
+        visibility = visibility_at(placed[0].step, self.config, num_voco_tokens=self.voco.num_voco_tokens)
+        samples = [one.sample for one in placed]
+        batch = make_batch(self.voco.backbone, samples, visibility, max_length=self.config.max_length)
+        return {"batch": batch, "labels": batch.labels}
+
+    # ------------------------------------------------------------------ steps
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Loss of one batch, divided so that the sum over a step's batches and devices is its mean over tokens."""
+        output = model(inputs["batch"], num_items_in_batch=num_items_in_batch)
+        name = inputs["batch"].visibility.name
+        for key in ("cross_entropy", "num_labels", "num_correct"):
+            self._sums[f"{name} {key}"].append(output[key])
+        loss = output["loss"]
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes  # reducers average over devices
+        return (loss, output) if return_outputs else loss
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """One forward and backward pass; failures name the option to change."""
+        try:
+            loss = super().training_step(*args, **kwargs)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(_out_of_memory(self.config)) from error
+        except RuntimeError as error:
+            if "can't allocate memory" in str(error):
+                raise TrainingError(_out_of_memory(self.config)) from error
+            raise
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {float(loss)} at step {self.state.global_step + 1}; the last checkpoint is from before. "
+                f"Lower learning_rate (now {self.config.learning_rate:g}) or raise warmup_fraction, and start anew"
+            )
+        return loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add loss and accuracy per visibility to the library's log line."""
+        if "loss" in logs:
+            sums = {key: float(torch.stack(values).sum()) for key, values in self._sums.items()}
+            self._sums.clear()
+            for name in sorted({key.rpartition(" ")[0] for key in sums}):
+                count = max(1.0, sums[f"{name} num_labels"])
+                logs[f"loss_{name}"] = round(sums[f"{name} cross_entropy"] / count, 4)
+                logs[f"token_accuracy_{name}"] = round(sums[f"{name} num_correct"] / count, 4)
+        super().log(logs, *args, **kwargs)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """The library's AdamW, or Muon."""
+        if self.config.optimizer == "muon" and self.optimizer is None:
+            self.optimizer = muon_for(
+                self.trainable,
+                self.voco.backbone.model.get_output_embeddings(),
+                lr=self.config.learning_rate,
+                weight_decay=self.config.weight_decay,
+                beta2=self.config.adam_beta2,
+            )
+        return super().create_optimizer(*args, **kwargs)
+
+    # ------------------------------------------------------------------ validation
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Share of validation answers that are right token for token, per visibility; keeps the best model."""
+        assert self._validation is not None
+        # During a run that is what shards the model; every process takes part and comes to the same result.
+        model = self.model_wrapped or self.trainable
+        backbone, num_voco_tokens = self.voco.backbone, self.voco.num_voco_tokens
+        results = validate(model, backbone, self._validation, self.config, num_voco_tokens=num_voco_tokens)
+        self.accuracy = {name: result.accuracy for name, result in results.items()}
+        metrics = {f"eval_accuracy_{name}": round(value, 4) for name, value in self.accuracy.items()}
+        metrics["eval_accuracy"] = sum(self.accuracy.values()) / len(self.accuracy)
+        if self.is_world_process_zero():
+            for name, result in results.items():
+                logger.info("%s: %s", name, result.describe())
+        self.log(metrics)
+        best = max((line["eval_accuracy"] for line in self.state.log_history if "eval_accuracy" in line), default=0.0)
+        if metrics["eval_accuracy"] >= best:
+            self._export("best")
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """What a run needs to go on (the weights it trains), and the model so far in ``last/``."""
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.config.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(trainable_state(self.trainable, state_dict), folder / WEIGHTS)
+        self._write_model("last", state_dict)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        weights = Path(resume_from_checkpoint) / WEIGHTS
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        missing, unexpected = self.trainable.load_state_dict(load_file(weights), strict=False)
+        wanted = {n for n, p in self.trainable.named_parameters() if p.requires_grad}
+        if unexpected or wanted & set(missing):
+            raise TrainingError(f"{weights} is of a run that trained other weights; start anew in another output_dir")
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Nothing: checkpoints hold trained weights only, so frozen ones are always missing."""
+
+    def save_last(self) -> None:
+        """Write the model as it is to ``last/``, with log and curves."""
+        self._export("last")
+
+    def _export(self, name: str) -> None:
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        state = self.accelerator.get_state_dict(self.model_wrapped) if sharded else None  # every process takes part
+        if self.args.should_save:
+            self._write_model(name, state)
+
+    def _write_model(self, name: str, state_dict: dict[str, Tensor] | None) -> None:
+        folder = Path(self.config.output_dir)
+        self.voco.trained = True
+        state = None
+        if state_dict is not None:
+            state = {n.removeprefix("voco."): t for n, t in state_dict.items() if n.startswith("voco.")}
+        export_model(self.voco, folder / name, self.config, state)
+        _write_json(folder / RUN_LOG, self.state.log_history)
+        if self.state.log_history:
+            draw_curves(self.state.log_history, folder / RUN_CURVES)
+
+
+def _checkpoint_to_resume(config: TrainConfig, *, resume: bool) -> Path | None:
+    folder = Path(config.output_dir)
+    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    if last is None:
+        return None
+    if not resume:
+        raise UsageError(f"{folder} holds a run already; give --resume to go on with it, or another output_dir")
+    before = json.loads((folder / RUN_CONFIG).read_text())
+    now = config.describe()
+    changed = [n for n in now if n not in FREE_ON_RESUME and before.get(n) != now[n]]
+    if changed:
+        differences = ", ".join(f"{n} was {before.get(n)!r} and is {now[n]!r}" for n in changed)
+        raise UsageError(f"{folder} holds another run: {differences}. Use another output_dir")
+    return Path(last)
+
+
+def _out_of_memory(config: TrainConfig) -> str:
+    knobs = [f"halve per_device_batch_size (now {config.per_device_batch_size}; the result stays the same)"]
+    if not config.gradient_checkpointing:
+        knobs.append("set gradient_checkpointing: true")
+    if config.precision == "float32":
+        knobs.append("set precision: bfloat16")
+    if config.stage == "video":
+        knobs.append(f"lower num_frames (now {config.num_frames})")
+    if config.train_llm and not config.lora_rank:
+        knobs.append("train adapters with lora_rank: 16")
+    return f"out of memory: {'; or '.join(knobs)}"
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n")
+    partial.replace(path)

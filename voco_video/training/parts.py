@@ -1,0 +1,103 @@
+"""Which weights a run trains, LoRA adapters in place of whole matrices, and the trained model on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from voco_video.adapters import adapted_layers, add_adapters, save_adapters
+from voco_video.checkpoint import save_voco_model
+from voco_video.errors import ModelError
+from voco_video.model import VocoModel
+from voco_video.training.config import TrainConfig
+
+
+def choose_trainable(model: VocoModel, config: TrainConfig) -> int:
+    """Freeze everything but what the configuration trains; adds LoRA adapters where it asks for them.
+
+    Returns:
+        The number of trainable parameters.
+    """
+    model.requires_grad_(False)
+    backbone = model.backbone
+    if config.train_vision_tower:
+        _part(model, "vision_tower").requires_grad_(True)
+    if config.train_projector:
+        _part(model, "multi_modal_projector").requires_grad_(True)
+    if config.train_llm and config.lora_rank:
+        add_adapters(
+            backbone.decoder,
+            rank=config.lora_rank,
+            alpha=config.lora_alpha,
+            dropout=config.lora_dropout,
+            targets=config.lora_targets,
+        )
+    elif config.train_llm:
+        backbone.decoder.requires_grad_(True)
+        backbone.model.get_output_embeddings().requires_grad_(True)
+    model.voco_embeds.requires_grad_(config.train_voco_embeds)
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def _part(model: VocoModel, name: str) -> nn.Module:
+    inner = model.backbone.model.base_model
+    part = getattr(inner, name, None)
+    if part is None:
+        raise ModelError(f"{type(inner).__name__} has no {name}, so it cannot be trained apart from the rest")
+    return part
+
+
+def trainable_state(model: nn.Module, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The weights a run has to keep to go on: those it trains, by name.
+
+    Args:
+        state: gathered weights where the model is sharded; default the model's own.
+    """
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if state is None:
+        parameters = dict(model.named_parameters())
+        return {name: parameters[name].detach().cpu().contiguous() for name in names}
+    return {name: state[name].detach().cpu().contiguous() for name in names}
+
+
+def export_model(
+    model: VocoModel, folder: Path, config: TrainConfig, state: Mapping[str, Tensor] | None = None
+) -> Path:
+    """Write a trained model as `load_voco_model` reads it.
+
+    Adapters that were trained with the compressor are merged into the weights. Those that were trained on cached frames
+    are for answering alone and stay apart, so the compressing weights, and caches made with them, stay what they were.
+
+    Args:
+        state: gathered weights of the `VocoModel` by name, where the model is sharded over processes.
+    """
+    state = dict(model.state_dict()) if state is None else dict(state)
+    if not adapted_layers(model):
+        return save_voco_model(model, folder, state_dict=state)
+    if config.mode == "joint":
+        return save_voco_model(model, folder, state_dict=merged_state(model, state))
+    plain = {name.replace(".base_layer.", "."): t for name, t in state.items() if ".lora_" not in name}
+    save_voco_model(model, folder, state_dict=plain)
+    prefix = next(n for n, m in model.named_modules() if m is model.backbone.decoder) + "."
+    weights = {n.removeprefix(prefix): t.detach().cpu().contiguous() for n, t in state.items() if ".lora_" in n}
+    save_adapters(weights, folder, rank=config.lora_rank, alpha=config.lora_alpha, targets=config.lora_targets)
+    return folder
+
+
+def merged_state(model: VocoModel, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights with every adapter's product added to the matrix it adapts, under the names of the plain model."""
+    merged = {}
+    for name, tensor in state.items():
+        if ".lora_" in name:
+            continue
+        path = name.replace(".base_layer.", ".")
+        if path != name and name.endswith("weight"):
+            layer = model.get_submodule(name.removesuffix(".base_layer.weight"))
+            scale = layer.scaling["default"]  # type: ignore[index]
+            prefix = name.removesuffix("base_layer.weight")
+            down, up = (state[f"{prefix}lora_{which}.default.weight"] for which in "AB")
+            tensor = tensor + scale * (up.float() @ down.float()).to(tensor.dtype)
+        merged[path] = tensor
+    return merged
