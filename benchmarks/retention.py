@@ -67,9 +67,7 @@ def draw_case(index: int, *, seed: int, stage: str, size: int, temporal_fraction
     phase = rng.random() if is_image else 0.5
     pts_seconds = (np.arange(count) + phase) / count * scene.duration_seconds
     at_seconds = float(pts_seconds[0]) if is_image else None
-    questions = draw_questions(
-        scene, rng, num_questions=6, at_seconds=at_seconds, temporal_fraction=temporal_fraction
-    )
+    questions = draw_questions(scene, rng, num_questions=6, at_seconds=at_seconds, temporal_fraction=temporal_fraction)
     return Case(render(scene, pts_seconds, size=size), tuple(questions), rng.permutation(count))
 
 
@@ -251,9 +249,11 @@ def as_table(outcomes: dict[str, list[Outcome]]) -> dict[str, Any]:
     for name in by_family(first):
         if name != "all":
             guesses[name] = float(np.mean([o.chance for o in first if o.family == name]))
-    kept = {} if "none" not in outcomes else {
-        name: retention(outcomes, name) for name in outcomes if name not in ("none", "full")
-    }
+    kept = (
+        {}
+        if "none" not in outcomes
+        else {name: retention(outcomes, name) for name in outcomes if name not in ("none", "full")}
+    )
     counts = {name: sum(o.family == name for o in first) for name in by_family(first)} | {"all": len(first)}
     return {
         "num_questions": counts,

@@ -1,10 +1,10 @@
 """Bring vision tokens and words together, as LLaVA's first stage does: the projector alone, supervised, per patch.
 
-    python scripts/align_projector.py MODEL OUT [--steps 400] [--batch-size 32] [--seed 0]
+    python scripts/align_projector.py MODEL OUT [--steps 300] [--batch-size 32] [--seed 0]
 
 A vision token of a red star at the top left is moved until, of all colours, shapes and places, it points most in the
-directions of the input embeddings of "red", "star" and "top left". Attention can then find an object by its name through
-one rule, "look for what looks like this word", where it would have to learn every word by itself.
+directions of the input embeddings of "red", "star" and "top left". Attention can then find an object by its name
+through one rule, "look for what looks like this word", where it would have to learn every word by itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from warm_up_tower import CLASSES, IGNORED, draw_batch
 
 from voco_video.checkpoint import load_voco_model, save_voco_model
 from voco_video.model import VocoModel
-
 
 SHARPNESS = 10.0
 """Cosines are multiplied by this; a token that is the sum of three words has a cosine of about 0.6 with each."""
@@ -81,10 +80,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="checkpoint to start from")
     parser.add_argument("out", type=Path, help="folder of the checkpoint to write")
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--keep", type=float, default=0.3)
+    parser.add_argument("--keep", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     model = load_voco_model(arguments.model, dtype="float32")

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# voco-tiny from nothing: an untrained model, its tower, the image stage, the video stage.
+# voco-tiny from nothing: an untrained model, its tower, lists of images, words and vision tokens brought together, short
+# questions, then videos.
 #   scripts/train_voco_tiny.sh [PROCESSES]        default 2; a killed run goes on where it was
 set -euo pipefail
 processes=${1:-2}
 export OMP_NUM_THREADS=1 # one thread a process waits for nobody at every operation
 [ -d runs/voco-tiny-untrained ] || python scripts/make_voco_tiny.py runs/voco-tiny-untrained
 [ -d runs/voco-tiny-warm ] || python scripts/warm_up_tower.py runs/voco-tiny-warm --model runs/voco-tiny-untrained
-for stage in image image-short video; do
-  scripts/train_gpus.sh "$processes" "configs/voco-tiny-$stage.yaml" --resume
-done
+scripts/train_gpus.sh "$processes" configs/voco-tiny-image.yaml --resume
+[ -d runs/voco-tiny-aligned ] || python scripts/align_projector.py runs/voco-tiny-image/last runs/voco-tiny-aligned
+scripts/train_gpus.sh "$processes" configs/voco-tiny-image-short.yaml --resume
+scripts/train_gpus.sh "$processes" configs/voco-tiny-video.yaml --resume

@@ -1,6 +1,6 @@
 """Teach voco-tiny's vision tower and projector to see, as CLIP's pre-training does for LLaVA: supervised, per patch.
 
-    python scripts/warm_up_tower.py OUT [--model voco-tiny] [--steps 1500] [--batch-size 64] [--seed 0]
+    python scripts/warm_up_tower.py OUT [--model voco-tiny] [--steps 1200] [--batch-size 64] [--seed 0]
 
 Three linear heads read every vision token after the projector: the shape, the colour and the place of the object that
 covers its patch, or none. The heads are thrown away; tower and projector are saved in OUT with the rest of the model
@@ -111,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", help="folder of the checkpoint to write")
     parser.add_argument("--model", default="voco-tiny", help="checkpoint to start from")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)

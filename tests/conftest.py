@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# Read when transformers is first imported: a bar while weights load would stand in what tests compare.
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -284,7 +284,14 @@ def test_ctrl_c_keeps_whole_batches_and_says_how_to_go_on(clip, tmp_path):
     master, slave = pty.openpty()
     # tqdm draws nothing on a terminal without a width: 24 rows of 100 columns.
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    child = subprocess.Popen(command, stdout=slave, stderr=slave, env=environment)
+    # A test run started in the background ignores SIGINT, and would hand that down.
+    child = subprocess.Popen(
+        command,
+        stdout=slave,
+        stderr=slave,
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     os.close(slave)
     seen = b""
     while b" 4/80 " not in seen:
@@ -307,7 +314,7 @@ _SLOW_COMPRESS = """
 import time
 from voco_video.model import VocoModel
 compress = VocoModel.compress
-VocoModel.compress = lambda *args, **kwargs: time.sleep(0.1) or compress(*args, **kwargs)
+VocoModel.compress = lambda *args, **kwargs: time.sleep(0.2) or compress(*args, **kwargs)
 from voco_video.cli import main
 main()
 """

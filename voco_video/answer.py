@@ -123,7 +123,7 @@ def answer_questions(
                 num_frames=len(prefix.frame_slots),
                 num_voco_tokens=prefix.frame_slots.shape[-1],
                 seconds=seconds,
-                note=untrained_note(model),
+                note=model_note(model),
                 frame_pts_seconds=frame_pts_seconds,
                 frame_attention=attention[0],
                 video_attention=attention[1],
@@ -132,9 +132,10 @@ def answer_questions(
     return answers
 
 
-def untrained_note(model: VocoModel) -> str:
-    """What users of an untrained model are told with every answer; empty for a trained one."""
-    return "" if model.trained else f"the model is untrained, so this answer means nothing. {model.about}".strip()
+def model_note(model: VocoModel) -> str:
+    """What users are told with every answer: that the model is untrained, and what it says about itself."""
+    warning = "" if model.trained else "the model is untrained, so this answer means nothing. "
+    return f"{warning}{model.about}".strip()
 
 
 def stream_answer(

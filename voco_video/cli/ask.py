@@ -139,9 +139,9 @@ def gather_questions(given: list[str] | None, file: Path | None, *, chat: bool, 
 
 def run_chat(video: CompressedVideo, first: list[str], generation: dict[str, Any]) -> None:
     """A conversation: questions typed at a prompt, answers streamed; an empty line or Ctrl-D ends it."""
-    from voco_video.answer import Message, untrained_note
+    from voco_video.answer import Message, model_note
 
-    note = untrained_note(video.model.voco)
+    note = model_note(video.model.voco)
     if note:
         print(f"note: {note}", file=sys.stderr)
     history: list[Message] = []

@@ -16,7 +16,7 @@ from voco_video.cli.output import print_json, print_table, progress_bar
 
 def demo(
     folder: Annotated[Path, typer.Option(help="Where the clip and the picture go.")] = Path("voco-video-demo"),
-    num_voco_tokens: opt.Budget = None,
+    num_voco_tokens: Annotated[int, typer.Option(help="VoCo tokens per frame to answer from.")] = 1,
     cache_dir: opt.CacheDir = None,
     json: opt.Json = False,
 ) -> None:
@@ -27,7 +27,7 @@ def demo(
     \b
     Examples:
       voco-video demo
-      voco-video demo --num-voco-tokens 1
+      voco-video demo --num-voco-tokens 4
     """
     from voco_video.api import load_model
     from voco_video.data.moving_shapes import demo_scene, write_clip
@@ -39,7 +39,7 @@ def demo(
         folder.mkdir(parents=True, exist_ok=True)
         write_clip(demo_scene(), clip)
     with progress_bar(clip.name, quiet=json) as show:
-        video = load_model("voco-tiny", cache_dir=cache_dir).compress(clip, fps=2, on_progress=show)
+        video = load_model("voco-tiny", cache_dir=cache_dir).compress(clip, fps=1, on_progress=show)
     truths = demo_questions()
     answers = video.ask(
         [t.question for t in truths], num_voco_tokens=num_voco_tokens, max_new_tokens=8, with_attention=True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +38,8 @@ def train(
     from voco_video.training import train as run
 
     logging.getLogger("voco_video.training").setLevel(logging.INFO)
-    result = run(load_config(config, set_ or ()), resume=resume)
+    with redirect_stdout(sys.stderr):  # the library prints its log lines; only the result belongs on standard output
+        result = run(load_config(config, set_ or ()), resume=resume)
     facts = {
         "last": str(result.last),
         "best": str(result.best) if result.best else None,

@@ -73,7 +73,10 @@ def export_model(
     Args:
         state: gathered weights of the `VocoModel` by name, where the model is sharded over processes.
     """
-    state = dict(model.state_dict()) if state is None else dict(state)
+    state = model.state_dict() if state is None else state
+    # Gathered weights come without their ties: a tied head would be written a second time.
+    own = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    state = {name: tensor for name, tensor in state.items() if name in own}
     if not adapted_layers(model):
         return save_voco_model(model, folder, state_dict=state)
     if config.mode == "joint":
