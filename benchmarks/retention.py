@@ -1,6 +1,6 @@
 """How much of what full vision tokens tell survives in K VoCo tokens: the paper's figure, on MovingShapes' test split.
 
-    python benchmarks/retention.py --model voco-tiny --out benchmarks/retention
+    python -m benchmarks.retention --model voco-tiny --out benchmarks/results/retention
 
 Writes OUT.json, OUT.md and OUT.png. Per question the answer counts when greedy decoding gives it word for word; that is
 measured without generating, as "every token of the true answer, its end included, is the likeliest one".
@@ -267,7 +267,7 @@ def main() -> None:
     """Parse, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="voco-tiny")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/retention"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/retention"))
     parser.add_argument("--num-scenes", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--order-budget", type=int, default=1, help="K of the table on frame order")
