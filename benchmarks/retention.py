@@ -29,8 +29,9 @@ import torch
 from torch import Tensor
 
 from voco_video.checkpoint import load_voco_model
-from voco_video.data.moving_shapes import draw_scene, render, scene_rng
+from voco_video.data.moving_shapes import draw_scene, scene_rng
 from voco_video.data.moving_shapes_qa import QuestionAnswer, draw_questions
+from voco_video.data.rendering import render
 from voco_video.model import Form, Prefix, VocoModel, VocoTokens
 from voco_video.training.batches import Turn, encode_turns
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from voco_video.checkpoint import load_voco_model, save_voco_model
-from voco_video.data.moving_shapes import COLOURS, PLACES, SHAPES, Scene, draw_scene, render, scene_rng
+from voco_video.data.moving_shapes import COLOURS, PLACES, SHAPES, Scene, draw_scene, scene_rng
+from voco_video.data.rendering import render
 from voco_video.model import VocoModel
 
 CLASSES = {"shape": SHAPES, "colour": tuple(COLOURS), "place": PLACES}

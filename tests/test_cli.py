@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 from voco_video import cli
 from voco_video.cli.cache import parse_size
 from voco_video.cli.compress import expand_paths
-from voco_video.data.moving_shapes import demo_scene, write_clip
+from voco_video.data.moving_shapes import demo_scene
+from voco_video.data.rendering import write_clip
 from voco_video.errors import UsageError
 
 

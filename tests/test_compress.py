@@ -17,7 +17,8 @@ from voco_video.api import VideoModel, load_model
 from voco_video.cache import FrameCache
 from voco_video.checkpoint import load_voco_model
 from voco_video.compress import CompressOptions, Progress, cache_key, compress_video, read_tokens
-from voco_video.data.moving_shapes import draw_scene, write_clip
+from voco_video.data.moving_shapes import draw_scene
+from voco_video.data.rendering import write_clip
 from voco_video.errors import CacheError, ModelError, UsageError, VideoError
 from voco_video.sampling import Sampling
 from voco_video.video import open_video, read_frames

@@ -14,7 +14,8 @@ from PIL import Image
 
 from voco_video.data import layouts
 from voco_video.data.layouts import LAYOUTS, write_dataset
-from voco_video.data.moving_shapes import draw_scene, render
+from voco_video.data.moving_shapes import draw_scene
+from voco_video.data.rendering import render
 from voco_video.errors import UsageError
 
 NUM_VIDEOS, SIZE = 6, 32
@@ -41,9 +42,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def files_of(directory: Path) -> dict[str, bytes]:
     return {
-        str(path.relative_to(directory)): path.read_bytes()
-        for path in sorted(directory.rglob("*"))
-        if path.is_file()
+        str(path.relative_to(directory)): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()
     }
 
 

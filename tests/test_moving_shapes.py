@@ -23,10 +23,8 @@ from voco_video.data.moving_shapes import (
     demo_scene,
     draw_scene,
     is_held_out,
-    render,
     reverse_scene,
     staggered_pairs,
-    write_clip,
 )
 from voco_video.data.moving_shapes_qa import (
     FAMILIES,
@@ -38,6 +36,7 @@ from voco_video.data.moving_shapes_qa import (
     draw_questions,
     vocabulary,
 )
+from voco_video.data.rendering import render, write_clip
 from voco_video.errors import UsageError
 
 SCENES = [draw_scene(1, split=split, index=index) for split in ("train", "test") for index in range(300)]
@@ -298,9 +297,7 @@ def temporal_answer_by_hand(question: str, scene: Scene, words: str) -> str | No
         return way if m[2] is None else "yes" if way == m[2] else "no"
     if m := re.fullmatch(rf"when is {words} there, early or late\?", question):
         thing = find(scene, m[1])
-        return (
-            "early" if thing.appears_seconds + thing.disappears_seconds < scene.duration_seconds else "late"
-        )
+        return "early" if thing.appears_seconds + thing.disappears_seconds < scene.duration_seconds else "late"
     if m := re.fullmatch(rf"when does {words} (appear|disappear), before or after {words}\?", question):
         one, other = (getattr(find(scene, m[i]), f"{m[2]}s_seconds") for i in (1, 3))
         return "before" if one < other else "after"
@@ -381,9 +378,7 @@ def test_lists_state_everything() -> None:
     assert lists["list the motions, colour first."] == motions
     assert lists["list the events, shape first."] == events
     assert lists["list the times, shape first."].endswith("circle green late")
-    image = {
-        turn.question: turn.answer for turn in draw_lists(demo_scene(), rng, num_lists=3, at_seconds=4.0)
-    }
+    image = {turn.question: turn.answer for turn in draw_lists(demo_scene(), rng, num_lists=3, at_seconds=4.0)}
     places = "purple star top left, red triangle top right, blue square centre, green circle bottom"
     assert image["list the shapes, colour first."] == places
     assert len(image) == 3

@@ -14,7 +14,8 @@ from voco_video.cache import FrameCache
 from voco_video.checkpoint import load_voco_model
 from voco_video.compress import compress_video, read_tokens
 from voco_video.data.layouts import write_dataset
-from voco_video.data.moving_shapes import draw_scene, write_clip
+from voco_video.data.moving_shapes import draw_scene
+from voco_video.data.rendering import write_clip
 from voco_video.errors import DataError, UsageError
 from voco_video.model import VocoModel
 from voco_video.sampling import Sampling

@@ -30,8 +30,9 @@ def demo(
       voco-video demo --num-voco-tokens 4
     """
     from voco_video.api import load_model
-    from voco_video.data.moving_shapes import demo_scene, write_clip
+    from voco_video.data.moving_shapes import demo_scene
     from voco_video.data.moving_shapes_qa import demo_questions
+    from voco_video.data.rendering import write_clip
     from voco_video.pictures import attention_strip
 
     clip = folder / "clip.mp4"

@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from voco_video.data.moving_shapes import SPLITS, Scene, draw_scene, render, scene_rng, write_clip
+from voco_video.data.moving_shapes import SPLITS, Scene, draw_scene, scene_rng
 from voco_video.data.moving_shapes_qa import FAMILIES, QuestionAnswer, draw_questions, draw_turns
+from voco_video.data.rendering import render, write_clip
 from voco_video.errors import UsageError
 
 LAYOUTS = ("msvd", "msrvtt", "activitynet", "llava")
@@ -128,9 +129,7 @@ def _check(settings: _Settings) -> None:
         counts = f"{settings.questions_per_video} questions_per_video and seed {settings.seed}"
         raise UsageError(f"{counts} cannot be: ask 1 or more questions, take a seed of 0 or more")
     if settings.media not in ("video", "image") or (settings.media == "image" and settings.layout != "llava"):
-        raise UsageError(
-            f'media is {settings.media!r}, but has to be "video" (or "image", with layout "llava")'
-        )
+        raise UsageError(f'media is {settings.media!r}, but has to be "video" (or "image", with layout "llava")')
 
 
 def _recorded(directory: Path) -> dict[str, Any] | None:
@@ -151,9 +150,7 @@ def _is_done(out_dir: Path, settings: _Settings) -> bool:
         return False
     if out_dir.is_dir() and _recorded(out_dir) == _as_json(settings):
         return True
-    raise UsageError(
-        f"{out_dir} is there already and is not this data set: remove it or choose another place"
-    )
+    raise UsageError(f"{out_dir} is there already and is not this data set: remove it or choose another place")
 
 
 def _open_partial(partial: Path, settings: _Settings) -> None:
@@ -206,9 +203,7 @@ def _item(settings: _Settings, split: str, index: int) -> _Item:
         file = f"images/{name}.png" if is_image else f"videos/{name}.mp4"
     else:
         # MSVD-QA and MSRVTT-QA know five families; yes/no questions are ActivityNet-QA's.
-        families = (
-            FAMILIES if settings.layout == "activitynet" else tuple(f for f in FAMILIES if f != "yes/no")
-        )
+        families = FAMILIES if settings.layout == "activitynet" else tuple(f for f in FAMILIES if f != "yes/no")
         questions = tuple(draw_questions(scene, rng, num_questions=num_questions, families=families))
         name = _youtube_id(settings.seed, split, index)
         file = f"videos/v_{name}.mp4"

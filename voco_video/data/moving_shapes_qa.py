@@ -38,10 +38,10 @@ from voco_video.data.moving_shapes import (
     demo_scene,  # noqa: F401 (the examples below)
     draw_scene,
     is_place_clear,
-    render,
     scene_rng,
     staggered_pairs,
 )
+from voco_video.data.rendering import render
 from voco_video.errors import UsageError
 
 NUMBERS = ("zero", "one", "two", "three", "four")
@@ -171,9 +171,7 @@ def _what_shape(view: _View, rng: _Rng) -> QuestionAnswer:
 def _what_is_at(view: _View, rng: _Rng) -> QuestionAnswer:
     thing, place = _pick(rng, view.placed)
     if rng.random() < 0.5:
-        return QuestionAnswer(
-            f"what colour is at the {place}?", thing.colour, "what", "colour", _COLOUR_NAMES
-        )
+        return QuestionAnswer(f"what colour is at the {place}?", thing.colour, "what", "colour", _COLOUR_NAMES)
     return QuestionAnswer(f"what shape is at the {place}?", thing.shape, "what", "shape", SHAPES)
 
 
@@ -233,9 +231,7 @@ def _is_colour(view: _View, rng: _Rng) -> QuestionAnswer:
     if not is_true:
         others = seen if seen and rng.random() < 0.5 else [c for c in COLOURS if c != colour]
         colour = others[rng.integers(len(others))]
-    return QuestionAnswer(
-        f"is the {thing.shape} {colour}?", _YES_NO[not is_true], "yes/no", "yes/no", _YES_NO
-    )
+    return QuestionAnswer(f"is the {thing.shape} {colour}?", _YES_NO[not is_true], "yes/no", "yes/no", _YES_NO)
 
 
 def _is_at(view: _View, rng: _Rng) -> QuestionAnswer:
@@ -259,9 +255,7 @@ def _temporal(
     *,
     order: bool = True,
 ) -> QuestionAnswer:
-    return QuestionAnswer(
-        question, answer, question_type, about, candidates, is_temporal=True, needs_order=order
-    )
+    return QuestionAnswer(question, answer, question_type, about, candidates, is_temporal=True, needs_order=order)
 
 
 def _mover(view: _View, rng: _Rng) -> ShapeObject:
@@ -503,9 +497,7 @@ def _list_items(view: _View, what: str, first: str) -> list[str]:
     if what == "times":
         return [f"{name(o)} {_time_word(view.scene, o)}" for o, _ in placed]
     # Sorting is stable: what is there from the start comes first, in reading order.
-    comes = [
-        (o.appears_seconds, f"{name(o)} {'appears' if o.appears_seconds else 'there'}") for o, _ in placed
-    ]
+    comes = [(o.appears_seconds, f"{name(o)} {'appears' if o.appears_seconds else 'there'}") for o, _ in placed]
     leaves = [(o.disappears_seconds, f"{name(o)} disappears") for o, _ in placed]
     goes_on = view.scene.duration_seconds
     return [words for time, words in sorted(comes + leaves, key=lambda event: event[0]) if time < goes_on]
@@ -593,9 +585,7 @@ class MovingShapes:
         if self.stage not in ("image", "video"):
             raise UsageError(f'stage is {self.stage!r}, but has to be "image" or "video"')
         if self.num_frames < 1 or self.num_turns < 1:
-            raise UsageError(
-                f"num_frames {self.num_frames} and num_turns {self.num_turns} have to be 1 or more"
-            )
+            raise UsageError(f"num_frames {self.num_frames} and num_turns {self.num_turns} have to be 1 or more")
 
     def sample(self, index: int) -> Sample:
         """Sample `index` (0 or more), the same on every call."""
@@ -604,9 +594,7 @@ class MovingShapes:
         rng = scene_rng(self.seed, split=self.split, index=index, purpose=1)
         phase = rng.random() if self.random_phase or is_image else 0.5
         num_frames = 1 if is_image else self.num_frames
-        pts_seconds = ((np.arange(num_frames) + phase) / num_frames * scene.duration_seconds).astype(
-            np.float32
-        )
+        pts_seconds = ((np.arange(num_frames) + phase) / num_frames * scene.duration_seconds).astype(np.float32)
         if is_image and rng.random() < self.empty_fraction:
             scene = replace(scene, objects=())
         turns = draw_turns(

@@ -12,8 +12,9 @@ from typing import Protocol
 import numpy as np
 
 from voco_video.backbone import Backbone
-from voco_video.data.moving_shapes import COLOURS, SHAPES, draw_scene, render, scene_rng
+from voco_video.data.moving_shapes import COLOURS, SHAPES, draw_scene, scene_rng
 from voco_video.data.moving_shapes_qa import MovingShapes, QuestionAnswer, Sample, draw_lists, draw_questions
+from voco_video.data.rendering import render
 from voco_video.errors import UsageError
 from voco_video.model import VocoModel
 from voco_video.training.batches import TrainingSample, Turn, Visibility
@@ -167,9 +168,7 @@ def open_dataset(config: TrainConfig, model: VocoModel) -> Dataset:
     if config.stage == "image":
         return MovingShapesStream(None, images, 1.0, config.question_families, config.by_name_fraction)
     videos = replace(images, stage="video", num_frames=config.num_frames, random_phase=True)
-    return MovingShapesStream(
-        videos, images, config.image_fraction, config.question_families, config.by_name_fraction
-    )
+    return MovingShapesStream(videos, images, config.image_fraction, config.question_families, config.by_name_fraction)
 
 
 def open_validation(config: TrainConfig, backbone: Backbone) -> Dataset | None:
