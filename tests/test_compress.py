@@ -268,11 +268,12 @@ def assert_same_tokens(left, right):
         assert torch.equal(tensor, read_tokens(right).tensors()[name]), name
 
 
-def _compress_in_child(clip: str, cache_dir: str, started, frames: int) -> None:
+def _compress_in_child(clip: str, frames: int, told) -> None:
+    """Load the model, then wait to be told the cache directory."""
     torch.set_num_threads(1)
     voco = load_voco_model("voco-tiny")
-    voco.fingerprint()
-    started.set()
+    cache_dir = told.recv()
+    told.send("started")
     compress_video(
         voco,
         clip,
@@ -291,6 +292,14 @@ def processes():
     return context
 
 
+def _start_child(processes, clip: Path, num_frames: int):
+    here, there = processes.Pipe()
+    child = processes.Process(target=_compress_in_child, args=(str(clip), num_frames, there))
+    child.start()
+    there.close()
+    return child, here
+
+
 @pytest.mark.slow
 def test_kill_9_at_many_moments(voco, clip, tmp_path, processes):
     num_frames, num_kills, rng = 160, 50, random.Random(0)
@@ -303,11 +312,12 @@ def test_kill_9_at_many_moments(voco, clip, tmp_path, processes):
     )
     killed, completed, resumed_from = 0, 0, set()
     cache_dir = tmp_path / "cache-0"
+    waiting = [_start_child(processes, clip, num_frames) for _ in range(2)]
     while killed < num_kills:
-        started = processes.Event()
-        child = processes.Process(target=_compress_in_child, args=(str(clip), str(cache_dir), started, num_frames))
-        child.start()
-        assert started.wait(60)
+        waiting.append(_start_child(processes, clip, num_frames))  # loads its model while another is killed
+        child, tell = waiting.pop(0)
+        tell.send(str(cache_dir))
+        assert tell.recv() == "started"
         child.join(rng.uniform(0.0, 1.0))
         child.kill()
         child.join()
@@ -319,6 +329,8 @@ def test_kill_9_at_many_moments(voco, clip, tmp_path, processes):
             completed += 1
             assert_same_tokens(cache.entries()[0], undisturbed.entry)
             cache_dir = tmp_path / f"cache-{completed}"
+    for child, _ in waiting:
+        child.kill()
     final = compress_video(
         voco,
         clip,
@@ -334,15 +346,13 @@ def test_kill_9_at_many_moments(voco, clip, tmp_path, processes):
 
 @pytest.mark.slow
 def test_three_processes_compress_one_video_once(clip, tmp_path, processes):
-    cache_dir, started = tmp_path / "cache", processes.Event()
-    children = [
-        processes.Process(target=_compress_in_child, args=(str(clip), str(cache_dir), started, 32)) for _ in range(3)
-    ]
-    for child in children:
-        child.start()
-    for child in children:
+    cache_dir = tmp_path / "cache"
+    children = [_start_child(processes, clip, 32) for _ in range(3)]
+    for _, tell in children:
+        tell.send(str(cache_dir))
+    for child, _ in children:
         child.join(120)
-    assert [child.exitcode for child in children] == [0, 0, 0]
+    assert [child.exitcode for child, _ in children] == [0, 0, 0]
     assert [r.status for r in FrameCache(cache_dir).verify()] == ["ok"]
 
 
