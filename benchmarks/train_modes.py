@@ -1,6 +1,6 @@
 """What a training step costs in the two modes of the video stage, and how joint mode grows with frames.
 
-    python benchmarks/train_modes.py --out benchmarks/train_modes
+    python -m benchmarks.train_modes --out benchmarks/results/train_modes
 
 A LLaVA-shaped model with random weights and the shapes that count (336 x 336 pixels in patches of 14: N = 576 vision
 tokens a frame) takes the same 16-frame samples through mode `joint` (pixels, vision tower, compressor, text; gradients
@@ -199,7 +199,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
 def main() -> None:
     """Parse, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/train_modes"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/train_modes"))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--frames", type=int, nargs="+", default=[4, 8, 16, 32])
     parser.add_argument("--cached-batch-size", type=int, default=16)

@@ -119,6 +119,7 @@ class CacheEntry:
 
     @property
     def num_frames(self) -> int:
+        """F: frames in the entry."""
         return len(self.pts_seconds)
 
     @property
