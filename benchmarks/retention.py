@@ -15,12 +15,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import platform
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,75 +25,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.questions import Outcome, by_family, draw_case, outcomes_of, retention
 from voco_video.checkpoint import load_voco_model
-from voco_video.data.moving_shapes import draw_scene, scene_rng
-from voco_video.data.moving_shapes_qa import QuestionAnswer, draw_questions
-from voco_video.data.rendering import render
-from voco_video.model import Form, Prefix, VocoModel, VocoTokens
-from voco_video.training.batches import Turn, encode_turns
+from voco_video.compressors import compress_frames, parse_compressor
+from voco_video.model import Form, Prefix, VocoModel
 
-NUM_FRAMES = 8
 BUDGETS = (1, 2, 4, 8)
 ORDERS = ("in order", "shuffled", "single frame")
 
-
-@dataclass(frozen=True)
-class Case:
-    """One test scene: its frames and its questions."""
-
-    pixels: np.ndarray
-    questions: tuple[QuestionAnswer, ...]
-    shuffle: np.ndarray
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One question of one scene under one condition."""
-
-    scene: int
-    family: str
-    is_right: bool
-    chance: float
-
-
-def draw_case(index: int, *, seed: int, stage: str, size: int, temporal_fraction: float) -> Case:
-    """Test scene ``index``, the same on every call."""
-    is_image = stage == "image"
-    scene = draw_scene(seed, split="test", index=index, always_visible=is_image)
-    rng = scene_rng(seed, split="test", index=index, purpose=5)
-    count = 1 if is_image else NUM_FRAMES
-    phase = rng.random() if is_image else 0.5
-    pts_seconds = (np.arange(count) + phase) / count * scene.duration_seconds
-    at_seconds = float(pts_seconds[0]) if is_image else None
-    questions = draw_questions(scene, rng, num_questions=6, at_seconds=at_seconds, temporal_fraction=temporal_fraction)
-    return Case(render(scene, pts_seconds, size=size), tuple(questions), rng.permutation(count))
-
-
-def family(question: QuestionAnswer) -> str:
-    """Family of a question; those that need the order of frames stand apart."""
-    if question.needs_order:
-        return {"motion": "direction", "time": "order"}.get(question.about, f"{question.question_type} (order)")
-    return f"{question.question_type} (time)" if question.is_temporal else question.question_type
-
-
 # ---------------------------------------------------------------------- what text may see
-
-
-@torch.inference_mode()
-def full_tokens(model: VocoModel, vision_tokens: Tensor) -> VocoTokens:
-    """Keys and values of every token of every frame, ``[F, N, D]``: no compression, through the same prefix code."""
-    frames = model.frame_sequence(vision_tokens, 1)[:, :-1]  # [F, P, D]
-    layers = model.backbone.decoder(inputs_embeds=frames, use_cache=True).past_key_values.layers
-    positions = torch.arange(frames.shape[1], dtype=torch.int32).repeat(len(frames), 1)
-    keys, values = (torch.stack([getattr(layer, n) for layer in layers], dim=1) for n in ("keys", "values"))
-    return VocoTokens("kv", positions=positions, keys=keys, values=values)
-
-
-def pooled(vision_tokens: Tensor, num_tokens: int) -> Tensor:
-    """Vision tokens averaged over squares, ``[F, N, D] -> [F, num_tokens, D]``."""
-    side = math.isqrt(vision_tokens.shape[1])
-    grid = vision_tokens.transpose(1, 2).unflatten(2, (side, side))  # [F, D, side, side]
-    return torch.nn.functional.adaptive_avg_pool2d(grid, math.isqrt(num_tokens)).flatten(2).transpose(1, 2)
 
 
 Condition = Callable[[VocoModel, Tensor], Prefix]
@@ -104,92 +41,52 @@ Condition = Callable[[VocoModel, Tensor], Prefix]
 
 def conditions() -> dict[str, Condition]:
     """Every row of the first table, from vision tokens ``[F, N, D]`` to what the text sees."""
-    rows: dict[str, Condition] = {
-        "none": lambda model, _: model.empty_prefix(),
-        "full": lambda model, tokens: model.prefix(full_tokens(model, tokens)),
-    }
-    for k in (1, 4):
-        rows[f"pool {k}"] = lambda model, tokens, k=k: model.prefix(full_tokens(model, pooled(tokens, k)))  # type: ignore[misc]
-    for k in BUDGETS:
-        rows[f"VoCo K={k}"] = lambda model, tokens, k=k: voco(model, tokens, k, "kv")  # type: ignore[misc]
-    return rows
+
+    def budget(k: int) -> Condition:
+        return lambda model, tokens: shown(model, tokens, num_voco_tokens=k)
+
+    names = ("none", "full", "pool:1", "pool:4")
+    return {name: compressed_by(name) for name in names} | {f"VoCo K={k}": budget(k) for k in BUDGETS}
 
 
-def voco(model: VocoModel, vision_tokens: Tensor, num_voco_tokens: int, form: Form) -> Prefix:
+def compressed_by(name: str) -> Condition:
+    """A row of what another compressor shows."""
+    return lambda model, tokens: shown(model, tokens, name)
+
+
+def shown(
+    model: VocoModel,
+    vision_tokens: Tensor,
+    compressor: str = "voco",
+    *,
+    num_voco_tokens: int | None = None,
+    form: Form = "kv",
+) -> Prefix:
     """Frames compressed and assembled as `compress` and `ask` do."""
-    return model.prefix(model.compress(vision_tokens, num_voco_tokens=num_voco_tokens, form=form))
+    chosen = parse_compressor(compressor)
+    return model.prefix(compress_frames(model, vision_tokens, chosen, num_voco_tokens=num_voco_tokens, form=form))
 
 
 # ---------------------------------------------------------------------- measuring
-
-
-@torch.inference_mode()
-def is_right(model: VocoModel, prefix: Prefix, questions: Sequence[QuestionAnswer]) -> list[bool]:
-    """Whether greedy decoding answers each question word for word."""
-    encoded = [encode_turns(model.backbone, [Turn(q.question, q.answer)], max_length=512) for q in questions]
-    longest = max(len(ids) for ids, _ in encoded)
-    input_ids = torch.zeros(len(encoded), longest, dtype=torch.long)
-    labelled = torch.zeros_like(input_ids, dtype=torch.bool)
-    for row, (ids, owners) in enumerate(encoded):
-        input_ids[row, : len(ids)] = torch.tensor(ids)
-        labelled[row, : len(ids)] = torch.tensor(owners) >= 0
-    predicted = model(input_ids, prefix=prefix)[0][:, :-1].argmax(-1).cpu()  # [B, T - 1]
-    wrong = (predicted != input_ids[:, 1:]) & labelled[:, 1:]
-    return [not row for row in wrong.any(1).tolist()]
 
 
 def measure(
     model: VocoModel, rows: dict[str, Condition], *, seed: int, stage: str, num_scenes: int, temporal_fraction: float
 ) -> dict[str, list[Outcome]]:
     """Outcomes of every condition on the same scenes and questions."""
-    size = model.backbone.images.fit.height
     outcomes: dict[str, list[Outcome]] = {name: [] for name in rows}
     for index in range(num_scenes):
-        case = draw_case(index, seed=seed, stage=stage, size=size, temporal_fraction=temporal_fraction)
+        case = draw_case(index, seed=seed, stage=stage, temporal_fraction=temporal_fraction)
         with torch.inference_mode():
-            tokens = model.vision_tokens(case.pixels)  # [F, N, D]
+            tokens = model.vision_tokens(case.pixels(model.backbone.images.fit.height))  # [F, N, D]
         for name, condition in rows.items():
-            shown = tokens
+            seen = tokens
             if name.endswith("shuffled"):
-                shown = tokens[torch.from_numpy(case.shuffle)]
+                seen = tokens[torch.from_numpy(case.shuffle)]
             elif name.endswith("single frame"):
-                shown = tokens[[len(tokens) // 2]]
-            right = is_right(model, condition(model, shown), case.questions)
-            outcomes[name] += [
-                Outcome(index, family(q), r, q.chance) for q, r in zip(case.questions, right, strict=True)
-            ]
+                seen = tokens[[len(tokens) // 2]]
+            outcomes[name] += outcomes_of(model, condition(model, seen), case, scene=index)
     return outcomes
-
-
-def accuracy(outcomes: Sequence[Outcome]) -> float:
-    """Share of right answers."""
-    return float(np.mean([o.is_right for o in outcomes])) if outcomes else float("nan")
-
-
-def by_family(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """Accuracy per question family, and over all."""
-    groups: dict[str, list[Outcome]] = defaultdict(list)
-    for outcome in outcomes:
-        groups[outcome.family].append(outcome)
-    return {"all": accuracy(outcomes)} | {name: accuracy(groups[name]) for name in sorted(groups)}
-
-
-def retention(table: dict[str, list[Outcome]], name: str, *, num_resamples: int = 2000) -> dict[str, float]:
-    """Retention rate of a condition with its 95 % bootstrap interval over scenes."""
-    scenes = sorted({o.scene for o in table["full"]})
-    place = {scene: i for i, scene in enumerate(scenes)}
-    sums = {n: np.zeros(len(scenes)) for n in ("none", "full", name)}
-    for key, values in sums.items():
-        for outcome in table[key]:
-            values[place[outcome.scene]] += outcome.is_right
-    draws = np.random.default_rng(0).integers(len(scenes), size=(num_resamples, len(scenes)))
-
-    def rate(picked: np.ndarray) -> np.ndarray:
-        none, full, this = (sums[n][picked].sum(-1) for n in ("none", "full", name))
-        return (this - none) / np.maximum(full - none, 1e-9)
-
-    low, high = np.percentile(rate(draws), [2.5, 97.5])
-    return {"rate": float(rate(np.arange(len(scenes)))), "low": float(low), "high": float(high)}
 
 
 # ---------------------------------------------------------------------- report
@@ -199,11 +96,10 @@ def order_conditions(forms: Sequence[Form], num_voco_tokens: int) -> dict[str, C
     """Rows of the second table: forms times orders of frames."""
 
     def row(form: Form) -> Condition:
-        return lambda model, tokens: voco(model, tokens, num_voco_tokens, form)
+        return lambda model, tokens: shown(model, tokens, num_voco_tokens=num_voco_tokens, form=form)
 
     rows = {f"{form} K={num_voco_tokens}, {order}": row(form) for form in forms for order in ORDERS}
-    full: Condition = lambda model, tokens: model.prefix(full_tokens(model, tokens))  # noqa: E731
-    return rows | {f"full, {order}": full for order in ORDERS}
+    return rows | {f"full, {order}": compressed_by("full") for order in ORDERS}
 
 
 def markdown(report: dict[str, Any]) -> str:

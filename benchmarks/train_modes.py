@@ -5,8 +5,9 @@
 A LLaVA-shaped model with random weights and the shapes that count (336 x 336 pixels in patches of 14: N = 576 vision
 tokens a frame) takes the same 16-frame samples through mode `joint` (pixels, vision tower, compressor, text; gradients
 through all of the language model) and mode `cached` (VoCo tokens from memory-mapped segments of a frame cache, text;
-LoRA). A step is forward, backward and optimizer. Joint mode is then run at 4, 8, 16 and 32 frames, each in a process of
-its own, for time and peak memory. Writes OUT.json, OUT.md and OUT.png.
+a second set of weights to answer with). A step is forward, backward and optimizer. Joint mode is then run at 4, 8, 16
+and 32 frames, each in a process of its own, for time and peak memory. Times are CPU seconds, which other programs on
+the same machine change little. Writes OUT.json, OUT.md and OUT.png.
 """
 
 from __future__ import annotations
@@ -104,13 +105,13 @@ def joint() -> TrainableVoco:
 
 
 def seconds_per_step(step: Callable[[], None], *, repeats: int) -> list[float]:
-    """Wall-clock seconds of each repeat, after one step that warms up."""
+    """CPU seconds of each repeat, after one step that warms up."""
     step()
     seconds = []
     for _ in range(repeats):
-        started = time.perf_counter()
+        started = time.process_time()
         step()
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.process_time() - started)
     return seconds
 
 
@@ -143,7 +144,7 @@ def measure_cached(repeats: int, batch_size: int) -> dict[str, Any]:
             writer.append(tokens.tensors(), np.arange(NUM_FRAMES, dtype=np.float64))
             entry = writer.finish({})
         layers = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-        add_adapters(model.backbone.decoder, rank=16, alpha=32, targets=layers)
+        add_adapters(model.backbone.decoder, rank=0, alpha=0, targets=layers)
         step, text = stepper(TrainableVoco(model).train()), make_batch(NUM_FRAMES, batch_size=batch_size)
 
         def run() -> None:
@@ -165,7 +166,7 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         f"{report['description']} {report['machine']}. Made by `benchmarks/train_modes.py`.",
         "",
-        "| mode | samples a step | s a step (median) | samples/s | |",
+        "| mode | samples a step | CPU s a step (median) | samples a CPU s | |",
         "|---|---|---|---|---|",
     ]
     for mode in ("joint", "cached"):
@@ -173,7 +174,12 @@ def markdown(report: dict[str, Any]) -> str:
         speedup = f"{report['speedup']:.0f}x" if mode == "cached" else ""
         figures = f"{row['batch_size']} | {row['median_seconds']:.3f} | {row['samples_per_second']:.2f}"
         lines.append(f"| {mode} | {figures} | {speedup} |")
-    lines += ["", "Joint mode by frames:", "", "| frames | s a step | s a frame | memory of a step | MiB a frame |"]
+    lines += [
+        "",
+        "Joint mode by frames:",
+        "",
+        "| frames | CPU s a step | CPU s a frame | memory of a step | MiB a frame |",
+    ]
     lines.append("|---|---|---|---|---|")
     for row in report["growth"]:
         seconds, size = float(np.median(row["seconds"])), row["step_bytes"] / 2**20
@@ -191,7 +197,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
     frames = [row["num_frames"] for row in report["growth"]]
     left.plot(frames, [np.median(row["seconds"]) for row in report["growth"]], marker="o")
     right.plot(frames, [row["step_bytes"] / 2**20 for row in report["growth"]], marker="o")
-    left.set(xlabel="frames", ylabel="seconds a step", title="joint mode: time", xlim=0, ylim=0)
+    left.set(xlabel="frames", ylabel="CPU seconds a step", title="joint mode: time", xlim=0, ylim=0)
     right.set(xlabel="frames", ylabel="MiB", title="joint mode: peak memory", xlim=0, ylim=0)
     figure.savefig(path, dpi=110)
 

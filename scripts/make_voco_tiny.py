@@ -23,7 +23,7 @@ from transformers import (
 
 from voco_video.backbone import Backbone, ImageSettings, PromptTemplate
 from voco_video.checkpoint import ASSETS, save_voco_model
-from voco_video.data.moving_shapes_qa import MovingShapes
+from voco_video.data.moving_shapes_stream import MovingShapes
 from voco_video.frames import Fit
 from voco_video.model import VocoModel
 

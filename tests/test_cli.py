@@ -63,7 +63,7 @@ def test_compress_prints_a_table_and_the_second_run_is_a_hit(run, clip):
     code, out, _ = run("compress", clip, "--fps", "2")
     assert code == 0
     header, row = (line for line in out.splitlines() if "clip" in line or "ratio" in line)
-    for column in ("frames", "vision → VoCo tokens", "ratio", "size", "decode", "vision", "LLM", "write", "total"):
+    for column in ("frames", "vision → kept tokens", "ratio", "size", "decode", "vision", "LLM", "write", "total"):
         assert column in header
     assert "16" in row
     assert "1024 → 128" in row
@@ -77,7 +77,7 @@ def test_compress_json_is_the_whole_truth(run, clip):
     code, out, err = run("compress", clip, "--num-frames", "4", "--num-voco-tokens", "2", "--json")
     (row,) = json.loads(out)
     assert (code, err) == (0, "")
-    assert (row["num_frames"], row["voco_tokens"], row["vision_tokens"], row["ratio"]) == (4, 8, 256, 32)
+    assert (row["num_frames"], row["kept_tokens"], row["vision_tokens"], row["ratio"]) == (4, 8, 256, 32)
     assert row["from_cache"] is False
     assert len(row["digest"]) == 64
     assert set(row["seconds"]) >= {"decode", "vision", "llm", "write", "total"}
@@ -256,6 +256,11 @@ def test_every_command_has_help_with_examples():
         ["inspect"],
         ["demo"],
         ["train"],
+        ["eval"],
+        ["score"],
+        ["compare"],
+        ["models"],
+        ["convert"],
         *(["cache", c] for c in ("ls", "info", "verify", "rm", "prune")),
         *(["data", c] for c in ("synth", "check")),
     ]

@@ -18,7 +18,7 @@ from voco_video.data.datasets import load_dataset
 from voco_video.data.instruct import load_conversations
 from voco_video.data.layouts import write_dataset
 from voco_video.data.moving_shapes import SPLITS, draw_scene, scene_rng
-from voco_video.data.moving_shapes_qa import draw_turns
+from voco_video.data.moving_shapes_stream import draw_turns
 from voco_video.data.samples import Dataset, Media, Sample, Turn
 from voco_video.data.video_qa import ACTIVITYNET_TYPES, PUBLISHED_SIZES, load_video_qa, read_mapping
 from voco_video.errors import DataError, UsageError

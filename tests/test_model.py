@@ -272,12 +272,14 @@ def test_a_folder_that_is_no_checkpoint(tmp_path):
         load_voco_model(tmp_path)
 
 
-def test_a_plain_checkpoint_needs_voco_tokens_first(tmp_path):
+def test_a_plain_checkpoint_has_no_voco_tokens_unless_asked_for(tmp_path):
     model = load_voco_model("voco-tiny")
     save_voco_model(model, tmp_path)
     (tmp_path / "voco_config.json").unlink()
-    with pytest.raises(ModelError, match="never trained to compress"):
-        load_voco_model(tmp_path)
+    plain = load_voco_model(tmp_path)
+    assert plain.num_voco_tokens == 0
+    with pytest.raises(ModelError, match="no trained VoCo tokens"):
+        plain.compress(torch.zeros(1, 64, 128))
     fresh = load_voco_model(tmp_path, num_voco_tokens=3)
     assert fresh.voco_embeds.shape == (3, 128)
     assert not fresh.trained

@@ -26,16 +26,8 @@ from voco_video.data.moving_shapes import (
     reverse_scene,
     staggered_pairs,
 )
-from voco_video.data.moving_shapes_qa import (
-    FAMILIES,
-    NUMBERS,
-    MovingShapes,
-    QuestionAnswer,
-    demo_questions,
-    draw_lists,
-    draw_questions,
-    vocabulary,
-)
+from voco_video.data.moving_shapes_qa import FAMILIES, NUMBERS, QuestionAnswer, demo_questions, draw_questions
+from voco_video.data.moving_shapes_stream import MovingShapes, draw_lists, vocabulary
 from voco_video.data.rendering import render, write_clip
 from voco_video.errors import UsageError
 

@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from voco_video.checkpoint import load_voco_model, save_voco_model
+from voco_video.data.samples import Turn
 from voco_video.errors import UsageError
 from voco_video.training import TrainConfig, TrainingError, engine, load_config, train
-from voco_video.training.batches import Turn, encode_turns, make_batch
+from voco_video.training.batches import encode_turns, make_batch
 from voco_video.training.config import config_from
 from voco_video.training.datasets import MovingShapesStream, RunOrder, open_dataset, visibility_at
 from voco_video.training.parts import choose_trainable, export_model

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from voco_video import compress as compress_module
-from voco_video.adapters import adapted_layers, adapters_off
+from voco_video.adapters import adapted_layers, adapter_settings, adapter_weights, adapters_off, remove_adapters
 from voco_video.cache import FrameCache
-from voco_video.checkpoint import load_voco_model
+from voco_video.checkpoint import load_voco_model, save_voco_model
 from voco_video.compress import compress_video, read_tokens
 from voco_video.data.layouts import write_dataset
 from voco_video.data.moving_shapes import draw_scene
@@ -21,6 +21,7 @@ from voco_video.model import VocoModel
 from voco_video.sampling import Sampling
 from voco_video.training import TrainConfig, train
 from voco_video.training.conversations import Conversations, read_rows
+from voco_video.training.datasets import open_dataset
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +65,21 @@ def cached_run(tmp_path, clips, **changes) -> TrainConfig:
     return TrainConfig(**options | changes)
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory) -> str:
+    """voco-tiny without the answering weights it comes with."""
+    model = load_voco_model("voco-tiny")
+    remove_adapters(model.backbone.decoder)
+    return str(save_voco_model(model, tmp_path_factory.mktemp("plain")))
+
+
+@pytest.mark.parametrize("lora_rank", [0, 4])
 @pytest.mark.parametrize("form", ["kv", "embeds"])
-def test_cached_mode_reads_the_frame_cache_alone_and_leaves_it_valid(tmp_path, clips, monkeypatch, form):
-    config = cached_run(tmp_path, clips, form=form)
-    base = load_voco_model("voco-tiny")
+def test_cached_mode_reads_the_frame_cache_alone_and_leaves_it_valid(
+    tmp_path, clips, plain, monkeypatch, form, lora_rank
+):
+    config = cached_run(tmp_path, clips, model=plain, form=form, lora_rank=lora_rank)
+    base = load_voco_model(plain)
     cache, sampling = FrameCache(config.cache_dir), Sampling(num_frames=3)
     options = compress_module.CompressOptions(form=form)
     for index in range(3):
@@ -91,12 +103,16 @@ def test_cached_mode_reads_the_frame_cache_alone_and_leaves_it_valid(tmp_path, c
     tokens = read_tokens(found.entry)
     text = torch.tensor([[5, 11, 42, 7, 60]])
     with torch.inference_mode():
-        answered, plain = (model(text, prefix=model.prefix(tokens))[0] for model in (trained, base))
-        assert (answered - plain).abs().max() > 1e-3, "the adapters answer"
+        answered, before = (model(text, prefix=model.prefix(tokens))[0] for model in (trained, base))
+        assert (answered - before).abs().max() > 1e-3, "the adapters answer"
         with adapters_off(trained.backbone.decoder):
-            assert torch.equal(trained(text, prefix=trained.prefix(tokens))[0], plain)
+            assert torch.equal(trained(text, prefix=trained.prefix(tokens))[0], before)
         pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
         compressed = [m.compress(m.vision_tokens(pixels), form=form).tensors() for m in (trained, base)]
+        other = {"kv": "embeds", "embeds": "kv"}[form]
+        compressed_other = base.compress(base.vision_tokens(pixels), form=other)
+        answers = [m(text, prefix=m.prefix(compressed_other))[0] for m in (trained, base)]
+        assert torch.equal(*answers), "frames of the other form are answered from as before"
     assert all(torch.equal(compressed[0][name], compressed[1][name]) for name in compressed[0]), "they do not compress"
     assert adapted_layers(trained), "compressing put them back"
 
@@ -108,13 +124,49 @@ def test_joint_mode_trains_on_the_same_files(tmp_path, clips):
     assert np.isfinite(train(config).loss)
 
 
-def test_cached_mode_needs_adapters_and_files(tmp_path, clips):
-    with pytest.raises(UsageError, match="set lora_rank"):
-        cached_run(tmp_path, clips, lora_rank=0)
+def test_cached_mode_has_no_vision_tokens_to_show(tmp_path, clips):
     with pytest.raises(UsageError, match="set full_visibility_fraction"):
         cached_run(tmp_path, clips, full_visibility_fraction=0.5)
-    with pytest.raises(UsageError, match="needs videos on disk"):
-        train(cached_run(tmp_path, clips, dataset="moving-shapes"))
+
+
+def test_answering_weights_are_trained_further_or_left_out(tmp_path, clips, plain, caplog):
+    """What one cached run has learned the next begins with; a joint run begins with the compressing weights."""
+    first = train(cached_run(tmp_path, clips, model=plain, lora_rank=0, output_dir=str(tmp_path / "first"))).last
+    second = train(
+        cached_run(tmp_path, clips, model=str(first), lora_rank=0, learning_rate=0.0, output_dir=str(tmp_path / "2"))
+    ).last
+    weights = [adapter_weights(load_voco_model(folder).backbone.decoder) for folder in (first, second)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    other = cached_run(tmp_path, clips, model=str(first), lora_rank=4, max_steps=1, output_dir=str(tmp_path / "3"))
+    assert adapter_settings(load_voco_model(train(other).last).backbone.decoder)["rank"] == 4
+    assert "answering weights (lora_rank 0, form kv), which are left out" in caplog.text
+    caplog.clear()
+    joint = cached_run(tmp_path, clips, model=str(first), mode="joint", lora_rank=0, max_steps=1)
+    assert not adapted_layers(load_voco_model(train(joint).last))
+    assert "which are left out" in caplog.text
+
+
+def test_moving_shapes_are_compressed_once_and_asked_anew(tmp_path, plain, monkeypatch):
+    config = cached_run(tmp_path, tmp_path, model=plain, dataset="moving-shapes", num_scenes=3, image_fraction=0.4)
+    model = load_voco_model(plain)
+    dataset = open_dataset(config, model)
+    first = [dataset.sample(index) for index in range(3)]
+    monkeypatch.setattr(VocoModel, "compress", None)
+    again = [dataset.sample(index) for index in range(3, 6)]
+    for one, other in zip(first, again, strict=True):
+        assert one.tokens is other.tokens
+        assert one.turns != other.turns
+    assert {sample.tokens.num_frames for sample in first} == {1, 3}
+
+
+def test_moving_shapes_train_from_memory(tmp_path, plain):
+    config = cached_run(
+        tmp_path, tmp_path, model=plain, dataset="moving-shapes", lora_rank=0, max_steps=2, eval_steps=2, eval_samples=4
+    )
+    result = train(config)
+    assert np.isfinite(result.loss)
+    assert set(result.accuracy) == {"k=1", "k=2"}
+    assert load_voco_model(result.last).fingerprint() == load_voco_model(plain).fingerprint()
 
 
 def test_conversations_and_question_sets_become_rows(tmp_path, clips):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from voco_video.errors import CacheError, DataError, ModelError, UsageError, VideoError, VocoVideoError
     from voco_video.frames import Fit, FrameBatch
     from voco_video.sampling import Sampling
+    from voco_video.training import TrainConfig, TrainResult, train
     from voco_video.video import open_video, probe, read_frames
 
 _HOMES = {
@@ -32,6 +33,7 @@ _HOMES = {
     "errors": ("CacheError", "DataError", "ModelError", "UsageError", "VideoError", "VocoVideoError"),
     "frames": ("Fit", "FrameBatch"),
     "sampling": ("Sampling",),
+    "training": ("TrainConfig", "TrainResult", "train"),
     "video": ("open_video", "probe", "read_frames"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -49,6 +51,8 @@ __all__ = [
     "Message",
     "ModelError",
     "Sampling",
+    "TrainConfig",
+    "TrainResult",
     "UsageError",
     "VideoError",
     "VideoModel",
@@ -59,6 +63,7 @@ __all__ = [
     "open_video",
     "probe",
     "read_frames",
+    "train",
 ]
 
 

@@ -1,12 +1,15 @@
-"""LoRA adapters that a model answers with but never compresses with, so frame caches outlive their training.
+"""Adapters that a model answers with but never compresses with, so frame caches outlive their training.
 
-Nothing here needs peft to be installed as long as a model carries no adapters.
+An adapter is LoRA, or a second set of weights: a layer that compresses with one matrix and answers with another.
+Nothing here needs peft to be installed as long as a model carries no LoRA.
 """
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,15 +23,41 @@ ADAPTER_FOLDER = "answer_adapter"
 _CONFIG, _WEIGHTS = "adapter.json", "adapter.safetensors"
 
 
+class AnsweringLinear(nn.Module):
+    """A linear layer with a second set of weights to answer with; what peft's layers offer, it offers too.
+
+    Args:
+        base_layer: the weights to compress with; those to answer with begin as a copy of them.
+    """
+
+    def __init__(self, base_layer: nn.Linear) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.answer_layer = copy.deepcopy(base_layer).requires_grad_(True)
+        self.disable_adapters = False
+
+    def enable_adapters(self, enabled: bool) -> None:
+        """Answer (True) or compress (False) from now on."""
+        self.disable_adapters = not enabled
+
+    def get_base_layer(self) -> nn.Linear:
+        """The layer that compresses."""
+        return self.base_layer
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """``[..., in] -> [..., out]``."""
+        output: Tensor = (self.base_layer if self.disable_adapters else self.answer_layer)(hidden)
+        return output
+
+
 def adapted_layers(module: nn.Module) -> list[Any]:
     """The layers below ``module`` that carry adapters."""
-    import sys
+    kinds: tuple[type, ...] = (AnsweringLinear,)
+    if "peft" in sys.modules:  # otherwise nothing can have put any LoRA there
+        from peft.tuners.tuners_utils import BaseTunerLayer
 
-    if "peft" not in sys.modules:  # then nothing can have put any there
-        return []
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    return [layer for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
+        kinds += (BaseTunerLayer,)
+    return [layer for layer in module.modules() if isinstance(layer, kinds)]
 
 
 @contextmanager
@@ -59,14 +88,18 @@ def base_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 def add_adapters(
     decoder: nn.Module, *, rank: int, alpha: float, dropout: float = 0.0, targets: tuple[str, ...]
 ) -> None:
-    """Put LoRA adapters on linear layers, in place.
+    """Put adapters on linear layers, in place.
 
     Args:
+        rank: of LoRA; 0 gives the layers a second set of weights instead.
         targets: names of the layers that get one.
 
     Raises:
         UsageError: peft is not installed, or there is no such layer.
     """
+    if rank == 0:
+        _add_answering_weights(decoder, targets)
+        return
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
@@ -83,40 +116,73 @@ def add_adapters(
         raise UsageError(f"LoRA on {', '.join(targets)}: {error}") from error
 
 
-def adapter_weights(decoder: nn.Module) -> dict[str, Tensor]:
-    """The weights of all adapters, by their names in ``decoder``."""
+def _add_answering_weights(decoder: nn.Module, targets: tuple[str, ...]) -> None:
+    found = [(name, module) for name, module in decoder.named_modules() if name.rpartition(".")[2] in targets]
+    if not found:
+        raise UsageError(f"answering weights for {', '.join(targets)}: the decoder has no such layers")
+    for name, module in found:
+        parent, _, attribute = name.rpartition(".")
+        setattr(decoder.get_submodule(parent), attribute, AnsweringLinear(module))
+
+
+def remove_adapters(decoder: nn.Module) -> bool:
+    """Take all adapters off for good; whether there were any."""
+    layers = {id(layer) for layer in adapted_layers(decoder)}
+    found = [(name, module) for name, module in decoder.named_modules() if id(module) in layers]
+    for name, module in found:
+        parent, _, attribute = name.rpartition(".")
+        setattr(decoder.get_submodule(parent), attribute, module.get_base_layer())
+    return bool(found)
+
+
+def adapter_weights(decoder: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of all adapters, by their names in ``decoder``."""
     bases = {id(p) for _, p in base_parameters(decoder)}
-    return {n: p.detach().cpu().contiguous() for n, p in decoder.named_parameters() if id(p) not in bases}
+    return {name: p for name, p in decoder.named_parameters() if id(p) not in bases}
 
 
-def save_adapters(
-    weights: dict[str, Tensor], folder: Path, *, rank: int, alpha: float, targets: tuple[str, ...]
-) -> None:
-    """Write answering adapters below a checkpoint's folder; `load_adapters` puts them back."""
+def adapter_settings(decoder: nn.Module) -> dict[str, Any]:
+    """What `add_adapters` was given, read off the adapters that are there."""
+    layers = {id(layer): layer for layer in adapted_layers(decoder)}
+    targets = sorted({name.rpartition(".")[2] for name, module in decoder.named_modules() if id(module) in layers})
+    first = next(iter(layers.values()))
+    if isinstance(first, AnsweringLinear):
+        return {"rank": 0, "alpha": 0.0, "targets": targets}
+    return {"rank": first.r["default"], "alpha": first.lora_alpha["default"], "targets": targets}
+
+
+def save_adapters(decoder: nn.Module, weights: Mapping[str, Tensor], folder: Path, *, form: str) -> None:
+    """Write answering adapters below a checkpoint's folder; `load_adapters` puts them back.
+
+    Args:
+        weights: tensors by the names of `adapter_weights`.
+        form: the form of VoCo tokens that they were trained on.
+    """
     folder = folder / ADAPTER_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(weights, folder / _WEIGHTS)
-    settings = {"rank": rank, "alpha": alpha, "targets": list(targets)}
-    (folder / _CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / _WEIGHTS)
+    (folder / _CONFIG).write_text(json.dumps(adapter_settings(decoder) | {"form": form}, indent=2) + "\n")
 
 
-def load_adapters(decoder: nn.Module, folder: Path) -> bool:
+def load_adapters(decoder: nn.Module, folder: Path) -> str | None:
     """Put a checkpoint's answering adapters on its decoder, where it has any.
+
+    Returns:
+        The form of VoCo tokens that they were trained on; None without adapters.
 
     Raises:
         ModelError: the adapters do not fit the decoder.
     """
     folder = folder / ADAPTER_FOLDER
     if not (folder / _CONFIG).is_file():
-        return False
+        return None
     settings = json.loads((folder / _CONFIG).read_text())
     add_adapters(decoder, rank=settings["rank"], alpha=settings["alpha"], targets=tuple(settings["targets"]))
-    weights = load_file(folder / _WEIGHTS)
-    parameters = dict(decoder.named_parameters())
-    if weights.keys() != adapter_weights(decoder).keys():
+    weights, parameters = load_file(folder / _WEIGHTS), adapter_weights(decoder)
+    if weights.keys() != parameters.keys():
         raise ModelError(f"{folder}: these adapters are for another model")
     for name, tensor in weights.items():
         parameters[name].data.copy_(tensor)
-    for name in weights:
         parameters[name].requires_grad_(False)
-    return True
+    form: str = settings["form"]
+    return form

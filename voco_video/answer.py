@@ -123,7 +123,7 @@ def answer_questions(
                 num_frames=len(prefix.frame_slots),
                 num_voco_tokens=prefix.frame_slots.shape[-1],
                 seconds=seconds,
-                note=model_note(model),
+                note=answer_note(model, prefix),
                 frame_pts_seconds=frame_pts_seconds,
                 frame_attention=attention[0],
                 video_attention=attention[1],
@@ -132,10 +132,11 @@ def answer_questions(
     return answers
 
 
-def model_note(model: VocoModel) -> str:
-    """What users are told with every answer: that the model is untrained, and what it says about itself."""
+def answer_note(model: VocoModel, prefix: Prefix) -> str:
+    """What users are told with every answer: that no frame was shown, that the model is untrained, what it is."""
+    blind = "" if len(prefix.frame_slots) else "answered from the question alone: no frame was shown. "
     warning = "" if model.trained else "the model is untrained, so this answer means nothing. "
-    return f"{warning}{model.about}".strip()
+    return f"{blind}{warning}{model.about}".strip()
 
 
 def stream_answer(
@@ -193,14 +194,15 @@ def generate(
     attention_mask = torch.cat([mask.new_ones(len(prompts), prefix.length), mask], dim=1)  # [B, S + T]
     if options.temperature:
         torch.manual_seed(options.seed)
-    output = model.backbone.model.generate(
-        input_ids,
-        generation_config=_generation_config(model, options),
-        past_key_values=prefix.to_cache(len(prompts)) if prefix.length else None,
-        attention_mask=attention_mask,
-        position_ids=prefix.text_start + (mask.cumsum(1) - 1).clamp_min(0),
-        streamer=streamer,
-    )
+    with model.answering(prefix.form):
+        output = model.backbone.model.generate(
+            input_ids,
+            generation_config=_generation_config(model, options),
+            past_key_values=prefix.to_cache(len(prompts)) if prefix.length else None,
+            attention_mask=attention_mask,
+            position_ids=prefix.text_start + (mask.cumsum(1) - 1).clamp_min(0),
+            streamer=streamer,
+        )
     new_ids = output.sequences[:, input_ids.shape[1] :]  # [B, A]
     log_probs = torch.stack([step.float().log_softmax(-1) for step in output.logits], dim=1)  # [B, A, vocabulary]
     chosen = log_probs.gather(-1, new_ids[..., None])[..., 0].cpu()  # [B, A]
@@ -225,7 +227,7 @@ def frame_attention(
     tokens = torch.tensor([[*prompt, *answer_ids]], device=model.backbone.device)
     rows = slice(len(prompt) - 1, len(prompt) - 1 + max(1, len(answer_ids)))
     positions = torch.arange(prefix.text_start, prefix.text_start + tokens.shape[1], device=tokens.device)
-    with torch.inference_mode(), _eager_attention(model):
+    with torch.inference_mode(), _eager_attention(model), model.answering(prefix.form):
         layers = model.backbone.decoder(
             inputs_embeds=model.backbone.embed(tokens),
             position_ids=positions[None],

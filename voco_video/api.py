@@ -27,11 +27,14 @@ from voco_video.compress import (
     StageSeconds,
     Storage,
     compress_video,
+    compressor_of,
     read_tokens,
+    tokens_per_frame,
 )
-from voco_video.errors import ModelError, UsageError
+from voco_video.errors import CacheError, ModelError, UsageError
 from voco_video.model import Prefix, VocoModel, VocoTokens
 from voco_video.sampling import Sampling
+from voco_video.stream import Stream, StreamOptions, WhenBehind
 
 
 def load_model(
@@ -94,8 +97,9 @@ class VideoModel:
         timestamps: Sequence[float] | None = None,
         start_seconds: float | None = None,
         end_seconds: float | None = None,
+        compressor: str = "voco",
         num_voco_tokens: int | None = None,
-        form: Form = "kv",
+        form: Form | None = None,
         storage: Storage = "native",
         batch_size: int = 16,
         decoder: str = "pyav",
@@ -107,11 +111,11 @@ class VideoModel:
         Args:
             path: any file that FFmpeg reads.
             fps, num_frames, keyframes, timestamps, start_seconds, end_seconds: see `Sampling`; 1 fps by default.
-            num_voco_tokens, form, storage, batch_size, decoder, force: see `CompressOptions`.
+            compressor, num_voco_tokens, form, storage, batch_size, decoder, force: see `CompressOptions`.
             on_progress: called after every batch.
 
         Raises:
-            VideoError, UsageError, CacheError: see `voco_video.compress.compress_video`.
+            VideoError, UsageError, ModelError, CacheError: see `voco_video.compress.compress_video`.
 
         >>> video = load_model().compress("clip.mp4", num_frames=8)      # doctest: +SKIP
         >>> video.num_frames                                             # doctest: +SKIP
@@ -125,7 +129,15 @@ class VideoModel:
             start_seconds=start_seconds,
             end_seconds=end_seconds,
         )
-        options = CompressOptions(num_voco_tokens, form, storage, batch_size, decoder, force)
+        options = CompressOptions(
+            compressor=compressor,
+            num_voco_tokens=num_voco_tokens,
+            form=form,
+            storage=storage,
+            batch_size=batch_size,
+            decoder=decoder,
+            force=force,
+        )
         result = compress_video(
             self.voco,
             path,
@@ -136,6 +148,61 @@ class VideoModel:
             on_progress=on_progress,
         )
         return CompressedVideo(self, (Part(result.entry, 0, result.entry.num_frames),), result)
+
+    def open_stream(
+        self,
+        source: str | Path,
+        *,
+        fps: float = 1.0,
+        name: str | None = None,
+        resume: bool = False,
+        publish_seconds: float = 3.0,
+        idle_seconds: float = 30.0,
+        end_marker: str | Path | None = None,
+        when_behind: WhenBehind | None = None,
+        starts_over: bool | None = None,
+        compressor: str = "voco",
+        num_voco_tokens: int | None = None,
+        form: Form | None = None,
+        storage: Storage = "native",
+        batch_size: int = 16,
+        force: bool = False,
+    ) -> VideoStream:
+        """Follow a source that is still being made, and ask about it meanwhile.
+
+        Args:
+            source: ``"-"``, a file that is being written, a named pipe, or a URL that FFmpeg opens.
+            fps, name, resume, publish_seconds, idle_seconds, end_marker, when_behind, starts_over, force: see
+                `StreamOptions`.
+            compressor, num_voco_tokens, form, storage, batch_size: see `CompressOptions`.
+
+        Raises:
+            VideoError, UsageError, CacheError: see `voco_video.stream.Stream`.
+
+        >>> with model.open_stream("rtsp://camera.local/1", name="door") as stream:      # doctest: +SKIP
+        ...     for progress in stream:
+        ...         if progress.num_published_frames:
+        ...             print(progress.media_seconds, stream.video.ask("Is somebody there?").text)
+        """
+        options = StreamOptions(
+            fps=fps,
+            name=name,
+            resume=resume,
+            publish_seconds=publish_seconds,
+            idle_seconds=idle_seconds,
+            end_marker=end_marker,
+            when_behind=when_behind,
+            starts_over=starts_over,
+            force=force,
+        )
+        compress = CompressOptions(
+            compressor=compressor,
+            num_voco_tokens=num_voco_tokens,
+            form=form,
+            storage=storage,
+            batch_size=batch_size,
+        )
+        return VideoStream(self, source, options, compress)
 
     def open(self, digest: str) -> CompressedVideo:
         """An entry of the cache by the beginning of its digest, as `voco-video cache ls` prints it.
@@ -179,7 +246,7 @@ class CompressedVideo:
     def __repr__(self) -> str:
         pts = self.pts_seconds
         span = f"{pts[0]:.2f}-{pts[-1]:.2f} s" if len(pts) else "no frames"
-        kept = f"{self.num_voco_tokens} VoCo tokens each, {self.form}"
+        kept = f"{self.num_voco_tokens} {'VoCo ' if self.compressor == 'voco' else ''}tokens each, {self.form}"
         return f"CompressedVideo({self.num_frames} frames, {span}, {kept})"
 
     def __len__(self) -> int:
@@ -196,9 +263,14 @@ class CompressedVideo:
         return np.concatenate([part.entry.pts_seconds[part.start : part.stop] for part in self.parts])
 
     @property
+    def compressor(self) -> str:
+        """``"voco"``, ``"full"``, ``"pool:k"`` or ``"none"``."""
+        return str(compressor_of(self.parts[0].entry))
+
+    @property
     def num_voco_tokens(self) -> int:
-        """K: VoCo tokens kept per frame."""
-        return self.parts[0].entry.key.settings["num_voco_tokens"]
+        """K: tokens kept per frame, VoCo tokens or those of another compressor."""
+        return tokens_per_frame(self.parts[0].entry)
 
     @property
     def form(self) -> Form:
@@ -242,7 +314,10 @@ class CompressedVideo:
         """What the text attends to, assembled once and kept for the budget last used.
 
         Args:
-            num_voco_tokens: k, at most K.
+            num_voco_tokens: k, at most K; only VoCo tokens can be cut to their first few.
+
+        Raises:
+            UsageError: there are no k tokens, or not of this compressor.
         """
         budget = self.num_voco_tokens if num_voco_tokens is None else num_voco_tokens
         if self._prefixes.get(budget) is None:
@@ -305,13 +380,14 @@ class CompressedVideo:
         ['circle', 'left']
         """
         questions = [question] if isinstance(question, str) else list(question)
+        prefix = self.prefix(num_voco_tokens=num_voco_tokens)
         answers = answer_questions(
             self.model.voco,
-            self.prefix(num_voco_tokens=num_voco_tokens),
+            prefix,
             questions,
             history=history,
             options=AnswerOptions(max_new_tokens, temperature, seed),
-            frame_pts_seconds=self.pts_seconds,
+            frame_pts_seconds=self.pts_seconds[: len(prefix.frame_slots)],  # none where the text stands alone
             with_attention=with_attention,
         )
         return answers[0] if isinstance(question, str) else answers
@@ -340,19 +416,46 @@ class CompressedVideo:
         )
 
 
+class VideoStream(Stream):
+    """A `Stream` whose frames answer questions while it runs. Comes from `VideoModel.open_stream`."""
+
+    def __init__(
+        self, model: VideoModel, source: str | Path, options: StreamOptions, compress: CompressOptions
+    ) -> None:
+        self._video_model = model
+        super().__init__(
+            model.voco, source, cache=model.cache, options=options, compress=compress, fingerprint=model.fingerprint
+        )
+
+    def __enter__(self) -> VideoStream:
+        return self
+
+    @property
+    def video(self) -> CompressedVideo:
+        """All frames published so far; take it again to see more.
+
+        Raises:
+            CacheError: nothing is published yet.
+        """
+        entry = self.entry
+        if entry is None:
+            raise CacheError(f"{self.source_name}: nothing is published yet; iterate over the stream first")
+        return CompressedVideo(self._video_model, (Part(entry, 0, entry.num_frames),))
+
+
 def concat(videos: Sequence[CompressedVideo]) -> CompressedVideo:
     """Frames of several compressed videos, one video after the other, as if they were one.
 
     Raises:
-        UsageError: none given, or they differ in model, form, or VoCo tokens per frame.
+        UsageError: none given, or they differ in model, compressor, form, or tokens per frame.
 
     >>> both = concat([a, b])                                             # doctest: +SKIP
     """
     if not videos:
         raise UsageError("concat needs at least one video")
-    kinds = {(v.parts[0].entry.key.model_fingerprint, v.form, v.num_voco_tokens) for v in videos}
+    kinds = {(v.parts[0].entry.key.model_fingerprint, v.compressor, v.form, v.num_voco_tokens) for v in videos}
     if len(kinds) > 1:
-        listed = "; ".join(f"model {k[0][:12]}, form {k[1]}, {k[2]} VoCo tokens" for k in sorted(kinds))
+        listed = "; ".join(f"model {m[:12]}, {c}, form {f}, {n} tokens a frame" for m, c, f, n in sorted(kinds))
         raise UsageError(f"videos to join must be compressed alike, but these are: {listed}")
     return CompressedVideo(videos[0].model, tuple(part for video in videos for part in video.parts))
 

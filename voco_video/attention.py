@@ -40,6 +40,7 @@ class PackedLayout:
         num_spare_frames: frames at the end of the frame batch that belong to no sample.
         prefix: in place of frames in the row, per layer the keys and values ``[B, kv_heads, S, head_dim]`` that text
             sees, already rotated to their places.
+        frame_positions: positions of a frame's sequence from its start, int64 ``[C, L]``; 0 to L - 1 when None.
     """
 
     num_frames: tuple[int, ...]
@@ -48,6 +49,7 @@ class PackedLayout:
     text_lengths: tuple[int, ...]
     num_spare_frames: int = 0
     prefix: tuple[tuple[Tensor, Tensor], ...] | None = None
+    frame_positions: Tensor | None = None
 
     @property
     def total_frames(self) -> int:
@@ -83,16 +85,28 @@ class PackedLayout:
         """The position of the first text token after that many frames."""
         if num_frames == 0:
             return 0
-        return CompactLayout(self.frame_length - self.kept, self.kept, num_frames).text_start
+        return self._compact(num_frames).text_start
+
+    def _within(self) -> Tensor:
+        """Positions of a frame's sequence from its start, ``[C, L]``."""
+        return torch.arange(self.frame_length)[None] if self.frame_positions is None else self.frame_positions
+
+    def _compact(self, num_frames: int) -> CompactLayout:
+        """Where frames stand that take as many positions as their kept tokens span."""
+        kept = self._within()[:, self.frame_length - self.kept :].amax(0)  # [kept]
+        first = int(kept.min())
+        return CompactLayout(first, int(kept.max()) - first + 1, num_frames)
 
     def position_ids(self) -> Tensor:
-        """Compact positions of the whole row, int64 ``[1, ΣF*L + ΣT]``."""
-        within = torch.arange(self.frame_length)
+        """Compact positions of the whole row, int64 ``[1, ΣF*L + ΣT]``, or with three coordinates ``[3, 1, ...]``."""
+        within = self._within()
         counts = (*self.num_frames, self.num_spare_frames) if self.prefix is None else ()
-        frames = [f * self.kept + within for count in counts for f in range(count)]
+        step = self._compact(1).num_voco_tokens if self.total_frames else 0
+        frames = [f * step + within for count in counts for f in range(count)]
         pairs = zip(self.num_frames, self.text_lengths, strict=True)
-        texts = [self.text_start(count) + torch.arange(length) for count, length in pairs]
-        return torch.cat([*frames, *texts])[None]
+        texts = [(self.text_start(count) + torch.arange(length)).expand(len(within), -1) for count, length in pairs]
+        row = torch.cat([*frames, *texts], dim=1)  # [C, ΣF*L + ΣT]
+        return row if len(row) == 1 else row[:, None]
 
     def text_mask(self) -> Tensor:
         """What each text token may look at, bool ``[B, 1, T, S + T]``: its sample's slots, and text up to itself."""

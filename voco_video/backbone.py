@@ -6,48 +6,19 @@ Nothing here knows about VoCo tokens, and nothing above this module knows which 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from voco_video.backbones import Family, ImageSettings, PromptTemplate, family_of, image_settings
 from voco_video.errors import ModelError
-from voco_video.frames import Fit
+from voco_video.positions import frame_positions
 
-
-@dataclass(frozen=True)
-class ImageSettings:
-    """How a frame becomes the vision tower's input: fitted to a box, scaled to [0, 1], normalised per channel."""
-
-    fit: Fit
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    def describe(self) -> dict[str, Any]:
-        """The settings as plain JSON values, for a cache key and a checkpoint."""
-        return asdict(self)
-
-    @staticmethod
-    def from_description(settings: dict[str, Any]) -> ImageSettings:
-        """The inverse of `describe`, after a round trip through JSON."""
-        fit = settings["fit"] | {"pad_rgb": tuple(settings["fit"]["pad_rgb"])}
-        return ImageSettings(Fit(**fit), tuple(settings["mean"]), tuple(settings["std"]))
-
-
-@dataclass(frozen=True)
-class PromptTemplate:
-    """The fixed token ids around a frame's vision tokens and before the text.
-
-    A frame is read as ``[frame_before_ids] vision tokens [frame_after_ids] VoCo tokens``; after the last frame's VoCo
-    tokens comes ``[text_before_ids]`` and then the conversation as the tokenizer's chat template writes it.
-    """
-
-    frame_before_ids: tuple[int, ...]
-    frame_after_ids: tuple[int, ...]
-    text_before_ids: tuple[int, ...] = ()
+__all__ = ["Backbone", "ImageSettings", "PromptTemplate", "image_settings"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +38,11 @@ class Backbone:
     images: ImageSettings
     template: PromptTemplate
     chat_template: str | None = field(default=None, repr=False)
+
+    @cached_property
+    def family(self) -> Family:
+        """What is particular to models of this ``model_type``."""
+        return family_of(self.model.config)
 
     @property
     def device(self) -> torch.device:
@@ -120,9 +96,11 @@ class Backbone:
         return ((values - mean) / std).to(self.dtype)  # [F, 3, H, W]
 
     def vision_tokens(self, pixel_values: Tensor) -> Tensor:
-        """Vision tower and projector: ``[F, 3, H, W] -> [F, N, D]``."""
-        features = self.model.get_image_features(pixel_values=pixel_values, return_dict=True).pooler_output
-        return torch.stack(list(features))  # [F, N, D]
+        """Vision tower and projector: ``[F, 3, H, W] -> [F, N, W]``.
+
+        W is D; more where the decoder takes in vision features behind its first layers too (`Family.decoder_inputs`).
+        """
+        return self.family.vision_tokens(self.model, pixel_values)
 
     @cached_property
     def num_vision_tokens(self) -> int:
@@ -130,6 +108,69 @@ class Backbone:
         empty = np.zeros((1, self.images.fit.height, self.images.fit.width, 3), np.uint8)
         with torch.inference_mode():
             return self.vision_tokens(self.pixel_values(empty)).shape[1]
+
+    @property
+    def vision_grid(self) -> tuple[int, int]:
+        """Rows and columns that a frame's vision tokens stand in, row by row."""
+        return self.family.vision_grid(self.model.config, self.images.fit)
+
+    def frame_sequence(self, vision_tokens: Tensor, then: Tensor) -> Tensor:
+        """Input embeddings of each frame's own sequence: the template's, the vision tokens', and what follows.
+
+        Args:
+            vision_tokens: ``[F, N, W]``.
+            then: input embeddings ``[K, D]`` that end every frame's sequence.
+
+        Returns:
+            ``[F, P + K, W]``; channels beyond D are 0 but for vision tokens.
+        """
+        num_frames, _, width = vision_tokens.shape
+        before = self.embed(self.template.frame_before_ids)
+        learned = self.family.after_embeds(self.model)
+        after = [self.embed(self.template.frame_after_ids), then.to(before)]
+        if learned is not None:
+            after.insert(0, learned.to(before))
+        first, last = (
+            self.widened(rows, width).expand(num_frames, -1, -1) for rows in (before, torch.cat(after))
+        )  # [F, ..., W] each
+        return torch.cat([first, vision_tokens.to(before.dtype), last], dim=1)  # [F, P + K, W]
+
+    @staticmethod
+    def widened(embeds: Tensor, width: int) -> Tensor:
+        """Input embeddings beside vision tokens of more channels, ``[..., D] -> [..., W]``: zeros in the others."""
+        missing = width - embeds.shape[-1]
+        return nn.functional.pad(embeds, (0, missing)) if missing else embeds
+
+    def frame_positions(self, length: int, *, grid: tuple[int, int] | None = None) -> Tensor:
+        """Positions of a frame's sequence of ``length`` tokens from its start, int64 ``[C, length]``; C is 1 or 3.
+
+        Args:
+            grid: rows and columns of its vision tokens where they are not the tower's own.
+        """
+        vision = self.family.vision_positions(grid or self.vision_grid)  # [3, N], or None where all is plain
+        if vision is None:
+            return torch.arange(length)[None]
+        return frame_positions(vision, before=len(self.template.frame_before_ids), length=length)
+
+    def decoder_inputs(self, sequence: Tensor) -> dict[str, Any]:
+        """Arguments of the decoder for input embeddings ``[B, T, W]``."""
+        return self.family.decoder_inputs(sequence, self.hidden_size)
+
+    def decode_frames(self, sequence: Tensor, *, grid: tuple[int, int] | None = None, **options: Any) -> Any:
+        """Run frame sequences ``[F, L, W]`` through the decoder, each token at its place.
+
+        Args:
+            grid: as in `frame_positions`.
+            options: of the decoder, such as ``past_key_values``.
+
+        Returns:
+            The decoder's output: ``last_hidden_state`` ``[F, L, D]`` and what the options ask for.
+        """
+        inputs = self.decoder_inputs(sequence)
+        positions = self.frame_positions(sequence.shape[1], grid=grid).to(sequence.device)
+        if len(positions) > 1:  # the decoder counts plain positions by itself
+            inputs["position_ids"] = positions[:, None].expand(-1, len(sequence), -1)  # [3, F, L]
+        return self.decoder(**inputs, **options)
 
     def embed(self, input_ids: Tensor | Sequence[int]) -> Tensor:
         """Token ids ``[..., T]`` to input embeddings ``[..., T, D]``."""
@@ -152,31 +193,28 @@ class Backbone:
             raise ModelError("this checkpoint has no tokenizer; ask with token ids (VocoModel.generate) instead")
         if not (self.chat_template or getattr(self.tokenizer, "chat_template", None)):
             raise ModelError("this checkpoint's tokenizer has no chat template; add chat_template.jinja beside it")
-        text = self.tokenizer.apply_chat_template(
-            list(messages), chat_template=self.chat_template, add_generation_prompt=True, tokenize=False
-        )
+        text = self.conversation_text(messages)
         return [*self.template.text_before_ids, *self.tokenizer(text, add_special_tokens=False).input_ids]
+
+    def conversation_text(self, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool = True) -> str:
+        """A conversation as the chat template writes it, which takes contents as text or as a list of parts.
+
+        Args:
+            add_generation_prompt: end it where the next answer begins.
+        """
+        parts = [m | {"content": [{"type": "text", "text": m["content"]}]} for m in messages]
+        for conversation in (list(messages), parts):
+            text: str = self.tokenizer.apply_chat_template(
+                conversation,
+                chat_template=self.chat_template,
+                add_generation_prompt=add_generation_prompt,
+                tokenize=False,
+            )
+            # A template for pictures passes over a content that is not in parts, and says nothing.
+            if all(m["content"].strip() in text for m in messages):
+                return text
+        raise ModelError("this checkpoint's chat template leaves out the question; set another chat_template.jinja")
 
     def text(self, token_ids: Sequence[int]) -> str:
         """Token ids back to text, special tokens left out."""
         return self.tokenizer.decode(list(token_ids), skip_special_tokens=True).strip()
-
-
-def image_settings(processor: Any) -> ImageSettings:
-    """Read an image processor's settings: cover and crop where it crops, stretch where it has a fixed size.
-
-    Args:
-        processor: what ``AutoImageProcessor.from_pretrained`` returns.
-
-    Raises:
-        ModelError: the processor asks for something that is not supported, named in the message.
-    """
-    size = dict(processor.size or {})
-    crop = dict(processor.crop_size or {}) if getattr(processor, "do_center_crop", False) else {}
-    if crop and size.get("shortest_edge", crop["height"]) == crop["height"] == crop["width"]:
-        fit = Fit(height=crop["height"], width=crop["width"], mode="crop")
-    elif "height" in size and "width" in size and not crop:
-        fit = Fit(height=size["height"], width=size["width"], mode="stretch")
-    else:
-        raise ModelError(f"image size {size} with crop {crop or 'none'} is not a shape that frames can be fitted to")
-    return ImageSettings(fit=fit, mean=tuple(processor.image_mean), std=tuple(processor.image_std))

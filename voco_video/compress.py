@@ -14,6 +14,7 @@ import torch
 
 from voco_video.backends import BACKENDS
 from voco_video.cache import CacheEntry, CacheKey, FrameCache, digest_file
+from voco_video.compressors import Compressor, check_compressor, compress_frames, no_tokens, parse_compressor
 from voco_video.errors import ModelError, UsageError, VideoError
 from voco_video.frames import FrameBatch
 from voco_video.model import Form, VocoModel, VocoTokens
@@ -28,27 +29,31 @@ INT8_MAX_LOGIT_ERROR = 0.1
 
 @dataclass(frozen=True)
 class CompressOptions:
-    """How frames become VoCo tokens and how those are kept.
+    """How frames are compressed and how the result is kept.
 
     Attributes:
-        num_voco_tokens: VoCo tokens per frame; the model's own K when None. Any smaller budget can be chosen later.
-        form: ``"kv"`` or ``"embeds"``.
+        compressor: ``"voco"``, ``"full"``, ``"pool:k"`` or ``"none"``; see `voco_video.compressors`.
+        num_voco_tokens: for ``voco``, VoCo tokens per frame; the model's own K when None. Any smaller budget can be
+            chosen later.
+        form: ``"kv"`` or ``"embeds"``; None for the one that the model was last trained to answer from, else ``"kv"``.
         storage: ``"native"`` keeps the model's type, ``"int8"`` about half of it in 16 bit, a quarter in 32.
         batch_size: frames per forward pass.
         decoder: ``"pyav"``, ``"decord"`` or ``"torchcodec"``.
         force: compress again even where the cache has an entry.
     """
 
+    compressor: str = "voco"
     num_voco_tokens: int | None = None
-    form: Form = "kv"
+    form: Form | None = None
     storage: Storage = "native"
     batch_size: int = 16
     decoder: str = "pyav"
     force: bool = False
 
     def __post_init__(self) -> None:
+        parse_compressor(self.compressor).check_budget(self.num_voco_tokens)
         for name, value, choices in (
-            ("form", self.form, get_args(Form)),
+            ("form", self.form or "kv", get_args(Form)),
             ("storage", self.storage, get_args(Storage)),
             ("decoder", self.decoder, BACKENDS),
         ):
@@ -56,6 +61,10 @@ class CompressOptions:
                 raise UsageError(f"{name} {value!r} is not one of {', '.join(choices)}")
         if self.batch_size < 1:
             raise UsageError(f"batch_size={self.batch_size}: a batch needs at least 1 frame")
+
+    def form_for(self, model: VocoModel) -> Form:
+        """The form, or the default one for a model; answering weights know VoCo tokens, not other compressors'."""
+        return self.form or (model.answering_form if self.compressor == "voco" else None) or "kv"
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,7 @@ class CompressResult:
     """An entry of the frame cache and how it came about.
 
     Attributes:
-        entry: the frames' VoCo tokens on disk.
+        entry: the frames' VoCo tokens, or what another compressor kept, on disk.
         from_cache: True where nothing was decoded or compressed.
         num_resumed_frames: frames kept from an interrupted run.
         seconds: by stage, for this run.
@@ -121,9 +130,11 @@ def compress_video(
     Raises:
         VideoError: the file is not a readable video.
         UsageError: options that do not fit the model or the video.
+        ModelError: the compressor is ``voco`` and the checkpoint has no VoCo tokens.
         CacheError: the cache cannot be written, or the entry is damaged.
     """
     started = time.perf_counter()
+    compressor = parse_compressor(options.compressor)
     report = on_progress or (lambda progress: None)
     path = _existing_file(path)
     key = cache_key(model, path, sampling=sampling, options=options, fingerprint=fingerprint)
@@ -142,24 +153,25 @@ def compress_video(
         num_resumed, total = writer.num_frames, len(plan)
         report(Progress(num_resumed, total))
         int8_error: float | None = None
-        batches = video.batches(
-            sampling,
-            fit=model.backbone.images.fit,
-            batch_size=options.batch_size,
-            first_frame=_next_planned(plan, num_resumed, writer.last_pts_seconds),
-        )
+        first_frame = _next_planned(plan, num_resumed, writer.last_pts_seconds)
+        if compressor.sees_frames:
+            batches = video.batches(
+                sampling, fit=model.backbone.images.fit, batch_size=options.batch_size, first_frame=first_frame
+            )
+        else:
+            batches = _undecoded(plan[first_frame:])
         if sampling.timestamps is None:  # those may name a frame twice
             batches = _later(batches, writer.last_pts_seconds)
         for batch in _timed(batches, seconds):
-            tokens = _compress_batch(model, batch.pixels, options, seconds)
+            tokens = compress_batch(model, batch.pixels, compressor, options, seconds)
             if options.storage == "int8" and int8_error is None:
-                int8_error = _checked_int8_error(model, tokens)
+                int8_error = checked_int8_error(model, tokens)
             with _clock(seconds, "write"):
-                writer.append(_stored(tokens, options.storage), batch.pts_seconds)
+                writer.append(stored_tensors(tokens, options.storage), batch.pts_seconds)
             report(Progress(writer.num_frames, total))
         seconds.decode = video.decode_seconds
         with _clock(seconds, "write"):
-            entry = writer.finish(_facts(model, path, video, sampling, int8_error))
+            entry = writer.finish(_facts(model, path, video, sampling, compressor, int8_error))
     return CompressResult(entry, False, num_resumed, seconds, time.perf_counter() - started)
 
 
@@ -172,18 +184,30 @@ def cache_key(
     fingerprint: str | None = None,
 ) -> CacheKey:
     """The address of a compressed video: the file's bytes, the compressing weights, and every setting that counts."""
-    num_voco_tokens = options.num_voco_tokens or model.num_voco_tokens
-    if num_voco_tokens > model.num_voco_tokens:
-        raise UsageError(
-            f"num_voco_tokens={num_voco_tokens}: this model has {model.num_voco_tokens} VoCo tokens per frame, "
-            f"so choose 1 to {model.num_voco_tokens}"
-        )
+    return entry_key(model, digest_file(path), sampling=sampling, options=options, fingerprint=fingerprint)
+
+
+def entry_key(
+    model: VocoModel,
+    video_digest: str,
+    *,
+    sampling: Sampling,
+    options: CompressOptions,
+    fingerprint: str | None = None,
+) -> CacheKey:
+    """The address of what a model makes of the video with this digest, 64 hex digits."""
+    compressor = parse_compressor(options.compressor)
+    form = options.form_for(model)
+    check_compressor(model, compressor, num_voco_tokens=options.num_voco_tokens, form=form)
+    kind: dict[str, Any] = {"compressor": str(compressor)}
+    if compressor.name == "voco":  # as keys were before there was a choice, so that those entries go on being found
+        kind = {"num_voco_tokens": model.checked_budget(options.num_voco_tokens)}
     return CacheKey(
-        video_digest=digest_file(path),
+        video_digest=video_digest,
         model_fingerprint=fingerprint or model.fingerprint(),
         settings={
-            "num_voco_tokens": num_voco_tokens,
-            "form": options.form,
+            **kind,
+            "form": form if compressor.sees_frames else "embeds",  # of nothing there is but one
             "dtype": str(model.backbone.dtype).removeprefix("torch."),
             "storage": options.storage,
             "images": model.backbone.images.describe(),
@@ -194,11 +218,23 @@ def cache_key(
     )
 
 
+def compressor_of(entry: CacheEntry) -> Compressor:
+    """What made an entry."""
+    return parse_compressor(entry.key.settings.get("compressor", "voco"))
+
+
+def tokens_per_frame(entry: CacheEntry) -> int:
+    """K: tokens that an entry holds of each frame, VoCo tokens or others."""
+    name = next(n for n in ("keys", "keys.int8", "embeds", "embeds.int8") if n in entry.tensors)
+    return entry.tensors[name].shape[-2]
+
+
 def read_tokens(entry: CacheEntry, start: int = 0, stop: int | None = None) -> VocoTokens:
     """VoCo tokens of frames ``start:stop`` of an entry; only the segments that overlap are read."""
     tensors = entry.read(start, stop)
     settings = entry.key.settings
-    return _restored(tensors, form=settings["form"], dtype=getattr(torch, settings["dtype"]))
+    elastic = compressor_of(entry).name == "voco"
+    return _restored(tensors, form=settings["form"], dtype=getattr(torch, settings["dtype"]), elastic=elastic)
 
 
 def _next_planned(plan: np.ndarray, num_frames: int, last_pts_seconds: float | None) -> int:
@@ -216,27 +252,48 @@ def _later(batches: Iterator[FrameBatch], last_pts_seconds: float | None) -> Ite
             yield batch[first:] if first else batch
 
 
-def _compress_batch(
-    model: VocoModel, pixels: np.ndarray, options: CompressOptions, seconds: StageSeconds
+def _undecoded(pts_seconds: np.ndarray) -> Iterator[FrameBatch]:
+    """Frames of a plan by their times alone."""
+    if len(pts_seconds):
+        yield FrameBatch(np.empty((len(pts_seconds), 0, 0, 3), np.uint8), pts_seconds)
+
+
+def compress_batch(
+    model: VocoModel, pixels: np.ndarray, compressor: Compressor, options: CompressOptions, seconds: StageSeconds
 ) -> VocoTokens:
+    """Pixels ``[F, H, W, 3]`` to what is kept of them; the time it takes is added to ``seconds``."""
+    if not compressor.sees_frames:
+        return no_tokens(model, len(pixels))
     with torch.inference_mode(), _clock(seconds, "vision", model):
         vision_tokens = model.vision_tokens(pixels)  # [F, N, D]
     with _clock(seconds, "llm", model):
-        return model.compress(vision_tokens, num_voco_tokens=options.num_voco_tokens, form=options.form)
+        return compress_frames(
+            model,
+            vision_tokens,
+            compressor,
+            num_voco_tokens=options.num_voco_tokens,
+            form=options.form_for(model),
+        )
 
 
-def _stored(tokens: VocoTokens, storage: Storage) -> dict[str, torch.Tensor]:
+def stored_tensors(tokens: VocoTokens, storage: Storage) -> dict[str, torch.Tensor]:
+    """Tokens as a frame cache takes them, ``[F, ...]`` by name; `read_tokens` is the inverse."""
     tensors = {name: tensor.cpu() for name, tensor in tokens.tensors().items()}
     return quantize(tensors) if storage == "int8" else tensors
 
 
-def _restored(tensors: dict[str, torch.Tensor], *, form: Form, dtype: torch.dtype) -> VocoTokens:
-    return VocoTokens(form, **dequantize(tensors, dtype=dtype))
+def _restored(tensors: dict[str, torch.Tensor], *, form: Form, dtype: torch.dtype, elastic: bool) -> VocoTokens:
+    return VocoTokens(form, elastic=elastic, **dequantize(tensors, dtype=dtype))
 
 
-def _checked_int8_error(model: VocoModel, tokens: VocoTokens) -> float:
-    """How far int8 moves the next-token logits after a probe, as a share of their standard deviation."""
-    restored = _restored(_stored(tokens, "int8"), form=tokens.form, dtype=model.backbone.dtype)
+def checked_int8_error(model: VocoModel, tokens: VocoTokens) -> float:
+    """How far int8 moves the next-token logits after a probe, as a share of their standard deviation.
+
+    Raises:
+        ModelError: further than `INT8_MAX_LOGIT_ERROR`.
+    """
+    dtype = model.backbone.dtype
+    restored = _restored(stored_tensors(tokens, "int8"), form=tokens.form, dtype=dtype, elastic=tokens.elastic)
     ids = (*model.backbone.template.frame_before_ids, *model.backbone.template.text_before_ids)
     probe = torch.tensor([ids or (0,)], device=model.backbone.device)
     with torch.inference_mode():
@@ -250,19 +307,33 @@ def _checked_int8_error(model: VocoModel, tokens: VocoTokens) -> float:
     return error
 
 
-def _facts(model: VocoModel, path: Path, video: Video, sampling: Sampling, int8_error: float | None) -> dict[str, Any]:
-    from voco_video import __version__
-
+def _facts(
+    model: VocoModel,
+    path: Path,
+    video: Video,
+    sampling: Sampling,
+    compressor: Compressor,
+    int8_error: float | None,
+) -> dict[str, Any]:
     info = asdict(video.info)
     return {
         "source": str(path.resolve()),
         "video": {name: value if isinstance(value, (int, float)) else str(value) for name, value in info.items()},
         "sampling": str(sampling),
         "num_undecodable_frames": int(video.num_undecodable),
+        **model_facts(model, compressor, int8_error),
+    }
+
+
+def model_facts(model: VocoModel, compressor: Compressor, int8_error: float | None) -> dict[str, Any]:
+    """What an entry records of how its frames were compressed, beyond its key."""
+    from voco_video import __version__
+
+    return {
         "model_trained": model.trained,
         "voco_video_version": __version__,
         "attention": model.backbone.text_config._attn_implementation,
-        "num_vision_tokens": model.backbone.num_vision_tokens,
+        "num_vision_tokens": model.backbone.num_vision_tokens if compressor.sees_frames else 0,
         "int8_logit_error": int8_error,
     }
 

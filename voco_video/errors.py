@@ -23,3 +23,7 @@ class ModelError(VocoVideoError):
 
 class DataError(VocoVideoError):
     """Annotations or media that are missing, broken, or not in the layout that they have to be in."""
+
+
+class JudgeError(VocoVideoError):
+    """A judge's endpoint that will not answer: wrong key, unknown model, no credit, nobody there."""

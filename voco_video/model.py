@@ -11,7 +11,8 @@ Source: VoCo-LLaMA (arXiv:2406.12275), section 3; the two passes agree with its 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -22,21 +23,27 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from voco_video.adapters import adapters_off, base_parameters
 from voco_video.backbone import Backbone
 from voco_video.errors import ModelError, UsageError
-from voco_video.positions import CompactLayout, rotate_keys
+from voco_video.positions import compact_positions, rotate_keys
 
 Form = Literal["kv", "embeds"]
 """What is kept of a VoCo token: the keys and values of every layer, or the last hidden state."""
 
+NO_VOCO_TOKENS = (
+    "this checkpoint has no trained VoCo tokens; compress with 'pool:4', another 'pool:k' or 'full' (--compressor), or "
+    "teach it to compress with `voco-video train`"
+)
+
 
 @dataclass(frozen=True)
 class VocoTokens:
-    """The VoCo tokens of F frames, in time order.
+    """The VoCo tokens of F frames, in time order, or what another compressor keeps in their place.
 
     Attributes:
         form: ``"kv"`` or ``"embeds"``.
         positions: int32 ``[F, K]`` for ``kv``: the positions that the keys are rotated for.
         keys, values: ``[F, layers, kv_heads, K, head_dim]`` for ``kv``.
         embeds: ``[F, K, D]`` for ``embeds``.
+        elastic: whether the first k of a frame's K tokens can stand for it, as VoCo tokens can.
     """
 
     form: Form
@@ -44,6 +51,7 @@ class VocoTokens:
     keys: Tensor | None = None
     values: Tensor | None = None
     embeds: Tensor | None = None
+    elastic: bool = True
 
     def __post_init__(self) -> None:
         wanted = {"kv": ["positions", "keys", "values"], "embeds": ["embeds"]}[self.form]
@@ -66,7 +74,18 @@ class VocoTokens:
         return {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
 
     def first(self, num_voco_tokens: int) -> VocoTokens:
-        """The first k VoCo tokens of every frame: exactly what compressing with k tokens gives, being causal."""
+        """The first k VoCo tokens of every frame: exactly what compressing with k tokens gives, being causal.
+
+        Raises:
+            UsageError: there are no k tokens, or the first k of them mean nothing without the others.
+        """
+        if not self.elastic and num_voco_tokens != self.num_voco_tokens:
+            raise UsageError(
+                f"num_voco_tokens={num_voco_tokens}: these frames hold {self.num_voco_tokens} tokens each of another "
+                "compressor, and only VoCo tokens can be cut to their first few; leave it out"
+            )
+        if not self.elastic:
+            return self
         if not 1 <= num_voco_tokens <= self.num_voco_tokens:
             raise UsageError(
                 f"num_voco_tokens={num_voco_tokens}: these frames were compressed to {self.num_voco_tokens} VoCo "
@@ -74,17 +93,20 @@ class VocoTokens:
             )
         kept = slice(num_voco_tokens)
         cut = {n: t[:, kept] if n == "positions" else t[..., kept, :] for n, t in self.tensors().items()}
-        return VocoTokens(self.form, **cut)
+        return self._with(cut)
 
     def __getitem__(self, frames: slice) -> VocoTokens:
         """A range of frames."""
-        return VocoTokens(self.form, **{n: t[frames] for n, t in self.tensors().items()})
+        return self._with({n: t[frames] for n, t in self.tensors().items()})
 
     @staticmethod
     def cat(parts: Sequence[VocoTokens]) -> VocoTokens:
         """Frames of several parts, one after the other."""
         names = parts[0].tensors()
-        return VocoTokens(parts[0].form, **{n: torch.cat([p.tensors()[n] for p in parts]) for n in names})
+        return parts[0]._with({n: torch.cat([p.tensors()[n] for p in parts]) for n in names})
+
+    def _with(self, tensors: dict[str, Tensor]) -> VocoTokens:
+        return replace(self, **tensors)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -95,11 +117,13 @@ class Prefix:
         layers: per layer ``(keys, values)``, each ``[1, kv_heads, S, head_dim]`` and contiguous.
         text_start: position of the first text token.
         frame_slots: cache slot of each VoCo token, ``[F, k]``; ``layers[l][0][0, :, frame_slots[f]]`` is frame f.
+        form: what it was assembled from.
     """
 
     layers: tuple[tuple[Tensor, Tensor], ...]
     text_start: int
     frame_slots: Tensor
+    form: Form = "kv"
 
     @property
     def length(self) -> int:
@@ -139,12 +163,21 @@ class VocoModel(nn.Module):
 
     Args:
         backbone: the image-text model.
-        voco_embeds: ``[K, D]`` learnable input embeddings of the VoCo tokens.
+        voco_embeds: ``[K, D]`` learnable input embeddings of the VoCo tokens; K = 0 for a checkpoint without any.
         trained: False marks weights that have learned nothing yet; answers then say so.
         about: one sentence on what the weights know, shown to users.
+        answering_form: the form that answering adapters were trained on; with the other one they stay off.
     """
 
-    def __init__(self, backbone: Backbone, voco_embeds: Tensor, *, trained: bool = True, about: str = "") -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        voco_embeds: Tensor,
+        *,
+        trained: bool = True,
+        about: str = "",
+        answering_form: Form | None = None,
+    ) -> None:
         super().__init__()
         if voco_embeds.ndim != 2 or voco_embeds.shape[1] != backbone.hidden_size:
             raise ModelError(f"voco_embeds {tuple(voco_embeds.shape)} do not fit hidden size {backbone.hidden_size}")
@@ -153,6 +186,7 @@ class VocoModel(nn.Module):
         self.voco_embeds = nn.Parameter(voco_embeds.to(backbone.device, backbone.dtype))
         self.trained = trained
         self.about = about
+        self.answering_form = answering_form
 
     @property
     def num_voco_tokens(self) -> int:
@@ -166,13 +200,9 @@ class VocoModel(nn.Module):
         return self.backbone.vision_tokens(self.backbone.pixel_values(pixels))
 
     def frame_sequence(self, vision_tokens: Tensor, num_voco_tokens: int | None = None) -> Tensor:
-        """Input embeddings of each frame's own sequence, ``[F, N, D] -> [F, P + K, D]``."""
-        num_voco_tokens = self._checked(num_voco_tokens)
-        template, num_frames = self.backbone.template, vision_tokens.shape[0]
-        before = self.backbone.embed(template.frame_before_ids).expand(num_frames, -1, -1)
-        after = self.backbone.embed(template.frame_after_ids).expand(num_frames, -1, -1)
-        voco = self.voco_embeds[:num_voco_tokens].expand(num_frames, -1, -1)
-        return torch.cat([before, vision_tokens.to(before.dtype), after, voco], dim=1)  # [F, P + K, D]
+        """Input embeddings of each frame's own sequence, ``[F, N, D] -> [F, P + K, D]``; K = 0 for the frame alone."""
+        num_voco_tokens = num_voco_tokens if num_voco_tokens == 0 else self.checked_budget(num_voco_tokens)
+        return self.backbone.frame_sequence(vision_tokens, then=self.voco_embeds[:num_voco_tokens])  # [F, P + K, D]
 
     @torch.inference_mode()
     def compress(self, vision_tokens: Tensor, *, num_voco_tokens: int | None = None, form: Form = "kv") -> VocoTokens:
@@ -185,21 +215,36 @@ class VocoModel(nn.Module):
 
         Raises:
             UsageError: k or the form is not one this model has.
+            ModelError: the checkpoint has no VoCo tokens.
         """
         if form not in get_args(Form):
             raise UsageError(f"form {form!r} is not one of {', '.join(get_args(Form))}")
         with adapters_off(self.backbone.decoder):  # those are for answering alone
-            return self._compress(vision_tokens, self._checked(num_voco_tokens), form)
+            return self._compress(vision_tokens, self.checked_budget(num_voco_tokens), form)
 
     def _compress(self, vision_tokens: Tensor, num_voco_tokens: int, form: Form) -> VocoTokens:
         sequence = self.frame_sequence(vision_tokens, num_voco_tokens)  # [F, P + K, D]
         if form == "embeds":
-            hidden = self.backbone.decoder(inputs_embeds=sequence, use_cache=False).last_hidden_state
+            hidden = self.backbone.decode_frames(sequence, use_cache=False).last_hidden_state
             return VocoTokens("embeds", embeds=hidden[:, -num_voco_tokens:].clone())  # [F, K, D]
-        tails = [_TailLayer(num_voco_tokens) for _ in range(self.backbone.text_config.num_hidden_layers)]
-        self.backbone.decoder(inputs_embeds=sequence, past_key_values=Cache(layers=list(tails)), use_cache=True)
+        return self.keys_and_values(sequence, num_kept=num_voco_tokens)
+
+    @torch.inference_mode()
+    def keys_and_values(self, sequence: Tensor, *, num_kept: int, grid: tuple[int, int] | None = None) -> VocoTokens:
+        """Run frame sequences through the decoder and keep the keys and values of their last positions.
+
+        Args:
+            sequence: ``[F, L, D]``, as `frame_sequence` gives it.
+            num_kept: how many positions, at most L.
+            grid: rows and columns of the vision tokens in it where they are not the tower's own.
+        """
+        tails = [_TailLayer(num_kept) for _ in range(self.backbone.text_config.num_hidden_layers)]
+        with adapters_off(self.backbone.decoder):  # those are for answering alone
+            cache = Cache(layers=list(tails))
+            self.backbone.decode_frames(sequence, grid=grid, past_key_values=cache, use_cache=True)
         num_frames, length, _ = sequence.shape
-        positions = torch.arange(length - num_voco_tokens, length, dtype=torch.int32)
+        # VoCo tokens stand at one number; a vision token of several coordinates moves with the largest of them.
+        positions = self.backbone.frame_positions(length, grid=grid).amax(0)[length - num_kept :].int()
         return VocoTokens(
             "kv",
             positions=positions.repeat(num_frames, 1),
@@ -221,7 +266,7 @@ class VocoModel(nn.Module):
             num_voco_tokens: budget k per frame, at most what was compressed.
         """
         tokens = tokens.first(num_voco_tokens) if num_voco_tokens is not None else tokens
-        if tokens.num_frames == 0:
+        if tokens.num_frames == 0 or tokens.num_voco_tokens == 0:
             return self.empty_prefix()
         return self._prefix_from_kv(tokens) if tokens.form == "kv" else self._prefix_from_embeds(tokens)
 
@@ -229,16 +274,16 @@ class VocoModel(nn.Module):
         assert tokens.positions is not None
         assert tokens.keys is not None
         assert tokens.values is not None
-        layout = CompactLayout(int(tokens.positions[:, 0].max()), tokens.num_voco_tokens, tokens.num_frames)
+        places, text_start = compact_positions(tokens.positions)
         keys = rotate_keys(
             self._by_layer(tokens.keys),
             source=tokens.positions.flatten(),
-            target=layout.voco_positions(),
+            target=places,
             inv_freq=self.backbone.inv_freq,
         )  # [layers, kv_heads, F * k, head_dim]
         values = self._by_layer(tokens.values)
         slots = torch.arange(tokens.num_frames * tokens.num_voco_tokens).view(tokens.num_frames, -1)
-        return Prefix(tuple((k[None], v[None]) for k, v in zip(keys, values)), layout.text_start, slots)
+        return Prefix(tuple((k[None], v[None]) for k, v in zip(keys, values)), text_start, slots)
 
     def _by_layer(self, tensor: Tensor) -> Tensor:
         """``[F, layers, kv_heads, k, head_dim] -> [layers, kv_heads, F * k, head_dim]``, contiguous, on the device."""
@@ -251,15 +296,22 @@ class VocoModel(nn.Module):
         embeds = tokens.embeds.to(before.device, before.dtype).flatten(0, 1)  # [F * k, D]
         sequence = torch.cat([before, embeds])[None]  # [1, 1 + F * k, D]
         layers = [_TailLayer(sequence.shape[1]) for _ in range(self.backbone.text_config.num_hidden_layers)]
-        self.backbone.decoder(inputs_embeds=sequence, past_key_values=Cache(layers=list(layers)), use_cache=True)
+        with self.answering("embeds"):
+            self.backbone.decoder(inputs_embeds=sequence, past_key_values=Cache(layers=list(layers)), use_cache=True)
         slots = torch.arange(before.shape[0], sequence.shape[1]).view(tokens.num_frames, -1)
-        return Prefix(tuple((layer.keys, layer.values) for layer in layers), sequence.shape[1], slots)
+        return Prefix(tuple((layer.keys, layer.values) for layer in layers), sequence.shape[1], slots, "embeds")
 
     def empty_prefix(self) -> Prefix:
         """A prefix without frames: text only."""
         return Prefix((), 0, torch.empty(0, 0, dtype=torch.long))
 
     # ------------------------------------------------------------------ answer
+
+    def answering(self, form: Form) -> AbstractContextManager[None]:
+        """Run the decoder as it answers from frames of that form: with adapters, unless they are for the other one."""
+        if self.answering_form in (None, form):
+            return nullcontext()
+        return adapters_off(self.backbone.decoder)
 
     def forward(
         self, input_ids: Tensor, *, prefix: Prefix, labels: Tensor | None = None
@@ -275,12 +327,13 @@ class VocoModel(nn.Module):
         """
         batch_size, length = input_ids.shape
         positions = torch.arange(prefix.text_start, prefix.text_start + length, device=self.backbone.device)
-        hidden = self.backbone.decoder(
-            inputs_embeds=self.backbone.embed(input_ids),
-            position_ids=positions[None].expand(batch_size, -1),
-            past_key_values=prefix.to_cache(batch_size),
-            use_cache=True,
-        ).last_hidden_state
+        with self.answering(prefix.form):
+            hidden = self.backbone.decoder(
+                inputs_embeds=self.backbone.embed(input_ids),
+                position_ids=positions[None].expand(batch_size, -1),
+                past_key_values=prefix.to_cache(batch_size),
+                use_cache=True,
+            ).last_hidden_state
         logits = self.backbone.logits(hidden)  # [B, T, vocabulary]
         if labels is None:
             return logits, None
@@ -307,7 +360,15 @@ class VocoModel(nn.Module):
                 digest.update(data.flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
-    def _checked(self, num_voco_tokens: int | None) -> int:
+    def checked_budget(self, num_voco_tokens: int | None) -> int:
+        """k for what a caller asks for: all K when None.
+
+        Raises:
+            UsageError: k is not 1 to K.
+            ModelError: the checkpoint has no VoCo tokens.
+        """
+        if self.num_voco_tokens == 0:
+            raise ModelError(NO_VOCO_TOKENS)
         if num_voco_tokens is None:
             return self.num_voco_tokens
         if not 1 <= num_voco_tokens <= self.num_voco_tokens:

@@ -49,6 +49,51 @@ class CompactLayout:
         return self.frame_length + self.num_frames * self.num_voco_tokens
 
 
+def frame_positions(vision: Tensor, *, before: int, length: int) -> Tensor:
+    """Positions of one frame's sequence where vision tokens have several coordinates.
+
+    Text stands at equal coordinates, and goes on behind the largest one before it: for a picture of 4 x 7 vision
+    tokens in between, 7 further.
+
+    Args:
+        vision: positions of vision tokens, counted from the first, int64 ``[C, N]``.
+        before: tokens before them.
+        length: L, tokens in all.
+
+    Returns:
+        int64 ``[C, L]``.
+
+    >>> frame_positions(torch.tensor([[0, 0, 0, 0], [0, 0, 1, 1], [0, 1, 0, 1]]), before=1, length=6).tolist()
+    [[0, 1, 1, 1, 1, 3], [0, 1, 1, 2, 2, 3], [0, 1, 2, 1, 2, 3]]
+    """
+    after = length - before - vision.shape[1]
+    first = torch.arange(before)
+    last = before + int(vision.max()) + 1 + torch.arange(after)
+    return torch.cat([first.expand(len(vision), -1), before + vision, last.expand(len(vision), -1)], dim=1)
+
+
+def compact_positions(source: Tensor) -> tuple[Tensor, int]:
+    """Where the kept tokens of F frames go, and where the text begins: the compact layout, whatever a frame keeps.
+
+    A frame moves as a whole. Where it keeps k tokens in a row, this is `CompactLayout`; where it keeps vision tokens of
+    several coordinates, their largest, it takes as many positions as those span.
+
+    Args:
+        source: positions that kept tokens were computed at, integers ``[F, k]``.
+
+    Returns:
+        Their places, int64 ``[F * k]``, and the position of the first text token.
+
+    >>> compact_positions(torch.tensor([[18, 19], [18, 19], [18, 19]]))
+    (tensor([18, 19, 20, 21, 22, 23]), 24)
+    """
+    source = source.cpu().long()
+    within = source - source.amin(1, keepdim=True)  # [F, k]
+    layout = CompactLayout(int(source.amin(1).max()), int(within.max()) + 1, len(source))
+    starts = layout.frame_length + torch.arange(len(source)) * layout.num_voco_tokens
+    return (starts[:, None] + within).flatten(), layout.text_start
+
+
 def rotary_angles(positions: Tensor, inv_freq: Tensor) -> Tensor:
     """The angles a rotary embedding turns by at ``positions`` ``[T]``, float64 ``[T, rotary_dim / 2]``.
 

@@ -2,12 +2,14 @@
 
     get(key)      the finished entry, or None
     writer(key)   write one, or resume an interrupted one
+    growing_writer(key)   write one that others read meanwhile
     remove, prune, verify, entries
 
 Safe against crashes at any byte, damaged files and several processes at once; see `FrameCache`.
 """
 
 from voco_video.cache.entry import CacheEntry
+from voco_video.cache.growing import GrowingWriter
 from voco_video.cache.key import CacheKey, digest_file
 from voco_video.cache.segment import TensorSpec
 from voco_video.cache.store import FrameCache, PartialEntry, VerifyResult
@@ -18,6 +20,7 @@ __all__ = [
     "CacheKey",
     "EntryWriter",
     "FrameCache",
+    "GrowingWriter",
     "PartialEntry",
     "TensorSpec",
     "VerifyResult",

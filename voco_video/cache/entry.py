@@ -1,4 +1,4 @@
-"""A complete cache entry: its manifest, and memory-mapped reads of any window of frames."""
+"""A cache entry: its manifest, and memory-mapped reads of any window of frames."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from blake3 import blake3
 
-from voco_video.cache.files import MANIFEST, ReadHold, os_errors_as_cache_errors
+from voco_video.cache.files import GROWING, MANIFEST, ReadHold, damaged, os_errors_as_cache_errors
+from voco_video.cache.growing import GrowingLog
 from voco_video.cache.key import FORMAT_VERSION, CacheKey, canonical_json
 from voco_video.cache.segment import Segment, SegmentReader, TensorSpec, check_size
 from voco_video.errors import CacheError, UsageError
@@ -24,13 +25,27 @@ from voco_video.errors import CacheError, UsageError
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything about an entry except its tensors; written last: where it exists, the entry is whole."""
+    """Everything about an entry except its tensors; written last: where it exists, the entry is whole.
+
+    An entry that grows has a `GrowingLog` instead, which reads as the manifest of what is published so far.
+    """
 
     key: CacheKey
     tensors: Mapping[str, TensorSpec]
     segments: tuple[Segment, ...]
     facts: Mapping[str, Any]
     created_unix_seconds: float
+    is_growing: bool = False
+
+    @classmethod
+    def of_growing(cls, log: GrowingLog) -> Manifest:
+        """What is published so far."""
+        return cls(log.key, log.tensors, log.segments, log.facts, log.created_unix_seconds, not log.is_ended)
+
+    @property
+    def pts_seconds(self) -> list[float]:
+        """The time of each of the F frames."""
+        return [pts for segment in self.segments for pts in segment.pts_seconds]
 
     def encode(self) -> bytes:
         """The file's bytes: indented JSON that carries the BLAKE3 of its own canonical form."""
@@ -69,14 +84,6 @@ class Manifest:
         return manifest
 
 
-def damaged(directory: Path, reason: object) -> CacheError:
-    """The error for a damaged entry: what is wrong, where, and how to get rid of it."""
-    return CacheError(
-        f"damaged cache entry {directory}: {reason}; "
-        f"delete it with `voco-video cache rm {directory.name}` or compress again with --force"
-    )
-
-
 class CacheEntry:
     """One compressed video in a frame cache: F frames of tensors and their presentation times.
 
@@ -89,28 +96,34 @@ class CacheEntry:
         tensors: `TensorSpec` (dtype, shape of one frame) by tensor name.
         facts: the JSON values its writer recorded about the video and the run.
         pts_seconds: float64 [F], read-only.
+        is_growing: its source had not ended when it was opened. Frames published since are not seen: get it again.
     """
 
     def __init__(self, directory: Path, manifest: Manifest, *, hold: ReadHold, reader: SegmentReader) -> None:
         self.directory = directory
         self.key, self.digest = manifest.key, manifest.key.digest
         self.tensors, self.facts = manifest.tensors, manifest.facts
-        self.pts_seconds = np.array([pts for segment in manifest.segments for pts in segment.pts_seconds])
+        self.is_growing = manifest.is_growing
+        self.pts_seconds = np.array(manifest.pts_seconds)
         self.pts_seconds.flags.writeable = False
         self.created = datetime.fromtimestamp(manifest.created_unix_seconds, timezone.utc)
-        self.last_used = datetime.fromtimestamp(os.fstat(hold.manifest_fd).st_mtime, timezone.utc)
+        self.last_used = datetime.fromtimestamp(os.fstat(hold.index_fd).st_mtime, timezone.utc)
         self._manifest, self._reader = manifest, reader
         self._hold: ReadHold | None = hold
 
     @classmethod
     def open(cls, directory: Path, *, reader: SegmentReader) -> CacheEntry | None:
-        """Open the entry at `directory`; None if it is absent or unfinished, CacheError if it is damaged."""
+        """Open the entry at `directory`; None if there is nothing to read, CacheError if it is damaged."""
         with os_errors_as_cache_errors(f"open cache entry {directory}"):
             hold = ReadHold.acquire(directory)
             if hold is None:
                 return None
             try:
-                entry = cls(directory, _read_manifest(directory, hold), hold=hold, reader=reader)
+                manifest = _read_manifest(directory, hold)
+                if manifest is None:
+                    hold.close()
+                    return None
+                entry = cls(directory, manifest, hold=hold, reader=reader)
                 entry.verify(full=False)
                 return entry
             except BaseException:
@@ -187,7 +200,7 @@ class CacheEntry:
     def touch(self) -> None:
         """Mark the entry as used now, so that it is pruned last; does nothing in a read-only cache."""
         with suppress(OSError):
-            os.utime(self._held().manifest_fd)
+            os.utime(self._held().index_fd)
 
     def close(self) -> None:
         """Let the entry be deleted by others. Reading again takes hold of it again."""
@@ -224,6 +237,14 @@ class CacheEntry:
             raise damaged(self.directory, error) from error
         return {name: mapped.get_slice(name)[begin:end] for name in self.tensors}
 
+    def _continues(self, manifest: Manifest) -> bool:
+        """Whether this is still the entry that was opened, if with more frames or in other segments."""
+        mine = self._manifest
+        return manifest == mine or (
+            manifest.created_unix_seconds == mine.created_unix_seconds
+            and manifest.pts_seconds[: self.num_frames] == self.pts_seconds.tolist()
+        )
+
     def _held(self) -> ReadHold:
         if self._hold is None:
             hold = ReadHold.acquire(self.directory)
@@ -231,19 +252,27 @@ class CacheEntry:
                 raise CacheError(
                     f"cache entry {self.directory} was deleted after it was closed; compress it again"
                 )
-            if _read_manifest(self.directory, hold) != self._manifest:
+            manifest = _read_manifest(self.directory, hold)
+            if manifest is None or not self._continues(manifest):
                 hold.close()
                 raise CacheError(
                     f"cache entry {self.directory} was replaced after it was closed; get it again"
                 )
-            self._hold = hold
+            self._manifest, self._hold = manifest, hold
         return self._hold
 
 
-def _read_manifest(directory: Path, hold: ReadHold) -> Manifest:
-    data = os.pread(hold.manifest_fd, os.fstat(hold.manifest_fd).st_size, 0)
+def _read_manifest(directory: Path, hold: ReadHold) -> Manifest | None:
+    """The manifest of a finished entry or of what is published of a growing one; None where that is nothing."""
+    data = os.pread(hold.index_fd, os.fstat(hold.index_fd).st_size, 0)
     try:
-        manifest = Manifest.decode(data)
+        if hold.index_file == GROWING:
+            log = GrowingLog.decode(data)
+            if log is None:
+                return None
+            manifest = Manifest.of_growing(log)
+        else:
+            manifest = Manifest.decode(data)
     except CacheError as error:
         raise damaged(directory, error) from error
     if manifest.key.digest != directory.name:

@@ -14,7 +14,9 @@ from typing import IO
 
 from voco_video.errors import CacheError
 
-MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"  # of a finished entry
+GROWING = "growing.txt"  # of an entry whose source has not ended: what is published so far
+_INDEXES = (MANIFEST, GROWING)  # an entry has one of them; where neither exists there is nothing to read
 _UNWRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -22,12 +24,16 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 class ReadHold:
     """An entry directory that stays readable, even if it is renamed, until `close()` or garbage collection.
 
-    It is an open directory plus a shared flock on the manifest inside it: whoever deletes entries must first
-    get that flock exclusively (`delete_unless_held`).
+    It is an open directory plus a shared flock on the index (`MANIFEST` or `GROWING`) inside it: whoever deletes
+    files that readers may need must first get that flock exclusively (`unread`).
+
+    Attributes:
+        index_file: the name of the index.
     """
 
     def __init__(self) -> None:
-        self._fds: list[int] = []  # directory, manifest
+        self.index_file = MANIFEST
+        self._fds: list[int] = []  # directory, index
         # Closing releases the flock. No LOCK_UN: a forked data-loader worker shares it and may still read.
         self.close = weakref.finalize(self, _close_all, self._fds)
 
@@ -36,55 +42,71 @@ class ReadHold:
         return self._fds[0]
 
     @property
-    def manifest_fd(self) -> int:
+    def index_fd(self) -> int:
         return self._fds[1]
 
     @classmethod
     def acquire(cls, directory: Path) -> ReadHold | None:
-        """Hold the complete entry at `directory`; None when there is none."""
+        """Hold the entry at `directory`, finished or growing; None when there is nothing to read."""
         while True:
             hold = cls()
             try:
                 hold._fds.append(os.open(directory, os.O_RDONLY | os.O_DIRECTORY))
-                # Of this very directory, even if the entry is being replaced by another.
-                hold._fds.append(os.open(MANIFEST, os.O_RDONLY, dir_fd=hold.directory_fd))
+                hold._open_index()
             except (FileNotFoundError, NotADirectoryError):
                 hold.close()
                 return None
-            fcntl.flock(hold.manifest_fd, fcntl.LOCK_SH)
-            if os.fstat(hold.manifest_fd).st_nlink > 0:  # 0: deleted while we waited for the lock; look again
+            fcntl.flock(hold.index_fd, fcntl.LOCK_SH)
+            if os.fstat(hold.index_fd).st_nlink > 0:  # 0: deleted while we waited for the lock; look again
                 return hold
             hold.close()
+
+    def _open_index(self) -> None:
+        # Of this very directory, even if the entry is being replaced by another.
+        for name in _INDEXES:
+            with suppress(FileNotFoundError):
+                self._fds.append(os.open(name, os.O_RDONLY, dir_fd=self.directory_fd))
+                self.index_file = name
+                return
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+
+def index_path(directory: Path) -> Path | None:
+    """The index of the entry at `directory`; None where there is nothing to read."""
+    return next((path for name in _INDEXES if (path := directory / name).exists()), None)
+
+
+@contextmanager
+def unread(directory: Path) -> Iterator[bool]:
+    """Whether no reader in any process holds the entry at `directory`; if so, none gets it while the block runs."""
+    index = index_path(directory)
+    try:
+        index_fd = os.open(index, os.O_RDWR) if index else None
+    except FileNotFoundError:
+        index_fd = None
+    try:
+        yield index_fd is None or _try_flock(index_fd)
+    finally:
+        if index_fd is not None:
+            os.close(index_fd)
 
 
 def delete_unless_held(directory: Path) -> bool:
     """Delete a directory that was already renamed out of the cache; False if a reader still holds it."""
-    try:
-        manifest_fd = os.open(directory / MANIFEST, os.O_RDWR)
-    except FileNotFoundError:
-        shutil.rmtree(directory, ignore_errors=True)
-        return True
-    try:
-        if not _try_flock(manifest_fd):
+    with unread(directory) as is_unread:
+        if not is_unread:
             return False
         # First, so that a deletion cut short can never look like an entry. Another process may be as far.
-        (directory / MANIFEST).unlink(missing_ok=True)
+        for name in _INDEXES:
+            (directory / name).unlink(missing_ok=True)
         shutil.rmtree(directory, ignore_errors=True)
-    finally:
-        os.close(manifest_fd)
     return True
 
 
 def is_held(directory: Path) -> bool:
     """Whether a reader in any process holds the entry at `directory`."""
-    try:
-        manifest_fd = os.open(directory / MANIFEST, os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        return not _try_flock(manifest_fd)
-    finally:
-        os.close(manifest_fd)
+    with unread(directory) as is_unread:
+        return not is_unread
 
 
 def is_locked(path: Path) -> bool:
@@ -174,6 +196,14 @@ def os_errors_as_cache_errors(action: str) -> Iterator[None]:
         elif error.errno in (errno.ENOTDIR, errno.EEXIST):
             advice = "; the cache needs a directory there, not a file"
         raise CacheError(f"cannot {action}: {reason}{advice}") from error
+
+
+def damaged(directory: Path, reason: object) -> CacheError:
+    """The error for a damaged entry: what is wrong, where, and how to get rid of it."""
+    return CacheError(
+        f"damaged cache entry {directory}: {reason}; "
+        f"delete it with `voco-video cache rm {directory.name}` or compress again with --force"
+    )
 
 
 def _open_lock(path: Path) -> IO[bytes]:

@@ -52,7 +52,7 @@ class CacheKey:
         for name in ("video_digest", "model_fingerprint"):
             if not is_digest(getattr(self, name)):
                 raise CacheError(f"{name} must be 64 lowercase hex digits, not {getattr(self, name)!r}")
-        settings = json.loads(canonical_json(dict(self.settings), what="cache key settings"))
+        settings = plain_json(self.settings, what="cache key settings")
         object.__setattr__(self, "settings", settings)  # ours alone: the caller may go on changing theirs
 
     @cached_property
@@ -131,3 +131,8 @@ def canonical_json(value: Any, *, what: str = "value") -> str:
         return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise CacheError(f"{what} must be plain JSON: {error}; got {value!r}") from error
+
+
+def plain_json(value: Mapping[str, Any], *, what: str = "value") -> dict[str, Any]:
+    """A copy as it will be read back from disk (a tuple becomes a list); CacheError if it is not JSON."""
+    return json.loads(canonical_json(dict(value), what=what))

@@ -6,6 +6,8 @@
              segment-000001.safetensors
     81/81c0…/journal.txt                   an unfinished entry: which segments are safe
              segment-000000.safetensors
+    c2/c24e…/growing.txt                   an entry that is readable while it grows: what is published
+             segment-000000.safetensors
     locks/3fa9….lock                       flock of the one writer
     trash/3fa9….0a1b…                      deleted; its files go when no reader has them open
 """
@@ -14,10 +16,12 @@ from __future__ import annotations
 
 import os
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from voco_video.cache.files import MANIFEST, WriteLock, delete_unless_held, is_held, is_locked
+from voco_video.cache.files import GROWING, WriteLock, delete_unless_held, index_path, is_held, is_locked, unread
+from voco_video.cache.growing import GrowingLog, superseded_files
 from voco_video.cache.key import is_digest
 from voco_video.cache.writer import JOURNAL, MANIFEST_TEMPORARY
 from voco_video.errors import CacheError
@@ -83,8 +87,9 @@ class Layout:
         if lock is None:
             return
         try:
-            for path in leftovers(directory):
-                path.unlink()
+            with unread(directory) as is_unread:
+                for path in leftovers(directory) if is_unread else ():
+                    path.unlink()
             if _is_empty(directory):
                 directory.rmdir()
         finally:
@@ -99,8 +104,13 @@ class Layout:
 
 
 def is_complete(directory: Path) -> bool:
-    """Whether `directory` holds a finished entry (which may still be damaged)."""
-    return (directory / MANIFEST).exists()
+    """Whether `directory` holds an entry to read, finished or growing (which may still be damaged)."""
+    return index_path(directory) is not None
+
+
+def is_growing(directory: Path) -> bool:
+    """Whether `directory` holds an entry that is readable while it is written."""
+    return (directory / GROWING).exists()
 
 
 def _is_empty(directory: Path) -> bool:
@@ -109,6 +119,10 @@ def _is_empty(directory: Path) -> bool:
 
 def leftovers(directory: Path) -> list[Path]:
     """Files that only a crash leaves behind, provided nobody is writing the entry."""
+    if is_growing(directory):
+        with suppress(CacheError):  # where it is damaged, nothing says what is left over
+            return superseded_files(directory, GrowingLog.load(directory))
+        return []
     names = [JOURNAL, MANIFEST_TEMPORARY] if is_complete(directory) else [MANIFEST_TEMPORARY]
     return [directory / name for name in names if (directory / name).exists()]
 
@@ -119,5 +133,6 @@ def usage(directory: Path) -> tuple[int, float]:
         stats = {file.name: file.stat() for file in os.scandir(directory)}
     except FileNotFoundError:
         return 0, 0.0
-    times = [stats[MANIFEST]] if MANIFEST in stats else list(stats.values())
+    index = index_path(directory)
+    times = [stats[index.name]] if index and index.name in stats else list(stats.values())
     return sum(stat.st_size for stat in stats.values()), max((stat.st_mtime for stat in times), default=0.0)

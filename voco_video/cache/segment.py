@@ -23,6 +23,7 @@ from voco_video.cache.key import FORMAT_VERSION, digest_file
 from voco_video.errors import CacheError
 
 PTS_SECONDS = "pts_seconds"
+MAX_SEGMENT_BYTES = 256 << 20  # bounds memory where single frames are large, as with the `full` compressor
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,

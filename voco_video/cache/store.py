@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 from voco_video.cache.entry import CacheEntry
 from voco_video.cache.files import WriteLock, os_errors_as_cache_errors
+from voco_video.cache.growing import GrowingWriter
 from voco_video.cache.key import CacheKey
-from voco_video.cache.layout import Layout, is_complete, leftovers, usage
+from voco_video.cache.layout import Layout, is_complete, is_growing, leftovers, usage
 from voco_video.cache.segment import SegmentReader
 from voco_video.cache.writer import EntryWriter, Journal
 from voco_video.errors import CacheError, UsageError
@@ -98,12 +99,14 @@ class FrameCache:
         self._layout, self._reader = Layout(self.cache_dir), SegmentReader()
 
     def contains(self, key: CacheKey) -> bool:
-        """Whether a finished entry is there; cheap, reads nothing."""
+        """Whether there is an entry to read, finished or growing; cheap, reads nothing."""
         with os_errors_as_cache_errors(f"look into cache directory {self.cache_dir}"):
             return is_complete(self._layout.directory(key.digest))
 
     def get(self, key: CacheKey) -> CacheEntry | None:
         """The entry for `key`, open and marked as used now; None if it is absent or unfinished.
+
+        One that is growing comes with the frames published so far, and `CacheEntry.is_growing`.
 
         Raises:
             CacheError: the entry is damaged: manifest altered, other key inside, segment missing or of
@@ -145,9 +148,8 @@ class FrameCache:
         with os_errors_as_cache_errors(f"write to cache directory {self.cache_dir}"):
             lock = WriteLock.acquire(self._layout.make_lock_path(key.digest), on_wait=on_wait)
         try:
-            if restart and directory.exists():
-                with os_errors_as_cache_errors(f"replace cache entry {directory}"):
-                    self._layout.discard(directory)
+            if restart:
+                self._discard(directory)
             writer = EntryWriter(
                 directory, key, facts=facts, segment_frames=segment_frames, reader=self._reader
             )
@@ -163,8 +165,59 @@ class FrameCache:
         finally:
             lock.release()
 
+    @contextmanager
+    def growing_writer(
+        self, key: CacheKey, *, facts: Mapping[str, Any], restart: bool = False, segment_frames: int = 32
+    ) -> Iterator[GrowingWriter]:
+        """Write an entry that others read meanwhile, or go on with one, as its only writer.
+
+        What was published is an entry like any other: `get`, `entries`, `find` and `verify` see it. Leaving the
+        block publishes what was appended, after an exception and Ctrl-C too. Then others are pruned.
+
+        Args:
+            facts, restart: as for `writer`; facts of an earlier run stay where there is no new one.
+            segment_frames: publications are merged into files of this many frames.
+
+        Raises:
+            CacheError: another process is writing it, it is damaged, or the cache directory cannot be written.
+
+        Example:
+            >>> import tempfile, numpy as np, torch
+            >>> cache = FrameCache(tempfile.mkdtemp())
+            >>> key = CacheKey("ab" * 32, "cd" * 32, {"stream": "door"})
+            >>> with cache.growing_writer(key, facts={}) as writer:
+            ...     writer.append({"embeds": torch.ones(3, 2, 8)}, np.arange(3.0))
+            ...     writer.publish()
+            ...     cache.get(key)
+            CacheEntry(..., num_frames=3, ...)
+        """
+        directory = self._layout.directory(key.digest)
+        with os_errors_as_cache_errors(f"write to cache directory {self.cache_dir}"):
+            lock = WriteLock.try_acquire(self._layout.make_lock_path(key.digest))
+        if lock is None:
+            raise CacheError(f"cache entry {key.digest[:12]} is being written by another process; one is enough")
+        try:
+            if restart:
+                self._discard(directory)
+            writer = GrowingWriter(
+                directory, key, facts=facts, segment_frames=segment_frames, reader=self._reader
+            )
+            try:
+                yield writer
+            except BaseException:
+                writer.close(after_error=True)
+                raise
+            writer.close()
+        finally:
+            lock.release()
+        self._prune_after_write()
+
+    def is_being_written(self, digest: str) -> bool:
+        """Whether a process is writing the entry now, finished or not; `digest` is a whole one."""
+        return self._layout.is_being_written(digest)
+
     def entries(self) -> list[CacheEntry]:
-        """All finished entries, latest used first; damaged ones are left out.
+        """All entries with something to read, growing ones too, latest used first; damaged ones are left out.
 
         They are closed, so that listing blocks nobody; reading one opens it.
         """
@@ -186,7 +239,7 @@ class FrameCache:
         return sorted((entry for entry in found if entry), key=lambda entry: entry.last_used, reverse=True)
 
     def find(self, prefix: str) -> CacheEntry:
-        """The finished entry whose digest starts with `prefix`, like `get`.
+        """The entry whose digest starts with `prefix`, like `get`.
 
         Raises:
             CacheError: no entry or more than one starts so, or it is unfinished or damaged.
@@ -194,7 +247,8 @@ class FrameCache:
         directory = self._layout.directory(self.resolve(prefix))
         entry = CacheEntry.open(directory, reader=self._reader)
         if entry is None:
-            raise CacheError(f"cache entry {directory.name} is unfinished; give its compress command again")
+            advice = "ask again in a moment" if self.is_being_written(directory.name) else "compress it again"
+            raise CacheError(f"cache entry {directory.name} is unfinished, with nothing to read yet; {advice}")
         entry.touch()
         return entry
 
@@ -296,9 +350,11 @@ class FrameCache:
 
     def _verify_directory(self, directory: Path, *, full: bool) -> list[VerifyResult]:
         digest = directory.name
-        if self._layout.is_being_written(digest):
+        is_written = self._layout.is_being_written(digest)
+        if is_written and not is_growing(directory):
             return [VerifyResult(digest, directory, "partial", "being written now")]
-        stale = [VerifyResult(digest, path, "stale", "left by a crash") for path in leftovers(directory)]
+        unnamed = [] if is_written else leftovers(directory)  # the writer's next segment is no leftover
+        stale = [VerifyResult(digest, path, "stale", "left by a crash") for path in unnamed]
         try:
             entry = CacheEntry.open(directory, reader=self._reader)
             if entry is None:
@@ -313,6 +369,11 @@ class FrameCache:
         except CacheError as error:
             return [VerifyResult(digest, directory, "damaged", str(error)), *stale]
         return [VerifyResult(digest, directory, "ok"), *stale]
+
+    def _discard(self, directory: Path) -> None:
+        if directory.exists():
+            with os_errors_as_cache_errors(f"replace cache entry {directory}"):
+                self._layout.discard(directory)
 
     def _prune_after_write(self) -> None:
         try:

@@ -6,7 +6,6 @@ writes the manifest, whose existence makes the entry complete, and only then rem
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -18,12 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from blake3 import blake3
 
 from voco_video.cache.entry import CacheEntry, Manifest
 from voco_video.cache.files import MANIFEST, fsync_directory, os_errors_as_cache_errors
-from voco_video.cache.key import FORMAT_VERSION, CacheKey, canonical_json
+from voco_video.cache.key import FORMAT_VERSION, CacheKey, plain_json
+from voco_video.cache.lines import decode_line, encode_line
 from voco_video.cache.segment import (
+    MAX_SEGMENT_BYTES,
     Batch,
     Segment,
     SegmentReader,
@@ -37,7 +37,6 @@ from voco_video.errors import CacheError
 
 JOURNAL = "journal.txt"
 MANIFEST_TEMPORARY = MANIFEST + ".tmp"
-MAX_SEGMENT_BYTES = 256 << 20  # bounds memory where single frames are large, as with the `full` compressor
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +66,7 @@ class Journal:
             lines = (directory / JOURNAL).read_bytes().splitlines(keepends=True)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        header = _decode_line(lines[0]) if lines else None
+        header = decode_line(lines[0]) if lines else None
         if header is None or header["format_version"] != FORMAT_VERSION:
             return None
         key = CacheKey.from_json(header["key"])
@@ -88,7 +87,7 @@ class Journal:
         if not self.size_bytes:
             journal = replace(self, tensors=tensors)
             data = journal._header_line()
-        data += _encode_line(segment.to_json())
+        data += encode_line(segment.to_json())
         with open(directory / JOURNAL, "ab") as file:
             file.truncate(self.size_bytes)  # drops what an interrupted append may have left
             file.write(data)
@@ -111,10 +110,10 @@ class Journal:
     def _header_line(self) -> bytes:
         tensors = {name: spec.to_json() for name, spec in self.tensors.items()}
         facts = {"key": self.key.to_json(), "facts": self.facts, "tensors": tensors}
-        return _encode_line({"format_version": FORMAT_VERSION, **facts})
+        return encode_line({"format_version": FORMAT_VERSION, **facts})
 
     def _sound_segment(self, directory: Path, line: bytes, *, full: bool) -> Segment | None:
-        content = _decode_line(line)
+        content = decode_line(line)
         if content is None:
             return None
         segment = Segment.from_json(content)
@@ -151,7 +150,7 @@ class EntryWriter:
         reader: SegmentReader,
     ) -> None:
         self.directory, self.key = directory, key
-        self._facts = _plain_json(facts)
+        self._facts = plain_json(facts, what="facts")
         self._segment_frames, self._reader = segment_frames, reader
         self._buffer: list[Batch] = []
         self._is_closed = False
@@ -216,7 +215,7 @@ class EntryWriter:
         if self.entry is not None:
             return self.entry
         self._check_open()
-        self._facts = {**self._facts, **_plain_json(facts or {})}
+        self._facts = {**self._facts, **plain_json(facts or {}, what="facts")}
         self.flush()
         if not self._journal.segments:
             raise CacheError(f"cannot finish cache entry {self.directory}: no frames were appended")
@@ -288,20 +287,3 @@ class EntryWriter:
         os.rename(temporary, self.directory / MANIFEST)
         fsync_directory(self.directory)
         (self.directory / JOURNAL).unlink()
-
-
-def _plain_json(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return json.loads(canonical_json(dict(facts), what="facts"))
-
-
-def _encode_line(content: Any) -> bytes:
-    text = canonical_json(content)
-    return f"{blake3(text.encode()).hexdigest()} {text}\n".encode()
-
-
-def _decode_line(line: bytes) -> Any:
-    """The JSON value of a journal line; None if the line is torn or altered."""
-    checksum, _, text = line.removesuffix(b"\n").partition(b" ")
-    if not line.endswith(b"\n") or blake3(text).hexdigest().encode() != checksum:
-        return None
-    return json.loads(text)

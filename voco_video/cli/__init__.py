@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from voco_video.cli import ask, cache, compress, data, demo, inspect, train
+from voco_video.cli import ask, cache, compare, compress, convert, data, demo, evaluate, inspect, models, score, train
 from voco_video.errors import UsageError, VocoVideoError
 
 app = typer.Typer(
@@ -26,8 +26,13 @@ app = typer.Typer(
 app.command("compress")(compress.compress)
 app.command("ask")(ask.ask)
 app.command("inspect")(inspect.inspect)
+app.command("eval")(evaluate.evaluate)
+app.command("score")(score.score)
+app.command("compare")(compare.compare)
 app.command("train")(train.train)
 app.command("demo")(demo.demo)
+app.command("models")(models.models)
+app.command("convert")(convert.convert)
 app.add_typer(cache.app, name="cache")
 app.add_typer(data.app, name="data")
 
@@ -45,7 +50,9 @@ def main() -> None:
     """Run the command line. Exit code 0 done, 1 failed, 2 used wrongly, 130 interrupted."""
     if not sys.stderr.isatty():  # transformers draws a bar while it loads weights, and only asks this variable
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    logging.basicConfig(level=logging.WARNING, format="warning: %(message)s")
+    logging.addLevelName(logging.INFO, "note")
+    logging.addLevelName(logging.WARNING, "warning")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         app()
     except VocoVideoError as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voco_video.cli import options as opt
-from voco_video.cli.compress import checked_sampling, parse_timestamps
+from voco_video.cli.compress import checked_compressor, checked_sampling, parse_timestamps
 from voco_video.cli.output import print_json, progress_bar
 from voco_video.errors import UsageError
 
@@ -36,8 +36,9 @@ def ask(
     timestamps: opt.Timestamps = None,
     start: opt.Start = None,
     end: opt.End = None,
+    compressor: opt.Compressor = "voco",
     num_voco_tokens: opt.Budget = None,
-    form: opt.Form = opt.FormChoice.kv,
+    form: opt.Form = None,
     storage: opt.Storage = opt.StorageChoice.native,
     max_new_tokens: Annotated[int, typer.Option(help="Cut an answer after this many tokens.")] = 64,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token; above 0 samples.")] = 0.0,
@@ -67,6 +68,7 @@ def ask(
       voco-video ask clip.mp4 "Who is there?" "What are they doing?" --num-voco-tokens 1
       voco-video ask lecture.mkv --questions questions.txt --start 600 --end 660 --json
       voco-video ask clip.mp4 "Where does the ball go?" --show-frames --strip looked.png
+      voco-video ask clip.mp4 "What happens?" --model ./never-trained-to-compress --compressor pool:16
       voco-video ask 3f9a2c41 --chat
     """
     asked = gather_questions(questions, questions_file, chat=chat, json=json)
@@ -77,11 +79,20 @@ def ask(
         "timestamps": parse_timestamps(timestamps),
     }
     checked_sampling(sampling | {"start_seconds": start, "end_seconds": end})
+    checked_compressor(compressor, num_voco_tokens)
     from voco_video.api import load_model
 
     loaded = load_model(model, device=device, dtype=dtype, attn_implementation=attention, cache_dir=cache_dir)
-    options = {"form": form.value, "storage": storage.value, "batch_size": batch_size, "decoder": decoder.value}
+    options = {
+        "compressor": compressor,
+        "form": form.value if form else None,
+        "storage": storage.value,
+        "batch_size": batch_size,
+        "decoder": decoder.value,
+    }
     video = open_compressed(loaded, path, sampling=sampling, options=options, quiet=json)
+    if show_frames and video.compressor == "none":
+        raise UsageError("--show-frames: compressor 'none' shows no frame, so no answer looked at any")
     if start is not None or end is not None:
         video = video[start:end]
     generation: dict[str, Any] = {
@@ -139,9 +150,9 @@ def gather_questions(given: list[str] | None, file: Path | None, *, chat: bool, 
 
 def run_chat(video: CompressedVideo, first: list[str], generation: dict[str, Any]) -> None:
     """A conversation: questions typed at a prompt, answers streamed; an empty line or Ctrl-D ends it."""
-    from voco_video.answer import Message, model_note
+    from voco_video.answer import Message, answer_note
 
-    note = model_note(video.model.voco)
+    note = answer_note(video.model.voco, video.prefix(num_voco_tokens=generation["num_voco_tokens"]))
     if note:
         print(f"note: {note}", file=sys.stderr)
     history: list[Message] = []

@@ -31,13 +31,17 @@ def ls(cache_dir: opt.CacheDir = None, json: opt.Json = False) -> None:
     cache = FrameCache(cache_dir)
     entries = cache.entries()
     partial = cache.partial()
+    left = [e for e in entries if e.is_growing and not cache.is_being_written(e.digest)]
     if json:
-        print_json({"entries": [entry_facts(e) for e in entries], "num_unfinished": len(partial)})
+        facts = {"num_unfinished": len(partial), "num_interrupted_streams": len(left)}
+        print_json({"entries": [entry_facts(e) for e in entries], **facts})
         return
     print_entries(entries)
     print(f"{len(entries)} entries, {format_bytes(sum(e.size_bytes for e in entries))} in {cache.cache_dir}")
     if partial:
         print(f"{len(partial)} unfinished: give their compress command again to finish, or `cache prune` to drop them")
+    if left:
+        print(f"{len(left)} growing but written by no process: `compress --follow --name` or --resume goes on with them")
 
 
 @app.command("info")

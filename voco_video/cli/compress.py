@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from voco_video.cli import follow as following
 from voco_video.cli import options as opt
 from voco_video.cli.output import format_bytes, print_json, print_table, progress_bar
-from voco_video.errors import UsageError, VideoError, VocoVideoError
+from voco_video.errors import ModelError, UsageError, VideoError, VocoVideoError
 
 if TYPE_CHECKING:
     from voco_video.api import CompressedVideo
@@ -34,8 +35,9 @@ def compress(
     timestamps: opt.Timestamps = None,
     start: opt.Start = None,
     end: opt.End = None,
+    compressor: opt.Compressor = "voco",
     num_voco_tokens: opt.NumVocoTokens = None,
-    form: opt.Form = opt.FormChoice.kv,
+    form: opt.Form = None,
     storage: opt.Storage = opt.StorageChoice.native,
     batch_size: opt.BatchSize = 16,
     dtype: opt.Dtype = "auto",
@@ -44,6 +46,14 @@ def compress(
     decoder: opt.Decoder = opt.DecoderChoice.pyav,
     cache_dir: opt.CacheDir = None,
     force: opt.Force = False,
+    follow: following.Follow = False,
+    name: following.Name = None,
+    resume: following.Resume = False,
+    publish_seconds: following.PublishSeconds = None,
+    idle_seconds: following.IdleSeconds = None,
+    end_marker: following.EndMarker = None,
+    when_behind: following.WhenBehind = None,
+    starts_over: following.StartsOver = None,
     json: opt.Json = False,
 ) -> None:
     """Compress videos into the frame cache.
@@ -51,16 +61,22 @@ def compress(
     A video that is there already is not touched. An interrupted run goes on where it stopped when the same command
     is given again.
 
+    With --follow the source may still be growing, and is asked about while it does. Its entry is addressed by its
+    name, not by its bytes: compress a finished recording without --follow to have it found by its bytes.
+
     \b
     Examples:
       voco-video compress clip.mp4
       voco-video compress lecture.mkv --fps 0.5 --start 600 --end 1200
       voco-video compress videos/ --num-frames 16 --json > compressed.json
       voco-video compress 'videos/*.webm' --model ./my-checkpoint --num-voco-tokens 2 --storage int8
+      voco-video compress clip.mp4 --model ./never-trained-to-compress --compressor pool:16
+      voco-video compress recording.ts --follow --fps 2
+      voco-video compress rtsp://camera.local/1 --follow --name door
+      ffmpeg -i camera.sdp -f mpegts - | voco-video compress - --follow --name yard
     """
     from voco_video.api import load_model
 
-    files = expand_paths(paths)
     sampling = {
         "fps": fps,
         "num_frames": num_frames,
@@ -70,7 +86,32 @@ def compress(
         "end_seconds": end,
     }
     checked_sampling(sampling)
+    checked_compressor(compressor, num_voco_tokens)
+    stream = {
+        "name": name,
+        "resume": resume,
+        "publish_seconds": publish_seconds,
+        "idle_seconds": idle_seconds,
+        "end_marker": end_marker,
+        "when_behind": when_behind and when_behind.value,
+        "starts_over": starts_over,
+    }
+    following.checked_options(follow=follow, paths=paths, sampling=sampling, stream=stream)
+    files = [] if follow else expand_paths(paths)
     loaded = load_model(model, device=device, dtype=dtype, attn_implementation=attention, cache_dir=cache_dir)
+    if follow:
+        options = {name: value for name, value in stream.items() if value is not None}
+        options |= {
+            "fps": 1.0 if fps is None else fps,
+            "compressor": compressor,
+            "num_voco_tokens": num_voco_tokens,
+            "form": form.value if form else None,
+            "storage": storage.value,
+            "batch_size": batch_size,
+            "force": force,
+        }
+        following.follow_source(loaded, paths[0], options, json=json)
+        return
     rows: list[dict[str, Any]] = []
     failed: list[tuple[Path, VocoVideoError]] = []
     for path in files:
@@ -79,8 +120,9 @@ def compress(
                 video = loaded.compress(
                     path,
                     **sampling,  # type: ignore[arg-type]
+                    compressor=compressor,
                     num_voco_tokens=num_voco_tokens,
-                    form=form.value,
+                    form=form.value if form else None,
                     storage=storage.value,
                     batch_size=batch_size,
                     decoder=decoder.value,
@@ -89,7 +131,7 @@ def compress(
                 )
             rows.append(summary(path, video))
         except VocoVideoError as error:
-            if len(files) == 1:
+            if len(files) == 1 or (isinstance(error, ModelError) and not rows):  # then no other file will do better
                 raise
             failed.append((path, error))
             print(f"error: {error}", file=sys.stderr)
@@ -155,14 +197,22 @@ def checked_sampling(sampling: dict[str, Any]) -> None:
     Sampling(**sampling)
 
 
+def checked_compressor(compressor: str, num_voco_tokens: int | None) -> None:
+    """Refuse a compressor that there is not, or a budget that it cannot have, before a model is loaded for it."""
+    from voco_video.compressors import parse_compressor
+
+    parse_compressor(compressor).check_budget(num_voco_tokens)
+
+
 def summary(path: Path, video: CompressedVideo) -> dict[str, Any]:
     """What one compressed video came to, as plain values."""
     entry = video.parts[0].entry
     vision_tokens = entry.facts["num_vision_tokens"] * entry.num_frames
-    voco_tokens = video.num_voco_tokens * entry.num_frames
+    kept_tokens = video.num_voco_tokens * entry.num_frames
     return {
         "path": str(path),
         "digest": entry.digest,
+        "compressor": video.compressor,
         "from_cache": video.from_cache,
         "num_frames": entry.num_frames,
         "num_resumed_frames": video.result.num_resumed_frames if video.result else 0,
@@ -170,12 +220,23 @@ def summary(path: Path, video: CompressedVideo) -> dict[str, Any]:
         "first_pts_seconds": float(entry.pts_seconds[0]),
         "last_pts_seconds": float(entry.pts_seconds[-1]),
         "vision_tokens": vision_tokens,
-        "voco_tokens": voco_tokens,
-        "ratio": vision_tokens / voco_tokens,
+        "kept_tokens": kept_tokens,
+        "ratio": vision_tokens / kept_tokens if kept_tokens else None,
         "size_bytes": entry.size_bytes,
         "bytes_per_frame": entry.bytes_per_frame,
         "seconds": asdict(video.stage_seconds) | {"total": video.result.total_seconds if video.result else 0.0},
     }
+
+
+def format_ratio(ratio: float | None) -> str:
+    """Vision tokens for each one kept: ``64x``, ``0.98x``, or a dash where none are kept.
+
+    >>> format_ratio(64.0), format_ratio(64 / 66), format_ratio(None)
+    ('64x', '0.97x', '–')
+    """
+    if ratio is None:
+        return "–"
+    return f"{ratio:.0f}x" if ratio >= 9.5 else f"{ratio:.3g}x"
 
 
 def print_summary(rows: list[dict[str, Any]], *, json: bool) -> None:
@@ -186,7 +247,7 @@ def print_summary(rows: list[dict[str, Any]], *, json: bool) -> None:
     if not rows:
         return
     stages = ["decode", "vision", "LLM", "write", "total"]
-    columns = ["video", "entry", "frames", "vision → VoCo tokens", "ratio", "size", *stages]
+    columns = ["video", "entry", "frames", "vision → kept tokens", "ratio", "size", *stages]
     table = []
     for row in rows:
         seconds = row["seconds"]
@@ -200,8 +261,8 @@ def print_summary(rows: list[dict[str, Any]], *, json: bool) -> None:
                 Path(row["path"]).name,
                 row["digest"][:12],
                 str(row["num_frames"]),
-                f"{row['vision_tokens']} → {row['voco_tokens']}",
-                f"{row['ratio']:.0f}x",
+                f"{row['vision_tokens']} → {row['kept_tokens']}",
+                format_ratio(row["ratio"]),
                 format_bytes(row["size_bytes"]),
                 *stages,
                 f"{seconds['total']:.2f} s",

@@ -29,6 +29,10 @@ def inspect(
     start: opt.Start = None,
     end: opt.End = None,
     max_frames: Annotated[int, typer.Option(help="Draw at most this many, spread evenly over the sampled ones.")] = 60,
+    compressor: Annotated[
+        str | None,
+        typer.Option(help="List only what this compressor left in the cache. [default: all]", metavar="NAME"),
+    ] = None,
     decoder: opt.Decoder = opt.DecoderChoice.pyav,
     cache_dir: opt.CacheDir = None,
     json: opt.Json = False,
@@ -42,6 +46,8 @@ def inspect(
       voco-video inspect clip.mp4 --keyframes --json
     """
     from voco_video.cache import FrameCache, digest_file
+    from voco_video.compress import compressor_of
+    from voco_video.compressors import parse_compressor
     from voco_video.pictures import contact_sheet
     from voco_video.sampling import Sampling
     from voco_video.video import probe
@@ -49,12 +55,14 @@ def inspect(
     if max_frames < 1:
         raise UsageError(f"--max-frames {max_frames}: draw at least 1 frame")
     sampling = Sampling(fps, num_frames, keyframes, parse_timestamps(timestamps), start, end)
+    wanted = None if compressor is None else parse_compressor(compressor)
     info = probe(path)
     frames, num_sampled = sampled_frames(path, sampling, max_frames=max_frames, decoder=decoder.value)
     target = output or Path(f"{path.stem}-sheet.png")
     contact_sheet(frames).save(target)
     digest = digest_file(path)
     entries = [e for e in FrameCache(cache_dir).entries() if e.key.video_digest == digest]
+    entries = [e for e in entries if wanted in (None, compressor_of(e))]
     if json:
         print_json(
             {
@@ -90,14 +98,19 @@ def sampled_frames(path: Path, sampling: Any, *, max_frames: int, decoder: str) 
 
 def entry_facts(entry: CacheEntry) -> dict[str, Any]:
     """A cache entry as plain values."""
+    from voco_video.compress import compressor_of, tokens_per_frame
+
     settings = entry.key.settings
     return {
         "digest": entry.digest,
         "source": entry.facts.get("source"),
+        "stream": settings.get("stream"),
+        "is_growing": entry.is_growing,
         "num_frames": entry.num_frames,
         "first_pts_seconds": float(entry.pts_seconds[0]),
         "last_pts_seconds": float(entry.pts_seconds[-1]),
-        "num_voco_tokens": settings["num_voco_tokens"],
+        "compressor": str(compressor_of(entry)),
+        "num_voco_tokens": tokens_per_frame(entry),
         "form": settings["form"],
         "storage": settings["storage"],
         "dtype": settings["dtype"],
@@ -114,17 +127,18 @@ def print_entries(entries: list[CacheEntry]) -> None:
     if not entries:
         print("no entries in the cache")
         return
-    columns = ["entry", "video", "frames", "seconds", "sampling", "K", "form", "type", "size", "model"]
+    columns = ["entry", "video", "frames", "seconds", "sampling", "compressor", "K", "form", "type", "size", "model"]
     rows = []
     for entry in entries:
         facts = entry_facts(entry)
         rows.append(
             [
                 entry.digest[:12],
-                Path(facts["source"] or "?").name,
-                str(facts["num_frames"]),
+                (facts["stream"] or facts["source"] or "?").rpartition("/")[2],
+                f"{facts['num_frames']}, growing" if facts["is_growing"] else str(facts["num_frames"]),
                 f"{facts['first_pts_seconds']:.1f}-{facts['last_pts_seconds']:.1f}",
                 str(facts["sampling"]),
+                facts["compressor"],
                 str(facts["num_voco_tokens"]),
                 facts["form"],
                 facts["dtype"] if facts["storage"] == "native" else facts["storage"],

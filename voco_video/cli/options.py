@@ -44,13 +44,23 @@ Timestamps = Annotated[
 ]
 Start = Annotated[float | None, typer.Option("--start", help="Start of the window, seconds.")]
 End = Annotated[float | None, typer.Option("--end", help="End of the window, seconds.")]
+Compressor = Annotated[
+    str,
+    typer.Option(
+        help="voco (learned), full (all vision tokens), pool:K (averaged to K, needs no training), none (text alone).",
+        metavar="NAME",
+    ),
+]
 NumVocoTokens = Annotated[
     int | None, typer.Option(help="VoCo tokens kept per frame. [default: as many as the model has]")
 ]
 Budget = Annotated[
     int | None, typer.Option(help="VoCo tokens per frame to answer from, at most what was kept. [default: all]")
 ]
-Form = Annotated[FormChoice, typer.Option(help="Keep keys and values of every layer, or one embedding per token.")]
+Form = Annotated[
+    FormChoice | None,
+    typer.Option(help="Keep keys and values of every layer, or one embedding per token. Default: as it was trained."),
+]
 Storage = Annotated[StorageChoice, typer.Option(help="Keep the model's own type, or int8.")]
 BatchSize = Annotated[int, typer.Option(help="Frames per forward pass.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]

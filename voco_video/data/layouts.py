@@ -25,7 +25,8 @@ import numpy as np
 from PIL import Image
 
 from voco_video.data.moving_shapes import SPLITS, Scene, draw_scene, scene_rng
-from voco_video.data.moving_shapes_qa import FAMILIES, QuestionAnswer, draw_questions, draw_turns
+from voco_video.data.moving_shapes_qa import FAMILIES, QuestionAnswer, draw_questions
+from voco_video.data.moving_shapes_stream import draw_turns
 from voco_video.data.rendering import render, write_clip
 from voco_video.errors import UsageError
 

@@ -1,4 +1,4 @@
-"""Questions with true answers about MovingShapes scenes, and the endless stream of training samples.
+"""Questions with true answers about MovingShapes scenes.
 
 A question is about one image (the scene at a given time) or about the whole video. Its first word tells its
 family, as in MSVD-QA: what, who, how, where, when; yes/no questions and lists are families of their own.
@@ -11,17 +11,14 @@ text-only guesser against this).
     where    where is the star? | where does the star go? | where does the star start?
     when     when does the star appear, before or after the cross? | when is the star there, early or late?
     yes/no   is there any red star? | is the star red? | does the star move? | does the star go left?
-    list     list the shapes, colour first. | list the motions, shape first. | list the events, colour first.
 
-Lists are the dense turns: between them they state everything that the short questions ask. Trials showed that
-what is asked in one-word questions only, and never listed, stays at chance.
+`moving_shapes_stream` adds lists, which state everything that is there.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
@@ -31,17 +28,12 @@ from voco_video.data.moving_shapes import (
     COLOURS,
     PLACES,
     SHAPES,
-    Floats,
-    Frames,
     Scene,
     ShapeObject,
     demo_scene,  # noqa: F401 (the examples below)
-    draw_scene,
     is_place_clear,
-    scene_rng,
     staggered_pairs,
 )
-from voco_video.data.rendering import render
 from voco_video.errors import UsageError
 
 NUMBERS = ("zero", "one", "two", "three", "four")
@@ -83,7 +75,7 @@ class QuestionAnswer:
 
 
 @dataclass(frozen=True)
-class _View:
+class View:
     """What a question may speak of: the objects seen at one time (an image) or in the whole (a video)."""
 
     scene: Scene
@@ -113,7 +105,7 @@ class _View:
 
 
 _Rng = np.random.Generator
-_Builder = Callable[[_View, _Rng], QuestionAnswer]
+_Builder = Callable[[View, _Rng], QuestionAnswer]
 _T = TypeVar("_T")
 
 
@@ -127,7 +119,7 @@ def _pick(rng: _Rng, items: Sequence[_T]) -> _T:
     return items[int(rng.integers(len(items)))]
 
 
-def _calls(view: _View, thing: ShapeObject) -> dict[str, str]:
+def _calls(view: View, thing: ShapeObject) -> dict[str, str]:
     """How the object can be called without doubt: way of calling -> words."""
     calls = {}
     if thing in view.unique_shapes:
@@ -139,14 +131,14 @@ def _calls(view: _View, thing: ShapeObject) -> dict[str, str]:
     return calls | {"name": thing.name}
 
 
-def _call(view: _View, rng: _Rng, thing: ShapeObject, *, shortest: bool = False) -> str:
+def _call(view: View, rng: _Rng, thing: ShapeObject, *, shortest: bool = False) -> str:
     words = list(_calls(view, thing).values())
     if shortest and len(words) > 1:
         words = words[:-1]
     return f"the {words[rng.integers(len(words))]}"
 
 
-def _call_two(view: _View, rng: _Rng, one: ShapeObject, other: ShapeObject) -> tuple[str, str]:
+def _call_two(view: View, rng: _Rng, one: ShapeObject, other: ShapeObject) -> tuple[str, str]:
     """Both objects called the same way."""
     calls, other_calls = _calls(view, one), _calls(view, other)
     ways = [way for way in calls if way in other_calls]
@@ -158,41 +150,41 @@ def _call_two(view: _View, rng: _Rng, one: ShapeObject, other: ShapeObject) -> t
 # Where the answer could be lopsided, it is drawn first and an object that has it is looked for.
 
 
-def _what_colour(view: _View, rng: _Rng) -> QuestionAnswer:
+def _what_colour(view: View, rng: _Rng) -> QuestionAnswer:
     thing = _pick(rng, view.unique_shapes)
     return QuestionAnswer(f"what colour is the {thing.shape}?", thing.colour, "what", "colour", _COLOUR_NAMES)
 
 
-def _what_shape(view: _View, rng: _Rng) -> QuestionAnswer:
+def _what_shape(view: View, rng: _Rng) -> QuestionAnswer:
     thing = _pick(rng, view.unique_colours)
     return QuestionAnswer(f"what shape is the {thing.colour} one?", thing.shape, "what", "shape", SHAPES)
 
 
-def _what_is_at(view: _View, rng: _Rng) -> QuestionAnswer:
+def _what_is_at(view: View, rng: _Rng) -> QuestionAnswer:
     thing, place = _pick(rng, view.placed)
     if rng.random() < 0.5:
         return QuestionAnswer(f"what colour is at the {place}?", thing.colour, "what", "colour", _COLOUR_NAMES)
     return QuestionAnswer(f"what shape is at the {place}?", thing.shape, "what", "shape", SHAPES)
 
 
-def _who_is_colour(view: _View, rng: _Rng) -> QuestionAnswer:
+def _who_is_colour(view: View, rng: _Rng) -> QuestionAnswer:
     thing = _pick(rng, view.unique_colours)
     return QuestionAnswer(f"who is {thing.colour}?", thing.shape, "who", "shape", SHAPES)
 
 
-def _who_is_at(view: _View, rng: _Rng) -> QuestionAnswer:
+def _who_is_at(view: View, rng: _Rng) -> QuestionAnswer:
     thing, place = _pick(rng, view.placed)
     return QuestionAnswer(f"who is at the {place}?", thing.shape, "who", "shape", SHAPES)
 
 
-def _how_many(view: _View, rng: _Rng) -> QuestionAnswer:
+def _how_many(view: View, rng: _Rng) -> QuestionAnswer:
     number = NUMBERS[len(view.objects)]
     # Only an image can be empty, and seldom is.
     candidates = NUMBERS[1:] if view.seconds is None else NUMBERS
     return QuestionAnswer("how many shapes are there?", number, "how", "number", candidates)
 
 
-def _how_many_of(view: _View, rng: _Rng) -> QuestionAnswer:
+def _how_many_of(view: View, rng: _Rng) -> QuestionAnswer:
     """Asked only where zero, one and two can all be true, so that all three are equally likely."""
     counts = {colour: sum(o.colour == colour for o in view.objects) for colour in COLOURS}
     counts |= {shape: sum(o.shape == shape for o in view.objects) for shape in SHAPES}
@@ -204,12 +196,12 @@ def _how_many_of(view: _View, rng: _Rng) -> QuestionAnswer:
     return QuestionAnswer(f"how many {plural} are there?", NUMBERS[number], "how", "number", NUMBERS[:3])
 
 
-def _where_is(view: _View, rng: _Rng) -> QuestionAnswer:
+def _where_is(view: View, rng: _Rng) -> QuestionAnswer:
     thing, place = _pick(rng, view.placed)
     return QuestionAnswer(f"where is {_call(view, rng, thing)}?", place, "where", "place", PLACES)
 
 
-def _is_there(view: _View, rng: _Rng) -> QuestionAnswer:
+def _is_there(view: View, rng: _Rng) -> QuestionAnswer:
     """The false ones are near misses: one object's colour with another's shape, or one of the two changed."""
     one, other = _pick(rng, view.objects), _pick(rng, view.objects)
     names = {o.name for o in view.objects}
@@ -224,7 +216,7 @@ def _is_there(view: _View, rng: _Rng) -> QuestionAnswer:
     return QuestionAnswer(f"is there any {name}?", _YES_NO[not is_true], "yes/no", "yes/no", _YES_NO)
 
 
-def _is_colour(view: _View, rng: _Rng) -> QuestionAnswer:
+def _is_colour(view: View, rng: _Rng) -> QuestionAnswer:
     thing = _pick(rng, view.unique_shapes)
     is_true, colour = rng.random() < 0.5, thing.colour
     seen = [o.colour for o in view.objects if o.colour != colour]
@@ -234,7 +226,7 @@ def _is_colour(view: _View, rng: _Rng) -> QuestionAnswer:
     return QuestionAnswer(f"is the {thing.shape} {colour}?", _YES_NO[not is_true], "yes/no", "yes/no", _YES_NO)
 
 
-def _is_at(view: _View, rng: _Rng) -> QuestionAnswer:
+def _is_at(view: View, rng: _Rng) -> QuestionAnswer:
     thing, place = _pick(rng, view.placed)
     is_true = rng.random() < 0.5
     if not is_true:
@@ -258,16 +250,16 @@ def _temporal(
     return QuestionAnswer(question, answer, question_type, about, candidates, is_temporal=True, needs_order=order)
 
 
-def _mover(view: _View, rng: _Rng) -> ShapeObject:
+def _mover(view: View, rng: _Rng) -> ShapeObject:
     return _pick(rng, [o for o in view.objects if o.is_moving])
 
 
-def _mover_or_not(view: _View, rng: _Rng) -> ShapeObject:
+def _mover_or_not(view: View, rng: _Rng) -> ShapeObject:
     is_moving = rng.random() < 0.5
     return _pick(rng, [o for o in view.objects if o.is_moving == is_moving])
 
 
-def _only_one(view: _View, rng: _Rng) -> tuple[str, ShapeObject]:
+def _only_one(view: View, rng: _Rng) -> tuple[str, ShapeObject]:
     """The one object that moves, or the one that stays, among several."""
     is_moving = rng.random() < 0.5
     those = [o for o in view.objects if o.is_moving == is_moving]
@@ -276,26 +268,26 @@ def _only_one(view: _View, rng: _Rng) -> tuple[str, ShapeObject]:
     return "moves" if is_moving else "stays", those[0]
 
 
-def _what_moves(view: _View, rng: _Rng) -> QuestionAnswer:
+def _what_moves(view: View, rng: _Rng) -> QuestionAnswer:
     does, thing = _only_one(view, rng)
     if rng.random() < 0.5:
         return _temporal(f"what colour {does}?", thing.colour, "what", "colour", _COLOUR_NAMES, order=False)
     return _temporal(f"what shape {does}?", thing.shape, "what", "shape", SHAPES, order=False)
 
 
-def _what_does(view: _View, rng: _Rng) -> QuestionAnswer:
+def _what_does(view: View, rng: _Rng) -> QuestionAnswer:
     thing = _mover_or_not(view, rng)
     answer = "move" if thing.is_moving else "stay"
     question = f"what does {_call(view, rng, thing, shortest=True)} do?"
     return _temporal(question, answer, "what", "motion", ("move", "stay"), order=False)
 
 
-def _who_moves(view: _View, rng: _Rng) -> QuestionAnswer:
+def _who_moves(view: View, rng: _Rng) -> QuestionAnswer:
     does, thing = _only_one(view, rng)
     return _temporal(f"who {does}?", thing.shape, "who", "shape", SHAPES, order=False)
 
 
-def _who_first(view: _View, rng: _Rng) -> QuestionAnswer:
+def _who_first(view: View, rng: _Rng) -> QuestionAnswer:
     pair = _pick(rng, staggered_pairs(view.scene))
     first, last = _call_two(view, rng, *pair)
     event = ("appears", "disappears")[rng.integers(2)]
@@ -306,18 +298,18 @@ def _who_first(view: _View, rng: _Rng) -> QuestionAnswer:
     return _temporal(question, first.removesuffix(" one"), "who", "time", candidates)
 
 
-def _how_many_move(view: _View, rng: _Rng) -> QuestionAnswer:
+def _how_many_move(view: View, rng: _Rng) -> QuestionAnswer:
     number = NUMBERS[sum(o.is_moving for o in view.objects)]
     return _temporal("how many shapes move?", number, "how", "number", NUMBERS[:4], order=False)
 
 
-def _where_goes(view: _View, rng: _Rng) -> QuestionAnswer:
+def _where_goes(view: View, rng: _Rng) -> QuestionAnswer:
     thing = _mover(view, rng)
     question = f"where does {_call(view, rng, thing, shortest=True)} go?"
     return _temporal(question, thing.motion, "where", "motion", DIRECTIONS)
 
 
-def _where_ends(view: _View, rng: _Rng) -> QuestionAnswer:
+def _where_ends(view: View, rng: _Rng) -> QuestionAnswer:
     thing = _mover(view, rng)
     starts = rng.random() < 0.5
     place = thing.place_at(thing.appears_seconds if starts else thing.disappears_seconds)
@@ -325,14 +317,14 @@ def _where_ends(view: _View, rng: _Rng) -> QuestionAnswer:
     return _temporal(question, place, "where", "place", PLACES)
 
 
-def _when_there(view: _View, rng: _Rng) -> QuestionAnswer:
+def _when_there(view: View, rng: _Rng) -> QuestionAnswer:
     halves = ("early", "late")
-    thing = _pick(rng, [o for o in view.objects if _time_word(view.scene, o) in halves])
+    thing = _pick(rng, [o for o in view.objects if time_word(view.scene, o) in halves])
     question = f"when is {_call(view, rng, thing, shortest=True)} there, early or late?"
-    return _temporal(question, _time_word(view.scene, thing), "when", "time", halves)
+    return _temporal(question, time_word(view.scene, thing), "when", "time", halves)
 
 
-def _when_event(view: _View, rng: _Rng) -> QuestionAnswer:
+def _when_event(view: View, rng: _Rng) -> QuestionAnswer:
     pair = _pick(rng, staggered_pairs(view.scene))
     first, last = _call_two(view, rng, *pair)
     event = ("appear", "disappear")[rng.integers(2)]
@@ -342,13 +334,13 @@ def _when_event(view: _View, rng: _Rng) -> QuestionAnswer:
     return _temporal(question, "before" if is_before else "after", "when", "time", ("before", "after"))
 
 
-def _does_move(view: _View, rng: _Rng) -> QuestionAnswer:
+def _does_move(view: View, rng: _Rng) -> QuestionAnswer:
     thing = _mover_or_not(view, rng)
     question = f"does {_call(view, rng, thing, shortest=True)} move?"
     return _temporal(question, _YES_NO[not thing.is_moving], "yes/no", "yes/no", _YES_NO, order=False)
 
 
-def _does_go(view: _View, rng: _Rng) -> QuestionAnswer:
+def _does_go(view: View, rng: _Rng) -> QuestionAnswer:
     """The true direction or its opposite: the two that only order tells apart."""
     thing = _mover(view, rng)
     is_true = rng.random() < 0.5
@@ -401,7 +393,7 @@ def draw_questions(
     """
     if unknown := set(families) - set(FAMILIES):
         raise UsageError(f"unknown question families {sorted(unknown)}; there are {', '.join(FAMILIES)}")
-    view = _View(scene, at_seconds)
+    view = View(scene, at_seconds)
     if at_seconds is not None:
         temporal_fraction = 0.0
     share = num_questions / len(families) if "how" in families else 0.0
@@ -430,7 +422,7 @@ def draw_questions(
     return [questions[i] for i in rng.permutation(len(questions))[:num_questions]]
 
 
-def _count_questions(view: _View, rng: _Rng, share: float, temporal_fraction: float) -> list[QuestionAnswer]:
+def _count_questions(view: View, rng: _Rng, share: float, temporal_fraction: float) -> list[QuestionAnswer]:
     """The questions that every scene allows, each with a probability that depends on no scene.
 
     Drawn like the others they would be asked more of small scenes, where there is little else to ask, and
@@ -440,177 +432,12 @@ def _count_questions(view: _View, rng: _Rng, share: float, temporal_fraction: fl
     return static + ([_how_many_move(view, rng)] if rng.random() < share * temporal_fraction else [])
 
 
-def _time_word(scene: Scene, thing: ShapeObject) -> str:
+def time_word(scene: Scene, thing: ShapeObject) -> str:
     begin, end = thing.appears_seconds, thing.disappears_seconds
     if end - begin >= scene.duration_seconds:
         return "always"
     middle = (begin + end) / 2 / scene.duration_seconds
     return "early" if middle < 0.42 else "late" if middle > 0.58 else "between"
-
-
-def _read(view: _View) -> list[tuple[ShapeObject, str]]:
-    """Objects with their places (a mover's first place in a video), in reading order."""
-    seconds = view.seconds
-    placed = [(o, o.place_at(o.appears_seconds if seconds is None else seconds)) for o in view.objects]
-    return sorted(placed, key=lambda pair: PLACES.index(pair[1]))
-
-
-def draw_lists(
-    scene: Scene, rng: np.random.Generator, *, num_lists: int = 2, at_seconds: float | None = None
-) -> list[QuestionAnswer]:
-    """Dense turns: different lists, "colour first" or "shape first" (of an image also "place first").
-
-    Args:
-        scene: what is listed.
-        rng: decides which lists.
-        num_lists: how many at most (there are 3 of an image, 8 of a video).
-        at_seconds: list the image at that time; None: the whole video.
-
-    >>> for turn in draw_lists(demo_scene(), np.random.default_rng(1), at_seconds=0.0):
-    ...     print(turn.question, turn.answer)
-    list the shapes, colour first. purple star top left, blue square right
-    list the shapes, shape first. star purple top left, square blue right
-    """
-    view = _View(scene, at_seconds)
-    kinds = [("shapes", first) for first in ("colour", "shape", "place")]
-    if at_seconds is None:
-        kinds = list(itertools.product(("shapes", "motions", "times", "events"), ("colour", "shape")))
-    lists = []
-    for i in rng.permutation(len(kinds))[:num_lists]:
-        what, first = kinds[i]
-        answer = ", ".join(_list_items(view, what, first)) or "nothing"
-        question = f"list the {what}, {first} first."
-        lists.append(QuestionAnswer(question, answer, "list", "list", is_temporal=at_seconds is None))
-    return lists
-
-
-def _list_items(view: _View, what: str, first: str) -> list[str]:
-    def name(thing: ShapeObject) -> str:
-        return f"{thing.shape} {thing.colour}" if first == "shape" else thing.name
-
-    placed = _read(view)
-    if what == "shapes":
-        return [f"{place} {name(o)}" if first == "place" else f"{name(o)} {place}" for o, place in placed]
-    if what == "motions":
-        goes = {o: f"goes {o.motion} to {o.place_at(o.disappears_seconds)}" for o, _ in placed if o.is_moving}
-        return [f"{name(o)} at {place} {goes.get(o, 'stays')}" for o, place in placed]
-    if what == "times":
-        return [f"{name(o)} {_time_word(view.scene, o)}" for o, _ in placed]
-    # Sorting is stable: what is there from the start comes first, in reading order.
-    comes = [(o.appears_seconds, f"{name(o)} {'appears' if o.appears_seconds else 'there'}") for o, _ in placed]
-    leaves = [(o.disappears_seconds, f"{name(o)} disappears") for o, _ in placed]
-    goes_on = view.scene.duration_seconds
-    return [words for time, words in sorted(comes + leaves, key=lambda event: event[0]) if time < goes_on]
-
-
-def draw_turns(
-    scene: Scene,
-    rng: np.random.Generator,
-    *,
-    num_turns: int = 6,
-    dense_fraction: float = 0.25,
-    at_seconds: float | None = None,
-    temporal_fraction: float = 0.7,
-) -> tuple[QuestionAnswer, ...]:
-    """One conversation: short questions, then lists (last, for a list would give the short answers away).
-
-    Args:
-        scene: what is talked about.
-        rng: decides everything that is left open.
-        num_turns: questions and lists together; fewer where the scene has no more to ask.
-        dense_fraction: share of lists, met on average.
-        at_seconds: talk about the image at that time; None: about the whole video.
-        temporal_fraction: share of short questions about time, for videos.
-
-    >>> turns = draw_turns(demo_scene(), np.random.default_rng(0), num_turns=4)
-    >>> [turn.question_type for turn in turns]
-    ['yes/no', 'where', 'how', 'list']
-    """
-    num_lists = int(dense_fraction * num_turns + rng.random())
-    questions = draw_questions(
-        scene,
-        rng,
-        num_questions=num_turns - num_lists,
-        at_seconds=at_seconds,
-        temporal_fraction=temporal_fraction,
-    )
-    return (*questions, *draw_lists(scene, rng, num_lists=num_lists, at_seconds=at_seconds))
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One training sample: uint8 RGB `frames` [F, H, W, 3] at `pts_seconds` [F], and a conversation."""
-
-    index: int
-    scene: Scene
-    frames: Frames
-    pts_seconds: Floats
-    turns: tuple[QuestionAnswer, ...]
-
-
-@dataclass(frozen=True)
-class MovingShapes:
-    """The endless stream of training samples, drawn in memory; any sample can be had by its index.
-
-    Attributes:
-        stage: "image" (one frame, all objects there, any moment of their paths) or "video" (`num_frames`
-            frames).
-        num_frames: frames of a video, evenly spaced, in the middles of as many equal parts. Six or more show
-            all that short questions ask, eight or more all that lists tell.
-        random_phase: move all frames of a video by one random fraction of their spacing, as a different
-            sampling policy would.
-        size: side of the frames in pixels, or (height, width).
-        num_turns, dense_fraction, temporal_fraction: see `draw_turns`.
-        empty_fraction: share of images without any object.
-
-    >>> stream = MovingShapes(seed=0, stage="video", num_frames=8)
-    >>> stream.sample(1000).frames.shape
-    (8, 64, 64, 3)
-    >>> next(stream.samples(start=1000)).turns == stream.sample(1000).turns
-    True
-    """
-
-    seed: int = 0
-    split: str = "train"
-    stage: str = "video"
-    num_frames: int = 8
-    random_phase: bool = False
-    size: int | tuple[int, int] = 64
-    num_turns: int = 6
-    dense_fraction: float = 0.25
-    temporal_fraction: float = 0.7
-    empty_fraction: float = 0.03
-
-    def __post_init__(self) -> None:
-        if self.stage not in ("image", "video"):
-            raise UsageError(f'stage is {self.stage!r}, but has to be "image" or "video"')
-        if self.num_frames < 1 or self.num_turns < 1:
-            raise UsageError(f"num_frames {self.num_frames} and num_turns {self.num_turns} have to be 1 or more")
-
-    def sample(self, index: int) -> Sample:
-        """Sample `index` (0 or more), the same on every call."""
-        is_image = self.stage == "image"
-        scene = draw_scene(self.seed, split=self.split, index=index, always_visible=is_image)
-        rng = scene_rng(self.seed, split=self.split, index=index, purpose=1)
-        phase = rng.random() if self.random_phase or is_image else 0.5
-        num_frames = 1 if is_image else self.num_frames
-        pts_seconds = ((np.arange(num_frames) + phase) / num_frames * scene.duration_seconds).astype(np.float32)
-        if is_image and rng.random() < self.empty_fraction:
-            scene = replace(scene, objects=())
-        turns = draw_turns(
-            scene,
-            rng,
-            num_turns=self.num_turns,
-            dense_fraction=self.dense_fraction,
-            at_seconds=float(pts_seconds[0]) if is_image else None,
-            temporal_fraction=self.temporal_fraction,
-        )
-        return Sample(index, scene, render(scene, pts_seconds, size=self.size), pts_seconds, turns)
-
-    def samples(self, *, start: int = 0) -> Iterator[Sample]:
-        """Samples start, start + 1, ... without end."""
-        for index in itertools.count(start):
-            yield self.sample(index)
 
 
 def demo_questions() -> tuple[QuestionAnswer, ...]:
@@ -641,21 +468,3 @@ def demo_questions() -> tuple[QuestionAnswer, ...]:
         ),
         _temporal("how many shapes move?", "one", "how", "number", NUMBERS[:4], order=False),
     )
-
-
-def vocabulary() -> tuple[str, ...]:
-    """Every word of every question and answer, sorted, with the marks "?", "," and ".".
-
-    >>> "circle" in vocabulary(), len(vocabulary()) < 100
-    (True, True)
-    """
-    plurals = [f"{shape}es" if shape.endswith("s") else f"{shape}s" for shape in SHAPES]
-    names = " ".join((*COLOURS, *SHAPES, *plurals, *PLACES, *NUMBERS, *DIRECTIONS))
-    return tuple(sorted({*names.split(), *_OTHER_WORDS.split()}))
-
-
-_OTHER_WORDS = """
-    ? , . the one or is are at there any what who how many where when does do colour shape shapes
-    move moves stay stays go goes to start end appear appears disappear disappears first before after early
-    late yes no list motions times events place always between nothing
-"""

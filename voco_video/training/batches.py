@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from voco_video.backbone import Backbone
+from voco_video.data.samples import Turn
 from voco_video.errors import ModelError, UsageError
 from voco_video.model import VocoTokens
 
@@ -18,20 +19,11 @@ IGNORED = -100
 
 
 @dataclass(frozen=True)
-class Turn:
-    """A question and the answer to learn; ``question_type`` groups answers in reports."""
-
-    question: str
-    answer: str
-    question_type: str = ""
-
-
-@dataclass(frozen=True)
 class TrainingSample:
     """What a dataset gives for one index.
 
     Attributes:
-        turns: one conversation about the frames.
+        turns: one conversation about the frames; their types group answers in reports.
         frames: uint8 ``[F, H, W, 3]``, fitted to the model's image size; F may be 0, for text alone. None where
             ``tokens`` is given.
         tokens: the frames' VoCo tokens, read from a frame cache.

@@ -66,6 +66,8 @@ class TrainConfig:
     """Share of short questions that are about time, in the video stage (moving-shapes)."""
     data_seed: int = 0
     """Seed of the generated world (moving-shapes)."""
+    num_scenes: int = 8192
+    """Different scenes in mode `cached` (moving-shapes): compressed once and kept in memory, asked anew each time."""
     max_length: int = 2048
     """Text tokens per sample; turns beyond are left out."""
     max_bad_samples: int = 100
@@ -76,7 +78,8 @@ class TrainConfig:
     train_projector: bool = True
     """Train the projector between vision tower and language model."""
     train_llm: bool = True
-    """Train the language model: all of it, or through LoRA where `lora_rank` is above 0."""
+    """Train the language model: all of it, or through LoRA where `lora_rank` is above 0. In mode `cached` a second set
+    of weights is trained to answer with; the first goes on compressing."""
     train_voco_embeds: bool = True
     """Train the VoCo embeddings."""
     lora_rank: int = 0
@@ -147,8 +150,8 @@ class TrainConfig:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise UsageError(f"{name}={getattr(self, name)!r} is not one of {', '.join(choices)}")
-        counts = ("num_frames", "global_batch_size", "per_device_batch_size", "max_length", "num_turns", "log_steps")
-        for name in counts:
+        counts = ("num_frames", "num_scenes", "global_batch_size", "per_device_batch_size", "max_length", "num_turns")
+        for name in (*counts, "log_steps"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name}={getattr(self, name)}: has to be 1 or more")
         shares = ("full_visibility_fraction", "image_fraction", "dense_fraction", "temporal_fraction")
@@ -172,10 +175,6 @@ class TrainConfig:
         compressing = [n for n in ("train_vision_tower", "train_projector", "train_voco_embeds") if getattr(self, n)]
         if compressing:
             raise UsageError(f"mode 'cached' cannot train the compressor; set {', '.join(compressing)} to false")
-        if self.train_llm and not self.lora_rank:
-            raise UsageError(
-                "mode 'cached' trains answering adapters beside weights that go on compressing; set lora_rank, 16 say"
-            )
         if self.stage == "image":
             raise UsageError("mode 'cached' reads videos from the frame cache; set stage to video")
         if self.full_visibility_fraction or self.distillation_weight:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,26 +13,18 @@ from voco_video.backbone import Backbone
 from voco_video.cache import CacheEntry, FrameCache
 from voco_video.compress import CompressOptions, compress_video, read_tokens
 from voco_video.data.datasets import load_dataset
-from voco_video.data.samples import Media
+from voco_video.data.samples import Media, Sample
 from voco_video.errors import DataError, VideoError, VocoVideoError
 from voco_video.model import VocoModel, VocoTokens
 from voco_video.sampling import Sampling
-from voco_video.training.batches import TrainingSample, Turn
+from voco_video.training.batches import TrainingSample
 from voco_video.training.config import TrainConfig
 from voco_video.video import read_frames
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One conversation and the files it is about; none for text alone."""
-
-    turns: tuple[Turn, ...]
-    media: tuple[Media, ...]
-
-
-def read_rows(config: TrainConfig) -> tuple[Row, ...]:
+def read_rows(config: TrainConfig) -> tuple[Sample, ...]:
     """The rows of a configuration's dataset; a video's questions come ``num_turns`` to a conversation.
 
     Raises:
@@ -42,19 +34,19 @@ def read_rows(config: TrainConfig) -> tuple[Row, ...]:
     dataset = load_dataset(
         config.dataset, config.media_dir or None, split="train", annotations=config.annotations or None
     )
-    rows = []
+    rows: list[Sample] = []
     for sample in dataset.samples:
-        turns = [Turn(turn.question, turn.answer, turn.question_type) for turn in sample.turns]
-        is_list_of_questions = bool(sample.turns[0].question_id)
+        turns = sample.turns
+        is_list_of_questions = bool(turns[0].question_id)
         size = config.num_turns if is_list_of_questions else len(turns)
-        rows += [Row(tuple(turns[i : i + size]), sample.media) for i in range(0, len(turns), size)]
+        rows += [replace(sample, turns=turns[i : i + size]) for i in range(0, len(turns), size)]
     return tuple(rows)
 
 
 class _SkipsBadRows:
     """Rows by index; one whose file is missing or broken gives its place to the next good one, counted and reported."""
 
-    def __init__(self, rows: Sequence[Row], max_bad_samples: int) -> None:
+    def __init__(self, rows: Sequence[Sample], max_bad_samples: int) -> None:
         self.rows = rows
         self.num_samples = len(rows)
         self.max_bad_samples = max_bad_samples
@@ -86,7 +78,7 @@ class _SkipsBadRows:
                 f"the last: {error}. `voco-video data check` lists what is missing"
             )
 
-    def _read(self, row: Row) -> TrainingSample:
+    def _read(self, row: Sample) -> TrainingSample:
         raise NotImplementedError
 
 
@@ -99,12 +91,12 @@ def _existing(media: Media) -> Path:
 class Conversations(_SkipsBadRows):
     """Rows with their frames decoded: one for an image, ``num_frames`` spread evenly for a video."""
 
-    def __init__(self, rows: Sequence[Row], config: TrainConfig, backbone: Backbone) -> None:
+    def __init__(self, rows: Sequence[Sample], config: TrainConfig, backbone: Backbone) -> None:
         super().__init__(rows, config.max_bad_samples)
         self.num_frames = config.num_frames
         self.fit = backbone.images.fit
 
-    def _read(self, row: Row) -> TrainingSample:
+    def _read(self, row: Sample) -> TrainingSample:
         frames = [np.zeros((0, self.fit.height, self.fit.width, 3), np.uint8)]
         for media in row.media:
             sampling = Sampling(num_frames=self.num_frames if media.kind == "video" else 1)
@@ -119,12 +111,12 @@ class CachedConversations(_SkipsBadRows):
         entries: what the cache holds of each file.
     """
 
-    def __init__(self, rows: Sequence[Row], entries: dict[Path, CacheEntry], max_bad_samples: int) -> None:
+    def __init__(self, rows: Sequence[Sample], entries: dict[Path, CacheEntry], max_bad_samples: int) -> None:
         super().__init__(rows, max_bad_samples)
         self.entries = entries
 
     @classmethod
-    def compress(cls, rows: Sequence[Row], model: VocoModel, config: TrainConfig) -> CachedConversations:
+    def compress(cls, rows: Sequence[Sample], model: VocoModel, config: TrainConfig) -> CachedConversations:
         """Find every row's files in the frame cache, and compress those that are not there yet."""
         cache, fingerprint = FrameCache(config.cache_dir or None), model.fingerprint()
         dataset = cls(rows, {}, config.max_bad_samples)
@@ -146,7 +138,7 @@ class CachedConversations(_SkipsBadRows):
                     break
         return dataset
 
-    def _read(self, row: Row) -> TrainingSample:
+    def _read(self, row: Sample) -> TrainingSample:
         if not row.media:
             raise DataError("a row without a video cannot come from the frame cache")
         tokens = [read_tokens(self.entries[_existing(media)]) for media in row.media]

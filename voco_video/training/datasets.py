@@ -6,18 +6,19 @@ A new source is a class with ``__len__`` (None for an endless one) and ``sample(
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Protocol
 
 import numpy as np
+import torch
 
-from voco_video.backbone import Backbone
-from voco_video.data.moving_shapes import COLOURS, SHAPES, draw_scene, scene_rng
-from voco_video.data.moving_shapes_qa import MovingShapes, QuestionAnswer, Sample, draw_lists, draw_questions
+from voco_video.data.moving_shapes import draw_scene, scene_rng
+from voco_video.data.moving_shapes_qa import FAMILIES, QuestionAnswer, draw_questions
+from voco_video.data.moving_shapes_stream import MovingShapes, Sample
 from voco_video.data.rendering import render
-from voco_video.errors import UsageError
-from voco_video.model import VocoModel
-from voco_video.training.batches import TrainingSample, Turn, Visibility
+from voco_video.data.samples import Turn
+from voco_video.model import Form, VocoModel, VocoTokens
+from voco_video.training.batches import TrainingSample, Visibility
 from voco_video.training.config import TrainConfig
 from voco_video.training.conversations import CachedConversations, Conversations, read_rows
 
@@ -48,67 +49,75 @@ class MovingShapesStream:
     Attributes:
         images, videos: the two streams; one may be left out.
         image_fraction: share of images where both are there.
-        families: families of short questions, in turn; empty for the stream's own conversations.
-        by_name_fraction: share of lists told `by_name`; with families only.
     """
 
     videos: MovingShapes | None
     images: MovingShapes | None
     image_fraction: float = 0.0
-    families: tuple[str, ...] = ()
-    by_name_fraction: float = 0.0
     num_samples: int | None = None
 
-    def sample(self, index: int) -> TrainingSample:
-        """Sample ``index``, 0 or more."""
+    def of(self, index: int) -> MovingShapes:
+        """The stream that sample ``index``, 0 or more, comes from."""
         stream = self.videos
         if stream is None or (self.images is not None and _share(index) < self.image_fraction):
             stream = self.images
         assert stream is not None
-        drawn = stream.sample(index)
-        turns = drawn.turns if not self.families else self._turns(stream, drawn)
-        return TrainingSample(frames=drawn.frames, turns=tuple(map(as_turn, turns)))
+        return stream
 
-    def _turns(self, stream: MovingShapes, drawn: Sample) -> tuple[QuestionAnswer, ...]:
-        """Another conversation about the same scene, of the chosen families."""
-        rng = scene_rng(stream.seed, split=stream.split, index=drawn.index, purpose=4)
-        at_seconds = float(drawn.pts_seconds[0]) if stream.stage == "image" else None
-        num_lists = int(stream.dense_fraction * stream.num_turns + rng.random())
-        questions = draw_questions(
-            drawn.scene,
-            rng,
-            num_questions=stream.num_turns - num_lists,
-            at_seconds=at_seconds,
-            temporal_fraction=stream.temporal_fraction,
-            families=self.families,
-        )
-        lists = draw_lists(drawn.scene, rng, num_lists=num_lists, at_seconds=at_seconds)
-        return (*questions, *(by_name(one) if rng.random() < self.by_name_fraction else one for one in lists))
+    def sample(self, index: int) -> TrainingSample:
+        """Sample ``index``, 0 or more."""
+        drawn = self.of(index).sample(index)
+        return TrainingSample(frames=drawn.frames, turns=tuple(map(as_turn, drawn.turns)))
+
+
+class CompressedMovingShapes:
+    """MovingShapes for mode ``cached``: each scene is rendered and compressed once, and asked anew every time.
+
+    Args:
+        stream: where scenes and conversations come from.
+        model: compresses them, with as many VoCo tokens as it has.
+        num_scenes: different scenes; a multiple of the global batch size keeps each on one device.
+    """
+
+    num_samples: int | None = None
+
+    def __init__(self, stream: MovingShapesStream, model: VocoModel, *, form: Form, num_scenes: int) -> None:
+        self.stream = stream
+        self.model = model
+        self.form = form
+        self.num_scenes = num_scenes
+        self._kept: dict[int, tuple[Sample, VocoTokens]] = {}
+
+    def sample(self, index: int) -> TrainingSample:
+        """Conversation ``index`` about scene ``index % num_scenes``."""
+        number = index % self.num_scenes
+        if number not in self._kept:
+            drawn = self.stream.of(number).sample(number)
+            with torch.inference_mode():
+                tokens = self.model.compress(self.model.vision_tokens(drawn.frames), form=self.form)
+            self._kept[number] = (replace(drawn, frames=drawn.frames[:0]), tokens)
+        drawn, tokens = self._kept[number]
+        turns = self.stream.of(number).turns(drawn, conversation=index)
+        return TrainingSample(turns=tuple(map(as_turn, turns)), tokens=tokens)
+
+
+class CompressedSamples:
+    """A small dataset's samples with VoCo tokens in place of their frames, each compressed when first asked for."""
+
+    def __init__(self, dataset: Dataset, model: VocoModel, *, form: Form) -> None:
+        self.num_samples = dataset.num_samples
+        self.sample = lru_cache(maxsize=None)(partial(self._sample, dataset, model, form))
+
+    @staticmethod
+    @torch.inference_mode()
+    def _sample(dataset: Dataset, model: VocoModel, form: Form, index: int) -> TrainingSample:
+        sample = dataset.sample(index)
+        return replace(sample, frames=None, tokens=model.compress(model.vision_tokens(sample.frames), form=form))
 
 
 def as_turn(question: QuestionAnswer) -> Turn:
     """A MovingShapes question as a turn."""
-    return Turn(question.question, question.answer, question.question_type)
-
-
-def by_name(turn: QuestionAnswer) -> QuestionAnswer:
-    """The same list in the order of its objects' names, where it has one object an item.
-
-    In reading order each place follows from the one before, and a model that looks everything up by place tells the
-    list rightly without ever finding an object by what it is.
-
-    >>> asked = "list the shapes, colour first."
-    >>> by_name(QuestionAnswer(asked, "blue star top, red cross left", "list", "list")).answer
-    'red cross left, blue star top'
-    """
-    colours, shapes = list(COLOURS), list(SHAPES)
-    for first, names, others in (("colour", colours, shapes), ("shape", shapes, colours)):
-        if turn.question.endswith(f", {first} first.") and "events" not in turn.question and turn.answer != "nothing":
-            items = [item.split(" ") for item in turn.answer.split(", ")]
-            items.sort(key=lambda words: (names.index(words[0]), others.index(words[1])))
-            question = turn.question.replace(f"{first} first.", f"{first} by {first}.")
-            return replace(turn, question=question, answer=", ".join(map(" ".join, items)))
-    return turn
+    return Turn(question.question, question.answer, question_type=question.question_type)
 
 
 def _share(index: int) -> float:
@@ -146,7 +155,7 @@ def open_dataset(config: TrainConfig, model: VocoModel) -> Dataset:
     In mode ``cached`` the videos that the frame cache lacks are compressed first.
 
     Raises:
-        UsageError: no dataset of that name, or one that has no videos to keep in a frame cache.
+        UsageError: no dataset of that name.
         DataError: its annotations cannot be read.
     """
     if config.dataset != MOVING_SHAPES:
@@ -154,8 +163,6 @@ def open_dataset(config: TrainConfig, model: VocoModel) -> Dataset:
         if config.mode == "cached":
             return CachedConversations.compress(rows, model, config)
         return Conversations(rows, config, model.backbone)
-    if config.mode == "cached":
-        raise UsageError(f"dataset {config.dataset!r} has no files to cache; mode 'cached' needs videos on disk")
     fit = model.backbone.images.fit
     images = MovingShapes(
         seed=config.data_seed,
@@ -164,19 +171,24 @@ def open_dataset(config: TrainConfig, model: VocoModel) -> Dataset:
         num_turns=config.num_turns,
         dense_fraction=config.dense_fraction,
         temporal_fraction=config.temporal_fraction,
+        families=config.question_families or FAMILIES,
+        by_name_fraction=config.by_name_fraction,
     )
     if config.stage == "image":
-        return MovingShapesStream(None, images, 1.0, config.question_families, config.by_name_fraction)
+        return MovingShapesStream(None, images)
     videos = replace(images, stage="video", num_frames=config.num_frames, random_phase=True)
-    return MovingShapesStream(videos, images, config.image_fraction, config.question_families, config.by_name_fraction)
+    stream = MovingShapesStream(videos, images, config.image_fraction)
+    if config.mode == "joint":
+        return stream
+    return CompressedMovingShapes(stream, model, form=config.form, num_scenes=config.num_scenes)
 
 
-def open_validation(config: TrainConfig, backbone: Backbone) -> Dataset | None:
+def open_validation(config: TrainConfig, model: VocoModel) -> Dataset | None:
     """Held-back samples of the same kind, or None where the dataset has none."""
     if config.dataset != MOVING_SHAPES or not config.eval_steps:
         return None
-    fit = backbone.images.fit
-    return MovingShapesQuestions(
+    fit = model.backbone.images.fit
+    questions = MovingShapesQuestions(
         seed=config.data_seed,
         split="val",
         stage=config.stage,
@@ -184,6 +196,7 @@ def open_validation(config: TrainConfig, backbone: Backbone) -> Dataset | None:
         size=(fit.height, fit.width),
         num_samples=config.eval_samples,
     )
+    return CompressedSamples(questions, model, form=config.form) if config.mode == "cached" else questions
 
 
 @dataclass(frozen=True)

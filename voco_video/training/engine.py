@@ -83,6 +83,8 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
     model = load_voco_model(
         config.model, device=_loading_device(config), dtype=dtype, num_voco_tokens=config.num_voco_tokens
     )
+    if not model.num_voco_tokens:
+        raise UsageError(f"{config.model} has no VoCo tokens yet; set num_voco_tokens to how many to train, such as 2")
     dataset = open_dataset(config, model)  # before adapters come: caches are found by the weights
     num_trained = choose_trainable(model, config)
     num_steps = steps_of(config, dataset)
@@ -205,7 +207,7 @@ class VocoTrainer(Trainer):
         self.voco: VocoModel = trainable.voco
         self.accuracy: dict[str, float] = {}
         self._sums: dict[str, list[Tensor]] = defaultdict(list)
-        self._validation = open_validation(config, self.voco.backbone)
+        self._validation = open_validation(config, self.voco)
         order = RunOrder(dataset, num_steps=num_steps, global_batch_size=config.global_batch_size, seed=config.seed)
         super().__init__(
             trainable,

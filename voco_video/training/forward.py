@@ -112,6 +112,7 @@ class TrainableVoco(nn.Module):
             kept=num_voco_tokens or frames.shape[1],
             text_lengths=batch.text_lengths,
             num_spare_frames=len(frames) - sum(batch.num_frames),
+            frame_positions=self.voco.backbone.frame_positions(frames.shape[1]),
         )
         hidden = self._run(layout, frames, batch.input_ids)  # [ΣF*L + ΣT, D]
         untouched = self._zero(num_voco_tokens)
@@ -121,10 +122,12 @@ class TrainableVoco(nn.Module):
 
     def _run(self, layout: PackedLayout, frames: Tensor | None, input_ids: Tensor) -> Tensor:
         """The decoder over a packed row, last hidden states ``[ΣF*L + ΣT, D]``."""
-        text = self.voco.backbone.embed(input_ids.flatten()[layout.text_places()])  # [ΣT, D]
-        row = text if frames is None else torch.cat([frames.flatten(0, 1), text])
-        hidden: Tensor = self.voco.backbone.decoder(
-            inputs_embeds=row[None],
+        backbone = self.voco.backbone
+        row = backbone.embed(input_ids.flatten()[layout.text_places()])  # [ΣT, D]
+        if frames is not None:
+            row = torch.cat([frames.flatten(0, 1), backbone.widened(row, frames.shape[2])])
+        hidden: Tensor = backbone.decoder(
+            **backbone.decoder_inputs(row[None]),
             attention_mask=layout.text_mask().to(row.device),
             position_ids=layout.position_ids().to(row.device),
             use_cache=False,
@@ -135,7 +138,7 @@ class TrainableVoco(nn.Module):
     def _fed_back(self, batch: Batch, vision_tokens: Tensor, *, num_voco_tokens: int) -> AnswerLogits:
         """Embeddings: a pass over frames, then one over what it wrote."""
         sequence = self.voco.frame_sequence(vision_tokens, num_voco_tokens)  # [ΣF, L, D]
-        hidden = self.voco.backbone.decoder(inputs_embeds=sequence, use_cache=False).last_hidden_state
+        hidden = self.voco.backbone.decode_frames(sequence, use_cache=False).last_hidden_state
         embeds = hidden[:, -num_voco_tokens:]  # [ΣF, k, D]
         parts = embeds[: sum(batch.num_frames)].split(list(batch.num_frames))
         return self._after_embeds(batch, parts, self._zero(num_voco_tokens) + 0.0 * embeds.sum())

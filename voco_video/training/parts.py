@@ -1,21 +1,33 @@
-"""Which weights a run trains, LoRA adapters in place of whole matrices, and the trained model on disk."""
+"""Which weights a run trains, adapters in place of the matrices themselves, and the trained model on disk."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from voco_video.adapters import adapted_layers, add_adapters, save_adapters
+from voco_video.adapters import (
+    adapted_layers,
+    adapter_settings,
+    adapter_weights,
+    add_adapters,
+    remove_adapters,
+    save_adapters,
+)
 from voco_video.checkpoint import save_voco_model
-from voco_video.errors import ModelError
 from voco_video.model import VocoModel
 from voco_video.training.config import TrainConfig
 
+logger = logging.getLogger(__name__)
+
 
 def choose_trainable(model: VocoModel, config: TrainConfig) -> int:
-    """Freeze everything but what the configuration trains; adds LoRA adapters where it asks for them.
+    """Freeze everything but what the configuration trains; adds adapters where it asks for them.
+
+    On cached frames nothing that compresses may change: there a language model that is trained whole gets a second set
+    of weights to answer with.
 
     Returns:
         The number of trainable parameters.
@@ -23,17 +35,13 @@ def choose_trainable(model: VocoModel, config: TrainConfig) -> int:
     model.requires_grad_(False)
     backbone = model.backbone
     if config.train_vision_tower:
-        _part(model, "vision_tower").requires_grad_(True)
+        _part(model, model.backbone.family.vision_tower).requires_grad_(True)
     if config.train_projector:
-        _part(model, "multi_modal_projector").requires_grad_(True)
-    if config.train_llm and config.lora_rank:
-        add_adapters(
-            backbone.decoder,
-            rank=config.lora_rank,
-            alpha=config.lora_alpha,
-            dropout=config.lora_dropout,
-            targets=config.lora_targets,
-        )
+        _part(model, model.backbone.family.projector).requires_grad_(True)
+    if config.mode == "joint" and adapted_layers(backbone.decoder):
+        _leave_out_adapters(model, config)
+    if config.train_llm and (config.lora_rank or config.mode == "cached"):
+        _train_adapters(model, config)
     elif config.train_llm:
         backbone.decoder.requires_grad_(True)
         backbone.model.get_output_embeddings().requires_grad_(True)
@@ -41,12 +49,39 @@ def choose_trainable(model: VocoModel, config: TrainConfig) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
+def _train_adapters(model: VocoModel, config: TrainConfig) -> None:
+    """New adapters, or those that the checkpoint has already."""
+    decoder = model.backbone.decoder
+    if adapted_layers(decoder):
+        before, now = (adapter_settings(decoder)["rank"], model.answering_form), (config.lora_rank, config.form)
+        if before == now:
+            for parameter in adapter_weights(decoder).values():
+                parameter.requires_grad_(True)
+            return
+        _leave_out_adapters(model, config)
+    add_adapters(
+        decoder,
+        rank=config.lora_rank,
+        alpha=config.lora_alpha,
+        dropout=config.lora_dropout,
+        targets=config.lora_targets,
+    )
+
+
+def _leave_out_adapters(model: VocoModel, config: TrainConfig) -> None:
+    settings = adapter_settings(model.backbone.decoder)
+    remove_adapters(model.backbone.decoder)
+    logger.warning(
+        "%s has answering weights (lora_rank %d, form %s), which are left out: this run begins with what compresses",
+        config.model,
+        settings["rank"],
+        model.answering_form,
+    )
+    model.answering_form = None
+
+
 def _part(model: VocoModel, name: str) -> nn.Module:
-    inner = model.backbone.model.base_model
-    part = getattr(inner, name, None)
-    if part is None:
-        raise ModelError(f"{type(inner).__name__} has no {name}, so it cannot be trained apart from the rest")
-    return part
+    return model.backbone.model.base_model.get_submodule(name)
 
 
 def trainable_state(model: nn.Module, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -81,11 +116,12 @@ def export_model(
         return save_voco_model(model, folder, state_dict=state)
     if config.mode == "joint":
         return save_voco_model(model, folder, state_dict=merged_state(model, state))
-    plain = {name.replace(".base_layer.", "."): t for name, t in state.items() if ".lora_" not in name}
-    save_voco_model(model, folder, state_dict=plain)
     prefix = next(n for n, m in model.named_modules() if m is model.backbone.decoder) + "."
-    weights = {n.removeprefix(prefix): t.detach().cpu().contiguous() for n, t in state.items() if ".lora_" in n}
-    save_adapters(weights, folder, rank=config.lora_rank, alpha=config.lora_alpha, targets=config.lora_targets)
+    adapters = {prefix + name for name in adapter_weights(model.backbone.decoder)}
+    plain = {name.replace(".base_layer.", "."): t for name, t in state.items() if name not in adapters}
+    save_voco_model(model, folder, state_dict=plain)
+    weights = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name in adapters}
+    save_adapters(model.backbone.decoder, weights, folder, form=config.form)
     return folder
 
 

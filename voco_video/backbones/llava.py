@@ -1,0 +1,39 @@
+"""LLaVA-1.5 and LLaVA-Interleave: a CLIP or SigLIP tower, a two-layer projector, any decoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from voco_video.backbones.family import Family, ImageSettings, one_size
+from voco_video.frames import Fit
+
+_TOWERS_WITH_CLASS_TOKEN = frozenset({"clip_vision_model"})
+
+
+class Llava(Family):
+    """``<image>`` and a newline, as the chat templates have it: ``USER: <image>\\n...``."""
+
+    title = "LLaVA-1.5, LLaVA-Interleave"
+    frame_after = "\n"
+
+    def processor_settings(self, images: ImageSettings, config: Any) -> dict[str, Any]:
+        """CLIP's processor: resize the shorter side and crop, or stretch."""
+        settings = super().processor_settings(images, config)
+        crop = images.fit.mode == "crop"
+        box = settings["size"]
+        return settings | {
+            "size": {"shortest_edge": min(box.values())} if crop else box,
+            "do_center_crop": crop,
+            "crop_size": box,
+        }
+
+    def vision_grid(self, config: Any, fit: Fit) -> tuple[int, int]:
+        """One vision token for every patch."""
+        patch = one_size(config.vision_config.patch_size)
+        return fit.height // patch, fit.width // patch
+
+    def num_vision_tokens(self, config: Any, fit: Fit) -> int:
+        """The class token counts too where the tower has one and the projector sees it."""
+        has_class = config.vision_config.model_type in _TOWERS_WITH_CLASS_TOKEN
+        dropped = config.vision_feature_select_strategy == "default"
+        return super().num_vision_tokens(config, fit) + has_class - dropped

@@ -1,0 +1,319 @@
+"""An entry that grows: readable while it is written, for a source that has not ended.
+
+    growing.txt   key, tensors, when it began                                 one line each, with its own checksum
+                  + segment-000000.safetensors, frames 0-3                    published
+                  + segment-000001.safetensors, frames 4-7                    published
+                  + segment-000002.safetensors, frames 0-7, instead of both   merged: few large files, not many small
+                  + facts; the source has ended
+
+A line is appended once the segment that it names is safe on disk, so whatever the file holds up to its last line
+feed can be read, at any moment and after a crash at any byte. Segments that were merged stay on disk until nobody
+reads the entry.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from voco_video.cache.files import GROWING, damaged, fsync_directory, os_errors_as_cache_errors, unread
+from voco_video.cache.key import FORMAT_VERSION, CacheKey, plain_json
+from voco_video.cache.lines import decode_line, encode_line
+from voco_video.cache.segment import (
+    MAX_SEGMENT_BYTES,
+    Batch,
+    Segment,
+    SegmentReader,
+    TensorSpec,
+    check_batch,
+    segment_file,
+    write_segment,
+)
+from voco_video.errors import CacheError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class GrowingLog:
+    """What `growing.txt` says: everything published so far.
+
+    Attributes:
+        segments: without a gap, from frame 0.
+        is_ended: the source is over; a later run may still go on.
+        num_files: segment files ever written, merged ones included; numbers the next.
+        size_bytes: of the file up to its last whole line.
+    """
+
+    key: CacheKey
+    tensors: Mapping[str, TensorSpec]
+    created_unix_seconds: float
+    segments: tuple[Segment, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    is_ended: bool = False
+    num_files: int = 0
+    size_bytes: int = 0
+
+    @property
+    def num_frames(self) -> int:
+        return self.segments[-1].stop_frame if self.segments else 0
+
+    @classmethod
+    def decode(cls, data: bytes) -> GrowingLog | None:
+        """From the file's bytes; a torn last line does not count, and None is what holds no frame yet.
+
+        Raises:
+            CacheError: a whole line is not what was written.
+        """
+        lines = [line for line in data.splitlines(keepends=True) if line.endswith(b"\n")]
+        contents = [decode_line(line) for line in lines]
+        if None in contents:
+            raise CacheError(f"line {contents.index(None) + 1} of {GROWING} does not match its checksum")
+        if not contents:
+            return None
+        head = contents[0]
+        if head["format_version"] != FORMAT_VERSION:
+            raise CacheError(f"{GROWING} has format {head['format_version']}, this voco-video reads {FORMAT_VERSION}")
+        tensors = {name: TensorSpec.from_json(spec) for name, spec in head["tensors"].items()}
+        log = cls(CacheKey.from_json(head["key"]), tensors, head["created_unix_seconds"], size_bytes=len(lines[0]))
+        for line, change in zip(lines[1:], contents[1:], strict=True):
+            log = log.after(change, size_bytes=len(line))
+        return log if log.segments else None
+
+    @classmethod
+    def load(cls, directory: Path) -> GrowingLog | None:
+        """From the file in `directory`; None where nothing is published, CacheError where it is damaged."""
+        try:
+            return cls.decode((directory / GROWING).read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except CacheError as error:
+            raise damaged(directory, error) from error
+
+    def head(self) -> dict[str, Any]:
+        """The first line."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "key": self.key.to_json(),
+            "tensors": {name: spec.to_json() for name, spec in self.tensors.items()},
+            "created_unix_seconds": self.created_unix_seconds,
+        }
+
+    def after(self, change: Mapping[str, Any], *, size_bytes: int) -> GrowingLog:
+        """The log with one more line.
+
+        Args:
+            change: any of ``segment``, ``num_replaced`` (how many of the last segments it stands for from now on),
+                ``facts`` (replace those of the same name) and ``is_ended``.
+            size_bytes: of the line.
+        """
+        segments, num_files = self.segments, self.num_files
+        if "segment" in change:
+            kept = segments[: len(segments) - change.get("num_replaced", 0)]
+            segments, num_files = (*kept, Segment.from_json(change["segment"])), num_files + 1
+        return replace(
+            self,
+            segments=segments,
+            facts={**self.facts, **change.get("facts", {})},
+            is_ended=change.get("is_ended", False),
+            num_files=num_files,
+            size_bytes=self.size_bytes + size_bytes,
+        )
+
+
+def superseded_files(directory: Path, log: GrowingLog | None) -> list[Path]:
+    """Segment files that the log does not name: merged, or written by a run that stopped before it published them."""
+    named = {segment.file for segment in log.segments} if log else set()
+    return sorted(path for path in directory.glob("segment-*.safetensors") if path.name not in named)
+
+
+def delete_superseded(directory: Path, log: GrowingLog | None) -> None:
+    """Delete `superseded_files` unless somebody reads the entry; the caller has its write lock."""
+    with unread(directory) as is_unread:
+        for path in superseded_files(directory, log) if is_unread else ():
+            path.unlink(missing_ok=True)
+
+
+class GrowingWriter:
+    """Receives frames of a source as they come. Comes from `FrameCache.growing_writer`, which holds the lock.
+
+    Attributes:
+        log: what is published; None before the first publication.
+    """
+
+    def __init__(
+        self, directory: Path, key: CacheKey, *, facts: Mapping[str, Any], segment_frames: int, reader: SegmentReader
+    ) -> None:
+        self.directory, self.key = directory, key
+        self._facts: dict[str, Any] = {}
+        self._segment_frames, self._reader = segment_frames, reader
+        self._buffer: list[Batch] = []
+        with os_errors_as_cache_errors(f"write to cache entry {directory}"):
+            directory.mkdir(parents=True, exist_ok=True)
+            fsync_directory(directory.parent)
+            self.log = GrowingLog.load(directory)
+            delete_superseded(directory, self.log)
+        self.set_facts(facts)
+
+    @property
+    def num_frames(self) -> int:
+        """Index of the next frame to append."""
+        return self._buffer[-1].stop_frame if self._buffer else self.num_published_frames
+
+    @property
+    def num_published_frames(self) -> int:
+        """Frames that readers see, and that no crash takes away."""
+        return self.log.num_frames if self.log else 0
+
+    @property
+    def first_pts_seconds(self) -> float | None:
+        """Time of the first frame; None before it was appended."""
+        if self.log:
+            return self.log.segments[0].pts_seconds[0]
+        return float(self._buffer[0].pts_seconds[0]) if self._buffer else None
+
+    @property
+    def last_pts_seconds(self) -> float | None:
+        """Time of the last frame appended; None before the first."""
+        if self._buffer:
+            return float(self._buffer[-1].pts_seconds[-1])
+        return self.log.segments[-1].pts_seconds[-1] if self.log else None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The facts as they will be after the next publication."""
+        return {**(self.log.facts if self.log else {}), **self._facts}
+
+    def set_facts(self, facts: Mapping[str, Any]) -> None:
+        """Store JSON values with the next publication, in the place of earlier ones of the same name.
+
+        Raises:
+            CacheError: they are not JSON.
+        """
+        now = self.facts
+        self._facts |= {n: v for n, v in plain_json(facts, what="facts").items() if n not in now or now[n] != v}
+
+    def append(self, tensors: Mapping[str, torch.Tensor], pts_seconds: np.ndarray) -> None:
+        """Add F whole frames; `publish` makes them readable, and so does gathering a full segment.
+
+        Args:
+            tensors: [F, …] by name, on any device; the same names, dtypes and frame shapes each time. Copied.
+            pts_seconds: float64 [F], finite, ascending within and across calls.
+
+        Raises:
+            CacheError: wrong shapes or times, or writing failed (disk full).
+        """
+        pts_seconds = np.array(pts_seconds, dtype=np.float64)
+        tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+        check_batch(tensors, pts_seconds)
+        batch = Batch(self.num_frames, tensors, pts_seconds).copied()
+        expected = self._buffer[-1].specs if self._buffer else self.log.tensors if self.log else batch.specs
+        if batch.specs != expected:
+            raise CacheError(f"frames of {self.directory} have {expected}, cannot append {batch.specs}")
+        last_pts = -math.inf if self.last_pts_seconds is None else self.last_pts_seconds
+        if pts_seconds[0] < last_pts:
+            raise CacheError(f"frame {batch.first_frame} at {pts_seconds[0]} s comes after one at {last_pts} s")
+        self._buffer.append(batch)
+        if self._is_full(self._buffer):
+            self.publish()
+
+    def publish(self, *, is_ended: bool = False) -> None:
+        """Make everything appended so far readable, and safe from a crash.
+
+        Args:
+            is_ended: the source is over.
+
+        Raises:
+            CacheError: nothing was ever appended and the source is over, or writing failed.
+        """
+        # Ctrl-C may have hit between committing a segment and emptying the buffer: skip what is safe.
+        pending = [batch for batch in self._buffer if batch.first_frame >= self.num_published_frames]
+        if not pending and self.log is None:
+            if is_ended:
+                raise CacheError(f"cannot finish cache entry {self.directory}: no frames were appended")
+            return
+        with os_errors_as_cache_errors(f"write to cache entry {self.directory}"):
+            ended = {"is_ended": True} if is_ended else {}
+            if pending:
+                self._write(pending, {"facts": self._facts, **ended})
+            elif self._facts or ended:
+                self._commit({"facts": self._facts, **ended})
+            self._buffer, self._facts = [], {}
+            self._merge(ended)
+
+    def close(self, *, after_error: bool = False) -> None:
+        """Publish for the last time; `after_error`, log a second error rather than hide the first."""
+        try:
+            if self._buffer:
+                self.publish()
+        except CacheError as error:
+            if not after_error:
+                raise
+            logger.warning("%s; %d frames are safe", error, self.num_published_frames)
+
+    def _write(self, batches: list[Batch], change: Mapping[str, Any]) -> None:
+        """Write frames as one segment and publish it."""
+        index = self.log.num_files if self.log else 0
+        while (self.directory / segment_file(index)).exists():  # a reader may know a file that we could not commit
+            index += 1
+        try:
+            segment = write_segment(self.directory, index, batches, key_digest=self.key.digest)
+            fsync_directory(self.directory)  # the file's name must not appear later than the line that names it
+            self._commit({"segment": segment.to_json(), **change}, tensors=batches[0].specs)
+        except OSError:
+            (self.directory / segment_file(index)).unlink(missing_ok=True)  # room for whoever needs it
+            raise
+
+    def _commit(self, change: Mapping[str, Any], *, tensors: Mapping[str, TensorSpec] | None = None) -> None:
+        """Append one line durably, the first of all after the head."""
+        log, data = self.log, b""
+        if log is None:
+            log = GrowingLog(self.key, dict(tensors or {}), time.time())
+            data = encode_line(log.head())
+            log = replace(log, size_bytes=len(data))
+        line = encode_line(change)
+        with open(self.directory / GROWING, "ab") as file:
+            file.truncate(log.size_bytes - len(data))  # drops what an interrupted run may have left
+            file.write(data + line)
+            file.flush()
+            os.fsync(file.fileno())
+        if data:
+            fsync_directory(self.directory)
+        self.log = log.after(change, size_bytes=len(line))
+
+    def _merge(self, change: Mapping[str, Any]) -> None:
+        """Write the small segments at the end as one, once they make a full one or the source has ended."""
+        assert self.log is not None
+        tail: list[Segment] = []
+        for segment in reversed(self.log.segments):
+            if self._is_full([segment]):
+                break
+            tail.insert(0, segment)
+        if len(tail) > 1 and (change or self._is_full(tail)):
+            self._write([self._read(segment) for segment in tail], {"num_replaced": len(tail), **change})
+            delete_superseded(self.directory, self.log)
+
+    def _read(self, segment: Segment) -> Batch:
+        assert self.log is not None
+        directory_fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            mapped = self._reader.open(directory_fd, segment, key_digest=self.key.digest)
+            tensors = {name: mapped.get_tensor(name) for name in self.log.tensors}
+        finally:
+            os.close(directory_fd)
+        return Batch(segment.first_frame, tensors, np.array(segment.pts_seconds))
+
+    def _is_full(self, batches: Sequence[Batch | Segment]) -> bool:
+        return (
+            sum(batch.num_frames for batch in batches) >= self._segment_frames
+            or sum(batch.size_bytes for batch in batches) >= MAX_SEGMENT_BYTES
+        )

@@ -1,0 +1,112 @@
+"""The files in a checkpoint's folder: configuration, image processor, tokenizer, weights in one piece or in shards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+
+from voco_video.errors import ModelError
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+
+
+def read_config(folder: Path) -> Any:
+    """The configuration that a folder's config.json declares.
+
+    Raises:
+        ModelError: it is missing or damaged, or of a model_type that the library does not know.
+    """
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except Exception as error:
+        raise ModelError(f"{folder / 'config.json'} cannot be read: {_first_line(error)}") from error
+
+
+def read_image_processor(folder: Path) -> Any:
+    """The image processor in a folder.
+
+    Raises:
+        ModelError: there is none, or one that cannot be read here.
+    """
+    try:
+        return AutoImageProcessor.from_pretrained(folder)
+    except Exception as error:
+        raise ModelError(f"the image processor in {folder} cannot be read: {_first_line(error)}") from error
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """A checkpoint's files of weights, safetensors before pickles.
+
+    Raises:
+        ModelError: there are none.
+    """
+    for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
+        if (folder / index).is_file():
+            names = json.loads((folder / index).read_text())["weight_map"].values()
+            return [folder / name for name in sorted(set(names))]
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return [folder / name]
+    raise ModelError(f"{folder} holds no weights: neither model.safetensors nor pytorch_model.bin, nor shards of them")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of one file. A pickle is read as weights alone: nothing in it is executed.
+
+    Raises:
+        ModelError: the file is missing or damaged, or a pickle that holds more than weights.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return weights
+    except Exception as error:
+        raise ModelError(f"{path} cannot be read as weights: {_first_line(error)}") from error
+
+
+def weights_dtype(folder: Path) -> str | None:
+    """The type of a checkpoint's first weight, from the head of its file.
+
+    None for pickles, which have no head, and where no weights are here: a configuration can be described alone.
+    """
+    path = min(folder.glob("model*.safetensors"), default=None)
+    if path is None:
+        return None
+    with safe_open(path, "pt") as file:
+        name: str = file.get_slice(next(iter(file.keys()))).get_dtype()
+    return {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}.get(name, name)
+
+
+def read_tokenizer(folder: Path, *, config: Any = None) -> Any:
+    """The tokenizer in a folder or None, with the chat template of a processor beside it where it has none itself.
+
+    Args:
+        config: a configuration to go by in place of the folder's own.
+
+    Raises:
+        ModelError: there is a tokenizer that cannot be read here.
+    """
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        return None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, config=config)
+    except Exception as error:
+        reason = f"the tokenizer in {folder} cannot be read: {_first_line(error)}"
+        if not (folder / "tokenizer.json").is_file():
+            reason += " Its tokenizer.model needs two packages: pip install sentencepiece protobuf"
+        raise ModelError(reason) from error
+    if tokenizer.chat_template is None and (folder / "chat_template.json").is_file():
+        tokenizer.chat_template = json.loads((folder / "chat_template.json").read_text())["chat_template"]
+    return tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,12 @@
+"""Evaluation: a model answers every question of a split, resumably, on any number of processes.
+
+>>> from voco_video.evaluate import EvalOptions, evaluate
+>>> result = evaluate(model, load_dataset("msvd", "data/MSVD"), out="runs/msvd")      # doctest: +SKIP
+"""
+
+from voco_video.evaluate.options import EvalOptions
+from voco_video.evaluate.ranking import answer_vocabulary
+from voco_video.evaluate.run import EvalProgress, EvalResult, evaluate
+from voco_video.processes import Alone, Spawned, Torchrun
+
+__all__ = ["Alone", "EvalOptions", "EvalProgress", "EvalResult", "Spawned", "Torchrun", "answer_vocabulary", "evaluate"]

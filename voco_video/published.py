@@ -1,0 +1,148 @@
+"""Checkpoints in the published layouts: original LLaVA-1.5, and VoCo-LLaMA, which adds a ``<voco>`` row to it.
+
+Both declare ``llava_llama``: Llama's settings at the top of config.json, weights named ``model.layers.*`` and
+``model.mm_projector.*``, and a CLIP tower that is named by its id (or lies in a folder beside) and may or may not be
+among the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import LlamaConfig, LlavaConfig
+
+from voco_video.backbone import ImageSettings, PromptTemplate, image_settings
+from voco_video.checkpoint_files import read_config, read_image_processor, read_tokenizer, read_weights, weight_files
+from voco_video.errors import ModelError
+
+PUBLISHED_MODEL_TYPE = "llava_llama"
+PUBLISHED_NUM_VOCO_TOKENS = 2
+
+# The published training code puts a newline between image and VoCo tokens, and between those and the question; its
+# tokenizer is Llama's, where a newline is the byte token 13.
+_NEWLINE_ID = 13
+_VOCO_TOKEN, _VOCO_TOKEN_ID = "<voco>", 32000
+_LLAVA_CHAT_TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'user' %}USER: {{ m.content }} ASSISTANT:"
+    "{% else %} {{ m.content }}</s>{% endif %}{% endfor %}"
+)
+# Under the published mask the text sees nothing before the first VoCo token, so the conversation begins after it.
+_VOCO_CHAT_TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'user' %}{{ '' if loop.first else 'USER: ' }}{{ m.content }} ASSISTANT:"
+    "{% else %} {{ m.content }}</s>{% endif %}{% endfor %}"
+)
+_NAMES = {
+    "model.vision_tower.vision_tower.vision_model.": "model.vision_tower.",
+    "model.mm_projector.0.": "model.multi_modal_projector.linear_1.",
+    "model.mm_projector.2.": "model.multi_modal_projector.linear_2.",
+    "model.": "model.language_model.",
+    "lm_head.": "lm_head.",
+}
+_LLAMA_SETTINGS = frozenset(
+    {
+        *("vocab_size", "max_position_embeddings", "hidden_size", "intermediate_size", "num_hidden_layers"),
+        *("num_attention_heads", "num_key_value_heads", "hidden_act", "rms_norm_eps", "rope_theta", "rope_scaling"),
+        *("attention_bias", "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"),
+    }
+)
+_BUFFERS = (".rotary_emb.inv_freq", ".embeddings.position_ids")
+"""What old files hold besides weights: tables that every model makes for itself."""
+
+
+@dataclass(frozen=True)
+class PublishedCheckpoint:
+    """One checkpoint of a published layout, in the terms of a Hugging Face ``LlavaForConditionalGeneration``.
+
+    Attributes:
+        folder: where it lies.
+        settings: its config.json.
+        tower: the folder of the vision tower that it names.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    tower: Path
+
+    @cached_property
+    def config(self) -> LlavaConfig:
+        """The same model's configuration in the library's layout.
+
+        Raises:
+            ModelError: a projector that the library does not have.
+        """
+        settings = self.settings
+        if settings.get("mm_projector_type") != "mlp2x_gelu":
+            raise ModelError(f"projector {settings.get('mm_projector_type')!r} is not supported, only 'mlp2x_gelu'")
+        vision: Any = read_config(self.tower)
+        strategy: Any = {"patch": "default", "cls_patch": "full"}[settings.get("mm_vision_select_feature", "patch")]
+        return LlavaConfig(
+            vision_config=getattr(vision, "vision_config", vision),
+            text_config=LlamaConfig(**{k: v for k, v in settings.items() if k in _LLAMA_SETTINGS}),
+            vision_feature_layer=settings["mm_vision_select_layer"],
+            vision_feature_select_strategy=strategy,
+            tie_word_embeddings=settings.get("tie_word_embeddings", False),
+        )
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Its tokenizer, or None where there is none."""
+        return read_tokenizer(self.folder, config=LlamaConfig())  # no library knows the model_type it declares
+
+    @cached_property
+    def voco_token_id(self) -> int | None:
+        """The id of ``<voco>``: as the tokenizer has it, else the last row of a vocabulary of 32001; None for LLaVA."""
+        if self.tokenizer is not None and _VOCO_TOKEN in self.tokenizer.get_vocab():
+            return int(self.tokenizer.convert_tokens_to_ids(_VOCO_TOKEN))
+        return _VOCO_TOKEN_ID if self.settings["vocab_size"] == _VOCO_TOKEN_ID + 1 else None
+
+    @property
+    def images(self) -> ImageSettings:
+        """How frames are prepared: the tower's own settings, on a ground of its mean colour where LLaVA pads."""
+        images = image_settings(read_image_processor(self.tower))
+        if self.settings.get("image_aspect_ratio") != "pad":
+            return images
+        red, green, blue = (round(255 * channel) for channel in images.mean)
+        return replace(images, fit=replace(images.fit, mode="pad", pad_rgb=(red, green, blue)))
+
+    @property
+    def template(self) -> PromptTemplate:
+        """``[BOS] image [newline]``, and for VoCo-LLaMA another newline before the text."""
+        newline = (_NEWLINE_ID,)
+        return PromptTemplate((self.settings["bos_token_id"],), newline, newline if self.voco_token_id else ())
+
+    @property
+    def chat_template(self) -> str:
+        """How its training wrote conversations, from the first question on."""
+        return _LLAVA_CHAT_TEMPLATE if self.voco_token_id is None else _VOCO_CHAT_TEMPLATE
+
+    def shards(self) -> Iterator[dict[str, Tensor]]:
+        """The weights under the library's names, file by file; the tower's come last where the checkpoint has none.
+
+        Raises:
+            ModelError: there are no weights, or one of an unknown name.
+        """
+        has_tower = False
+        for path in weight_files(self.folder):
+            shard = {_library_name(n): t for n, t in read_weights(path).items() if not n.endswith(_BUFFERS)}
+            has_tower = has_tower or any(name.startswith("model.vision_tower.") for name in shard)
+            yield shard
+        if not has_tower:  # it stayed frozen
+            for path in weight_files(self.tower):
+                shard = read_weights(path)
+                yield {
+                    name.replace("vision_model.", "model.vision_tower.", 1): tensor
+                    for name, tensor in shard.items()
+                    if name.startswith("vision_model.") and not name.endswith(_BUFFERS)
+                }
+
+
+def _library_name(name: str) -> str:
+    for old, new in _NAMES.items():
+        if name.startswith(old):
+            return new + name[len(old) :]
+    raise ModelError(f"unknown weight {name!r} in a published checkpoint")

@@ -1,0 +1,74 @@
+"""Files of a report, and the parts that its Markdown is made of."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from voco_video.errors import DataError, UsageError
+
+NAMES = {
+    "exact_match": "exact match",
+    "strict": "strict match",
+    "token_f1": "token F1",
+    "top1": "top-1",
+    "top10": "top-10",
+}
+"""The metrics as people read them."""
+
+
+def write_files(
+    files: Mapping[str, str], stem: Path, draw: Callable[[Path], Path], *, inputs: Sequence[Path]
+) -> tuple[Path, ...]:
+    """Write STEM and each suffix with its text, and draw STEM.png.
+
+    Raises:
+        UsageError: one of them is an input.
+        DataError: the place cannot be written.
+    """
+    places = {suffix: stem.with_name(stem.name + suffix) for suffix in (*files, ".png")}
+    for place in places.values():
+        if any(place.resolve() == given.resolve() for given in inputs):
+            raise UsageError(f"{place} holds the predictions themselves: choose another --out")
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        for suffix, text in files.items():
+            places[suffix].write_text(text, encoding="utf-8")
+        draw(places[".png"])
+    except OSError as error:
+        raise DataError(
+            f"cannot write {stem}.json: {error.strerror or error}; choose another place with --out"
+        ) from error
+    return tuple(places.values())
+
+
+def to_json(values: Mapping[str, Any]) -> str:
+    """Indented JSON; a number that is none becomes null, for JSON knows no not-a-number."""
+    return json.dumps(_without_nan(values), indent=2, ensure_ascii=False) + "\n"
+
+
+def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table; all but the first column are numbers."""
+    rule = ["---", *["---:"] * (len(columns) - 1)]
+    return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in (columns, rule, *rows)]
+
+
+def bullet_lines(lines: Sequence[str]) -> list[str]:
+    """A list with a blank line after it; nothing for no lines."""
+    return [*(f"- {line}" for line in lines), ""] if lines else []
+
+
+def fact_lines(named: Mapping[str, Any]) -> list[str]:
+    """Named values, as JSON."""
+    return [f"- {name}: `{json.dumps(value, ensure_ascii=False)}`" for name, value in named.items()]
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {name: _without_nan(one) for name, one in value.items()}
+    return [_without_nan(one) for one in value] if isinstance(value, (list, tuple)) else value
