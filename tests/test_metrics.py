@@ -172,6 +172,9 @@ def test_scores_by_type_are_those_of_the_types_alone() -> None:
     assert scores["who"].num_unanswered == 1
     assert scores.metrics == ("exact_match", "strict", "token_f1")
     assert scores.as_dict()["overall"]["metrics"]["strict"]["value"] == scores.overall["strict"].value
+    frame = scores.to_frame()
+    assert list(frame.index) == ["what", "who", "where", "all"]
+    assert frame.loc["who", "strict_high"] == scores["who"]["strict"].high
 
 
 def test_ranks_count_all_questions() -> None:

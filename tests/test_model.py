@@ -172,6 +172,19 @@ def test_generation_equals_repeated_argmax(vision_tokens):
     assert ids == text[len(TEXT) :]
 
 
+def test_going_on_after_the_end_token_is_a_choice(vision_tokens):
+    model = tiny_voco()
+    prefix = model.prefix(model.compress(vision_tokens.float()))
+
+    def ids(**options) -> list[int]:
+        return generate(model, prefix, [TEXT.tolist()], options=AnswerOptions(max_new_tokens=4, **options))[0][0]
+
+    likeliest = ids(stop_at_end=False)
+    model.backbone.model.generation_config.eos_token_id = likeliest[0]
+    assert ids() == []
+    assert ids(stop_at_end=False) == likeliest
+
+
 def test_text_without_frames():
     model = tiny_voco()
     logits, loss = model(TEXT[None], prefix=model.empty_prefix(), labels=TEXT[None])

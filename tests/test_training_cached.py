@@ -135,8 +135,12 @@ def test_answering_weights_are_trained_further_or_left_out(tmp_path, clips, plai
     second = train(
         cached_run(tmp_path, clips, model=str(first), lora_rank=0, learning_rate=0.0, output_dir=str(tmp_path / "2"))
     ).last
-    weights = [adapter_weights(load_voco_model(folder).backbone.decoder) for folder in (first, second)]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    third = save_voco_model(load_voco_model(second), tmp_path / "copy")
+    weights = [adapter_weights(load_voco_model(folder).backbone.decoder) for folder in (first, second, third)]
+    assert all(torch.equal(one[name], weights[0][name]) for one in weights for name in weights[0])
+    assert {load_voco_model(folder).fingerprint() for folder in (first, third)} == {
+        load_voco_model(plain).fingerprint()
+    }
     other = cached_run(tmp_path, clips, model=str(first), lora_rank=4, max_steps=1, output_dir=str(tmp_path / "3"))
     assert adapter_settings(load_voco_model(train(other).last).backbone.decoder)["rank"] == 4
     assert "answering weights (lora_rank 0, form kv), which are left out" in caplog.text

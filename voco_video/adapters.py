@@ -151,12 +151,12 @@ def adapter_settings(decoder: nn.Module) -> dict[str, Any]:
     return {"rank": first.r["default"], "alpha": first.lora_alpha["default"], "targets": targets}
 
 
-def save_adapters(decoder: nn.Module, weights: Mapping[str, Tensor], folder: Path, *, form: str) -> None:
+def save_adapters(decoder: nn.Module, weights: Mapping[str, Tensor], folder: Path, *, form: str | None) -> None:
     """Write answering adapters below a checkpoint's folder; `load_adapters` puts them back.
 
     Args:
         weights: tensors by the names of `adapter_weights`.
-        form: the form of VoCo tokens that they were trained on.
+        form: the form of VoCo tokens that they were trained on; None for any.
     """
     folder = folder / ADAPTER_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -168,7 +168,7 @@ def load_adapters(decoder: nn.Module, folder: Path) -> str | None:
     """Put a checkpoint's answering adapters on its decoder, where it has any.
 
     Returns:
-        The form of VoCo tokens that they were trained on; None without adapters.
+        The form of VoCo tokens that they were trained on; None for any, and without adapters.
 
     Raises:
         ModelError: the adapters do not fit the decoder.
@@ -184,5 +184,5 @@ def load_adapters(decoder: nn.Module, folder: Path) -> str | None:
     for name, tensor in weights.items():
         parameters[name].data.copy_(tensor)
         parameters[name].requires_grad_(False)
-    form: str = settings["form"]
+    form: str | None = settings["form"]
     return form

@@ -275,13 +275,14 @@ def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tupl
 def _generation_config(model: VocoModel, options: AnswerOptions) -> Any:
     from transformers import GenerationConfig
 
-    ends = sorted(_end_token_ids(model)) if options.stop_at_end else None
+    # An end token that no vocabulary holds: None would be filled in from the model's own settings.
+    ends = sorted(_end_token_ids(model)) if options.stop_at_end else [model.backbone.text_config.vocab_size]
     return GenerationConfig(
         max_new_tokens=options.max_new_tokens,
         do_sample=options.temperature > 0,
         temperature=options.temperature or None,
         eos_token_id=ends or None,
-        pad_token_id=ends[0] if ends else 0,
+        pad_token_id=ends[0] if ends and options.stop_at_end else 0,
         return_dict_in_generate=True,
         output_logits=True,
         use_cache=True,

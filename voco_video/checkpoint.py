@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
-from voco_video.adapters import load_adapters
+from voco_video.adapters import adapted_layers, adapter_weights, load_adapters, save_adapters
 from voco_video.backbone import Backbone, ImageSettings, PromptTemplate
 from voco_video.backbones import family_of
 from voco_video.checkpoint_files import read_config, read_image_processor, read_tokenizer
@@ -71,6 +71,8 @@ def load_voco_model(
 def save_voco_model(model: VocoModel, folder: str | Path, *, state_dict: dict[str, Tensor] | None = None) -> Path:
     """Write a model as an ordinary Hugging Face folder plus its VoCo files; `load_voco_model` reads it back.
 
+    Answering adapters stay apart, in a folder below: the weights that compress are written as they are without them.
+
     Args:
         state_dict: weights by their names in ``model`` to write instead of its own: where they are sharded over
             processes, or adapters are merged into them.
@@ -81,6 +83,8 @@ def save_voco_model(model: VocoModel, folder: str | Path, *, state_dict: dict[st
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     backbone = model.backbone
+    if adapted_layers(backbone.decoder):
+        state_dict = _without_adapters(model, folder, state_dict)
     voco_embeds, weights = model.voco_embeds, None
     if state_dict is not None:
         prefix = "language_and_vision."
@@ -100,6 +104,20 @@ def save_voco_model(model: VocoModel, folder: str | Path, *, state_dict: dict[st
         about=model.about,
     )
     return folder
+
+
+def _without_adapters(model: VocoModel, folder: Path, state_dict: dict[str, Tensor] | None) -> dict[str, Tensor]:
+    """Write the adapters, unless they are merged already; the other weights under their plain names."""
+    if state_dict is None:
+        own = {name for name, _ in model.named_parameters()}  # each tied weight once
+        state_dict = {name: tensor for name, tensor in model.state_dict().items() if name in own}
+    decoder = model.backbone.decoder
+    prefix = next(name for name, module in model.named_modules() if module is decoder) + "."
+    names = {prefix + name for name in adapter_weights(decoder)}
+    adapters = {name.removeprefix(prefix): tensor for name, tensor in state_dict.items() if name in names}
+    if adapters:
+        save_adapters(decoder, adapters, folder, form=model.answering_form)
+    return {name.replace(".base_layer.", "."): t for name, t in state_dict.items() if name not in names}
 
 
 def write_voco_files(

@@ -228,6 +228,8 @@ class LiveReader:
             raise VideoError(f"{name}: no answer within {OPEN_TIMEOUT_SECONDS:g} s") from error
         except (av.error.FFmpegError, OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
+            if self._bytes is None and isinstance(error, av.error.InvalidDataError):
+                raise VideoError(f"{name}: what it gives is not video ({reason})") from error
             if self._bytes is None:
                 raise VideoError(f"{name}: cannot be reached ({reason}); check the address and the server") from error
             if not self._bytes.num_bytes:

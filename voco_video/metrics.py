@@ -17,7 +17,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from voco_video.bootstrap import NUM_RESAMPLES, Estimate, number_clusters, resam
 from voco_video.data.predictions import Prediction
 from voco_video.data.video_qa import ACTIVITYNET_TYPES, QUESTION_WORDS
 from voco_video.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas
 
 UNIONS: dict[str, dict[str, tuple[str, ...]]] = {"activitynet": {"free": ACTIVITYNET_TYPES[3:]}}
 """Question types that a set's own script also counts together: ActivityNet-QA's free questions are neither on motion
@@ -143,6 +146,19 @@ class Scores:
     def as_dict(self) -> dict[str, Any]:
         """As JSON values."""
         return asdict(self)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """As a table for notebooks: a row per group, and per metric its value and the ends of its interval."""
+        import pandas
+
+        rows = [
+            {"group": g.name, "questions": g.num_questions, "videos": g.num_videos, "unanswered": g.num_unanswered}
+            | {metric: g[metric].value for metric in self.metrics}
+            | {f"{metric}_low": g[metric].low for metric in self.metrics}
+            | {f"{metric}_high": g[metric].high for metric in self.metrics}
+            for g in self.groups
+        ]
+        return pandas.DataFrame(rows).set_index("group")
 
 
 def score(

@@ -41,7 +41,9 @@ def ls(cache_dir: opt.CacheDir = None, json: opt.Json = False) -> None:
     if partial:
         print(f"{len(partial)} unfinished: give their compress command again to finish, or `cache prune` to drop them")
     if left:
-        print(f"{len(left)} growing but written by no process: `compress --follow --name` or --resume goes on with them")
+        print(
+            f"{len(left)} growing but written by no process: `compress --follow --name` or --resume goes on with them"
+        )
 
 
 @app.command("info")

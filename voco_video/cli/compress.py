@@ -87,7 +87,7 @@ def compress(
     }
     checked_sampling(sampling)
     checked_compressor(compressor, num_voco_tokens)
-    stream = {
+    stream: dict[str, Any] = {
         "name": name,
         "resume": resume,
         "publish_seconds": publish_seconds,
@@ -96,12 +96,11 @@ def compress(
         "when_behind": when_behind and when_behind.value,
         "starts_over": starts_over,
     }
-    following.checked_options(follow=follow, paths=paths, sampling=sampling, stream=stream)
+    following.checked_options(follow=follow, paths=paths, sampling=sampling, stream=stream, decoder=decoder.value)
     files = [] if follow else expand_paths(paths)
     loaded = load_model(model, device=device, dtype=dtype, attn_implementation=attention, cache_dir=cache_dir)
     if follow:
-        options = {name: value for name, value in stream.items() if value is not None}
-        options |= {
+        options = {option: value for option, value in stream.items() if value is not None} | {
             "fps": 1.0 if fps is None else fps,
             "compressor": compressor,
             "num_voco_tokens": num_voco_tokens,

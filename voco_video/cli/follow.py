@@ -60,7 +60,9 @@ StartsOver = Annotated[
 ]
 
 
-def checked_options(*, follow: bool, paths: list[str], sampling: dict[str, Any], stream: dict[str, Any]) -> None:
+def checked_options(
+    *, follow: bool, paths: list[str], sampling: dict[str, Any], stream: dict[str, Any], decoder: str
+) -> None:
     """Refuse options that cannot be right before a model is loaded for them.
 
     Args:
@@ -83,6 +85,8 @@ def checked_options(*, follow: bool, paths: list[str], sampling: dict[str, Any],
     other = [_flag(name) for name, value in sampling.items() if name != "fps" and value not in (None, False)]
     if other:
         raise UsageError(f"--follow samples by --fps, from where the source is; leave out {other[0]}")
+    if decoder != "pyav":
+        raise UsageError(f"--follow decodes with pyav; leave out --decoder {decoder}, which reads whole files only")
     StreamOptions(**{name: value for name, value in stream.items() if value is not None})
     parse_source(paths[0])
 

@@ -14,7 +14,6 @@ from voco_video.adapters import (
     adapter_weights,
     add_adapters,
     remove_adapters,
-    save_adapters,
 )
 from voco_video.checkpoint import save_voco_model
 from voco_video.model import VocoModel
@@ -42,6 +41,7 @@ def choose_trainable(model: VocoModel, config: TrainConfig) -> int:
         _leave_out_adapters(model, config)
     if config.train_llm and (config.lora_rank or config.mode == "cached"):
         _train_adapters(model, config)
+        model.answering_form = config.form if config.mode == "cached" else None
     elif config.train_llm:
         backbone.decoder.requires_grad_(True)
         backbone.model.get_output_embeddings().requires_grad_(True)
@@ -112,17 +112,9 @@ def export_model(
     # Gathered weights come without their ties: a tied head would be written a second time.
     own = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
     state = {name: tensor for name, tensor in state.items() if name in own}
-    if not adapted_layers(model):
-        return save_voco_model(model, folder, state_dict=state)
-    if config.mode == "joint":
-        return save_voco_model(model, folder, state_dict=merged_state(model, state))
-    prefix = next(n for n, m in model.named_modules() if m is model.backbone.decoder) + "."
-    adapters = {prefix + name for name in adapter_weights(model.backbone.decoder)}
-    plain = {name.replace(".base_layer.", "."): t for name, t in state.items() if name not in adapters}
-    save_voco_model(model, folder, state_dict=plain)
-    weights = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name in adapters}
-    save_adapters(model.backbone.decoder, weights, folder, form=config.form)
-    return folder
+    if config.mode == "joint" and adapted_layers(model):
+        state = merged_state(model, state)
+    return save_voco_model(model, folder, state_dict=state)
 
 
 def merged_state(model: VocoModel, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
