@@ -19,7 +19,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -42,11 +42,12 @@ Condition = Callable[[VocoModel, Tensor], Prefix]
 def conditions() -> dict[str, Condition]:
     """Every row of the first table, from vision tokens ``[F, N, D]`` to what the text sees."""
 
-    def budget(k: int) -> Condition:
-        return lambda model, tokens: shown(model, tokens, num_voco_tokens=k)
+    def row(k: int, form: Form) -> Condition:
+        return lambda model, tokens: shown(model, tokens, num_voco_tokens=k, form=form)
 
     names = ("none", "full", "pool:1", "pool:4")
-    return {name: compressed_by(name) for name in names} | {f"VoCo K={k}": budget(k) for k in BUDGETS}
+    rows = {name: compressed_by(name) for name in names}
+    return rows | {f"VoCo K={k}, {form}": row(k, form) for form in get_args(Form) for k in BUDGETS}
 
 
 def compressed_by(name: str) -> Condition:
@@ -92,13 +93,13 @@ def measure(
 # ---------------------------------------------------------------------- report
 
 
-def order_conditions(forms: Sequence[Form], num_voco_tokens: int) -> dict[str, Condition]:
-    """Rows of the second table: forms times orders of frames."""
+def order_conditions(budgets: Sequence[int]) -> dict[str, Condition]:
+    """Rows of the last table: forms and budgets times orders of frames."""
 
-    def row(form: Form) -> Condition:
-        return lambda model, tokens: shown(model, tokens, num_voco_tokens=num_voco_tokens, form=form)
+    def row(k: int, form: Form) -> Condition:
+        return lambda model, tokens: shown(model, tokens, num_voco_tokens=k, form=form)
 
-    rows = {f"{form} K={num_voco_tokens}, {order}": row(form) for form in forms for order in ORDERS}
+    rows = {f"{form} K={k}, {order}": row(k, form) for form in get_args(Form) for k in budgets for order in ORDERS}
     return rows | {f"full, {order}": compressed_by("full") for order in ORDERS}
 
 
@@ -128,13 +129,13 @@ def plot(report: dict[str, Any], path: Path) -> None:
     """Accuracy per condition as bars."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6 * len(report["tables"]), 4.5), layout="constrained")
+    figure = Figure(figsize=(7 * len(report["tables"]), 4.5), layout="constrained")
     for axes, (name, table) in zip(np.atleast_1d(figure.subplots(1, len(report["tables"]))), report["tables"].items()):
         rows = list(table["accuracy"])
         axes.bar(rows, [table["accuracy"][row]["all"] for row in rows], color="#4878b0")
         axes.axhline(table["chance"]["all"], color="black", linestyle=":", linewidth=1, label="guessing")
         axes.set(ylim=(0, 1), ylabel="accuracy", title=name)
-        axes.tick_params(axis="x", rotation=60)
+        axes.tick_params(axis="x", rotation=90)
         axes.legend()
     figure.savefig(path, dpi=110)
 
@@ -167,12 +168,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/retention"))
     parser.add_argument("--num-scenes", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--order-budget", type=int, default=1, help="K of the table on frame order")
+    parser.add_argument("--order-budgets", type=int, nargs="+", default=[1, 8], help="K of the table on frame order")
     arguments = parser.parse_args()
     started = time.perf_counter()
     model = load_voco_model(arguments.model, dtype="float32")
     shared = {"seed": arguments.seed, "num_scenes": arguments.num_scenes}
-    orders = order_conditions(("kv", "embeds"), arguments.order_budget)
+    orders = order_conditions(arguments.order_budgets)
     tables = {
         "Images": measure(model, conditions(), stage="image", temporal_fraction=0.0, **shared),
         "Videos": measure(model, conditions(), stage="video", temporal_fraction=0.5, **shared),

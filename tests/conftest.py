@@ -8,6 +8,10 @@ from pathlib import Path
 # Read when transformers is first imported: a bar while weights load would stand in what tests compare.
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
+# Read when torch is first imported: test processes that run side by side leave each other the cores.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
+from voco_video.adapters import remove_adapters
 from voco_video.backbone import Backbone, ImageSettings, PromptTemplate
+from voco_video.checkpoint import load_voco_model
 from voco_video.frames import Fit
 from voco_video.model import VocoModel
 
@@ -83,3 +87,11 @@ def one_masked_pass(model: VocoModel, vision_tokens: Tensor, text_ids: Tensor, n
         use_cache=False,
     ).last_hidden_state
     return model.backbone.logits(hidden)[0, start:]
+
+
+def voco_tiny_in_kv(**options: Any) -> VocoModel:
+    """voco-tiny without its answering weights, so that keys and values are what it keeps by default."""
+    model = load_voco_model("voco-tiny", **options)
+    remove_adapters(model.backbone.decoder)
+    model.answering_form = None
+    return model

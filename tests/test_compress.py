@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from models import voco_tiny_in_kv
 
-from voco_video.api import VideoModel, load_model
+from voco_video.api import VideoModel
 from voco_video.cache import FrameCache
-from voco_video.checkpoint import load_voco_model
 from voco_video.compress import CompressOptions, Progress, cache_key, compress_video, read_tokens
 from voco_video.data.moving_shapes import draw_scene
 from voco_video.data.rendering import write_clip
@@ -26,7 +26,7 @@ from voco_video.video import open_video, read_frames
 
 @pytest.fixture(scope="module")
 def voco():
-    return load_voco_model("voco-tiny")
+    return voco_tiny_in_kv()
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_every_setting_that_changes_the_result_changes_the_key(voco, clip, tmp_p
         key(decoder="decord"),
         key(fingerprint="0" * 64),
         key(path=other),
-        key(model=load_voco_model("voco-tiny", dtype="bfloat16")),
+        key(model=voco_tiny_in_kv(dtype="bfloat16")),
     ]
     assert len(set(digests)) == len(digests)
     assert key(batch_size=3) == key(force=True) == key(num_voco_tokens=8) == digests[0], "these change nothing"
@@ -271,7 +271,7 @@ def assert_same_tokens(left, right):
 def _compress_in_child(clip: str, frames: int, told) -> None:
     """Load the model, then wait to be told the cache directory."""
     torch.set_num_threads(1)
-    voco = load_voco_model("voco-tiny")
+    voco = voco_tiny_in_kv()
     cache_dir = told.recv()
     told.send("started")
     compress_video(
@@ -361,7 +361,7 @@ def test_three_processes_compress_one_video_once(clip, tmp_path, processes):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> VideoModel:
-    return load_model("voco-tiny", cache_dir=tmp_path_factory.mktemp("api-cache"))
+    return VideoModel(voco_tiny_in_kv(), FrameCache(tmp_path_factory.mktemp("api-cache")))
 
 
 @pytest.fixture(scope="module")
@@ -468,6 +468,6 @@ def test_an_untrained_model_says_so(video):
 def test_open_by_digest_refuses_another_models_entry(model, video, tmp_path):
     digest = video.parts[0].entry.digest
     assert np.array_equal(model.open(digest[:10]).pts_seconds, video.pts_seconds)
-    other = VideoModel(load_voco_model("voco-tiny", dtype="bfloat16"), model.cache)
+    other = VideoModel(voco_tiny_in_kv(dtype="bfloat16"), model.cache)
     with pytest.raises(ModelError, match="compressed by a model with fingerprint"):
         other.open(digest[:10])

@@ -254,7 +254,7 @@ def test_a_run_with_other_settings_is_refused(model, shapes, data, options, tmp_
         ({"num_frames": 4}, r"cache.sampling.num_frames 3 instead of 4"),
         ({"max_new_tokens": 7}, "max_new_tokens 6 instead of 7"),
         ({"limit": 4}, "limit None instead of 4"),
-        ({"form": "embeds"}, "cache.form 'kv' instead of 'embeds'"),
+        ({"form": "kv"}, "cache.form 'embeds' instead of 'kv'"),
         ({"vocabulary": ("red",)}, "rank_vocabulary 0 instead of 1"),
     ):
         with pytest.raises(UsageError, match=message):

@@ -8,6 +8,7 @@ is decoded.
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import stat
@@ -23,6 +24,8 @@ from urllib.parse import urlsplit
 
 from voco_video.errors import UsageError, VideoError
 from voco_video.frames import Fit, FrameScaler, Orientation, display_size, plan_layout
+
+logger = logging.getLogger("voco_video")
 
 SourceKind = Literal["file", "pipe", "url"]
 OPEN_TIMEOUT_SECONDS = 15.0
@@ -183,16 +186,23 @@ class LiveReader:
     def _packets(self) -> Iterator[Any]:
         import av
 
+        packets, asked = self._container.demux(self._stream), time.monotonic()
         try:
-            for packet in self._container.demux(self._stream):
+            for packet in packets:
                 if packet.size:  # an empty packet would tell the decoder that the stream is over
                     if self.begins_seconds is None and packet.pts is not None:
                         self.begins_seconds = self._to_seconds(packet.pts)
                     yield packet
-        except av.error.ExitError:
-            return  # silent for idle_seconds
+                asked = time.monotonic()
         except av.error.FFmpegError as error:
-            raise VideoError(f"{self.source.name}: it broke off ({error.strerror})") from error
+            if self._bytes is None:
+                # Given up after idle_seconds, a read fails in one way or another, depending on the protocol.
+                if time.monotonic() - asked < 0.9 * self._idle_seconds:
+                    raise VideoError(f"{self.source.name}: it broke off ({error.strerror})") from error
+            elif self.begins_seconds is None:
+                raise self._unreadable(error.strerror or str(error)) from error
+            else:  # as for a whole file: a broken end ends it
+                logger.warning("%s: reading it ends early (%s)", self.source.name, error.strerror)
 
     def _packets_after(self, after_seconds: float, packets: Iterator[Any]) -> Iterator[Any]:
         """Leave out packets that are needed for nothing after this time, but for one group of pictures."""
@@ -234,7 +244,10 @@ class LiveReader:
                 raise VideoError(f"{name}: cannot be reached ({reason}); check the address and the server") from error
             if not self._bytes.num_bytes:
                 raise VideoError(f"{name}: no data came") from error
-            raise VideoError(f"{name}: cannot be read as video while it is written ({reason}); {_PLAYABLE}") from error
+            raise self._unreadable(reason) from error
+
+    def _unreadable(self, reason: str) -> VideoError:
+        return VideoError(f"{self.source.name}: cannot be read as video while it is written ({reason}); {_PLAYABLE}")
 
     def _video_stream(self) -> Any:
         from av.stream import Discard, Disposition

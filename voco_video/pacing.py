@@ -138,9 +138,9 @@ class FrameQueue:
 
     @property
     def is_over(self) -> bool:
-        """Nothing waits, and nothing will."""
+        """Nothing waits, and nothing will; never so where `take` has an error to raise."""
         with self._changed:
-            return self._is_closed and not self._waiting
+            return self._is_closed and not self._waiting and self._error is None
 
     def _drop_one(self) -> None:
         times = [self._last_taken_seconds, *(pts for pts, _ in self._waiting)]

@@ -311,12 +311,14 @@ class Stream:
     # ------------------------------------------------------------------ the caller's thread
 
     def _work(self) -> Generator[StreamProgress, None, None]:
-        while not self._queue.is_over:
+        while True:
             batch = self._queue.take(self._compress.batch_size, timeout_seconds=self._patience())
             if batch is not None:
                 self._append(batch)
             if self._patience() <= 0:
                 self._publish()
+            if batch is None and self._queue.is_over:
+                break
             yield self._progress()
         if not self._writer.num_frames:
             raise VideoError(f"{self._source.name}: gave no frame of video")

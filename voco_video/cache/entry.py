@@ -177,6 +177,8 @@ class CacheEntry:
             raise UsageError(
                 f"frames [{start}, {stop}) are not within [0, {self.num_frames}) of {self.digest}"
             )
+        if start < stop:
+            self._held()  # first: an entry that grew meanwhile may have these frames in other segments now
         windows = [self._read_segment(segment, start, stop) for segment in self._overlapping(start, stop)]
         if not windows:
             return {

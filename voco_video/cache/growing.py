@@ -136,11 +136,12 @@ def superseded_files(directory: Path, log: GrowingLog | None) -> list[Path]:
     return sorted(path for path in directory.glob("segment-*.safetensors") if path.name not in named)
 
 
-def delete_superseded(directory: Path, log: GrowingLog | None) -> None:
-    """Delete `superseded_files` unless somebody reads the entry; the caller has its write lock."""
+def delete_superseded(directory: Path, log: GrowingLog | None) -> bool:
+    """Delete `superseded_files`; False if somebody reads the entry. The caller has its write lock."""
     with unread(directory) as is_unread:
         for path in superseded_files(directory, log) if is_unread else ():
             path.unlink(missing_ok=True)
+    return is_unread
 
 
 class GrowingWriter:
@@ -161,7 +162,7 @@ class GrowingWriter:
             directory.mkdir(parents=True, exist_ok=True)
             fsync_directory(directory.parent)
             self.log = GrowingLog.load(directory)
-            delete_superseded(directory, self.log)
+            self._is_tidy = delete_superseded(directory, self.log)
         self.set_facts(facts)
 
     @property
@@ -249,6 +250,7 @@ class GrowingWriter:
                 self._commit({"facts": self._facts, **ended})
             self._buffer, self._facts = [], {}
             self._merge(ended)
+            self._is_tidy = self._is_tidy or delete_superseded(self.directory, self.log)
 
     def close(self, *, after_error: bool = False) -> None:
         """Publish for the last time; `after_error`, log a second error rather than hide the first."""
@@ -300,7 +302,7 @@ class GrowingWriter:
             tail.insert(0, segment)
         if len(tail) > 1 and (change or self._is_full(tail)):
             self._write([self._read(segment) for segment in tail], {"num_replaced": len(tail), **change})
-            delete_superseded(self.directory, self.log)
+            self._is_tidy = False
 
     def _read(self, segment: Segment) -> Batch:
         assert self.log is not None

@@ -112,7 +112,7 @@ def export_model(
     # Gathered weights come without their ties: a tied head would be written a second time.
     own = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
     state = {name: tensor for name, tensor in state.items() if name in own}
-    if config.mode == "joint" and adapted_layers(model):
+    if config.mode == "joint" and adapted_layers(model) and adapter_settings(model.backbone.decoder)["rank"]:
         state = merged_state(model, state)
     return save_voco_model(model, folder, state_dict=state)
 

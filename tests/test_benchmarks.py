@@ -1,0 +1,422 @@
+"""Every benchmark runs at its smallest size and writes its report, and none times sides that disagree."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def bench():
+    """The modules of `benchmarks`, which is no part of the installed package, by name."""
+    sys.path.insert(0, str(ROOT))
+    names = ("timing", "errors", "report", "shapes", "rivals", "ceiling", "compress", "compress_rivals", "answer")
+    names += ("cache", "scaling", "decode", "guard", "clips", "__main__")
+    yield SimpleNamespace(**{name: importlib.import_module(f"benchmarks.{name}") for name in names})
+    sys.path.remove(str(ROOT))
+
+
+@pytest.fixture(scope="module")
+def clips(bench, tmp_path_factory):
+    """A folder for clips of this run alone."""
+    folder = tmp_path_factory.mktemp("clips")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench.scaling, "CLIPS", folder)
+        patch.setattr(bench.decode, "CLIPS", folder)
+        yield folder
+
+
+@pytest.fixture
+def mismatch(bench):
+    return bench.errors.MismatchError
+
+
+@pytest.fixture(scope="module")
+def tiny(bench):
+    return bench.shapes.make_model("tiny")
+
+
+def run(module, out: Path, *flags: str) -> dict:
+    """A benchmark's command, and its report read back from what it wrote."""
+    module.BENCHMARK.main(["--quick", "--out", str(out), *flags])
+    name = module.BENCHMARK.name
+    assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    text = (out / f"{name}.md").read_text()
+    assert text.startswith("# ")
+    assert f"Made by `python -m benchmarks.{name}`" in text
+    assert "nan" not in text.lower()
+    report = json.loads((out / f"{name}.json").read_text())
+    for ratio, value in module.BENCHMARK.ratios(report).items():
+        assert value > 0, ratio
+    return report
+
+
+# ---------------------------------------------------------------------- timing
+
+
+def test_sides_take_turns_and_warm_ups_do_not_count(bench):
+    calls = []
+    sides = {name: lambda name=name: calls.append(name) for name in "abc"}
+    timings = bench.timing.interleaved(sides, repeats=3, warm_ups=1)
+    assert calls == list("abcbcacababc")
+    assert {len(timing.wall) for timing in timings.values()} == {3}
+    assert {len(timing.cpu) for timing in timings.values()} == {3}
+
+
+def test_no_round_begins_after_the_time_is_up_but_one_is_run(bench):
+    timings = bench.timing.interleaved({"a": lambda: None}, repeats=5, max_seconds=0)
+    assert len(timings["a"].wall) == 1
+
+
+def test_processor_seconds_are_those_of_work_not_of_waiting(bench):
+    import time
+
+    def work():
+        until = time.process_time() + 0.1
+        while time.process_time() < until:
+            pass
+
+    working, waiting = bench.timing.time_once(work), bench.timing.time_once(lambda: time.sleep(0.2))
+    assert working.cpu_seconds > 0.09
+    assert waiting.wall_seconds > 0.19
+    assert waiting.cpu_seconds < 0.09
+
+
+@pytest.mark.parametrize("wrong", [[1.0, 2.1], [1.0, math.nan], [1.0]])
+def test_results_that_differ_are_not_timed(bench, mismatch, wrong):
+    results = {"right": torch.tensor([1.0, 2.0]), "wrong": torch.tensor(wrong)}
+    with pytest.raises(mismatch, match="wrong"):
+        bench.timing.check_same(results, tolerance=1e-2)
+
+
+def test_results_within_rounding_agree(bench):
+    results = {"a": torch.ones(4), "b": torch.ones(4) + 1e-6}
+    assert bench.timing.check_same(results, tolerance=1e-4)["b"] == pytest.approx(1e-6, rel=0.1)
+
+
+def test_memory_is_traced(bench):
+    with bench.timing.MemoryTrace(interval_seconds=0.01) as trace:
+        kept = np.ones(64 << 20, np.uint8)
+        import time
+
+        time.sleep(0.1)
+    assert trace.peak_bytes - trace.size_bytes[0] > 0.5 * kept.nbytes
+    assert len(trace.thinned(3)) <= 6
+
+
+# ---------------------------------------------------------------------- arithmetic
+
+
+def test_needed_arithmetic_is_what_runs_less_what_is_not_needed(bench):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = bench.shapes.make_model("tiny", attention="eager")  # whose attention is counted as plain products
+    shape, frames, k = bench.shapes.SHAPES["tiny"], 3, 2
+    pixels = bench.shapes.random_pixels(model, frames)
+    with torch.no_grad(), FlopCounterMode(display=False) as vision:
+        tokens = model.backbone.vision_tokens(model.backbone.pixel_values(pixels))
+    with torch.no_grad(), FlopCounterMode(display=False) as llm:
+        model.backbone.decode_frames(model.frame_sequence(tokens, k), use_cache=False)
+    per_layer = {op: flops / shape.layers / frames for op, flops in llm.get_flop_counts()["Global"].items()}
+    linear, attention = per_layer[torch.ops.aten.mm], per_layer[torch.ops.aten.bmm]
+    kept = 2 * shape.width * 2 * k * shape.kv_heads * (shape.width // shape.heads)
+    rotary = 2 * (shape.width // shape.heads // 2) * (tokens.shape[1] + 2 + k) / shape.layers  # its angles, all layers
+    needed = (shape.layers - 1) * (linear + attention / 2) + kept
+    assert bench.shapes.llm_flops(model, k) == pytest.approx(needed, abs=shape.layers * rotary)
+
+    length, width = tokens.shape[1] + 1, shape.vision_width
+    last_layer = 2 * length * (4 * width * width + 2 * width * 4 * width) + 4 * length * length * width
+    executed = vision.get_total_flops() / frames
+    assert bench.shapes.vision_flops(model) == pytest.approx(executed - last_layer, rel=1e-6)
+
+
+# ---------------------------------------------------------------------- each benchmark
+
+
+def test_ceiling(bench, tmp_path):
+    report = run(bench.ceiling, tmp_path, "--sizes", "64", "128", "--copy-mbytes", "1", "--repeats", "2")
+    assert [(row["dtype"], row["size"]) for row in report["products"]] == [
+        (dtype, size) for dtype in ("float32", "bfloat16") for size in (64, 128)
+    ]
+    assert report["copy"]["mbytes_per_second"] > 10
+
+
+def test_compress(bench, tmp_path):
+    report = run(bench.compress, tmp_path, "--models", "tiny", "--dtypes", "float32", "--batch-sizes", "1", "2")
+    (group,) = report["groups"]
+    assert [row["batch_size"] for row in group["rows"]] == [1, 2]
+    row = group["rows"][0]
+    seconds = row["vision"]["wall_seconds"] + row["llm"]["wall_seconds"]
+    assert row["share"] == pytest.approx(
+        sum(group["flops_per_frame"].values()) / seconds / group["ceiling_flops_per_second"]
+    )
+
+
+def test_compress_says_which_types_have_no_arithmetic(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench.compress, "is_fast", lambda dtype, *, device: dtype == "float32")
+    flags = ("--models", "tiny", "--dtypes", "bfloat16", "float32", "--batch-sizes", "1", "--repeats", "1")
+    report = run(bench.compress, tmp_path, *flags)
+    assert [group["dtype"] for group in report["groups"]] == ["float32"]
+    assert list(report["not_run"]) == ["bfloat16"]
+
+
+def test_compress_refuses_a_batch_that_is_not_its_frames(bench, tiny, mismatch, monkeypatch):
+    def mixed(model, pixels):
+        return model.vision_tokens(pixels) + (len(pixels) > 1) * 0.1
+
+    monkeypatch.setattr(bench.compress, "see", mixed)
+    pixels = bench.shapes.random_pixels(tiny, 2)
+    with pytest.raises(mismatch, match="batch differs from one by one"):
+        bench.compress.check_batches(tiny, pixels, num_voco_tokens=2, tolerance=1e-4)
+
+
+def test_compress_rivals(bench, tmp_path):
+    flags = ("--models", "tiny", "--num-frames", "2", "--num-questions", "1", "2", "--num-voco-tokens", "2")
+    report = run(bench.compress_rivals, tmp_path, *flags, "--repeats", "1", "--dtypes", "float32")
+    assert [row["num_questions"] for row in report["rows"]] == [1, 2]
+    for row in report["rows"]:
+        assert list(row["sides"]) == ["voco-video", "published", "LLaVA", "LLaVA, kept"]
+        assert max(row["errors"].values()) < 1e-4
+
+
+@pytest.fixture
+def work(bench, tiny):
+    questions = tuple(bench.shapes.random_text(tiny, 6, seed=seed) for seed in range(2))
+    return bench.compress_rivals.Work(tiny, bench.shapes.random_pixels(tiny, 3), questions, 2)
+
+
+def test_the_published_mask_is_the_tests_own(bench):
+    mask = bench.rivals.dense_mask(2, 4, 1, 2)[0, 0].int().tolist()
+    assert mask == [
+        [1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 1, 0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 1, 1, 0, 0, 0, 0],
+        [0, 0, 0, 0, 1, 1, 1, 0, 0, 0],
+        [0, 0, 0, 0, 1, 1, 1, 1, 0, 0],
+        [0, 0, 0, 1, 0, 0, 0, 1, 1, 0],
+        [0, 0, 0, 1, 0, 0, 0, 1, 1, 1],
+    ]
+
+
+def test_compress_rivals_refuse_a_mask_that_shows_vision_tokens(bench, work, mismatch, monkeypatch):
+    bench.compress_rivals.check_sides(work, tolerance=1e-4)
+
+    def causal(num_frames, frame_length, num_voco_tokens, text_length):
+        size = num_frames * frame_length + text_length
+        return torch.ones(size, size, dtype=torch.bool).tril()[None, None]
+
+    monkeypatch.setattr(bench.rivals, "dense_mask", causal)
+    with pytest.raises(mismatch, match="voco-video differs from published"):
+        bench.compress_rivals.check_sides(work, tolerance=1e-2)
+
+
+@pytest.mark.parametrize("side", ["LLaVA", "LLaVA, kept"])
+def test_compress_rivals_refuse_another_question(bench, work, mismatch, monkeypatch, side):
+    right = bench.compress_rivals.SIDES[side]
+    wrong = {side: lambda work: right(work).flip(0)}  # the answers the wrong way round
+    monkeypatch.setattr(bench.compress_rivals, "SIDES", bench.compress_rivals.SIDES | wrong)
+    with pytest.raises(mismatch, match=f"{side} differs"):
+        bench.compress_rivals.check_sides(work, tolerance=1e-2)
+
+
+TINY_ANSWER = ("--model", "tiny", "--num-frames", "1", "4", "--budgets", "1", "3", "--uncompressed-frames", "1", "4")
+TINY_ANSWER += ("--num-tokens", "3", "--num-questions", "1", "3", "--repeats", "2", "--video-frames", "2")
+
+
+def test_answer(bench, tmp_path):
+    report = run(bench.answer, tmp_path, *TINY_ANSWER)
+    cells = [(row["num_frames"], row["num_voco_tokens"]) for row in report["cached"]]
+    assert cells == [(0, 0), (1, 1), (4, 1), (1, 3), (4, 3)]
+    assert [row["num_questions"] for row in report["many"]["rows"]] == [1, 3]
+    fewer, more = (row["one_by_one"]["wall_seconds"] for row in report["many"]["rows"])
+    assert fewer < more
+    shape = bench.shapes.SHAPES["tiny"]
+    per_token = 2 * shape.layers * shape.kv_heads * (shape.width // shape.heads) * 4
+    num_vision_tokens = (shape.image_size // shape.patch_size) ** 2
+    assert [row["prefix_bytes"] for row in report["uncompressed"]] == [
+        frames * (num_vision_tokens + 2) * per_token for frames in (1, 4)
+    ]
+
+
+def test_answer_refuses_other_answers(bench, tiny, mismatch, monkeypatch):
+    settings = bench.answer.Settings(model="tiny", budgets=(2,))
+    bench.answer.check_answers(tiny, settings)
+    right = bench.answer.generate
+
+    def blind(model, prefix, prompts, **options):
+        return right(model, model.empty_prefix(), prompts, **options)
+
+    monkeypatch.setattr(bench.answer, "generate", blind)
+    with pytest.raises(mismatch, match="from the cache differs from recomputing"):
+        bench.answer.check_answers(tiny, settings)
+
+
+def test_cache(bench, tmp_path):
+    flags = ("--shapes", "voco-tiny", "--num-frames", "40", "--num-scenes", "1", "--repeats", "1")
+    report = run(bench.cache, tmp_path, *flags)
+    native, int8 = report["speeds"]
+    assert (native["storage"], int8["storage"]) == ("native", "int8")
+    assert native["bytes_per_frame"] == 2 * 5 * 4 * 32 * 4 + 4
+    assert {step.split()[0] for step in native["steps"]} == {"write", "open", "first", "again", "slice", "tokens"}
+    assert [row["form"] for row in report["int8"]] == ["kv", "embeds"]
+    for row in report["int8"]:
+        assert row["num_questions"] > 0
+        assert 0 < row["logit_error"]["greatest"] < 0.1
+
+
+def test_cache_refuses_bytes_that_were_not_written(bench, tmp_path, mismatch):
+    shape, settings = bench.cache.SHAPES["voco-tiny"], bench.cache.Settings(num_frames=40, folder=str(tmp_path))
+    with bench.cache.bench(shape, "native", settings) as on:
+        bench.cache.check_bench(on)
+        right = on.write
+
+        def write_wrong():
+            kept, on.tensors = on.tensors, on.tensors | {"values": on.tensors["values"] + 1e-3}
+            right()
+            on.tensors = kept
+
+        on.write = write_wrong
+        with pytest.raises(mismatch, match="values read differs"):
+            bench.cache.check_bench(on)
+
+
+SHORT = ("--unit-seconds", "2", "--repeats", "1")
+
+
+def test_scaling(bench, clips, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench.scaling, "in_process", lambda function, *arguments: function(*arguments))
+    report = run(bench.scaling, tmp_path, *SHORT, "--durations", "1", "2", "--overlap-duration", "1")
+    assert [(row["seconds"], row["num_frames"]) for row in report["rows"]] == [(2, 2), (4, 4)]
+    first, second = report["rows"]
+    assert second["size_bytes"] > 1.5 * first["size_bytes"]
+    assert first["peak_bytes"] >= first["loaded_bytes"] > 0
+    assert list(report["overlap"]["sides"]) == ["decode", "model", "both"]
+
+
+def test_scaling_refuses_a_video_that_is_not_its_frames(bench, clips, mismatch, monkeypatch):
+    clip = bench.clips.make_clip(clips, "h264", 2, 1)
+    right = bench.scaling.decode
+
+    def later(model, path, fps):
+        batches = right(model, path, fps)
+        batches[0].pixels[:] = batches[0].pixels[::-1].copy()
+        return batches
+
+    monkeypatch.setattr(bench.scaling, "decode", later)
+    with pytest.raises(mismatch, match="video differs from frames in memory"):
+        bench.scaling.measure_overlap(clip, bench.scaling.QUICK)
+
+
+def test_decode(bench, clips, tmp_path):
+    report = run(bench.decode, tmp_path, *SHORT, "--codecs", "h264", "--choices", "8 uniform", "all")
+    assert [row["frames"] for row in report["rows"]] == ["8 uniform", "all"]
+    for row in report["rows"]:
+        assert row["results"]["voco-video"]["wall_ratio"] == 1
+        assert not [result for result in row["results"].values() if "wrong" in result]
+
+
+def test_decode_gives_no_time_for_wrong_frames(bench, clips, mismatch):
+    decode, path = bench.decode, bench.clips.make_clip(clips, "h264", 2, 1)
+    frames = [3, 30]
+    settings = decode.Settings(repeats=2)
+    off_by_one = lambda path, frames: decode.by_voco_video(path, [f + 1 for f in frames])  # noqa: E731
+    sides = {decode.OURS: decode.by_voco_video, "late": off_by_one}
+    results = decode.measure_row(path, frames, frames, sides, settings)
+    assert list(results["late"]) == ["wrong"]
+    assert "2 of 2 frames" in results["late"]["wrong"]
+    with pytest.raises(mismatch, match="2 of 2 frames"):
+        decode.measure_row(path, frames, frames, {decode.OURS: off_by_one}, settings)
+
+
+def test_a_mismatch_ends_the_command_with_one_line(bench, tmp_path, monkeypatch):
+    def wrong(*arguments, **options):
+        raise bench.errors.MismatchError("LLaVA differs")
+
+    monkeypatch.setattr(bench.compress, "check_batches", wrong)
+    with pytest.raises(SystemExit, match="compress: LLaVA differs"):
+        bench.compress.BENCHMARK.main(["--quick", "--out", str(tmp_path), "--models", "tiny"])
+    assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------------- guard, and all together
+
+
+def test_guard_records_floors_and_fails_under_them(bench, tmp_path, monkeypatch, capsys):
+    guard, floors = bench.guard, tmp_path / "floors.json"
+    speeds = iter([2.0, 9.0, 4.0] + [2.1] * 3 + [1.9] * 3 + [math.nan] * 3)
+    monkeypatch.setattr(guard, "in_process", lambda name: {f"{name}: ours": next(speeds)})
+    flags = ["answer", "--floors", str(floors)]
+    floors.write_text(json.dumps({"decode: kept": {"measured": 2, "floor": 1}}))
+    assert guard.main([*flags, "--record", "--margin", "0.5"]) == 0
+    assert json.loads(floors.read_text()) == {
+        "answer: ours": {"measured": 4.0, "floor": 2.0},
+        "decode: kept": {"measured": 2, "floor": 1},
+    }
+    assert guard.main(flags) == 0
+    assert guard.main(flags) == 1
+    assert "answer: ours: 1.9 is under 2" in capsys.readouterr().err
+    assert guard.main(flags) == 1, "a ratio that is not a number is no pass"
+
+
+def test_guard_with_nothing_to_compare_fails(bench, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench.guard, "in_process", lambda name: {f"{name}: new": 2.0})
+    assert bench.guard.main(["decode", "--rounds", "1", "--floors", str(tmp_path / "none.json")]) == 1
+    assert "--record" in capsys.readouterr().err
+
+
+def test_guard_says_which_ratios_were_not_measured(bench, tmp_path, monkeypatch, capsys):
+    floors = tmp_path / "floors.json"
+    floors.write_text(json.dumps({f"decode: {name}": {"measured": 2, "floor": 1} for name in ("decord", "PyAV")}))
+    monkeypatch.setattr(bench.guard, "in_process", lambda name: {"decode: PyAV": 1.5})
+    assert bench.guard.main(["decode", "--rounds", "1", "--floors", str(floors)]) == 0
+    assert "not measured here: decode: decord" in capsys.readouterr().out
+
+
+def test_guarded_ratios_come_from_the_benchmark_itself(bench, monkeypatch):
+    small = bench.compress.Settings(models=("tiny",), dtypes=("float32",), batch_sizes=(1, 2), repeats=1)
+    monkeypatch.setattr(
+        bench.compress,
+        "BENCHMARK",
+        bench.compress.BENCHMARK.__class__(**{**vars(bench.compress.BENCHMARK), "quick": small}),
+    )
+    ratios = bench.guard.measured_ratios("compress")
+    assert set(ratios) == {
+        "compress: tiny float32: share of the matmul ceiling",
+        "compress: tiny float32: best batch over batch of 1",
+    }
+
+
+def test_every_benchmark_is_listed_and_runs_in_its_turn(bench, monkeypatch, capsys):
+    everything = bench.__main__
+    with pytest.raises(SystemExit):
+        everything.main(["--help"])
+    listed = capsys.readouterr().out
+    modules = {path.stem for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text()}
+    assert modules - {"__main__", "guard"} == {*everything.NAMES, *everything.OTHERS}
+    assert all(f"    {name} " in listed for name in modules - {"__main__"})
+
+    commands = []
+    monkeypatch.setattr(
+        subprocess, "run", lambda command: commands.append(command) or SimpleNamespace(returncode="cache" in command[2])
+    )
+    assert everything.main(["answer", "cache", "train_modes", "--quick", "--out", "x"]) == 1
+    assert [command[2] for command in commands] == [f"benchmarks.{n}" for n in ("answer", "cache", "train_modes")]
+    assert commands[0][3:] == ["--quick", "--out", "x"]
+    assert commands[2][3:5] == ["--out", str(Path("x") / "train_modes")]
+    with pytest.raises(SystemExit) as refused:
+        everything.main(["nonsense"])
+    assert refused.value.code == 2
