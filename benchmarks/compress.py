@@ -1,127 +1,197 @@
-"""What compressing costs: seconds by stage, bytes per frame and peak memory, for 1 and 10 minutes of 720p video.
+"""How fast frames are compressed, and what share of the machine's arithmetic that is.
 
-    python -m benchmarks.compress [--quick] [--out benchmarks/results]
+    python -m benchmarks.compress [--quick]
+    python -m benchmarks.compress --device cuda --models 7b --dtypes bfloat16 --attention sdpa flash_attention_2
 
-Each run is a process of its own, so that its peak resident memory is its own. Writes compress.json and compress.png
-and prints a Markdown table. `--quick` uses 10 s and 60 s.
+Pixels in memory go through vision tower and language model, in batches of several sizes, in turns with plain matrix
+products of the same type. The share is the arithmetic that VoCo tokens cannot do without (`benchmarks.shapes`) per
+second, over the fastest product's rate: work that could be left out counts as time only. A batch has to give what its
+frames give one by one.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import statistics
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.clips import CLIPS, make_clip
+import torch
 
-STAGES = ("decode", "wait", "vision", "llm", "write", "total")
-_RUN = """
-import json, resource, sys
-from voco_video import load_model
-model = load_model("voco-tiny", cache_dir=sys.argv[2])
-baseline = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-video = model.compress(sys.argv[1], fps=1, form=sys.argv[3], storage=sys.argv[4])
-entry = video.parts[0].entry
-seconds = vars(video.stage_seconds) | {"total": video.result.total_seconds}
-assert not video.from_cache
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps({"num_frames": entry.num_frames, "seconds": seconds, "bytes_per_frame": entry.bytes_per_frame,
-                  "size_bytes": entry.size_bytes, "peak_bytes": peak * 1024, "loaded_bytes": baseline * 1024,
-                  "int8_logit_error": entry.facts["int8_logit_error"]}))
-"""
+from benchmarks.ceiling import best_rate, is_fast, products
+from benchmarks.report import Benchmark, Report, option, seconds_cell, table
+from benchmarks.shapes import llm_flops, make_model, random_pixels, vision_flops
+from benchmarks.timing import Timing, check_same, interleaved
+from voco_video.model import VocoModel, VocoTokens
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Sums in another order: rounding error, which grows with depth in 8 bits of mantissa.
+TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 5e-2}
+
+NO_KERNELS = "this processor has no arithmetic of that type"
 
 
-def measure(clip: Path, *, form: str = "kv", storage: str = "native") -> dict[str, Any]:
-    """Compress a clip at 1 fps in a fresh process with an empty cache; its own account of time, bytes and memory."""
-    with tempfile.TemporaryDirectory() as cache_dir:
-        command = [sys.executable, "-c", _RUN, str(clip), cache_dir, form, storage]
-        ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ)
-    return json.loads(ran.stdout)
+@dataclass(frozen=True)
+class Settings:
+    """What is measured."""
+
+    models: tuple[str, ...] = option(("voco-tiny", "mid"), "of benchmarks.shapes")
+    dtypes: tuple[str, ...] = option(("float32", "bfloat16"), "of the weights")
+    batch_sizes: tuple[int, ...] = option((1, 4, 16), "frames per forward pass")
+    num_voco_tokens: int = option(1, "K")
+    device: str = option("cpu", "cpu or cuda")
+    attention: tuple[str, ...] = option(("sdpa",), "attention of Hugging Face models, such as sdpa, flash_attention_2")
+    repeats: int = option(5, "rounds over all sides")
+    max_seconds: float = option(60.0, "for a model and type no round begins after this long")
 
 
-def median_run(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The median of each figure over repeated runs, after checking that they did the same work."""
-    assert len({(r["num_frames"], r["size_bytes"]) for r in runs}) == 1
-    seconds = {s: statistics.median(r["seconds"][s] for r in runs) for s in STAGES}
-    spread = [min(r["seconds"]["total"] for r in runs), max(r["seconds"]["total"] for r in runs)]
-    peak = statistics.median(r["peak_bytes"] for r in runs)
-    return runs[0] | {"seconds": seconds, "total_spread": spread, "peak_bytes": peak, "num_runs": len(runs)}
+QUICK = Settings(models=("voco-tiny", "small"), batch_sizes=(1, 8), repeats=3, max_seconds=5.0)
 
 
-def plot(results: dict[str, Any], path: Path) -> None:
-    """Stages as stacked bars; what overlaps is drawn beside what is waited for."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 3.2))
-    for row, result in enumerate(results["durations"].values()):
-        left = 0.0
-        for number, stage in enumerate(("wait", "vision", "llm", "write")):
-            width = result["seconds"][stage] / result["num_frames"] * 1000
-            axes.barh(row, width, left=left, color=f"C{number}", label=stage if row == 0 else None)
-            left += width
-        decode = result["seconds"]["decode"] / result["num_frames"] * 1000
-        axes.barh(row + 0.32, decode, height=0.12, color="grey", label="decode (own thread)" if row == 0 else None)
-    axes.set_yticks(range(len(results["durations"])), list(results["durations"]))
-    axes.set_xlabel("milliseconds per frame")
-    axes.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
+def measure(settings: Settings) -> Report:
+    """A group of rows for every model, type and attention."""
+    groups, not_run = [], {}
+    for name in settings.models:
+        for dtype in settings.dtypes:
+            if not is_fast(dtype, device=settings.device):
+                not_run[dtype] = NO_KERNELS
+                continue
+            for attention in settings.attention:
+                model = make_model(name, dtype=dtype, device=settings.device, attention=attention)
+                groups.append({"model": name, "dtype": dtype, "attention": attention} | measure_model(model, settings))
+    return {"groups": groups, "not_run": not_run}
 
 
-def main() -> None:
-    """Measure, check, write, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="10 s and 60 s instead of 1 and 10 minutes, one run each")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    arguments = parser.parse_args()
-    durations = (10, 60) if arguments.quick else (60, 600)
-    repeats = 1 if arguments.quick else arguments.repeats
-    clips = {seconds: make_clip(CLIPS, "h264", durations[0], seconds // durations[0]) for seconds in durations}
-    runs: dict[int, list[dict[str, Any]]] = {seconds: [] for seconds in durations}
-    for _ in range(repeats):  # interleaved, so that a busy minute does not fall on one side only
-        for seconds in durations:
-            runs[seconds].append(measure(clips[seconds]))
-    results: dict[str, Any] = {
-        "command": " ".join(["python -m benchmarks.compress", *sys.argv[1:]]),
-        "durations": {f"{seconds} s": median_run(r) for seconds, r in runs.items()},
-        "storage": {
-            f"{form} {storage}": measure(clips[durations[0]], form=form, storage=storage)
-            for form in ("kv", "embeds")
-            for storage in ("native", "int8")
-        },
+def measure_model(model: VocoModel, settings: Settings) -> Report:
+    """One model at every batch size, and the ceiling."""
+    num_frames = max(settings.batch_sizes)
+    pixels = random_pixels(model, num_frames)
+    with torch.inference_mode():
+        vision_tokens = model.vision_tokens(pixels)
+    num_voco_tokens = settings.num_voco_tokens
+    dtype = str(model.backbone.dtype).removeprefix("torch.")
+    error = check_batches(model, pixels[:4], num_voco_tokens=num_voco_tokens, tolerance=TOLERANCES[dtype])
+    chosen = products(dtype, device=settings.device)
+    sides: dict[str, Callable[[], Any]] = {name: product.side() for name, product in chosen.items()}
+    for size in settings.batch_sizes:
+        batch, tokens = pixels[:size], vision_tokens[:size]
+        sides[f"vision {size}"] = lambda batch=batch: see(model, batch)
+        sides[f"llm {size}"] = lambda tokens=tokens: model.compress(tokens, num_voco_tokens=num_voco_tokens)
+    timings = interleaved(sides, repeats=settings.repeats, max_seconds=settings.max_seconds)
+    flops = {"vision": vision_flops(model), "llm": llm_flops(model, num_voco_tokens)}
+    ceiling, cpu_ceiling = (best_rate(chosen, timings, cpu=cpu) for cpu in (False, True))
+    return {
+        "num_vision_tokens": model.backbone.num_vision_tokens,
+        "flops_per_frame": flops,
+        "ceiling_flops_per_second": ceiling,
+        "error": error,
+        "rows": [row(size, timings, flops, ceiling, cpu_ceiling) for size in settings.batch_sizes],
     }
-    short, long = (results["durations"][f"{seconds} s"] for seconds in durations)
-    results["peak_memory_ratio"] = long["peak_bytes"] / short["peak_bytes"]
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "compress.json").write_text(json.dumps(results, indent=2) + "\n")
-    plot(results, arguments.out / "compress.png")
-    print_markdown(results)
 
 
-def print_markdown(results: dict[str, Any]) -> None:
-    """The same as tables for README."""
-    print("| clip | frames | decode | wait | vision | LLM | write | total | peak memory |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    for name, r in results["durations"].items():
-        stages = " | ".join(f"{r['seconds'][s]:.2f} s" for s in STAGES)
-        print(f"| {name} | {r['num_frames']} | {stages} | {r['peak_bytes'] / 2**20:.0f} MiB |")
-    print(f"\npeak memory, longest over shortest: {results['peak_memory_ratio']:.3f}\n")
-    print("| form, storage | bytes per frame | int8 logit error |")
-    print("|---|---|---|")
-    for name, r in results["storage"].items():
-        error = "" if r["int8_logit_error"] is None else f"{r['int8_logit_error']:.4f}"
-        print(f"| {name} | {r['bytes_per_frame']} | {error} |")
+def row(
+    batch_size: int, timings: dict[str, Timing], flops: dict[str, float], ceiling: float, cpu_ceiling: float
+) -> Report:
+    """One batch size: seconds of both stages, frames per second and shares of the ceiling.
 
+    Args:
+        flops: of one frame, by stage.
+        ceiling, cpu_ceiling: FLOP per second on the clock, and of the processor.
+    """
+    stages = {stage: timings[f"{stage} {batch_size}"] for stage in ("vision", "llm")}
+    wall = {stage: timing.wall_seconds for stage, timing in stages.items()}
+    total, total_flops = sum(wall.values()), batch_size * sum(flops.values())
+    return {
+        "batch_size": batch_size,
+        **{stage: timing.as_json() for stage, timing in stages.items()},
+        "frames_per_second": batch_size / total,
+        "flops_per_second": total_flops / total,
+        "share": total_flops / total / ceiling,
+        "cpu_share": total_flops / sum(timing.cpu_seconds for timing in stages.values()) / cpu_ceiling,
+        **{f"{stage}_share": batch_size * flops[stage] / wall[stage] / ceiling for stage in stages},
+    }
+
+
+@torch.inference_mode()
+def see(model: VocoModel, pixels: Any) -> torch.Tensor:
+    """Normalise, vision tower, projector."""
+    return model.vision_tokens(pixels)
+
+
+def check_batches(model: VocoModel, pixels: Any, *, num_voco_tokens: int, tolerance: float) -> float:
+    """How far a batch's keys and values are from those of its frames one by one.
+
+    Raises:
+        MismatchError: by more than the tolerance.
+    """
+    batch = model.compress(see(model, pixels), num_voco_tokens=num_voco_tokens)
+    frames = [pixels[f : f + 1] for f in range(len(pixels))]
+    one_by_one = VocoTokens.cat([model.compress(see(model, f), num_voco_tokens=num_voco_tokens) for f in frames])
+    results = {"one by one": _keys_and_values(one_by_one), "batch": _keys_and_values(batch)}
+    return check_same(results, tolerance=tolerance)["batch"]
+
+
+def _keys_and_values(tokens: VocoTokens) -> torch.Tensor:
+    assert tokens.keys is not None
+    assert tokens.values is not None
+    return torch.stack([tokens.keys, tokens.values])
+
+
+def best_row(group: Report) -> Report:
+    """The batch size with the most frames per second."""
+    return max(group["rows"], key=lambda r: r["frames_per_second"])
+
+
+def ratios(report: Report) -> dict[str, float]:
+    """Share of the ceiling in processor seconds, which a busy machine changes little, and what batching gains."""
+    found = {}
+    for group in report["groups"]:
+        name = f"{group['model']} {group['dtype']}"
+        best, first = best_row(group), group["rows"][0]
+        found[f"{name}: share of the matmul ceiling"] = best["cpu_share"]
+        found[f"{name}: best batch over batch of 1"] = best["frames_per_second"] / first["frames_per_second"]
+    return found
+
+
+def markdown(report: Report) -> str:
+    """All rows as one table."""
+    headings = ["model", "type, attention", "batch", "frames/s", "GFLOP/s", "ceiling"]
+    headings += ["share", "share of CPU s", "vision", "LLM", "vision, wall", "LLM, wall", "vision, CPU", "LLM, CPU"]
+    rows = []
+    for group in report["groups"]:
+        ceiling = f"{group['ceiling_flops_per_second'] / 1e9:.0f}"
+        for r in group["rows"]:
+            rates = [f"{r['frames_per_second']:.2f}", f"{r['flops_per_second'] / 1e9:.0f}", ceiling]
+            shares = [f"{r[key]:.0%}" for key in ("share", "cpu_share", "vision_share", "llm_share")]
+            times = [seconds_cell(r[stage], cpu=cpu) for cpu in (False, True) for stage in ("vision", "llm")]
+            kind = f"{group['dtype']}, {group['attention']}"
+            rows.append([group["model"], kind, r["batch_size"], *rates, *shares, *times])
+    not_run = [f"Not run: {dtype} ({reason})." for dtype, reason in report["not_run"].items()]
+    return "\n\n".join(["# Compressing, against the matmul ceiling", table(headings, rows), *not_run])
+
+
+def draw(report: Report, figure: Figure) -> None:
+    """Share of the ceiling over batch size."""
+    axes = figure.subplots()
+    for group in report["groups"]:
+        label = f"{group['model']}, {group['dtype']}, {group['attention']}"
+        axes.plot([r["batch_size"] for r in group["rows"]], [r["share"] for r in group["rows"]], "o-", label=label)
+    axes.axhline(1, color="black", linestyle=":", linewidth=1)
+    axes.set(xlabel="frames per batch", ylabel="share of the matmul ceiling", ylim=0)
+    axes.legend(fontsize=8)
+
+
+BENCHMARK = Benchmark(
+    name="compress",
+    about=__doc__ or "",
+    default=Settings(),
+    quick=QUICK,
+    measure=measure,
+    markdown=markdown,
+    draw=draw,
+    ratios=ratios,
+)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

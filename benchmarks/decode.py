@@ -1,41 +1,62 @@
 """How long the frames of a video take, against what else people decode with.
 
-    python -m benchmarks.decode [--quick] [--out benchmarks/results]
+    python -m benchmarks.decode [--quick | --full]
 
-Makes a 1-minute and a 10-minute 720p clip once (kept in the temporary folder), then has every side fetch the same
-frames at 336x336 RGB: 8 and 64 uniform ones, one per second, and all. Every picture carries its number in black and
-white blocks; a run that returns any other frame than asked for counts as wrong and is not timed. Rounds go through
-all sides in turn, so that a busy machine is busy for each. Prints a table; writes decode.json and decode.png.
+Makes 720p clips once (kept in the temporary folder) in three codecs, then has every side fetch the same frames at
+336x336 RGB: 8 and 64 uniform ones and one per second. `--full` takes 10-minute clips too, and every frame of the short
+ones. Every picture carries its number in black and white blocks; a side that returns any other frame than asked for
+counts as wrong, and its time is not given; ours has to be right. Rounds go through all sides in turn, so that a busy
+machine is busy for each.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import resource
 import shutil
-import statistics
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.clips import CLIPS, ENCODERS, FPS, GOP, SIZE, make_clip, read_numbers
+from benchmarks.clips import CLIPS, FPS, GOP, SIZE, make_clip, read_numbers
+from benchmarks.errors import MismatchError
+from benchmarks.report import Benchmark, Report, option, table
+from benchmarks.timing import Timing, joined, time_once
 from voco_video.frames import Fit
 from voco_video.sampling import Sampling
 from voco_video.video import open_video
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+OURS = "voco-video"
 CHUNK = 16
 # A side is given the file, the frames' numbers, and yields their pixels [n, SIZE, SIZE, 3] in order.
 Side = Callable[[Path, list[int]], Iterator[np.ndarray]]
 
 
-# --- sides
+@dataclass(frozen=True)
+class Settings:
+    """What is measured."""
+
+    codecs: tuple[str, ...] = option(("h264", "hevc", "vp9"), "of the clips")
+    unit_seconds: int = option(60, "seconds that are encoded; longer clips repeat them")
+    durations: tuple[int, ...] = option((1,), "of the clips, in that unit")
+    choices: tuple[str, ...] = option(
+        ("8 uniform", "64 uniform", "1 fps"), "frames asked for; 'all' for every one, of clips of one unit"
+    )
+    repeats: int = option(3, "rounds over all sides")
+    max_seconds: float = option(30.0, "for a row no round begins after this long")
+
+
+QUICK = Settings(unit_seconds=10, repeats=1)
+FULL = Settings(durations=(1, 10), choices=("8 uniform", "64 uniform", "1 fps", "all"), max_seconds=120.0)
+
+
+# ---------------------------------------------------------------------- sides
 
 
 def by_voco_video(path: Path, frames: list[int]) -> Iterator[np.ndarray]:
@@ -121,7 +142,7 @@ def by_ffmpeg(path: Path, frames: list[int]) -> Iterator[np.ndarray]:
 
 
 SIDES: dict[str, Side] = {
-    "voco-video": by_voco_video,
+    OURS: by_voco_video,
     "decord": by_decord,
     "torchcodec": by_torchcodec,
     "PyAV, plain": by_plain_pyav,
@@ -146,155 +167,162 @@ def missing_sides() -> dict[str, str]:
     return missing
 
 
-# --- measuring
+# ---------------------------------------------------------------------- measuring
 
 
-def cpu_seconds() -> float:
-    """Processor time of this process, its threads and its finished children."""
-    usages = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+def measure(settings: Settings) -> Report:
+    """A row for every codec, duration and choice of frames."""
+    kinds = [(codec, duration) for codec in settings.codecs for duration in settings.durations]
+    clips = {(codec, n): make_clip(CLIPS, codec, settings.unit_seconds, n) for codec, n in kinds}
+    missing = missing_sides()
+    sides = {name: side for name, side in SIDES.items() if name not in missing}
+    rows = []
+    for codec in settings.codecs:
+        for duration in settings.durations:
+            path = clips[codec, duration]
+            taking_part = {name: side for name, side in sides.items() if duration == 1 or name != SHORT_ONLY}
+            once = settings.unit_seconds * FPS
+            for choice, frames in frame_choices(once * duration, settings.choices).items():
+                if choice == "all" and duration > 1:
+                    continue
+                expected = [frame % once for frame in frames]
+                results = measure_row(path, frames, expected, taking_part, settings)
+                row = {"codec": codec, "seconds": settings.unit_seconds * duration, "frames": choice}
+                rows.append(row | {"results": results})
+    return {"not_run": missing, "rows": rows}
 
 
-def run_once(side: Side, path: Path, frames: list[int], expected: list[int]) -> dict:
-    """Wall and processor seconds of one run, or what was wrong with it."""
-    wall, cpu, numbers = time.perf_counter(), cpu_seconds(), []
-    try:
-        for pixels in side(path, frames):
-            numbers += read_numbers(pixels)
-    except Exception as error:
-        return {"wrong": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
-    wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
-    if numbers != expected:
-        wrong = sum(a != b for a, b in zip(numbers, expected, strict=False)) + abs(len(numbers) - len(expected))
-        return {"wrong": f"{wrong} of {len(expected)} frames are not the ones asked for"}
-    return {"wall_seconds": wall, "cpu_seconds": cpu}
+def measure_row(
+    path: Path, frames: list[int], expected: list[int], sides: Mapping[str, Side], settings: Settings
+) -> Report:
+    """For each side its times and their ratios to ours, or what was wrong with it.
 
-
-def measure(path: Path, frames: list[int], expected: list[int], sides: dict[str, Side], repeats: int) -> dict:
-    """For each side the median and spread over `repeats` rounds, and its ratio to ours."""
-    runs: dict[str, list[dict]] = {name: [] for name in sides}
-    for _ in range(repeats):
-        for name, side in sides.items():
-            if not any("wrong" in run for run in runs[name]):
-                runs[name].append(run_once(side, path, frames, expected))
-    results: dict[str, dict] = {}
-    for name, side_runs in runs.items():
-        wrong = [run["wrong"] for run in side_runs if "wrong" in run]
-        results[name] = {"wrong": wrong[0]} if wrong else {}
-        for key in () if wrong else ("wall_seconds", "cpu_seconds"):
-            values = [run[key] for run in side_runs]
-            results[name][key] = statistics.median(values)
-            results[name][key + "_range"] = [min(values), max(values)]
-    ours = results["voco-video"]
-    for result in results.values():
-        if "wrong" not in result and "wrong" not in ours:
-            result["wall_ratio"] = result["wall_seconds"] / ours["wall_seconds"]
-            result["cpu_ratio"] = result["cpu_seconds"] / ours["cpu_seconds"]
+    Raises:
+        MismatchError: ours is wrong.
+    """
+    runs: dict[str, list[Timing]] = {name: [] for name in sides}
+    wrong: dict[str, str] = {}
+    names, started = list(sides), time.perf_counter()
+    for number in range(settings.repeats):
+        if number and time.perf_counter() - started > settings.max_seconds:
+            break
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
+            if name in wrong:
+                continue
+            try:
+                runs[name].append(run_once(sides[name], path, frames, expected))
+            except Exception as error:  # whatever another library raises, the others go on
+                if name == OURS:
+                    raise
+                wrong[name] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    timings = {name: joined(found) for name, found in runs.items() if name not in wrong}
+    ours = timings[OURS]
+    results: Report = {name: {"wrong": reason} for name, reason in wrong.items()}
+    for name, timing in timings.items():
+        results[name] = timing.as_json() | {
+            "wall_ratio": timing.wall_seconds / ours.wall_seconds,
+            "cpu_ratio": timing.cpu_seconds / ours.cpu_seconds,
+        }
     return results
 
 
-def frame_choices(num_frames: int, *, with_all: bool) -> dict[str, list[int]]:
-    """The frames each row asks for."""
+def run_once(side: Side, path: Path, frames: list[int], expected: list[int]) -> Timing:
+    """Time one run.
+
+    Raises:
+        MismatchError: a picture is not the one asked for.
+    """
+    numbers: list[int] = []
+
+    def run() -> None:
+        for pixels in side(path, frames):
+            numbers.extend(read_numbers(pixels))
+
+    timing = time_once(run)
+    if numbers != expected:
+        wrong = sum(a != b for a, b in zip(numbers, expected, strict=False)) + abs(len(numbers) - len(expected))
+        raise MismatchError(f"{wrong} of {len(expected)} frames are not the ones asked for")
+    return timing
+
+
+def frame_choices(num_frames: int, choices: Sequence[str]) -> dict[str, list[int]]:
+    """The frames that each choice asks for."""
     uniform = {f"{n} uniform": [int((i + 0.5) * num_frames / n) for i in range(n)] for n in (8, 64)}
-    rows = {**uniform, "1 fps": list(range(0, num_frames, FPS))}
-    return {**rows, "all": list(range(num_frames))} if with_all else rows
+    known = {**uniform, "1 fps": list(range(0, num_frames, FPS)), "all": list(range(num_frames))}
+    return {choice: known[choice] for choice in choices}
 
 
-# --- reporting
+# ---------------------------------------------------------------------- report
 
 
-def as_table(rows: list[dict], sides: list[str]) -> str:
-    """Markdown: wall / processor seconds, and both relative to ours."""
-    lines = ["| clip | frames | " + " | ".join(sides) + " |", "|---" * (len(sides) + 2) + "|"]
-    for row in rows:
-        cells = []
-        for name in sides:
-            result = row["results"].get(name)
-            if result is None:
-                cells.append("not run")
-            elif "wrong" in result:
-                cells.append("wrong: " + result["wrong"])
-            else:
-                ratio = "" if name == "voco-video" else f" ({result['wall_ratio']:.2f}x / {result['cpu_ratio']:.2f}x)"
-                cells.append(f"{result['wall_seconds']:.2f} / {result['cpu_seconds']:.2f}{ratio}")
-        lines.append(f"| {row['clip']} | {row['frames']} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def draw_plot(rows: list[dict], sides: list[str], path: Path) -> None:
-    """Processor and wall seconds as bars, one group per row."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(2, 1, figsize=(11, 8), constrained_layout=True)
-    labels = [f"{row['clip']}\n{row['frames']}" for row in rows]
-    for axis, key in zip(axes, ("wall_seconds", "cpu_seconds"), strict=True):
-        for place, name in enumerate(sides):
-            heights = [row["results"].get(name, {}).get(key, 0) for row in rows]
-            x = np.arange(len(rows)) + (place - len(sides) / 2 + 0.5) * 0.8 / len(sides)
-            axis.bar(x, heights, 0.8 / len(sides), label=name)
-        axis.set_xticks(range(len(rows)), labels, fontsize=8)
-        axis.set_yscale("log")
-        axis.set_ylabel("wall seconds" if key == "wall_seconds" else "processor seconds")
-    axes[0].set_title(f"Same frames at {SIZE}x{SIZE} out of 720p (GOP {GOP}, B-frames); lower is better")
-    axes[0].legend(fontsize=8, ncols=len(sides))
-    figure.savefig(path, dpi=110)
-
-
-def machine() -> dict:
-    """Where the figures come from."""
-    import av
-
+def ratios(report: Report) -> dict[str, float]:
+    """Processor seconds of every other side over ours."""
     return {
-        "processors": os.cpu_count(),
-        "load_average": os.getloadavg(),
-        "platform": platform.platform(),
-        "python": sys.version.split()[0],
-        "av": av.__version__,
+        f"{clip_name(row)}, {row['frames']}: {name} over ours": side["cpu_ratio"]
+        for row in report["rows"]
+        for name, side in row["results"].items()
+        if name != OURS and "wrong" not in side
     }
 
 
-def main() -> None:
-    """Parse, make the clips, measure, report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a 10-second clip and one round, to see that it works")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
-    parser.add_argument("--codecs", nargs="+", choices=list(ENCODERS), default=["h264"])
-    parser.add_argument("--minutes", nargs="+", type=int, choices=[1, 10], default=[1, 10], help="which clips")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds over all sides; half as many on the long clip")
-    parser.add_argument("--clips", type=Path, default=CLIPS)
-    options = parser.parse_args()
+def clip_name(row: Report) -> str:
+    """Codec and duration."""
+    seconds = row["seconds"]
+    return f"{row['codec']} {f'{seconds // 60} min' if seconds >= 60 else f'{seconds} s'}"
 
-    missing = missing_sides()
-    sides = {name: side for name, side in SIDES.items() if name not in missing}
-    seconds, repeats = (10, 1) if options.quick else (60, options.repeats)
-    options.out.mkdir(parents=True, exist_ok=True)
-    report_path = options.out / "decode.json"
-    # Rows measured before and not now stay as they are.
-    earlier = json.loads(report_path.read_text())["rows"] if report_path.exists() else []
-    rows = {(row["clip"], row["frames"]): row for row in earlier}
-    for codec in options.codecs:
-        for times_over in (1,) if options.quick else options.minutes:
-            path = make_clip(options.clips, codec, seconds, times_over)
-            num_frames = seconds * FPS
-            clip = f"{codec} {seconds * times_over // 60} min" if seconds >= 60 else f"{codec} {seconds} s"
-            taking_part = sides if times_over == 1 else {k: v for k, v in sides.items() if k != SHORT_ONLY}
-            rounds = repeats if times_over == 1 else max(1, repeats // 2)
-            for label, frames in frame_choices(num_frames * times_over, with_all=times_over == 1).items():
-                row = {"clip": clip, "frames": label, "rounds": rounds, "machine": machine()}
-                expected = [frame % num_frames for frame in frames]
-                rows[clip, label] = {**row, "results": measure(path, frames, expected, taking_part, rounds)}
-                print(as_table([rows[clip, label]], list(SIDES)).splitlines()[-1], flush=True)
-                report = {"not_run": missing, "rows": list(rows.values())}
-                report_path.write_text(json.dumps(report, indent=1) + "\n")
-    draw_plot(list(rows.values()), list(sides), options.out / "decode.png")
-    print("\nwall / processor seconds (both relative to ours); on a busy machine the second is the steadier\n")
-    print(as_table(list(rows.values()), list(SIDES)))
-    for name, reason in missing.items():
-        print(f"not run: {name} ({reason})")
 
+def markdown(report: Report) -> str:
+    """Wall / processor seconds, and both relative to ours."""
+    rows = []
+    for row in report["rows"]:
+        cells = [_cell(name, row["results"].get(name)) for name in SIDES]
+        rows.append([clip_name(row), row["frames"], row["results"][OURS]["num_runs"], *cells])
+    heading = (
+        f"Same frames at {SIZE}x{SIZE} out of 720p (GOP {GOP}, B-frames). Wall / processor seconds, and both relative "
+        "to ours; on a busy machine the second is the steadier."
+    )
+    not_run = [f"Not run: {name} ({reason})." for name, reason in report["not_run"].items()]
+    return "\n\n".join(["# Decoding", heading, table(["clip", "frames", "runs", *SIDES], rows), *not_run])
+
+
+def _cell(name: str, result: Report | None) -> str:
+    if result is None:
+        return "not run"
+    if "wrong" in result:
+        return f"wrong: {result['wrong']}"
+    ratio = "" if name == OURS else f" ({result['wall_ratio']:.2f}x / {result['cpu_ratio']:.2f}x)"
+    return f"{result['wall_seconds']:.2f} / {result['cpu_seconds']:.2f}{ratio}"
+
+
+def draw(report: Report, figure: Figure) -> None:
+    """Wall and processor seconds as bars, one group per row."""
+    rows, sides = report["rows"], [name for name in SIDES if name not in report["not_run"]]
+    labels = [f"{clip_name(row)}\n{row['frames']}" for row in rows]
+    for axes, kind in zip(figure.subplots(2, 1), ("wall", "cpu"), strict=True):
+        for place, name in enumerate(sides):
+            heights = [row["results"].get(name, {}).get(f"{kind}_seconds", 0) for row in rows]
+            at = np.arange(len(rows)) + (place - len(sides) / 2 + 0.5) * 0.8 / len(sides)
+            axes.bar(at, heights, 0.8 / len(sides), label=name)
+        axes.set_xticks(range(len(rows)), labels, fontsize=7)
+        axes.set_yscale("log")
+        axes.set_ylabel("wall seconds" if kind == "wall" else "processor seconds")
+        if kind == "wall":
+            axes.legend(fontsize=8, ncols=len(sides))
+
+
+BENCHMARK = Benchmark(
+    name="decode",
+    about=__doc__ or "",
+    default=Settings(),
+    quick=QUICK,
+    full=FULL,
+    measure=measure,
+    markdown=markdown,
+    draw=draw,
+    ratios=ratios,
+    size=(13, 8),
+)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

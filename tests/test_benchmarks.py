@@ -378,6 +378,15 @@ def test_guard_with_nothing_to_compare_fails(bench, tmp_path, monkeypatch, capsy
     assert "--record" in capsys.readouterr().err
 
 
+def test_guard_fails_where_sides_disagree(bench, monkeypatch, capsys):
+    def wrong(name):
+        raise bench.errors.MismatchError("LLaVA differs")
+
+    monkeypatch.setattr(bench.guard, "in_process", wrong)
+    assert bench.guard.main(["compress_rivals"]) == 1
+    assert "LLaVA differs" in capsys.readouterr().err
+
+
 def test_guard_says_which_ratios_were_not_measured(bench, tmp_path, monkeypatch, capsys):
     floors = tmp_path / "floors.json"
     floors.write_text(json.dumps({f"decode: {name}": {"measured": 2, "floor": 1} for name in ("decord", "PyAV")}))

@@ -1,0 +1,73 @@
+"""All benchmarks, or some, one after the other; each in a process of its own.
+
+    python -m benchmarks [NAME ...] [--quick | --full] [--out FOLDER]
+
+Figures mean something on a machine that does nothing else. `python -m benchmarks.NAME --help` lists one's own options.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.report import QUICK_RESULTS, RESULTS
+
+NAMES = ("ceiling", "decode", "compress", "compress_rivals", "answer", "cache", "scaling")
+# These take a prefix of file names as --out, and flags of their own for a quick run.
+OTHERS = {
+    "retention": ["--num-scenes", "2"],
+    "compressors": ["--num-scenes", "2"],
+    "answering": ["--num-videos", "1", "--num-questions", "4", "--num-frames", "4"],
+    "train_modes": ["--repeats", "1", "--frames", "4", "--cached-batch-size", "2"],
+}
+
+
+def command(name: str, *, quick: bool, full: bool, out: Path | None) -> list[str]:
+    """How a benchmark is run."""
+    start = [sys.executable, "-m", f"benchmarks.{name}"]
+    if name in OTHERS:
+        folder = out or (QUICK_RESULTS if quick else RESULTS)
+        return [*start, "--out", str(folder / name), *(OTHERS[name] if quick else [])]
+    flags = ["--quick"] * quick + ["--full"] * full
+    return [*start, *flags, *(["--out", str(out)] if out else [])]
+
+
+def about(name: str) -> str:
+    """The first line of a benchmark's docstring, read without importing it."""
+    source = (Path(__file__).parent / f"{name}.py").read_text()
+    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what was asked for; 1 where one failed, after all had their turn."""
+    every = [*NAMES, *OTHERS]
+    listed = "\n".join(f"    {name:<16}{about(name)}" for name in [*every, "guard"])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=f"{__doc__}\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which; all but guard when left out")
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--quick", action="store_true", help="the smallest sizes, to see that they work")
+    sizes.add_argument("--full", action="store_true", help="the whole tables, however long they take")
+    parser.add_argument("--out", type=Path, help="folder for the results")
+    parsed = parser.parse_args(arguments)
+    if unknown := [name for name in parsed.names if name not in every]:
+        parser.error(f"no benchmark {', '.join(unknown)}; choose from {', '.join(every)}")
+    failed = []
+    for name in parsed.names or every:
+        print(f"\n== {name}: {about(name)}", flush=True)
+        if subprocess.run(command(name, quick=parsed.quick, full=parsed.full, out=parsed.out)).returncode:
+            failed.append(name)
+    if failed:
+        print(f"\nfailed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
