@@ -16,24 +16,35 @@ import av
 
 
 @contextlib.contextmanager
-def growing(data: bytes, path: Path, *, seconds: float, num_steps: int = 40) -> Iterator[Path]:
+def growing(
+    data: bytes, path: Path, *, seconds: float, num_steps: int = 40, second_half: threading.Event | None = None
+) -> Iterator[Path]:
     """Write `data` into `path` a piece at a time, from a thread, flushed like a recorder's.
 
     Beside it stands, in the end, a file named `*.done`.
+
+    Args:
+        second_half: wait for it (or for the end of the block) in the middle of the data.
     """
     path.touch()
+    released = second_half or threading.Event()
 
     def write() -> None:
         with open(path, "ab", buffering=0) as file:
-            for piece in pieces(data, num_steps):
+            for number, piece in enumerate(pieces(data, num_steps)):
+                if second_half and number == num_steps // 2:
+                    second_half.wait()
                 file.write(piece)
                 time.sleep(seconds / num_steps)
         path.with_suffix(".done").touch()
 
     writer = threading.Thread(target=write)
     writer.start()
-    yield path
-    writer.join()
+    try:
+        yield path
+    finally:
+        released.set()
+        writer.join()
 
 
 def remuxed(source: Path, target: Path, options: dict[str, str] | None = None) -> Path:

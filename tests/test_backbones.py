@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from voco_video.answer import AnswerOptions, frame_attention, generate
+from voco_video.backbone import CACHE_ARGUMENT
 from voco_video.backbones import family_of
 from voco_video.catalog import describe_checkpoint, supported_models
 from voco_video.checkpoint import load_voco_model, save_voco_model
@@ -179,7 +180,7 @@ def test_keys_moved_by_a_delta_equal_keys_computed_there(model, family, vision_t
         inputs = backbone.family.decoder_inputs(sequence, backbone.hidden_size)
         position_ids = (positions + start)[:, None] if len(positions) > 1 else positions + start
         output = backbone.decoder(**inputs, position_ids=position_ids, use_cache=True)
-        return torch.stack([layer.keys for layer in output.past_key_values.layers])
+        return torch.stack([layer.keys for layer in output[CACHE_ARGUMENT].layers])
 
     place = positions.amax(0)
     moved = rotate_keys(keys_at(0), source=place, target=place + delta, inv_freq=backbone.inv_freq)

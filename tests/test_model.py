@@ -10,6 +10,7 @@ from models import one_masked_pass, random_pixels, tiny_voco
 from safetensors.torch import load_file
 
 from voco_video.answer import AnswerOptions, generate
+from voco_video.backbone import CACHE_ARGUMENT
 from voco_video.checkpoint import load_voco_model, save_voco_model
 from voco_video.errors import ModelError, UsageError
 from voco_video.model import VocoModel, VocoTokens
@@ -69,7 +70,7 @@ def test_keys_rotated_by_a_delta_equal_keys_computed_there(model, vision_tokens)
     def keys_at(start):
         with torch.inference_mode():
             out = model.backbone.decoder(inputs_embeds=sequence, position_ids=positions[None] + start, use_cache=True)
-        return torch.stack([layer.keys for layer in out.past_key_values.layers])
+        return torch.stack([layer.keys for layer in out[CACHE_ARGUMENT].layers])
 
     moved = rotate_keys(keys_at(0), source=positions, target=positions + delta, inv_freq=model.backbone.inv_freq)
     assert_close("rotated keys", model, moved, keys_at(delta))
@@ -81,7 +82,7 @@ def test_far_rotations_stay_exact_in_fp32(delta):
     sequence = model.frame_sequence(torch.randn(1, 16, 64))
     positions = torch.arange(sequence.shape[1])
     first = [
-        model.backbone.decoder(inputs_embeds=sequence, position_ids=positions[None] + s).past_key_values.layers[0].keys
+        model.backbone.decoder(inputs_embeds=sequence, position_ids=positions[None] + s)[CACHE_ARGUMENT].layers[0].keys
         for s in (0, delta)
     ]
     moved = rotate_keys(first[0], source=positions, target=positions + delta, inv_freq=model.backbone.inv_freq)
@@ -134,7 +135,7 @@ def test_single_token_steps_equal_one_prefill(model, vision_tokens, form):
     for i, token in enumerate(TEXT):
         position = torch.tensor([[prefix.text_start + i]])
         hidden = model.backbone.decoder(
-            inputs_embeds=model.backbone.embed(token[None, None]), position_ids=position, past_key_values=cache
+            inputs_embeds=model.backbone.embed(token[None, None]), position_ids=position, **{CACHE_ARGUMENT: cache}
         ).last_hidden_state
         steps.append(model.backbone.logits(hidden)[0, 0])
     assert_close("steps", model, torch.stack(steps), expected)

@@ -486,25 +486,28 @@ def following(processes, cache: FrameCache, *arguments) -> Iterator:
 
 
 def wait_for_frames(cache: FrameCache, num_frames: int):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200  # a child imports all there is first
     while time.monotonic() < deadline:
         for entry in cache.entries():
             if entry.num_frames >= num_frames:
                 return entry
         time.sleep(0.02)
-    raise AssertionError(f"{num_frames} frames were not published within a minute")
+    raise AssertionError(f"{num_frames} frames were never published")
 
 
+@pytest.mark.slow
 def test_asked_from_another_process_then_killed_then_resumed(model, tmp_path, recording, processes):
     model = VideoModel(model.voco, FrameCache(tmp_path / "cache"))
     options = ("--fps", "4", "--name", "door", "--publish-seconds", "0.3", "--batch-size", "4")
-    with growing(recording.read_bytes(), tmp_path / "a.ts", seconds=5.0) as path:
-        with following(processes, model.cache, path, *options) as (child, output):
+    more = threading.Event()
+    with growing(recording.read_bytes(), tmp_path / "a.ts", seconds=5.0, second_half=more) as path:
+        with following(processes, model.cache, path, *options, "--idle-seconds", "200") as (child, output):
             entry = wait_for_frames(model.cache, 6)
             video = model.open(entry.digest[:12])
             assert video.ask("what is there?", max_new_tokens=2).num_frames == len(video) >= 6
             assert model.cache.is_being_written(entry.digest)
             assert entry.is_growing
+            more.set()
             later = wait_for_frames(model.cache, len(video) + 3)
             assert model.cache.prune(0) == []
             os.kill(child.pid, signal.SIGKILL)
@@ -521,13 +524,14 @@ def test_asked_from_another_process_then_killed_then_resumed(model, tmp_path, re
     assert np.array_equal(video.pts_seconds, stream.video.pts_seconds[: len(video)])
 
 
+@pytest.mark.slow
 def test_ctrl_c_publishes_what_is_compressed_and_exits_with_130(tmp_path, recording, processes):
     cache = FrameCache(tmp_path / "cache")
     with growing(recording.read_bytes(), tmp_path / "a.ts", seconds=3.0) as path:
         with following(processes, cache, path, "--fps", "4", "--publish-seconds", "1") as (child, output):
             entry = wait_for_frames(cache, 2)
             os.kill(child.pid, signal.SIGINT)
-            child.join(20)
+            child.join(60)
             assert child.exitcode == 130
         text = output.read_text()
     assert "interrupted; go on with" in text

@@ -3,7 +3,6 @@ are compared, bit by bit, with a plain decode of everything from the first packe
 
 import contextlib
 import gc
-import importlib.util
 import logging
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from clips import (
 from PIL import Image
 
 import voco_video.decoding as decoding
+from voco_video.backends import check_backend
 from voco_video.demuxing import Source, scan
 from voco_video.errors import UsageError, VideoError
 from voco_video.frames import Fit, FrameBatch, FrameScaler, Orientation, display_size, plan_layout
@@ -60,8 +60,10 @@ def bframes(folder):
 
 @pytest.fixture(params=BACKENDS)
 def backend(request):
-    if importlib.util.find_spec("av" if request.param == "pyav" else request.param) is None:
-        pytest.skip(f"{request.param} is not installed")
+    try:
+        check_backend(request.param)
+    except UsageError as error:  # not installed, or torchcodec without the system's FFmpeg libraries
+        pytest.skip(str(error))
     return request.param
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from voco_video.backbone import CACHE_ARGUMENT
 from voco_video.errors import UsageError
 from voco_video.model import Prefix, VocoModel
 
@@ -198,10 +199,10 @@ def generate(
         output = model.backbone.model.generate(
             input_ids,
             generation_config=_generation_config(model, options),
-            past_key_values=prefix.to_cache(len(prompts)) if prefix.length else None,
             attention_mask=attention_mask,
             position_ids=prefix.text_start + (mask.cumsum(1) - 1).clamp_min(0),
             streamer=streamer,
+            **{CACHE_ARGUMENT: prefix.to_cache(len(prompts)) if prefix.length else None},
         )
     new_ids = output.sequences[:, input_ids.shape[1] :]  # [B, A]
     log_probs = torch.stack([step.float().log_softmax(-1) for step in output.logits], dim=1)  # [B, A, vocabulary]
@@ -231,8 +232,8 @@ def frame_attention(
         layers = model.backbone.decoder(
             inputs_embeds=model.backbone.embed(tokens),
             position_ids=positions[None],
-            past_key_values=prefix.to_cache(),
             output_attentions=True,
+            **{CACHE_ARGUMENT: prefix.to_cache()},
         ).attentions
     mean = torch.stack([layer[0, :, rows].float().mean((0, 1)) for layer in layers]).mean(0)  # [S + T]
     per_frame = mean[prefix.frame_slots.to(mean.device)].sum(-1).cpu().numpy().astype(np.float64)  # [F]

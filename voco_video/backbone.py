@@ -13,10 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from voco_video.backbones import Family, ImageSettings, PromptTemplate, family_of, image_settings
 from voco_video.errors import ModelError
 from voco_video.positions import frame_positions
+
+CACHE_ARGUMENT = "cache" if "cache" in BaseModelOutputWithPast.__annotations__ else "past_key_values"
+"""What the library calls the keys and values that a forward pass goes on from: its 5.24 renamed `past_key_values`."""
 
 __all__ = ["Backbone", "ImageSettings", "PromptTemplate", "image_settings"]
 
@@ -161,7 +165,7 @@ class Backbone:
 
         Args:
             grid: as in `frame_positions`.
-            options: of the decoder, such as ``past_key_values``.
+            options: of the decoder, such as the cache (`CACHE_ARGUMENT`).
 
         Returns:
             The decoder's output: ``last_hidden_state`` ``[F, L, D]`` and what the options ask for.

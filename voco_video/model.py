@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from voco_video.adapters import adapters_off, base_parameters
-from voco_video.backbone import Backbone
+from voco_video.backbone import CACHE_ARGUMENT, Backbone
 from voco_video.errors import ModelError, UsageError
 from voco_video.positions import compact_positions, rotate_keys
 
@@ -241,7 +241,7 @@ class VocoModel(nn.Module):
         tails = [_TailLayer(num_kept) for _ in range(self.backbone.text_config.num_hidden_layers)]
         with adapters_off(self.backbone.decoder):  # those are for answering alone
             cache = Cache(layers=list(tails))
-            self.backbone.decode_frames(sequence, grid=grid, past_key_values=cache, use_cache=True)
+            self.backbone.decode_frames(sequence, grid=grid, use_cache=True, **{CACHE_ARGUMENT: cache})
         num_frames, length, _ = sequence.shape
         # VoCo tokens stand at one number; a vision token of several coordinates moves with the largest of them.
         positions = self.backbone.frame_positions(length, grid=grid).amax(0)[length - num_kept :].int()
@@ -297,7 +297,8 @@ class VocoModel(nn.Module):
         sequence = torch.cat([before, embeds])[None]  # [1, 1 + F * k, D]
         layers = [_TailLayer(sequence.shape[1]) for _ in range(self.backbone.text_config.num_hidden_layers)]
         with self.answering("embeds"):
-            self.backbone.decoder(inputs_embeds=sequence, past_key_values=Cache(layers=list(layers)), use_cache=True)
+            cache = {CACHE_ARGUMENT: Cache(layers=list(layers))}
+            self.backbone.decoder(inputs_embeds=sequence, use_cache=True, **cache)
         slots = torch.arange(before.shape[0], sequence.shape[1]).view(tokens.num_frames, -1)
         return Prefix(tuple((layer.keys, layer.values) for layer in layers), sequence.shape[1], slots, "embeds")
 
@@ -331,8 +332,8 @@ class VocoModel(nn.Module):
             hidden = self.backbone.decoder(
                 inputs_embeds=self.backbone.embed(input_ids),
                 position_ids=positions[None].expand(batch_size, -1),
-                past_key_values=prefix.to_cache(batch_size),
                 use_cache=True,
+                **{CACHE_ARGUMENT: prefix.to_cache(batch_size)},
             ).last_hidden_state
         logits = self.backbone.logits(hidden)  # [B, T, vocabulary]
         if labels is None:

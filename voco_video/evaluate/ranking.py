@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from voco_video.backbone import Backbone
+from voco_video.backbone import CACHE_ARGUMENT, Backbone
 from voco_video.data.samples import Dataset
 from voco_video.errors import ModelError, UsageError
 from voco_video.model import Prefix, VocoModel
@@ -204,8 +204,8 @@ def _hidden_states(model: VocoModel, prefix: Prefix, prompt: Sequence[int], trie
             inputs_embeds=model.backbone.embed(token_ids)[None],
             attention_mask=_mask(prefix.length, length, trie).to(device, model.backbone.dtype),
             position_ids=(prefix.text_start + offsets)[None].to(device),
-            past_key_values=prefix.to_cache(),
             use_cache=True,
+            **{CACHE_ARGUMENT: prefix.to_cache()},
         ).last_hidden_state
     return hidden[0, length - 1 :]
 
