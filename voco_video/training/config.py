@@ -16,6 +16,7 @@ from voco_video.model import Form
 
 Stage = Literal["image", "video"]
 Mode = Literal["joint", "cached"]
+FormChoice = Literal["kv", "embeds", "both"]
 Precision = Literal["float32", "bfloat16"]
 Schedule = Literal["cosine", "linear", "constant"]
 OptimizerName = Literal["adamw", "muon"]
@@ -39,8 +40,9 @@ class TrainConfig:
     """`image`: one frame per sample. `video`: a time series of frames per sample."""
     mode: Mode = "joint"
     """`joint`: gradients flow through the compressor. `cached`: frames come from the frame cache, only text runs."""
-    form: Form = "kv"
-    """What text sees of a VoCo token: `kv` (keys and values of all layers) or `embeds` (last state, fed back)."""
+    form: FormChoice = "kv"
+    """What text sees of a VoCo token: `kv` (keys and values of all layers), `embeds` (last state, fed back), or `both`
+    in turn."""
 
     dataset: str = "moving-shapes"
     """`moving-shapes` (drawn in memory), `msvd`, `msrvtt`, `activitynet`, `llava-mix665k`, or a conversations .json."""
@@ -94,7 +96,8 @@ class TrainConfig:
     num_voco_token_choices: tuple[int, ...] = ()
     """Elastic K: each step draws k from these; empty takes all K every time."""
     full_visibility_fraction: float = 0.0
-    """Share of steps in which text sees all vision tokens, so that the uncompressed path stays alive."""
+    """Share of steps in which text sees all vision tokens, so that the uncompressed path stays alive. In mode `cached`
+    they come from cache entries of compressor `full`."""
     distillation_weight: float = 0.0
     """Weight of the divergence from the model's own full-visibility answers (doubles the cost of a step)."""
 
@@ -177,10 +180,13 @@ class TrainConfig:
             raise UsageError(f"mode 'cached' cannot train the compressor; set {', '.join(compressing)} to false")
         if self.stage == "image":
             raise UsageError("mode 'cached' reads videos from the frame cache; set stage to video")
-        if self.full_visibility_fraction or self.distillation_weight:
-            raise UsageError(
-                "a frame cache holds no vision tokens; set full_visibility_fraction and distillation_weight to 0"
-            )
+        if self.distillation_weight:
+            raise UsageError("in mode 'cached' there is no forward pass to distil from; set distillation_weight to 0")
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """The forms that steps draw from."""
+        return get_args(Form) if self.form == "both" else (self.form,)
 
     def describe(self) -> dict[str, Any]:
         """The options as plain values, as they are written beside a run's results."""
@@ -190,7 +196,7 @@ class TrainConfig:
 _CHOICES: dict[str, tuple[str, ...]] = {
     "stage": get_args(Stage),
     "mode": get_args(Mode),
-    "form": get_args(Form),
+    "form": get_args(FormChoice),
     "precision": get_args(Precision),
     "schedule": get_args(Schedule),
     "optimizer": get_args(OptimizerName),
