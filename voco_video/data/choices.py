@@ -16,7 +16,8 @@ _LABEL = re.compile(r"\(?([A-Z])[.):]\s*")
 _ALONE = re.compile(r"[^\w\s]*([A-Z])[^\w\s]*", re.IGNORECASE)
 _FIRST = re.compile(r"[^\w\s]*([A-Z])(?:\s*[^\w\s'’-].*|\s*\n.*)", re.IGNORECASE | re.DOTALL)
 _SAID = re.compile(
-    r"\b(?:answer|option|choice)(?:\s+is)?(?:\s+option)?\s*:?\s*[^\w\s]*([A-Z])(?=[^\w\s'’-]|\s*$)", re.IGNORECASE
+    r"\b(?:answer|option|choice)(?:\s+is)?(?:\s+option)?\s*:?\s*[^\w\s]*([A-Z])(?=[^\w\s'’-]|\s*$|\s+(?:or|and)\b)",
+    re.IGNORECASE,
 )
 _BRACKETED = re.compile(r"\(([A-Z])\)")
 

@@ -239,7 +239,7 @@ def load_predictions(
         layout, entries = own.layout, _as_entries(own.predictions)
     else:
         words = Path(vocabulary) if vocabulary else find_vocabulary([references.annotations[0].parent, path.parent])
-        layout, entries = read_entries(path, vocabulary=words)
+        layout, entries = read_entries(path, vocabulary=words, is_multiple_choice=references.is_multiple_choice)
     matching = match_entries(path, entries, references)
     return LoadedPredictions(
         tuple(

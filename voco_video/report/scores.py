@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from voco_video.bootstrap import Estimate
-from voco_video.data.choices import read_letter
+from voco_video.data.choices import LETTERS, read_letter
 from voco_video.data.datasets import published_size
-from voco_video.data.predictions import LoadedPredictions, load_predictions, read_run_info
+from voco_video.data.predictions import LoadedPredictions, Prediction, load_predictions, read_run_info
 from voco_video.data.samples import Dataset
 from voco_video.metrics import MEANS, Scores, official_free, score, with_answers
 from voco_video.report.charts import draw_by_group
@@ -218,11 +219,22 @@ def _notes(loaded: LoadedPredictions, dataset: str, split: str, judgement: Judge
 def _notes_on_choices(loaded: LoadedPredictions) -> list[str]:
     notes, total = [], len(loaded.predictions)
     if num_secret := total - len(with_answers(loaded.predictions)):
-        notes.append(f"{num_secret} of {total} questions have no public answer and are not scored.")
-    texts = [(one.prediction, one.options) for one in loaded.predictions if one.options and one.prediction is not None]
-    if num_unread := sum(read_letter(text, options) is None for text, options in texts):
-        notes.append(f"{num_unread} of {len(texts)} answers name none of the options and count as wrong.")
+        notes.append(
+            f"{num_secret} of {total} questions have no public answer and are not scored. The report's "
+            ".submission.json has the place of each chosen option, from 0, by question id, as EgoSchema takes it."
+        )
+    answered = [one for one in loaded.predictions if one.options and one.prediction is not None]
+    if num_unread := len(answered) - len(chosen_places(answered)):
+        notes.append(f"{num_unread} of {len(answered)} answers name none of the options and count as wrong.")
+    if choices := [1 / len(one.options) for one in with_answers(loaded.predictions) if one.options]:
+        notes.append(f"Guessing gets {100 * sum(choices) / len(choices):.2f} % of all questions right.")
     return notes
+
+
+def chosen_places(predictions: Sequence[Prediction]) -> dict[str, int]:
+    """The place of each option that an answer names, from 0, by question id."""
+    letters = {one.question_id: read_letter(one.prediction or "", one.options) for one in predictions}
+    return {question_id: LETTERS.index(letter) for question_id, letter in letters.items() if letter}
 
 
 def _note_on_free(loaded: LoadedPredictions) -> str:
@@ -268,7 +280,8 @@ def default_stem(predictions: Path) -> Path:
 
 
 def write_report(report: Report, stem: Path) -> tuple[Path, ...]:
-    """Write STEM.json, STEM.md and STEM.png, and with a judge STEM.verdicts.jsonl.
+    """Write STEM.json, STEM.md and STEM.png, with a judge STEM.verdicts.jsonl, and STEM.submission.json where questions
+    have no public answer.
 
     Raises:
         UsageError: one of them is the predictions themselves.
@@ -280,6 +293,9 @@ def write_report(report: Report, stem: Path) -> tuple[Path, ...]:
     }
     if report.judgement is not None:
         files[".verdicts.jsonl"] = "".join(f"{one.to_json()}\n" for one in report.judgement.questions)
+    predictions = report.loaded.predictions
+    if len(with_answers(predictions)) < len(predictions):
+        files[".submission.json"] = json.dumps(chosen_places(predictions)) + "\n"
     first = report.scores.metrics[0]
     series = {NAMES[first]: {group.name: group[first] for group in report.scores.groups}}
     if report.judgement is not None:
