@@ -226,7 +226,7 @@ def without(row: dict[str, Any], name: str) -> dict[str, Any]:
     ("dataset", "content", "message"),
     [
         (
-            "egoschema",
+            "egoschema val",
             {"questions.json": [EGO]},
             r"questions\.json: subset_answers\.json, which says what the val split",
         ),
@@ -238,7 +238,7 @@ def without(row: dict[str, Any], name: str) -> dict[str, Any]:
             r"row 1: has 1 options, but has to have 2 to 26",
         ),
         (
-            "egoschema",
+            "egoschema test",
             {"questions.json": [EGO], "subset_answers.json": {"a": 2}},
             r"row 1: answer is '2', but .* 0 to 1",
         ),

@@ -16,7 +16,7 @@ import torch
 from voco_video.evaluate.ranking import Ranker
 from voco_video.model import Prefix, VocoModel
 
-_NUM_DIGITS = 6  # the others would make files longer, and threads move them
+_NUM_DIGITS = 4  # float32 knows no more of sums in the hundreds
 
 
 def score_options(
