@@ -9,7 +9,7 @@ from collections.abc import Sequence
 LETTERS = string.ascii_uppercase
 
 LETTER_PROMPT = "{question}\n{options}\nAnswer with the option's letter from the given choices directly."
-"""LLaVA-1.5's format for multiple choice (Liu et al., arXiv:2310.03744, table 8), which most scorers ask with."""
+"""LLaVA-1.5's format for multiple choice (Liu et al., arXiv:2310.03744), which most scorers ask with."""
 
 _PLACEHOLDERS = re.compile(r"\{(question|options)\}")
 _LABEL = re.compile(r"\(?([A-Z])[.):]\s*")
