@@ -429,11 +429,11 @@ def test_voco_tiny_chooses_what_it_would_say(tmp_path, cache_dir):
     options = EvalOptions(num_frames=8, answer_by="likelihood")
     result = evaluate(model, data, options=options, out=tmp_path / "out")
     scores = score(read_predictions(result.predictions["k8"]), dataset="nextqa")
-    assert scores.overall["accuracy"].value > 0.8
-    assert scores.overall["accuracy_plain"].value > 0.8
+    assert scores.overall["accuracy"].value > 0.9
+    assert scores.overall["accuracy_plain"].value > 0.9
     blind = evaluate(model, data, options=replace(options, compressor="none"), out=tmp_path / "blind")
     guessed = score(read_predictions(blind.predictions["none"])).overall["accuracy"]
-    assert guessed.value < 0.6
+    assert guessed.value < 0.45
     assert math.isfinite(guessed.low)
 
 
