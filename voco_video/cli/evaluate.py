@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voco_video.cli import options as opt
-from voco_video.cli.data import SplitChoice
 from voco_video.cli.output import print_json, print_table
 from voco_video.errors import UsageError
 
@@ -37,12 +36,28 @@ class DatasetChoice(str, Enum):
     msvd = "msvd"
     msrvtt = "msrvtt"
     activitynet = "activitynet"
+    egoschema = "egoschema"
+    nextqa = "nextqa"
+    videomme = "videomme"
+    mlvu = "mlvu"
+
+
+class AnswerByChoice(str, Enum):
+    """How multiple choice is answered."""
+
+    letter = "letter"
+    likelihood = "likelihood"
 
 
 def evaluate(
-    dataset: Annotated[DatasetChoice, typer.Argument(help="msvd, msrvtt or activitynet.", metavar="DATASET")],
+    dataset: Annotated[
+        DatasetChoice,
+        typer.Argument(
+            help="msvd, msrvtt or activitynet; multiple choice: egoschema, nextqa, videomme or mlvu.", metavar="DATASET"
+        ),
+    ],
     root: Annotated[Path, typer.Option(help="The folder with the videos.", metavar="DIR")] = Path(),
-    split: Annotated[SplitChoice, typer.Option(help="Which part of the set.")] = SplitChoice.test,
+    split: opt.Split = None,
     annotations: Annotated[
         Path | None,
         typer.Option(help="Annotations that are elsewhere: a file, or a folder to look in. [default: --root]"),
@@ -73,7 +88,17 @@ def evaluate(
     form: opt.Form = None,
     storage: opt.Storage = opt.StorageChoice.native,
     max_new_tokens: Annotated[int, typer.Option(help="Cut an answer after this many tokens.")] = 16,
-    prompt: Annotated[str, typer.Option(help="What the model is asked, {question} being the question.")] = "{question}",
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="What the model is asked, {question} being the question, {options} its options under letters. "
+            "[default: the question; for letters also the options, and to answer with one]"
+        ),
+    ] = None,
+    answer_by: Annotated[
+        AnswerByChoice,
+        typer.Option(help="Multiple choice: generate a letter, or take the option that is the likeliest answer."),
+    ] = AnswerByChoice.letter,
     questions_per_batch: Annotated[int, typer.Option(help="Questions on one video per forward pass.")] = 32,
     rank_vocabulary: Annotated[
         int,
@@ -90,7 +115,7 @@ def evaluate(
     cache_dir: opt.CacheDir = None,
     json: opt.Json = False,
 ) -> None:
-    """Evaluate a model on a video question-answering set.
+    """Evaluate a model on a video question-answering or multiple-choice set.
 
     Each video is compressed once, or found in the cache, and all its questions are answered over the same frames. The
     same command goes on where an interrupted one stopped, and costs nothing where everything is done. The predictions
@@ -101,6 +126,7 @@ def evaluate(
       voco-video eval msvd --root data/MSVD
       voco-video eval activitynet --root data/activitynet --split val --num-frames 32 --num-voco-tokens 1,2,4,8
       voco-video eval msrvtt --root data/MSRVTT --limit 1000 --rank-vocabulary 1000 --num-workers 4
+      voco-video eval videomme --root data/Video-MME --answer-by likelihood
       torchrun --nproc-per-node 8 --no-python voco-video eval msvd --root data/MSVD --model ./my-checkpoint
     """
     check_for_matplotlib()
@@ -120,14 +146,15 @@ def evaluate(
         decoder=decoder.value,
         max_new_tokens=max_new_tokens,
         prompt=prompt,
+        answer_by=answer_by.value,
         questions_per_batch=questions_per_batch,
         limit=limit,
         seed=seed,
         skip_missing=skip_missing,
     )
-    data = load_dataset(dataset.value, root, split=split.value, annotations=annotations)
+    data = load_dataset(dataset.value, root, split=split.value if split else None, annotations=annotations)
     options = with_vocabulary(options, rank_vocabulary, data, root=root, annotations=annotations)
-    folder = out or Path("runs/eval") / f"{dataset.value}-{split.value}-{Path(model).name}"
+    folder = out or Path("runs/eval") / f"{data.name}-{data.split}-{Path(model).name}{suffix_of(options)}"
     load = partial(
         load_for_rank, path=model, device=device, dtype=dtype, attn_implementation=attention, cache_dir=cache_dir
     )
@@ -148,6 +175,11 @@ def evaluate(
         print_result(result, reports, json=json)
 
 
+def suffix_of(options: EvalOptions) -> str:
+    """What keeps runs that answer otherwise apart where no folder is named."""
+    return "" if options.answer_by == "letter" else f"-{options.answer_by}"
+
+
 def parse_budgets(text: str | None) -> tuple[int, ...]:
     """``"1,2,4"`` to budgets.
 
@@ -166,11 +198,13 @@ def with_vocabulary(
     """The options with the commonest answers of the training split, whose annotations lie beside the split's own.
 
     Raises:
-        UsageError: a size below 0.
+        UsageError: a size below 0, or a multiple-choice set.
         DataError: the training split's annotations are not there.
     """
     if size == 0:
         return options
+    if data.is_multiple_choice:
+        raise UsageError(f"--rank-vocabulary {size}: {data.name} is multiple choice; use --answer-by likelihood")
     from voco_video.data.datasets import load_dataset
     from voco_video.evaluate import answer_vocabulary
 

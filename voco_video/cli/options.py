@@ -31,6 +31,14 @@ class DecoderChoice(str, Enum):
     torchcodec = "torchcodec"
 
 
+class SplitChoice(str, Enum):
+    """A part of a data set."""
+
+    train = "train"
+    val = "val"
+    test = "test"
+
+
 _SAMPLING, _MODEL, _OUTPUT = "Sampling", "Model", "Output"
 
 Model = Annotated[str, typer.Option(help="Checkpoint folder, cached hub id, or embedded model.", metavar="PATH")]
@@ -69,6 +77,12 @@ Attention = Annotated[str, typer.Option("--attention", help="sdpa, flash_attenti
 Decoder = Annotated[DecoderChoice, typer.Option(help="What decodes the video.")]
 CacheDir = Annotated[
     Path | None, typer.Option(help="Frame cache. [default: $VOCO_VIDEO_CACHE_DIR or ~/.cache/voco-video]")
+]
+Split = Annotated[
+    SplitChoice | None,
+    typer.Option(
+        help="Which part of the set. [default: test; of egoschema and mlvu, whose test answers are not public, val]"
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Compress again even where the cache has the video.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]

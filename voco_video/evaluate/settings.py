@@ -25,7 +25,12 @@ def run_settings(
     options: EvalOptions,
 ) -> dict[str, Any]:
     """Everything but the budget that predictions depend on, as JSON values; two runs with equal settings are one."""
-    questions = [(one.video, t.question_id, t.question, t.answer) for one in asked for t in one.turns]
+    is_choice = dataset.is_multiple_choice
+    questions = [
+        (one.video, t.question_id, t.question, t.answer, *((t.options,) if is_choice else ()))
+        for one in asked
+        for t in one.turns
+    ]
     # A key's settings are the same for every file; of this one it is known that it is there.
     cache = cache_key(
         model.voco,
@@ -45,7 +50,8 @@ def run_settings(
         "model_fingerprint": cache.model_fingerprint,
         "answering_fingerprint": answering_fingerprint(model.voco),
         "cache": dict(cache.settings),
-        "prompt": options.prompt,
+        "prompt": options.prompt_for(is_multiple_choice=is_choice),
+        **({"answer_by": options.answer_by} if is_choice else {}),
         "max_new_tokens": options.max_new_tokens,
         "questions_per_batch": options.questions_per_batch,
         "rank_vocabulary": len(options.vocabulary),
