@@ -104,6 +104,23 @@ def test_rotary_embeddings_that_depend_on_length_are_refused():
         model.prefix(tokens)
 
 
+def test_keys_and_values_are_a_whole_pass_without_the_rest_of_the_last_layer(model, vision_tokens):
+    ran = []
+    last = model.backbone.decoder.layers[-1]
+    hooks = [part.register_forward_hook(lambda *_: ran.append(1)) for part in (last.self_attn.o_proj, last.mlp)]
+    tokens = model.compress(vision_tokens)
+    assert not ran
+    with torch.inference_mode():
+        out = model.backbone.decoder(inputs_embeds=model.frame_sequence(vision_tokens), use_cache=True)
+    assert len(ran) == 2
+    for hook in hooks:
+        hook.remove()
+    k = model.num_voco_tokens
+    for layer, kept in enumerate(out[CACHE_ARGUMENT].layers):
+        torch.testing.assert_close(tokens.keys[:, layer], kept.keys[:, :, -k:], rtol=0, atol=0)
+        torch.testing.assert_close(tokens.values[:, layer], kept.values[:, :, -k:], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("form", ["kv", "embeds"])
 def test_slice_equals_compressing_only_those_frames(model, vision_tokens, form):
     whole = model.compress(vision_tokens, form=form)[2:5]
