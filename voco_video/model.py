@@ -158,12 +158,12 @@ class _TailLayer(DynamicLayer):
         return key_states, value_states
 
 
-class _PassIsOver(Exception):
+class _PassIsOver(Exception):  # noqa: N818  # nothing is wrong
     """Everything that was wanted of a pass through the decoder is in its cache."""
 
 
 class _LastTailLayer(_TailLayer):
-    """The last layer's: once it has its keys and values, that layer's attention and MLP would be computed for nobody."""
+    """The last layer's: once that has its keys and values, nobody wants its attention and MLP."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         super().update(key_states, value_states)
