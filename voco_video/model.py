@@ -11,7 +11,7 @@ Source: VoCo-LLaMA (arXiv:2406.12275), section 3; the two passes agree with its 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -158,6 +158,18 @@ class _TailLayer(DynamicLayer):
         return key_states, value_states
 
 
+class _PassIsOver(Exception):  # noqa: N818  # nothing is wrong
+    """Everything that was wanted of a pass through the decoder is in its cache."""
+
+
+class _LastTailLayer(_TailLayer):
+    """The last layer's: once that has its keys and values, nobody wants its attention and MLP."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        super().update(key_states, value_states)
+        raise _PassIsOver
+
+
 class VocoModel(nn.Module):
     """Compresses frames to VoCo tokens and answers from them.
 
@@ -238,8 +250,9 @@ class VocoModel(nn.Module):
             num_kept: how many positions, at most L.
             grid: rows and columns of the vision tokens in it where they are not the tower's own.
         """
-        tails = [_TailLayer(num_kept) for _ in range(self.backbone.text_config.num_hidden_layers)]
-        with adapters_off(self.backbone.decoder):  # those are for answering alone
+        tails = [_TailLayer(num_kept) for _ in range(self.backbone.text_config.num_hidden_layers - 1)]
+        tails.append(_LastTailLayer(num_kept))
+        with adapters_off(self.backbone.decoder), suppress(_PassIsOver):  # adapters are for answering alone
             cache = Cache(layers=list(tails))
             self.backbone.decode_frames(sequence, grid=grid, use_cache=True, **{CACHE_ARGUMENT: cache})
         num_frames, length, _ = sequence.shape
