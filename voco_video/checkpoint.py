@@ -8,6 +8,7 @@ voco.safetensors        voco_embeds [K, D]
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,23 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForImageTextToText
 
 from voco_video.adapters import adapted_layers, adapter_weights, load_adapters, save_adapters
 from voco_video.backbone import Backbone, ImageSettings, PromptTemplate
 from voco_video.backbones import family_of
-from voco_video.checkpoint_files import read_config, read_image_processor, read_tokenizer
+from voco_video.checkpoint_files import (
+    read_config,
+    read_image_processor,
+    read_tokenizer,
+    stored_weights,
+    weight_files,
+)
 from voco_video.errors import ModelError, UsageError
+from voco_video.loading import LoadOptions, WeightBits, load_image_text_model
 from voco_video.model import VocoModel
 from voco_video.published import PUBLISHED_MODEL_TYPE, PUBLISHED_NUM_VOCO_TOKENS, PublishedCheckpoint
 
 ASSETS = Path(__file__).parent / "assets"
-ATTENTION_IMPLEMENTATIONS = ("sdpa", "flash_attention_2", "eager")
 VOCO_CONFIG, VOCO_WEIGHTS = "voco_config.json", "voco.safetensors"
 
 
@@ -35,17 +41,17 @@ def load_voco_model(
     *,
     device: str = "auto",
     dtype: str = "auto",
-    attn_implementation: str = "sdpa",
+    attn_implementation: str = "auto",
+    device_map: str | Mapping[str, str | int] | None = None,
+    weight_bits: WeightBits = 16,
     num_voco_tokens: int | None = None,
 ) -> VocoModel:
     """Load a checkpoint for inference.
 
     Args:
-        path: a folder, a hub id already in the local Hugging Face cache, or the name of an embedded model
-            (``voco-tiny``).
-        device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``, ``cuda:1``, ...
-        dtype: ``auto`` (bfloat16 on CUDA, float32 elsewhere), ``float32``, ``bfloat16`` or ``float16``.
-        attn_implementation: ``sdpa``, ``flash_attention_2`` (the flash-attn extra) or ``eager``.
+        path: a folder, a hub id already in the local Hugging Face cache (``name`` or ``name@revision``), or the name of
+            an embedded model (``voco-tiny``).
+        device, dtype, attn_implementation, device_map, weight_bits: see `LoadOptions`.
         num_voco_tokens: for a published checkpoint, how many VoCo tokens a frame gets (2, as it was trained); for one
             without VoCo tokens, how many untrained ones to give it (none). Otherwise the checkpoint decides.
 
@@ -56,24 +62,23 @@ def load_voco_model(
     >>> load_voco_model("voco-tiny").num_voco_tokens
     8
     """
-    torch_device = resolve_device(device)
-    torch_dtype = resolve_dtype(dtype, torch_device)
-    if attn_implementation not in ATTENTION_IMPLEMENTATIONS:
-        raise UsageError(f"attention {attn_implementation!r} is not one of {', '.join(ATTENTION_IMPLEMENTATIONS)}")
+    options = LoadOptions(device, dtype, attn_implementation, device_map, weight_bits)
     folder = find_checkpoint(path)
     config = json.loads((folder / "config.json").read_text())
-    options = {"dtype": torch_dtype, "attn_implementation": attn_implementation}
     if config.get("model_type") == PUBLISHED_MODEL_TYPE:
-        return _load_published(open_published(folder, config), torch_device, options, num_voco_tokens)
-    return _load_hugging_face(folder, torch_device, options, num_voco_tokens)
+        return _load_published(open_published(folder, config), options, num_voco_tokens)
+    return _load_hugging_face(folder, options, num_voco_tokens)
 
 
-def save_voco_model(model: VocoModel, folder: str | Path, *, state_dict: dict[str, Tensor] | None = None) -> Path:
+def save_voco_model(
+    model: VocoModel, folder: str | Path, *, state_dict: dict[str, Tensor] | None = None, max_shard_size: str = "5GB"
+) -> Path:
     """Write a model as an ordinary Hugging Face folder plus its VoCo files; `load_voco_model` reads it back.
 
     Answering adapters stay apart, in a folder below: the weights that compress are written as they are without them.
 
     Args:
+        max_shard_size: of each file of weights.
         state_dict: weights by their names in ``model`` to write instead of its own: where they are sharded over
             processes, or adapters are merged into them.
 
@@ -90,7 +95,7 @@ def save_voco_model(model: VocoModel, folder: str | Path, *, state_dict: dict[st
         prefix = "language_and_vision."
         voco_embeds = state_dict["voco_embeds"]  # type: ignore[assignment]
         weights = {n.removeprefix(prefix): t for n, t in state_dict.items() if n.startswith(prefix)}
-    backbone.model.save_pretrained(folder, state_dict=weights)
+    backbone.model.save_pretrained(folder, state_dict=weights, max_shard_size=max_shard_size)
     if backbone.tokenizer is not None:
         backbone.tokenizer.save_pretrained(folder)
     write_voco_files(
@@ -177,44 +182,13 @@ def find_checkpoint(path: str | Path) -> Path:
         ) from error
 
 
-def resolve_device(device: str) -> torch.device:
-    """``auto`` or a device name to a device.
-
-    Raises:
-        UsageError: no such device here.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-        torch.empty(0, device=resolved)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {device!r} is not available here; use 'cpu' or leave it at 'auto'") from error
-    return resolved
-
-
-def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """``auto`` or a type name to a floating-point type.
-
-    Raises:
-        UsageError: not a type that weights are kept in.
-    """
-    if dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    names = ("float32", "bfloat16", "float16")
-    if dtype not in names:
-        raise UsageError(f"dtype {dtype!r} is not one of auto, {', '.join(names)}")
-    return getattr(torch, dtype)
-
-
-def _load_hugging_face(
-    folder: Path, device: torch.device, options: dict[str, Any], num_voco_tokens: int | None
-) -> VocoModel:
-    family_of(read_config(folder))  # before gigabytes are read
-    model = _from_pretrained(folder, **options)
+def _load_hugging_face(folder: Path, options: LoadOptions, num_voco_tokens: int | None) -> VocoModel:
+    config = read_config(folder)
+    family_of(config)  # before gigabytes are read
+    weights = stored_weights(weight_files(folder), dtype=options.torch_dtype)
+    model = load_image_text_model(config, weights, options, folder=folder)
     tokenizer = read_tokenizer(folder)
     answering_form: Any = load_adapters(model.get_decoder(), folder)
-    model.to(device).eval()
     if not (folder / VOCO_CONFIG).is_file():
         family = family_of(model.config)
         images = family.image_settings(read_image_processor(folder), model.config)
@@ -250,15 +224,6 @@ def without_voco_tokens(backbone: Backbone, num_voco_tokens: int | None = None) 
     return VocoModel(backbone, embeds, trained=False, about="Its VoCo tokens are untrained.").eval()
 
 
-def _from_pretrained(folder: Path, **options: Any) -> Any:
-    try:
-        return AutoModelForImageTextToText.from_pretrained(folder, **options)
-    except ImportError as error:
-        raise UsageError(f"{error}. Install the extra: pip install 'voco-video[flash-attn]', or use sdpa") from error
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load {folder}: {error}") from error
-
-
 # ---------------------------------------------------------------------- the published layouts
 
 
@@ -273,28 +238,13 @@ def open_published(folder: Path, settings: dict[str, Any]) -> PublishedCheckpoin
     return PublishedCheckpoint(folder, settings, beside if beside.is_dir() else find_checkpoint(name))
 
 
-def _load_published(
-    checkpoint: PublishedCheckpoint, device: torch.device, options: dict[str, Any], num_voco_tokens: int | None
-) -> VocoModel:
+def _load_published(checkpoint: PublishedCheckpoint, options: LoadOptions, num_voco_tokens: int | None) -> VocoModel:
     """LLaVA's names become the library's while files are read; ``<voco>``'s row becomes the VoCo embeddings."""
-    model = AutoModelForImageTextToText.from_config(checkpoint.config, **options)
-    missing = set(model.state_dict())
-    for shard in checkpoint.shards():
-        unexpected = model.load_state_dict(shard, strict=False).unexpected_keys
-        if unexpected:
-            raise ModelError(f"{checkpoint.folder}: unknown weights {unexpected[:3]}")
-        missing -= set(shard)
-    if missing:
-        raise ModelError(f"{checkpoint.folder}: missing weights {sorted(missing)[:3]}")
+    weights = checkpoint.stored_weights(options.torch_dtype)
+    model = load_image_text_model(checkpoint.config, weights, options, folder=checkpoint.folder)
     model.generation_config.eos_token_id = checkpoint.settings.get("eos_token_id")
     model.generation_config.pad_token_id = checkpoint.settings.get("pad_token_id")
-    backbone = Backbone(
-        model.to(device).eval(),
-        checkpoint.tokenizer,
-        checkpoint.images,
-        checkpoint.template,
-        checkpoint.chat_template,
-    )
+    backbone = Backbone(model, checkpoint.tokenizer, checkpoint.images, checkpoint.template, checkpoint.chat_template)
     if checkpoint.voco_token_id is None:
         return without_voco_tokens(backbone, num_voco_tokens)
     ids = [checkpoint.voco_token_id] * (num_voco_tokens or PUBLISHED_NUM_VOCO_TOKENS)

@@ -248,9 +248,13 @@ class VocoModel(nn.Module):
         return VocoTokens(
             "kv",
             positions=positions.repeat(num_frames, 1),
-            keys=torch.stack([tail.keys for tail in tails], dim=1),  # [F, layers, kv_heads, K, head_dim]
-            values=torch.stack([tail.values for tail in tails], dim=1),
+            keys=self._stacked([tail.keys for tail in tails]),  # [F, layers, kv_heads, K, head_dim]
+            values=self._stacked([tail.values for tail in tails]),
         )
+
+    def _stacked(self, layers: Sequence[Tensor]) -> Tensor:
+        """``[F, ...]`` of every layer, on whatever device it runs, to ``[F, layers, ...]`` on one."""
+        return torch.stack([layer.to(self.backbone.device) for layer in layers], dim=1)
 
     # ------------------------------------------------------------------ assemble
 
@@ -283,7 +287,9 @@ class VocoModel(nn.Module):
         )  # [layers, kv_heads, F * k, head_dim]
         values = self._by_layer(tokens.values)
         slots = torch.arange(tokens.num_frames * tokens.num_voco_tokens).view(tokens.num_frames, -1)
-        return Prefix(tuple((k[None], v[None]) for k, v in zip(keys, values)), text_start, slots)
+        devices = self.backbone.layer_devices
+        layers = tuple((k[None].to(device), v[None].to(device)) for k, v, device in zip(keys, values, devices))
+        return Prefix(layers, text_start, slots)
 
     def _by_layer(self, tensor: Tensor) -> Tensor:
         """``[F, layers, kv_heads, k, head_dim] -> [layers, kv_heads, F * k, head_dim]``, contiguous, on the device."""
