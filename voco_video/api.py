@@ -33,6 +33,7 @@ from voco_video.compress import (
     tokens_per_frame,
 )
 from voco_video.errors import CacheError, ModelError, UsageError
+from voco_video.fingerprints import remembered
 from voco_video.loading import WeightBits
 from voco_video.model import Prefix, VocoModel, VocoTokens
 from voco_video.sampling import Sampling
@@ -96,8 +97,12 @@ class VideoModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """64 hex digits over the compressing weights, computed once; do not train the model while this is in use."""
-        return self.voco.fingerprint()
+        """64 hex digits over the compressing weights, computed once; do not train the model while this is in use.
+
+        That of a large checkpoint is remembered in the cache's folder from run to run, see `voco_video.fingerprints`.
+        """
+        what = f"compressing {self.voco.backbone.template}"
+        return remembered(self.voco, self.voco.fingerprint, what=what, cache_dir=self.cache.cache_dir)
 
     def compress(
         self,

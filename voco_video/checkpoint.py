@@ -21,6 +21,7 @@ from voco_video.adapters import adapted_layers, adapter_weights, load_adapters, 
 from voco_video.backbone import Backbone, ImageSettings, PromptTemplate
 from voco_video.backbones import family_of
 from voco_video.checkpoint_files import (
+    FileState,
     read_config,
     read_image_processor,
     read_tokenizer,
@@ -66,8 +67,20 @@ def load_voco_model(
     folder = find_checkpoint(path)
     config = json.loads((folder / "config.json").read_text())
     if config.get("model_type") == PUBLISHED_MODEL_TYPE:
-        return _load_published(open_published(folder, config), options, num_voco_tokens)
-    return _load_hugging_face(folder, options, num_voco_tokens)
+        checkpoint = open_published(folder, config)
+        sources = _states(checkpoint.folder) + _states(checkpoint.tower)  # before they are read
+        model = _load_published(checkpoint, options, num_voco_tokens)
+    else:
+        sources = _states(folder)
+        model = _load_hugging_face(folder, options, num_voco_tokens)
+    model.sources = sources
+    return model
+
+
+def _states(folder: Path) -> tuple[FileState, ...]:
+    """Every file below a checkpoint's folder that weights may come from, and its settings."""
+    kinds = ("*.safetensors", "*.bin", "*.json")
+    return tuple(FileState.of(path) for path in sorted(p for kind in kinds for p in folder.rglob(kind)))
 
 
 def save_voco_model(

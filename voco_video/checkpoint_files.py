@@ -76,6 +76,28 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
+class FileState:
+    """What tells a file that was changed or replaced from what it was, without reading it."""
+
+    path: str
+    size_bytes: int
+    mtime_ns: int
+    inode: int
+    device: int
+
+    @staticmethod
+    def of(path: Path) -> FileState:
+        """As it is now.
+
+        Raises:
+            OSError: it is not there.
+        """
+        path = path.resolve()  # a hub's snapshot is of links
+        stat = path.stat()
+        return FileState(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_dev)
+
+
+@dataclass(frozen=True)
 class StoredWeight:
     """One tensor of a file, read when it is indexed and let go with the tensor that this gives.
 

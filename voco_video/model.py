@@ -22,6 +22,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from voco_video.adapters import adapters_off, base_parameters
 from voco_video.backbone import CACHE_ARGUMENT, Backbone
+from voco_video.checkpoint_files import FileState
 from voco_video.errors import ModelError, UsageError
 from voco_video.positions import compact_positions, rotate_keys
 
@@ -167,7 +168,12 @@ class VocoModel(nn.Module):
         trained: False marks weights that have learned nothing yet; answers then say so.
         about: one sentence on what the weights know, shown to users.
         answering_form: the form that answering adapters were trained on; with the other one they stay off.
+
+    Attributes:
+        sources: the files that all weights came from, as they were then; empty where they came from elsewhere.
     """
+
+    sources: tuple[FileState, ...] = ()
 
     def __init__(
         self,
