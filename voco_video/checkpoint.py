@@ -22,18 +22,18 @@ from voco_video.backbone import Backbone, ImageSettings, PromptTemplate
 from voco_video.backbones import family_of
 from voco_video.checkpoint_files import (
     FileState,
+    find_checkpoint,
     read_config,
     read_image_processor,
     read_tokenizer,
     stored_weights,
     weight_files,
 )
-from voco_video.errors import ModelError, UsageError
+from voco_video.errors import UsageError
 from voco_video.loading import LoadOptions, WeightBits, load_image_text_model
 from voco_video.model import VocoModel
 from voco_video.published import PUBLISHED_MODEL_TYPE, PUBLISHED_NUM_VOCO_TOKENS, PublishedCheckpoint
 
-ASSETS = Path(__file__).parent / "assets"
 VOCO_CONFIG, VOCO_WEIGHTS = "voco_config.json", "voco.safetensors"
 
 
@@ -168,31 +168,6 @@ def write_voco_files(
     (folder / VOCO_CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
     processor = family_of(config).processor_settings(images, config)
     (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
-
-
-def find_checkpoint(path: str | Path) -> Path:
-    """The folder of a checkpoint: a path, an embedded model's name, or a hub id in the local Hugging Face cache.
-
-    Raises:
-        ModelError: nothing of that name is here; nothing is downloaded.
-    """
-    folder = Path(path).expanduser()
-    embedded = ASSETS / str(path)
-    for candidate in (folder, embedded):
-        if (candidate / "config.json").is_file():
-            return candidate
-    if folder.is_dir():
-        raise ModelError(f"{folder} holds no config.json, so it is not a checkpoint folder")
-    known = ", ".join(sorted(p.name for p in ASSETS.iterdir() if p.is_dir())) if ASSETS.is_dir() else "none"
-    try:
-        from huggingface_hub import snapshot_download
-
-        return Path(snapshot_download(str(path), local_files_only=True))
-    except Exception as error:
-        raise ModelError(
-            f"no checkpoint {str(path)!r}: not a folder, not an embedded model ({known}), and not in the local Hugging "
-            f"Face cache. Fetch a hub model first with `hf download {path}`"
-        ) from error
 
 
 def _load_hugging_face(folder: Path, options: LoadOptions, num_voco_tokens: int | None) -> VocoModel:

@@ -16,8 +16,38 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
 from voco_video.errors import ModelError
 
+ASSETS = Path(__file__).parent / "assets"
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The folder of a checkpoint: a path, an embedded model's name, or a hub id in the local Hugging Face cache.
+
+    Args:
+        path: ``name@revision`` pins a hub id to a branch, a tag or a commit.
+
+    Raises:
+        ModelError: nothing of that name is here; nothing is downloaded.
+    """
+    folder = Path(path).expanduser()
+    for candidate in (folder, ASSETS / str(path)):
+        if (candidate / "config.json").is_file():
+            return candidate
+    if folder.is_dir():
+        raise ModelError(f"{folder} holds no config.json, so it is not a checkpoint folder")
+    known = ", ".join(sorted(p.name for p in ASSETS.iterdir() if p.is_dir())) if ASSETS.is_dir() else "none"
+    name, _, revision = str(path).partition("@")
+    try:
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(name, revision=revision or None, local_files_only=True))
+    except Exception as error:
+        fetch = f"hf download {name}" + (f" --revision {revision}" if revision else "")
+        raise ModelError(
+            f"no checkpoint {str(path)!r}: not a folder, not an embedded model ({known}), and not in the local Hugging "
+            f"Face cache. Fetch a hub model first with `{fetch}`"
+        ) from error
 
 
 def read_config(folder: Path) -> Any:
