@@ -3,12 +3,14 @@
 config.json, *.safetensors, tokenizer files, preprocessor_config.json      the image-text model, untouched
 voco_config.json        num_voco_tokens, token ids of the templates, trained, about
 voco.safetensors        voco_embeds [K, D]
+
+`save_voco_adapter` writes what was trained alone, beside a base that stays where it is (`voco_video.adapter_folder`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from voco_video.adapters import adapted_layers, adapter_weights, load_adapters, save_adapters
+from voco_video.adapter_folder import Base, apply_changes, base_of, write_changes
+from voco_video.adapters import (
+    adapted_layers,
+    adapter_settings,
+    adapter_weights,
+    load_adapters,
+    remove_adapters,
+    save_adapters,
+)
 from voco_video.backbone import Backbone, ImageSettings, PromptTemplate
 from voco_video.backbones import family_of
 from voco_video.checkpoint_files import (
+    VOCO_CONFIG,
+    VOCO_WEIGHTS,
     FileState,
     find_checkpoint,
     read_config,
@@ -33,8 +45,6 @@ from voco_video.errors import UsageError
 from voco_video.loading import LoadOptions, WeightBits, load_image_text_model
 from voco_video.model import VocoModel
 from voco_video.published import PUBLISHED_MODEL_TYPE, PUBLISHED_NUM_VOCO_TOKENS, PublishedCheckpoint
-
-VOCO_CONFIG, VOCO_WEIGHTS = "voco_config.json", "voco.safetensors"
 
 
 def load_voco_model(
@@ -64,7 +74,17 @@ def load_voco_model(
     8
     """
     options = LoadOptions(device, dtype, attn_implementation, device_map, weight_bits)
-    folder = find_checkpoint(path)
+    return _load(find_checkpoint(path), options, num_voco_tokens)
+
+
+def _load(folder: Path, options: LoadOptions, num_voco_tokens: int | None) -> VocoModel:
+    base = base_of(folder)
+    if base is not None:
+        model = _load(find_checkpoint(base.name), options, None)
+        sources = model.sources + _states(folder)
+        model = _with_adapter(model.backbone, folder, num_voco_tokens)
+        model.sources = sources
+        return model
     config = json.loads((folder / "config.json").read_text())
     if config.get("model_type") == PUBLISHED_MODEL_TYPE:
         checkpoint = open_published(folder, config)
@@ -124,6 +144,51 @@ def save_voco_model(
     return folder
 
 
+def save_voco_adapter(
+    model: VocoModel,
+    folder: str | Path,
+    *,
+    base: str | Path,
+    trained: Collection[str],
+    state_dict: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Write what training added to a checkpoint, without a copy of it; `load_voco_model` reads both together.
+
+    Args:
+        base: what it was trained from, as `load_voco_model` takes it; a hub id is pinned to the commit it is now.
+        trained: names, in ``model``, of the weights that are not the base's any more.
+        state_dict: weights by their names in ``model`` to write instead of its own, where they are sharded.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    backbone, about_base = model.backbone, Base.of(base)
+    state: Mapping[str, Tensor] = dict(model.named_parameters()) if state_dict is None else state_dict
+    layers = adapted_layers(backbone.decoder)
+    if layers and model.answering_form is not None:  # they answer alone
+        state = _without_adapters(model, folder, dict(state))
+    prefix = "language_and_vision."
+    mine = {n.removeprefix(prefix): state[n] for n in trained if n.startswith(prefix) and n in state}
+    lora = {name: tensor for name, tensor in mine.items() if ".lora_" in name}
+    settings = adapter_settings(backbone.decoder) if lora else {}
+    changed = {name.replace(".base_layer.", "."): t for name, t in mine.items() if name not in lora}
+    write_changes(folder, changed=changed, lora=lora, lora_settings=settings | {"base": about_base.name})
+    write_voco_files(
+        folder,
+        config=backbone.model.config,
+        voco_embeds=state["voco_embeds"],
+        images=backbone.images,
+        template=backbone.template,
+        chat_template=backbone.chat_template,
+        trained=model.trained,
+        about=model.about,
+        base=about_base,
+    )
+    return folder
+
+
 def _without_adapters(model: VocoModel, folder: Path, state_dict: dict[str, Tensor] | None) -> dict[str, Tensor]:
     """Write the adapters, unless they are merged already; the other weights under their plain names."""
     if state_dict is None:
@@ -148,12 +213,14 @@ def write_voco_files(
     chat_template: str | None,
     trained: bool = True,
     about: str = "",
+    base: Base | None = None,
 ) -> None:
     """Write what a checkpoint has beside an image-text model: its VoCo files and its image processor's settings.
 
     Args:
         config: the image-text model's configuration.
         voco_embeds: ``[K, D]``; K = 0 for a model without VoCo tokens.
+        base: the checkpoint that holds the image-text model, where the folder does not.
     """
     save_file({"voco_embeds": voco_embeds.detach().cpu().contiguous()}, folder / VOCO_WEIGHTS)
     settings = {
@@ -165,6 +232,8 @@ def write_voco_files(
         "images": images.describe(),
         "chat_template": chat_template,
     }
+    if base is not None:
+        settings["base"] = asdict(base)
     (folder / VOCO_CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
     processor = family_of(config).processor_settings(images, config)
     (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
@@ -176,12 +245,23 @@ def _load_hugging_face(folder: Path, options: LoadOptions, num_voco_tokens: int 
     weights = stored_weights(weight_files(folder), dtype=options.torch_dtype)
     model = load_image_text_model(config, weights, options, folder=folder)
     tokenizer = read_tokenizer(folder)
-    answering_form: Any = load_adapters(model.get_decoder(), folder)
     if not (folder / VOCO_CONFIG).is_file():
         family = family_of(model.config)
         images = family.image_settings(read_image_processor(folder), model.config)
         backbone = Backbone(model, tokenizer, images, family.template(model.config, tokenizer))
         return without_voco_tokens(backbone, num_voco_tokens)
+    return _with_voco_files(model, tokenizer, folder, num_voco_tokens)
+
+
+def _with_adapter(base: Backbone, folder: Path, num_voco_tokens: int | None) -> VocoModel:
+    remove_adapters(base.decoder)
+    apply_changes(base, folder)
+    return _with_voco_files(base.model, base.tokenizer, folder, num_voco_tokens)
+
+
+def _with_voco_files(model: Any, tokenizer: Any, folder: Path, num_voco_tokens: int | None) -> VocoModel:
+    """An image-text model with the VoCo tokens, the templates and the answering adapters in a folder."""
+    answering_form: Any = load_adapters(model.get_decoder(), folder)
     settings = json.loads((folder / VOCO_CONFIG).read_text())
     template = PromptTemplate(
         *(tuple(settings[name]) for name in ("frame_before_ids", "frame_after_ids", "text_before_ids"))

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
 from voco_video.errors import ModelError
 
+VOCO_CONFIG, VOCO_WEIGHTS = "voco_config.json", "voco.safetensors"
 ASSETS = Path(__file__).parent / "assets"
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
@@ -32,7 +33,7 @@ def find_checkpoint(path: str | Path) -> Path:
     """
     folder = Path(path).expanduser()
     for candidate in (folder, ASSETS / str(path)):
-        if (candidate / "config.json").is_file():
+        if any((candidate / name).is_file() for name in ("config.json", VOCO_CONFIG)):
             return candidate
     if folder.is_dir():
         raise ModelError(f"{folder} holds no config.json, so it is not a checkpoint folder")
