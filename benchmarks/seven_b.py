@@ -1,7 +1,8 @@
 """What LLaVA-1.5-7B's exact shape costs here: compressing, bytes, questions over many cached frames, memory.
 
-    python -m benchmarks.seven_b                    a CPU with 24 GiB: minutes
-    python -m benchmarks.seven_b --full             a GPU with 24 GiB or more
+    python -m benchmarks.seven_b                        a CPU with 24 GiB: minutes
+    python -m benchmarks.seven_b --full                 a GPU with 24 GiB or more
+    python -m benchmarks.seven_b --checkpoint FOLDER    weights stay in their files, so less memory has to be free
 
 Weights are random and made on the device, which changes no time and no byte. Pixels in memory go through vision tower
 and language model; then a question with a batch of 1 is asked over 1 to 256 cached frames: the prefix is assembled
@@ -25,6 +26,7 @@ from benchmarks.shapes import llm_flops, make_model, random_pixels, random_text,
 from benchmarks.timing import MemoryTrace, check_same, interleaved, resident_bytes
 from voco_video.answer import AnswerOptions, generate
 from voco_video.batching import largest_batch
+from voco_video.checkpoint import load_voco_model
 from voco_video.cli.output import format_bytes
 from voco_video.model import VocoModel, VocoTokens
 
@@ -37,6 +39,7 @@ class Settings:
     """What is measured."""
 
     model: str = option("7b", "of benchmarks.shapes")
+    checkpoint: str = option("", "a checkpoint of LLaVA-1.5's kind to measure in place of random weights")
     dtype: str = option("bfloat16", "of the weights")
     device: str = option("cpu", "cpu or cuda")
     attention: str = option("sdpa", "attention of Hugging Face models, such as sdpa, flash_attention_2")
@@ -46,6 +49,7 @@ class Settings:
     question_tokens: int = option(32, "length of the question")
     answer_tokens: int = option(4, "length of the answer")
     repeats: int = option(3, "rounds over all sides")
+    warm_ups: int = option(1, "rounds that are not counted")
     max_seconds: float = option(300.0, "no round begins after this long")
 
 
@@ -64,19 +68,27 @@ def measure(settings: Settings) -> Report:
     report: Report = {}
     with MemoryTrace() as memory:
         started = time.perf_counter()
-        model = make_model(settings.model, dtype=settings.dtype, device=settings.device, attention=settings.attention)
+        model = load_or_make(settings)
         report["make_seconds"] = time.perf_counter() - started
         report["num_parameters"] = sum(p.numel() for p in model.parameters())
         report["model_bytes"] = sum(p.numel() * p.element_size() for p in model.parameters())
         report["num_vision_tokens"] = model.backbone.num_vision_tokens
-        report |= measure_compressing(model, settings)
-        report |= measure_questions(model, settings)
+        compressing, few = measure_compressing(model, settings)
+        report |= compressing | measure_questions(model, few, settings)
     report["memory"] = peak_memory(memory, settings.device)
     return report
 
 
-def measure_compressing(model: VocoModel, settings: Settings) -> Report:
-    """Frames per second at every batch size that fits, and what is kept of a frame."""
+def load_or_make(settings: Settings) -> VocoModel:
+    """The model to measure."""
+    options = {"dtype": settings.dtype, "device": settings.device}
+    if not settings.checkpoint:
+        return make_model(settings.model, attention=settings.attention, **options)
+    return load_voco_model(settings.checkpoint, attn_implementation=settings.attention, **options)
+
+
+def measure_compressing(model: VocoModel, settings: Settings) -> tuple[Report, VocoTokens]:
+    """Frames per second at every batch size that fits, and what is kept of the frames of the largest."""
     pixels = random_pixels(model, max(settings.batch_sizes))
     fits = max(settings.batch_sizes)
     if settings.device == "cuda":
@@ -89,7 +101,7 @@ def measure_compressing(model: VocoModel, settings: Settings) -> Report:
         sides[f"compress {size}"] = lambda size=size: results.update(
             {str(size): compress(model, pixels[:size], settings)}
         )
-    timings = interleaved(sides, repeats=settings.repeats, warm_ups=0, max_seconds=settings.max_seconds)
+    timings = interleaved(sides, repeats=settings.repeats, warm_ups=settings.warm_ups, max_seconds=settings.max_seconds)
     # Every size holds the first frame; what a batch makes of it has to be what it is alone.
     first = {f"batch of {size}": _kept(tokens[0:1]) for size, tokens in results.items()}
     errors = check_same(first, tolerance=TOLERANCES[settings.dtype])
@@ -107,7 +119,7 @@ def measure_compressing(model: VocoModel, settings: Settings) -> Report:
     ]
     kept = bytes_of(results[str(sizes[0])]) // sizes[0]
     itemsize = getattr(torch, settings.dtype).itemsize
-    return {
+    report = {
         "largest_batch": fits if settings.device == "cuda" else None,
         "flops_per_frame": flops,
         "compress": rows,
@@ -117,6 +129,7 @@ def measure_compressing(model: VocoModel, settings: Settings) -> Report:
         },
         "error": max(errors.values(), default=0.0),
     }
+    return report, results[str(sizes[-1])]
 
 
 def compress(model: VocoModel, pixels: Any, settings: Settings) -> VocoTokens:
@@ -135,9 +148,8 @@ def _kept(tokens: VocoTokens) -> torch.Tensor:
     return torch.stack([tokens.keys, tokens.values])
 
 
-def measure_questions(model: VocoModel, settings: Settings) -> Report:
-    """Seconds from cached keys and values to an answer, by the number of frames."""
-    few = compress(model, random_pixels(model, max(settings.batch_sizes[:2])), settings)
+def measure_questions(model: VocoModel, few: VocoTokens, settings: Settings) -> Report:
+    """Seconds from cached keys and values to an answer, by the number of frames; a few stand for all of them."""
     few = replace(few, **{name: tensor.cpu() for name, tensor in few.tensors().items()})  # as a cache gives them
     question = random_text(model, settings.question_tokens).tolist()
     sides: dict[str, Callable[[], Any]] = {}
@@ -148,7 +160,7 @@ def measure_questions(model: VocoModel, settings: Settings) -> Report:
         sides[f"assemble {count}"] = lambda cached=cached: model.prefix(cached)
         for name, length in (("first token", 1), ("answer", settings.answer_tokens)):
             sides[f"{name} {count}"] = lambda cached=cached, length=length: ask(model, cached, question, length)
-    timings = interleaved(sides, repeats=settings.repeats, max_seconds=settings.max_seconds)
+    timings = interleaved(sides, repeats=settings.repeats, warm_ups=settings.warm_ups, max_seconds=settings.max_seconds)
     return {
         "questions": [
             {
@@ -180,12 +192,13 @@ def markdown(report: Report) -> str:
     """Two tables and what is the same for all of their rows."""
     settings, memory = report["settings"], report["memory"]
     kept = report["bytes_per_frame"]
+    origin = "loaded from a checkpoint" if settings["checkpoint"] else "random weights made"
     where = f"{format_bytes(memory['gpu_bytes'])} on the GPU, " if "gpu_bytes" in memory else ""
     fits = report["largest_batch"]
     lines = [
         "# LLaVA-1.5-7B's shape" if settings["model"] == "7b" else f"# The shape {settings['model']!r}",
         f"{report['num_parameters'] / 1e9:.2f} G parameters, {format_bytes(report['model_bytes'])} as "
-        f"{settings['dtype']} on {settings['device']} ({settings['attention']}), random weights made in "
+        f"{settings['dtype']} on {settings['device']} ({settings['attention']}), {origin} in "
         f"{report['make_seconds']:.0f} s; {report['num_vision_tokens']} vision tokens a frame, K = "
         f"{settings['num_voco_tokens']}. Kept of a frame: {format_bytes(kept['kv'])} (kv) or "
         f"{format_bytes(kept['embeds'])} (embeds). Peak memory: {where}{format_bytes(memory['resident_bytes'])} "
