@@ -9,7 +9,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from voco_video.checkpoint import ASSETS, load_voco_model, save_voco_model
+from voco_video.checkpoint import load_voco_model, save_voco_model
+from voco_video.checkpoint_files import ASSETS
 
 ABOUT = (
     "voco-tiny knows nothing but MovingShapes: coloured shapes that stand, move, appear and disappear. "

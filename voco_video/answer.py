@@ -235,8 +235,8 @@ def frame_attention(
             output_attentions=True,
             **{CACHE_ARGUMENT: prefix.to_cache()},
         ).attentions
-    mean = torch.stack([layer[0, :, rows].float().mean((0, 1)) for layer in layers]).mean(0)  # [S + T]
-    per_frame = mean[prefix.frame_slots.to(mean.device)].sum(-1).cpu().numpy().astype(np.float64)  # [F]
+    mean = torch.stack([layer[0, :, rows].float().mean((0, 1)).cpu() for layer in layers]).mean(0)  # [S + T]
+    per_frame = mean[prefix.frame_slots].sum(-1).numpy().astype(np.float64)  # [F]
     total = float(per_frame.sum())
     return per_frame / max(total, 1e-30), total
 

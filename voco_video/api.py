@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import overload
 import numpy as np
 
 from voco_video.answer import Answer, AnswerOptions, Message, answer_questions, stream_answer
+from voco_video.batching import Batching, BatchSize
 from voco_video.cache import CacheEntry, FrameCache
 from voco_video.checkpoint import load_voco_model
 from voco_video.compress import (
@@ -32,6 +33,8 @@ from voco_video.compress import (
     tokens_per_frame,
 )
 from voco_video.errors import CacheError, ModelError, UsageError
+from voco_video.fingerprints import remembered
+from voco_video.loading import WeightBits
 from voco_video.model import Prefix, VocoModel, VocoTokens
 from voco_video.sampling import Sampling
 from voco_video.stream import Stream, StreamOptions, WhenBehind
@@ -42,7 +45,9 @@ def load_model(
     *,
     device: str = "auto",
     dtype: str = "auto",
-    attn_implementation: str = "sdpa",
+    attn_implementation: str = "auto",
+    device_map: str | Mapping[str, str | int] | None = None,
+    weight_bits: WeightBits = 16,
     num_voco_tokens: int | None = None,
     cache_dir: str | Path | None = None,
     max_cache_bytes: int | None = None,
@@ -50,7 +55,8 @@ def load_model(
     """Load a checkpoint together with the frame cache it writes to.
 
     Args:
-        path, device, dtype, attn_implementation, num_voco_tokens: see `voco_video.checkpoint.load_voco_model`.
+        path, num_voco_tokens: see `voco_video.checkpoint.load_voco_model`.
+        device, dtype, attn_implementation, device_map, weight_bits: see `voco_video.loading.LoadOptions`.
         cache_dir: where compressed videos are kept; ``$VOCO_VIDEO_CACHE_DIR`` or ``~/.cache/voco-video`` when None.
         max_cache_bytes: the cache drops what was unused longest beyond this; ``$VOCO_VIDEO_CACHE_MAX_BYTES`` or 50 GB.
 
@@ -60,7 +66,13 @@ def load_model(
     """
     cache = FrameCache(cache_dir, max_bytes=max_cache_bytes)  # a bad folder fails before minutes of loading
     voco = load_voco_model(
-        path, device=device, dtype=dtype, attn_implementation=attn_implementation, num_voco_tokens=num_voco_tokens
+        path,
+        device=device,
+        dtype=dtype,
+        attn_implementation=attn_implementation,
+        device_map=device_map,
+        weight_bits=weight_bits,
+        num_voco_tokens=num_voco_tokens,
     )
     return VideoModel(voco, cache)
 
@@ -76,6 +88,7 @@ class VideoModel:
 
     voco: VocoModel
     cache: FrameCache
+    _batchings: dict[CompressOptions, Batching] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def num_voco_tokens(self) -> int:
@@ -84,8 +97,12 @@ class VideoModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """64 hex digits over the compressing weights, computed once; do not train the model while this is in use."""
-        return self.voco.fingerprint()
+        """64 hex digits over the compressing weights, computed once; do not train the model while this is in use.
+
+        That of a large checkpoint is remembered in the cache's folder from run to run, see `voco_video.fingerprints`.
+        """
+        what = f"compressing {self.voco.backbone.template}"
+        return remembered(self.voco, self.voco.fingerprint, what=what, cache_dir=self.cache.cache_dir)
 
     def compress(
         self,
@@ -101,7 +118,7 @@ class VideoModel:
         num_voco_tokens: int | None = None,
         form: Form | None = None,
         storage: Storage = "native",
-        batch_size: int = 16,
+        batch_size: BatchSize = 16,
         decoder: str = "pyav",
         force: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
@@ -145,6 +162,7 @@ class VideoModel:
             sampling=sampling,
             options=options,
             fingerprint=self.fingerprint,
+            batching=self._batchings.setdefault(options, Batching(options.batch_size)),
             on_progress=on_progress,
         )
         return CompressedVideo(self, (Part(result.entry, 0, result.entry.num_frames),), result)
@@ -165,7 +183,7 @@ class VideoModel:
         num_voco_tokens: int | None = None,
         form: Form | None = None,
         storage: Storage = "native",
-        batch_size: int = 16,
+        batch_size: BatchSize = 16,
         force: bool = False,
     ) -> VideoStream:
         """Follow a source that is still being made, and ask about it meanwhile.

@@ -22,6 +22,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from voco_video.adapters import adapters_off, base_parameters
 from voco_video.backbone import CACHE_ARGUMENT, Backbone
+from voco_video.checkpoint_files import FileState
 from voco_video.errors import ModelError, UsageError
 from voco_video.positions import compact_positions, rotate_keys
 
@@ -179,7 +180,12 @@ class VocoModel(nn.Module):
         trained: False marks weights that have learned nothing yet; answers then say so.
         about: one sentence on what the weights know, shown to users.
         answering_form: the form that answering adapters were trained on; with the other one they stay off.
+
+    Attributes:
+        sources: the files that all weights came from, as they were then; empty where they came from elsewhere.
     """
+
+    sources: tuple[FileState, ...] = ()
 
     def __init__(
         self,
@@ -261,9 +267,13 @@ class VocoModel(nn.Module):
         return VocoTokens(
             "kv",
             positions=positions.repeat(num_frames, 1),
-            keys=torch.stack([tail.keys for tail in tails], dim=1),  # [F, layers, kv_heads, K, head_dim]
-            values=torch.stack([tail.values for tail in tails], dim=1),
+            keys=self._stacked([tail.keys for tail in tails]),  # [F, layers, kv_heads, K, head_dim]
+            values=self._stacked([tail.values for tail in tails]),
         )
+
+    def _stacked(self, layers: Sequence[Tensor]) -> Tensor:
+        """``[F, ...]`` of every layer, on whatever device it runs, to ``[F, layers, ...]`` on one."""
+        return torch.stack([layer.to(self.backbone.device) for layer in layers], dim=1)
 
     # ------------------------------------------------------------------ assemble
 
@@ -296,7 +306,9 @@ class VocoModel(nn.Module):
         )  # [layers, kv_heads, F * k, head_dim]
         values = self._by_layer(tokens.values)
         slots = torch.arange(tokens.num_frames * tokens.num_voco_tokens).view(tokens.num_frames, -1)
-        return Prefix(tuple((k[None], v[None]) for k, v in zip(keys, values)), text_start, slots)
+        devices = self.backbone.layer_devices
+        layers = tuple((k[None].to(device), v[None].to(device)) for k, v, device in zip(keys, values, devices))
+        return Prefix(layers, text_start, slots)
 
     def _by_layer(self, tensor: Tensor) -> Tensor:
         """``[F, layers, kv_heads, k, head_dim] -> [layers, kv_heads, F * k, head_dim]``, contiguous, on the device."""

@@ -11,7 +11,21 @@ import sys
 
 import typer
 
-from voco_video.cli import ask, cache, compare, compress, convert, data, demo, evaluate, inspect, models, score, train
+from voco_video.cli import (
+    ask,
+    cache,
+    card,
+    compare,
+    compress,
+    convert,
+    data,
+    demo,
+    evaluate,
+    inspect,
+    models,
+    score,
+    train,
+)
 from voco_video.errors import UsageError, VocoVideoError
 
 app = typer.Typer(
@@ -33,6 +47,7 @@ app.command("train")(train.train)
 app.command("demo")(demo.demo)
 app.command("models")(models.models)
 app.command("convert")(convert.convert)
+app.command("card")(card.card)
 app.add_typer(cache.app, name="cache")
 app.add_typer(data.app, name="data")
 

@@ -107,10 +107,12 @@ def evaluate(
     num_workers: Annotated[
         int, typer.Option(help="Processes that share the videos; one GPU each, as far as there are.")
     ] = 1,
-    batch_size: opt.BatchSize = 16,
+    batch_size: opt.BatchSize = "16",
     dtype: opt.Dtype = "auto",
     device: opt.Device = "auto",
-    attention: opt.Attention = "sdpa",
+    device_map: opt.DeviceMap = None,
+    weight_bits: opt.WeightBits = 16,
+    attention: opt.Attention = "auto",
     decoder: opt.Decoder = opt.DecoderChoice.pyav,
     cache_dir: opt.CacheDir = None,
     json: opt.Json = False,
@@ -142,7 +144,7 @@ def evaluate(
         num_voco_tokens=parse_budgets(num_voco_tokens),
         form=form.value if form else None,
         storage=storage.value,
-        batch_size=batch_size,
+        batch_size=opt.parse_batch_size(batch_size),
         decoder=decoder.value,
         max_new_tokens=max_new_tokens,
         prompt=prompt,
@@ -156,7 +158,14 @@ def evaluate(
     options = with_vocabulary(options, rank_vocabulary, data, root=root, annotations=annotations)
     folder = out or Path("runs/eval") / f"{data.name}-{data.split}-{Path(model).name}{suffix_of(options)}"
     load = partial(
-        load_for_rank, path=model, device=device, dtype=dtype, attn_implementation=attention, cache_dir=cache_dir
+        load_for_rank,
+        path=model,
+        device=device,
+        dtype=dtype,
+        attn_implementation=attention,
+        device_map=device_map,
+        weight_bits=weight_bits,
+        cache_dir=cache_dir,
     )
     processes = processes_for(num_workers, load)
     loaded = load(int(os.environ.get("LOCAL_RANK", "0")) if num_workers == 1 else 0)
@@ -232,7 +241,8 @@ def load_for_rank(rank: int, *, path: str, device: str, **options: Any) -> Video
     from voco_video.api import load_model
     from voco_video.processes import device_of
 
-    return load_model(path, device=device_of(device, rank), **options)
+    is_spread = options.get("device_map") is not None
+    return load_model(path, device=device if is_spread else device_of(device, rank), **options)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from voco_video.answer import MAX_QUESTIONS_PER_BATCH, AnswerOptions
+from voco_video.batching import BatchSize
 from voco_video.compress import CompressOptions, Form, Storage
 from voco_video.compressors import check_compressor, parse_compressor
 from voco_video.data.choices import LETTER_PROMPT, filled_prompt
@@ -50,7 +51,7 @@ class EvalOptions:
     num_voco_tokens: tuple[int, ...] = ()
     form: Form | None = None
     storage: Storage = "native"
-    batch_size: int = 16
+    batch_size: BatchSize = 16
     decoder: str = "pyav"
     max_new_tokens: int = 16
     prompt: str | None = None

@@ -15,6 +15,7 @@ from voco_video.compress import cache_key
 from voco_video.data.samples import Dataset
 from voco_video.evaluate.options import EvalOptions
 from voco_video.evaluate.questions import Asked
+from voco_video.fingerprints import remembered
 from voco_video.model import VocoModel
 
 
@@ -48,7 +49,12 @@ def run_settings(
         "limit_drawn_from": None if options.limit is None else "present" if options.skip_missing else "all",
         "questions": _digest(questions),
         "model_fingerprint": cache.model_fingerprint,
-        "answering_fingerprint": answering_fingerprint(model.voco),
+        "answering_fingerprint": remembered(
+            model.voco,
+            lambda: answering_fingerprint(model.voco),
+            what=f"answering {_how_it_is_asked(model.voco)}",
+            cache_dir=model.cache.cache_dir,
+        ),
         "cache": dict(cache.settings),
         "prompt": options.prompt_for(is_multiple_choice=is_choice),
         **({"answer_by": options.answer_by} if is_choice else {}),
@@ -64,15 +70,19 @@ def run_settings(
 @torch.inference_mode()
 def answering_fingerprint(voco: VocoModel) -> str:
     """64 hex digits over all weights, those that only answer included, and how a question is put to them."""
-    backbone = voco.backbone
-    template = backbone.chat_template or getattr(backbone.tokenizer, "chat_template", None)
-    ends = backbone.model.generation_config.eos_token_id
-    digest = blake3(repr((backbone.template, template, ends, voco.answering_form)).encode())
+    digest = blake3(_how_it_is_asked(voco).encode())
     for name, parameter in sorted(voco.named_parameters()):
         data = parameter.detach().cpu().contiguous()
         digest.update(f"{name} {data.dtype} {tuple(data.shape)}".encode())
         digest.update(data.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _how_it_is_asked(voco: VocoModel) -> str:
+    backbone = voco.backbone
+    template = backbone.chat_template or getattr(backbone.tokenizer, "chat_template", None)
+    ends = backbone.model.generation_config.eos_token_id
+    return repr((backbone.template, template, ends, voco.answering_form))
 
 
 def surroundings() -> dict[str, Any]:

@@ -18,6 +18,7 @@ Stage = Literal["image", "video"]
 Mode = Literal["joint", "cached"]
 FormChoice = Literal["kv", "embeds", "both"]
 Precision = Literal["float32", "bfloat16"]
+Export = Literal["model", "adapter"]
 Schedule = Literal["cosine", "linear", "constant"]
 OptimizerName = Literal["adamw", "muon"]
 
@@ -146,6 +147,8 @@ class TrainConfig:
     """Steps between checkpoints."""
     save_total_limit: int = 2
     """Checkpoints kept to resume from."""
+    export: Export = "model"
+    """What `last` and `best` are: the whole `model`, or the `adapter`: what was trained, beside the unchanged base."""
     report_to: tuple[str, ...] = ("tensorboard",)
     """Log writers: `tensorboard`, `wandb`."""
 
@@ -170,6 +173,8 @@ class TrainConfig:
             raise UsageError("optimizer 'muon' needs whole matrices; use 'adamw' with deepspeed or fsdp")
         if self.deepspeed and self.fsdp:
             raise UsageError("deepspeed and fsdp both shard the model; choose one")
+        if self.export == "adapter" and self.mode == "joint" and self.train_llm and not self.lora_rank:
+            raise UsageError("export 'adapter' needs lora_rank above 0: trained whole, a language model is no adapter")
         self._check_mode()
 
     def _check_mode(self) -> None:
@@ -198,6 +203,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "mode": get_args(Mode),
     "form": get_args(FormChoice),
     "precision": get_args(Precision),
+    "export": get_args(Export),
     "schedule": get_args(Schedule),
     "optimizer": get_args(OptimizerName),
 }

@@ -15,7 +15,7 @@ from voco_video.adapters import (
     add_adapters,
     remove_adapters,
 )
-from voco_video.checkpoint import save_voco_model
+from voco_video.checkpoint import save_voco_adapter, save_voco_model
 from voco_video.model import VocoModel
 from voco_video.training.config import TrainConfig
 
@@ -115,6 +115,9 @@ def export_model(
     # Gathered weights come without their ties: a tied head would be written a second time.
     own = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
     state = {name: tensor for name, tensor in state.items() if name in own}
+    if config.export == "adapter":
+        trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        return save_voco_adapter(model, folder, base=config.model, trained=trained, state_dict=state)
     if config.mode == "joint" and adapted_layers(model) and adapter_settings(model.backbone.decoder)["rank"]:
         state = merged_state(model, state)
     return save_voco_model(model, folder, state_dict=state)
