@@ -82,7 +82,9 @@ def make_haystack(model: VocoModel, *, split: str, num_frames: int, seed: int = 
                     where[word].append(count)
             count += 1
         index += 1
-    shows = {word: torch.zeros(count, dtype=torch.bool).index_fill(0, torch.tensor(w), True) for word, w in where.items()}
+    shows = {
+        word: torch.zeros(count, dtype=torch.bool).index_fill(0, torch.tensor(w), True) for word, w in where.items()
+    }
     return Haystack({form: torch.cat(features) for form, features in kept.items()}, shows)
 
 
@@ -96,7 +98,9 @@ def draw_question(rng: np.random.Generator) -> tuple[str, tuple[str, ...]]:
     name, other = (f"{pick(colours)} {pick(SHAPES)}" for _ in range(2))
     kind = rng.random()
     if kind < 0.35:
-        called, about = [(name, name), (f"{pick(colours)} one", ""), (pick(SHAPES),) * 2][rng.choice(3, p=(0.6, 0.2, 0.2))]
+        called, about = [(name, name), (f"{pick(colours)} one", ""), (pick(SHAPES),) * 2][
+            rng.choice(3, p=(0.6, 0.2, 0.2))
+        ]
         return pick(ABOUT_ONE).format(called), (about or called.removesuffix(" one"),)
     if kind < 0.65:
         return pick(ABOUT_TWO).format(name, other), (name, other)
@@ -199,7 +203,9 @@ def main() -> None:
     for form in arguments.forms:
         scorers[form] = train(haystack, questions, form, steps=arguments.steps)
         for k in (1, 4, model.num_voco_tokens):
-            print(f"{form} K={k}, test: {found(scorers[form], test, test_questions, form, num_voco_tokens=k)}", flush=True)
+            print(
+                f"{form} K={k}, test: {found(scorers[form], test, test_questions, form, num_voco_tokens=k)}", flush=True
+            )
         print(f"written to {Retriever(scorers, model.fingerprint()).save(out)}", flush=True)
 
 

@@ -150,8 +150,13 @@ def answer_note(model: VocoModel, prefix: Prefix, *, num_text_tokens: int = 0) -
         num_text_tokens: of question and answer.
     """
     blind = "" if len(prefix.frame_slots) else "answered from the question alone: no frame was shown. "
+    return f"{beyond_context(model, prefix, num_text_tokens)}{blind}{model_note(model)}".strip()
+
+
+def model_note(model: VocoModel) -> str:
+    """What users are told of a model: that it is untrained, what it knows."""
     warning = "" if model.trained else "the model is untrained, so this answer means nothing. "
-    return f"{beyond_context(model, prefix, num_text_tokens)}{blind}{warning}{model.about}".strip()
+    return f"{warning}{model.about}".strip()
 
 
 def beyond_context(model: VocoModel, prefix: Prefix, num_text_tokens: int) -> str:
@@ -160,8 +165,8 @@ def beyond_context(model: VocoModel, prefix: Prefix, num_text_tokens: int) -> st
     if trained is None or used <= trained:
         return ""
     return (
-        f"frames and text take {used} positions, but the model was trained on {trained}, so this answer may mean nothing; "
-        "give a smaller max_voco_tokens. "
+        f"frames and text take {used} positions, but the model was trained on {trained}, so this answer may mean "
+        "nothing; give a smaller max_voco_tokens. "
     )
 
 

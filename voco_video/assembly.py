@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,7 +93,8 @@ def _from_kv(model: VocoModel, tokens: VocoTokens, counts: Tensor, texts: Texts)
                 cache.update(keys[layer, None, :, first:last], values[layer, None, :, first:last], layer)
             slots.append(torch.arange(before, before + last - first))
         first = last
-    layers = tuple((layer.keys.contiguous(), layer.values.contiguous()) for layer in cache.layers)
+    kept: list[Any] = list(cache.layers)
+    layers = tuple((layer.keys.contiguous(), layer.values.contiguous()) for layer in kept)
     return Prefix(layers, text_start, _slots(torch.cat(slots), counts))
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from voco_video.api import VideoModel
 
 log = logging.getLogger(__name__)
+AS_FITS = ViewOptions()  # as many frames as the context has room for
 _SCORES_KEPT = 64  # questions whose scores are remembered, 4 bytes a frame each
 
 
@@ -110,7 +111,7 @@ class CompressedVideo:
         return VocoTokens.cat([read_tokens(part.entry, part.start, part.stop) for part in self.parts])
 
     def view(
-        self, question: str | None = None, *, num_voco_tokens: int | None = None, options: ViewOptions = ViewOptions()
+        self, question: str | None = None, *, num_voco_tokens: int | None = None, options: ViewOptions = AS_FITS
     ) -> View:
         """Which frames a question sees, and with how many tokens each.
 
@@ -188,7 +189,7 @@ class CompressedVideo:
         question: str | None = None,
         *,
         num_voco_tokens: int | None = None,
-        options: ViewOptions = ViewOptions(),
+        options: ViewOptions = AS_FITS,
     ) -> Prefix:
         """What the text attends to, assembled once and kept for the view last used.
 
@@ -207,7 +208,9 @@ class CompressedVideo:
         if self._prefixes.get(key) is None:
             largest = int(view.counts.max(initial=0))
             tokens = read_chosen(self.parts, view.frames, num_voco_tokens=largest)
-            prefix = assemble(self.model.voco, tokens, counts=torch.from_numpy(view.counts), texts=self._clock(view, options))
+            prefix = assemble(
+                self.model.voco, tokens, counts=torch.from_numpy(view.counts), texts=self._clock(view, options)
+            )
             self._prefixes.clear()
             self._prefixes[key] = prefix
         return self._prefixes[key]

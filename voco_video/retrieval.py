@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AttentionInterface
@@ -52,6 +52,11 @@ class FrameScorer(nn.Module):
         question_width: D of the question's hidden states.
         frame_width: of what is kept of a token, see `token_features`.
     """
+
+    question_mean: Tensor
+    question_scale: Tensor
+    frame_mean: Tensor
+    frame_scale: Tensor
 
     def __init__(self, question_width: int, frame_width: int) -> None:
         super().__init__()
@@ -132,12 +137,13 @@ class Retriever:
             with safe_open(path, "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
                 fingerprint = file.metadata()["model_fingerprint"]
-            for form in {name.partition(".")[0] for name in tensors}:
+            forms: set[Any] = {name.partition(".")[0] for name in tensors}
+            for form in forms:
                 own = {n.partition(".")[2]: t for n, t in tensors.items() if n.startswith(f"{form}.")}
                 scorer = FrameScorer(len(own["question_mean"]), len(own["frame_mean"]))
                 scorer.load_state_dict(own)
-                scorers[form] = scorer.eval().requires_grad_(False)  # type: ignore[index]
-        except (KeyError, RuntimeError, OSError, TypeError) as error:
+                scorers[form] = scorer.eval().requires_grad_(False)
+        except (KeyError, RuntimeError, OSError, TypeError, SafetensorError) as error:
             raise ModelError(f"{path} does not hold what finds frames: {error}") from error
         return Retriever(scorers, fingerprint)
 
@@ -193,7 +199,8 @@ def last_token_queries(model: VocoModel, question: str, *, position: int, form: 
         position: of the question's first token.
         form: of the frames that it is to be held against.
     """
-    prompt, recorded = question_ids(model, question), []  # type: ignore[var-annotated]
+    prompt = question_ids(model, question)
+    recorded: list[Tensor] = []
     position_ids = torch.arange(position, position + len(prompt), device=model.backbone.device)[None]
     embeds = model.backbone.embed(prompt)[None]
     with torch.inference_mode(), attention_by(model, _RECORDING), model.answering(form):

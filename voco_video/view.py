@@ -129,7 +129,8 @@ def choose_view(
     >>> choose_view(100, 4, max_voco_tokens=12, options=ViewOptions()).frames
     array([16, 50, 83])
     >>> scores = np.where(np.arange(100) == 70, 1.0, 0.0)
-    >>> choose_view(100, 4, max_voco_tokens=12, options=ViewOptions(policy="relevant", neighbours=1), scores=scores).frames
+    >>> relevant = ViewOptions(policy="relevant", neighbours=1)
+    >>> choose_view(100, 4, max_voco_tokens=12, options=relevant, scores=scores).frames
     array([69, 70, 71])
     """
     if max_voco_tokens is None or num_frames * num_voco_tokens <= max_voco_tokens:
@@ -139,8 +140,8 @@ def choose_view(
     fitting = max_voco_tokens // num_voco_tokens
     if fitting < 1:
         raise UsageError(
-            f"max_voco_tokens={max_voco_tokens}: one frame has {num_voco_tokens} tokens here, so give at least as many, "
-            "or fewer tokens per frame (num_voco_tokens)"
+            f"max_voco_tokens={max_voco_tokens}: one frame has {num_voco_tokens} tokens; give at least as many, or "
+            "see fewer tokens of each frame (num_voco_tokens)"
         )
     if options.policy == "uniform":
         frames = spread(num_frames, fitting)
@@ -152,9 +153,7 @@ def choose_view(
     return View(frames, np.full(len(frames), num_voco_tokens, np.int64), num_frames, options.policy)
 
 
-def _elastic(
-    num_frames: int, num_voco_tokens: int, max_voco_tokens: int, options: ViewOptions, scores: Floats
-) -> View:
+def _elastic(num_frames: int, num_voco_tokens: int, max_voco_tokens: int, options: ViewOptions, scores: Floats) -> View:
     """Half of the budget on frames spread evenly at one token each, the rest on relevant ones at k."""
     counts = np.zeros(num_frames, np.int64)
     counts[spread(num_frames, max(1, max_voco_tokens // 2))] = 1

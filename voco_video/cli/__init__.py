@@ -11,7 +11,21 @@ import sys
 
 import typer
 
-from voco_video.cli import ask, cache, compare, compress, convert, data, demo, evaluate, inspect, models, score, train
+from voco_video.cli import (
+    ask,
+    cache,
+    compare,
+    compress,
+    convert,
+    data,
+    demo,
+    evaluate,
+    find,
+    inspect,
+    models,
+    score,
+    train,
+)
 from voco_video.errors import UsageError, VocoVideoError
 
 app = typer.Typer(
@@ -25,6 +39,7 @@ app = typer.Typer(
 )
 app.command("compress")(compress.compress)
 app.command("ask")(ask.ask)
+app.command("find")(find.find)
 app.command("inspect")(inspect.inspect)
 app.command("eval")(evaluate.evaluate)
 app.command("score")(score.score)

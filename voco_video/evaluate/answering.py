@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from voco_video.api import CompressedVideo, VideoModel
@@ -84,9 +84,17 @@ def answered(
     for start in range(0, len(asked.turns), options.questions_per_batch):
         turns = asked.turns[start : start + options.questions_per_batch]
         prompts = [options.prompt.replace("{question}", turn.question) for turn in turns]
-        answers = video.ask(prompts, num_voco_tokens=num_voco_tokens, max_new_tokens=options.max_new_tokens)
+        answers = video.ask(
+            prompts,
+            num_voco_tokens=num_voco_tokens,
+            max_new_tokens=options.max_new_tokens,
+            **asdict(options.view),
+        )
         for turn, prompt, answer in zip(turns, prompts, answers, strict=True):
-            rank = ranker.rank(video.prefix(num_voco_tokens=num_voco_tokens), prompt, turn.answer) if ranker else None
+            rank = None
+            if ranker:
+                prefix = video.prefix(prompt, num_voco_tokens=num_voco_tokens, options=options.view)
+                rank = ranker.rank(prefix, prompt, turn.answer)
             one = prediction_of(asked, turn, options, status="answered")
             # Six digits tell more than anyone reads; the others would make files longer.
             confidence = round(answer.confidence, 6)

@@ -10,6 +10,7 @@ from voco_video.compressors import check_compressor, parse_compressor
 from voco_video.errors import UsageError
 from voco_video.model import VocoModel
 from voco_video.sampling import Sampling
+from voco_video.view import Policy, ViewOptions
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class EvalOptions:
         compressor: see `CompressOptions`.
         num_voco_tokens: for ``voco``, budgets k to answer from, each with predictions of its own over the same cache;
             empty: all K.
+        max_voco_tokens, policy, neighbours, clock_every_seconds: see `ViewOptions`.
         form, storage, batch_size, decoder: see `CompressOptions`.
         max_new_tokens: an answer is cut after this many tokens.
         prompt: what the model is asked, with ``{question}`` where the question goes.
@@ -38,6 +40,10 @@ class EvalOptions:
     num_frames: int | None = None
     compressor: str = "voco"
     num_voco_tokens: tuple[int, ...] = ()
+    max_voco_tokens: int | None = None
+    policy: Policy = "uniform"
+    neighbours: int = 2
+    clock_every_seconds: float | None = None
     form: Form | None = None
     storage: Storage = "native"
     batch_size: int = 16
@@ -51,7 +57,7 @@ class EvalOptions:
     vocabulary: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        _ = self.sampling, self.compression  # which refuse what cannot be
+        _ = self.sampling, self.compression, self.view  # which refuse what cannot be
         AnswerOptions(self.max_new_tokens)
         if "{question}" not in self.prompt:
             raise UsageError(f"prompt {self.prompt!r} has no {{question}} in it, so nothing would be asked")
@@ -67,6 +73,11 @@ class EvalOptions:
     def sampling(self) -> Sampling:
         """Which frames are seen."""
         return Sampling(fps=self.fps, num_frames=self.num_frames)
+
+    @property
+    def view(self) -> ViewOptions:
+        """What a question sees of them."""
+        return ViewOptions(self.max_voco_tokens, self.policy, self.neighbours, self.clock_every_seconds)
 
     @property
     def compression(self) -> CompressOptions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -45,6 +46,7 @@ def run_settings(
         "model_fingerprint": cache.model_fingerprint,
         "answering_fingerprint": answering_fingerprint(model.voco),
         "cache": dict(cache.settings),
+        **asdict(options.view),
         "prompt": options.prompt,
         "max_new_tokens": options.max_new_tokens,
         "questions_per_batch": options.questions_per_batch,
