@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from voco_video.answer import Answer, Message
-    from voco_video.api import CompressedVideo, VideoModel, concat, load_model
+    from voco_video.api import CompressedVideo, VideoModel, concat, find, load_model
     from voco_video.cache import CacheEntry, CacheKey, FrameCache
     from voco_video.errors import CacheError, DataError, ModelError, UsageError, VideoError, VocoVideoError
     from voco_video.frames import Fit, FrameBatch
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "answer": ("Answer", "Message"),
-    "api": ("CompressedVideo", "VideoModel", "concat", "load_model"),
+    "api": ("CompressedVideo", "VideoModel", "concat", "find", "load_model"),
     "cache": ("CacheEntry", "CacheKey", "FrameCache"),
     "errors": ("CacheError", "DataError", "ModelError", "UsageError", "VideoError", "VocoVideoError"),
     "frames": ("Fit", "FrameBatch"),
@@ -59,6 +59,7 @@ __all__ = [
     "VocoVideoError",
     "__version__",
     "concat",
+    "find",
     "load_model",
     "open_video",
     "probe",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -16,8 +17,12 @@ from torch import Tensor
 from voco_video.backbone import CACHE_ARGUMENT
 from voco_video.errors import UsageError
 from voco_video.model import Prefix, VocoModel
+from voco_video.moments import Moment, shared_moments
+
+log = logging.getLogger(__name__)
 
 MAX_QUESTIONS_PER_BATCH = 32
+NUM_MOMENTS = 5  # that an answer's evidence has, at most
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,10 @@ class Answer:
         confidence: geometric mean of the probabilities of its tokens, 0 to 1.
         num_frames, num_voco_tokens: frames it could look at, and VoCo tokens of each.
         seconds: time from the assembled prefix to the answer; for questions asked together, the time of all.
-        note: what a reader has to know, such as that the model is untrained; empty when there is nothing to say.
+        note: what a reader has to know, such as that the model is untrained, that not all frames were seen, or that
+            positions went beyond what it was trained on; empty when there is nothing to say.
+        evidence: the moments it rests on, those that count most first: those that were found for the question
+            (policies ``relevant`` and ``elastic``), or where the answer looked, with ``with_attention``. Else empty.
         frame_pts_seconds: time of each frame, ``[F]``.
         frame_attention: share of the answer's attention to the video that each frame got, ``[F]`` summing to 1;
             None unless asked for.
@@ -81,6 +89,7 @@ class Answer:
     frame_pts_seconds: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False)
     frame_attention: np.ndarray | None = field(default=None, repr=False)
     video_attention: float | None = None
+    evidence: tuple[Moment, ...] = ()
 
     def __str__(self) -> str:
         return self.text
@@ -124,20 +133,48 @@ def answer_questions(
                 num_frames=len(prefix.frame_slots),
                 num_voco_tokens=prefix.frame_slots.shape[-1],
                 seconds=seconds,
-                note=answer_note(model, prefix),
+                note=answer_note(model, prefix, num_text_tokens=len(prompt) + len(token_ids)),
                 frame_pts_seconds=frame_pts_seconds,
                 frame_attention=attention[0],
                 video_attention=attention[1],
+                evidence=_looked_at(attention[0], frame_pts_seconds),
             )
         )
     return answers
 
 
-def answer_note(model: VocoModel, prefix: Prefix) -> str:
-    """What users are told with every answer: that no frame was shown, that the model is untrained, what it is."""
+def answer_note(model: VocoModel, prefix: Prefix, *, num_text_tokens: int = 0) -> str:
+    """What users are told with every answer: that no frame was shown, that the model is untrained, what it is.
+
+    Args:
+        num_text_tokens: of question and answer.
+    """
     blind = "" if len(prefix.frame_slots) else "answered from the question alone: no frame was shown. "
+    return f"{beyond_context(model, prefix, num_text_tokens)}{blind}{model_note(model)}".strip()
+
+
+def model_note(model: VocoModel) -> str:
+    """What users are told of a model: that it is untrained, what it knows."""
     warning = "" if model.trained else "the model is untrained, so this answer means nothing. "
-    return f"{blind}{warning}{model.about}".strip()
+    return f"{warning}{model.about}".strip()
+
+
+def beyond_context(model: VocoModel, prefix: Prefix, num_text_tokens: int) -> str:
+    """That positions go beyond those that the model was trained on; empty where they do not."""
+    trained, used = model.backbone.context_length, prefix.text_start + num_text_tokens
+    if trained is None or used <= trained:
+        return ""
+    return (
+        f"frames and text take {used} positions, but the model was trained on {trained}, so this answer may mean "
+        "nothing; give a smaller max_voco_tokens. "
+    )
+
+
+def _looked_at(shares: np.ndarray | None, pts_seconds: np.ndarray) -> tuple[Moment, ...]:
+    """Where an answer looked, as evidence."""
+    if shares is None or not len(shares):
+        return ()
+    return tuple(shared_moments(shares, pts_seconds, num_moments=NUM_MOMENTS))
 
 
 def stream_answer(
@@ -152,6 +189,8 @@ def stream_answer(
     from transformers import TextIteratorStreamer
 
     prompt = _prompt(model, question, history)
+    if problem := beyond_context(model, prefix, len(prompt)):
+        log.warning(problem.strip())
     streamer = TextIteratorStreamer(model.backbone.tokenizer, skip_prompt=True, skip_special_tokens=True)
     failure: list[BaseException] = []
 
@@ -228,7 +267,8 @@ def frame_attention(
     tokens = torch.tensor([[*prompt, *answer_ids]], device=model.backbone.device)
     rows = slice(len(prompt) - 1, len(prompt) - 1 + max(1, len(answer_ids)))
     positions = torch.arange(prefix.text_start, prefix.text_start + tokens.shape[1], device=tokens.device)
-    with torch.inference_mode(), _eager_attention(model), model.answering(prefix.form):
+    # Only eager attention returns its weights.
+    with torch.inference_mode(), attention_by(model, "eager"), model.answering(prefix.form):
         layers = model.backbone.decoder(
             inputs_embeds=model.backbone.embed(tokens),
             position_ids=positions[None],
@@ -236,20 +276,21 @@ def frame_attention(
             **{CACHE_ARGUMENT: prefix.to_cache()},
         ).attentions
     mean = torch.stack([layer[0, :, rows].float().mean((0, 1)).cpu() for layer in layers]).mean(0)  # [S + T]
-    per_frame = mean[prefix.frame_slots].sum(-1).numpy().astype(np.float64)  # [F]
+    slots = prefix.frame_slots.cpu()
+    per_frame = (mean[slots.clamp_min(0)] * (slots >= 0)).sum(-1).numpy().astype(np.float64)  # [F]
     total = float(per_frame.sum())
     return per_frame / max(total, 1e-30), total
 
 
-_eager_lock = threading.Lock()
+_attention_lock = threading.Lock()
 
 
 @contextmanager
-def _eager_attention(model: VocoModel) -> Iterator[None]:
-    """Only eager attention returns its weights; the chosen implementation comes back afterwards."""
-    with _eager_lock:
+def attention_by(model: VocoModel, implementation: str) -> Iterator[None]:
+    """Run the decoder with another implementation of attention; the chosen one comes back afterwards."""
+    with _attention_lock:
         chosen = model.backbone.text_config._attn_implementation
-        model.backbone.decoder.set_attn_implementation("eager")
+        model.backbone.decoder.set_attn_implementation(implementation)
         try:
             yield
         finally:

@@ -8,36 +8,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import overload
 
-import numpy as np
-
-from voco_video.answer import Answer, AnswerOptions, Message, answer_questions, stream_answer
 from voco_video.batching import Batching, BatchSize
-from voco_video.cache import CacheEntry, FrameCache
-from voco_video.checkpoint import load_voco_model
-from voco_video.compress import (
-    CompressOptions,
-    CompressResult,
-    Form,
-    Progress,
-    StageSeconds,
-    Storage,
-    compress_video,
-    compressor_of,
-    read_tokens,
-    tokens_per_frame,
-)
-from voco_video.errors import CacheError, ModelError, UsageError
+from voco_video.cache import FrameCache
+from voco_video.checkpoint import find_checkpoint, load_voco_model
+from voco_video.compress import CompressOptions, Form, Progress, Storage, compress_video
+from voco_video.compressed import CompressedVideo, Found, concat, find
+from voco_video.errors import CacheError, ModelError
 from voco_video.fingerprints import remembered
 from voco_video.loading import WeightBits
-from voco_video.model import Prefix, VocoModel, VocoTokens
+from voco_video.model import VocoModel
+from voco_video.parts import Part
+from voco_video.retrieval import Retriever
 from voco_video.sampling import Sampling
 from voco_video.stream import Stream, StreamOptions, WhenBehind
+
+__all__ = ["CompressedVideo", "Found", "Part", "VideoModel", "VideoStream", "concat", "find", "load_model"]
 
 
 def load_model(
@@ -74,7 +64,7 @@ def load_model(
         weight_bits=weight_bits,
         num_voco_tokens=num_voco_tokens,
     )
-    return VideoModel(voco, cache)
+    return VideoModel(voco, cache, Retriever.load(find_checkpoint(path)))
 
 
 @dataclass(frozen=True)
@@ -84,10 +74,12 @@ class VideoModel:
     Attributes:
         voco: the model.
         cache: where its results are kept.
+        retriever: what it has learned about finding frames; None leaves that to its attention.
     """
 
     voco: VocoModel
     cache: FrameCache
+    retriever: Retriever | None = None
     _batchings: dict[CompressOptions, Batching] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -238,202 +230,6 @@ class VideoModel:
         return CompressedVideo(self, (Part(entry, 0, entry.num_frames),))
 
 
-@dataclass(frozen=True)
-class Part:
-    """Frames ``start:stop`` of one cache entry."""
-
-    entry: CacheEntry
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True, eq=False)
-class CompressedVideo:
-    """Compressed frames in time order, ready for questions. Slices and concatenations read nothing from disk.
-
-    Attributes:
-        model: what compressed them, and answers.
-        parts: where the frames are.
-        result: how the entry came about; None for slices, concatenations and opened entries.
-    """
-
-    model: VideoModel = field(repr=False)
-    parts: tuple[Part, ...]
-    result: CompressResult | None = field(default=None, repr=False)
-
-    def __repr__(self) -> str:
-        pts = self.pts_seconds
-        span = f"{pts[0]:.2f}-{pts[-1]:.2f} s" if len(pts) else "no frames"
-        kept = f"{self.num_voco_tokens} {'VoCo ' if self.compressor == 'voco' else ''}tokens each, {self.form}"
-        return f"CompressedVideo({self.num_frames} frames, {span}, {kept})"
-
-    def __len__(self) -> int:
-        return self.num_frames
-
-    @property
-    def num_frames(self) -> int:
-        """F."""
-        return sum(part.stop - part.start for part in self.parts)
-
-    @cached_property
-    def pts_seconds(self) -> np.ndarray:
-        """The time of each frame in its own video, float64 ``[F]``."""
-        return np.concatenate([part.entry.pts_seconds[part.start : part.stop] for part in self.parts])
-
-    @property
-    def compressor(self) -> str:
-        """``"voco"``, ``"full"``, ``"pool:k"`` or ``"none"``."""
-        return str(compressor_of(self.parts[0].entry))
-
-    @property
-    def num_voco_tokens(self) -> int:
-        """K: tokens kept per frame, VoCo tokens or those of another compressor."""
-        return tokens_per_frame(self.parts[0].entry)
-
-    @property
-    def form(self) -> Form:
-        """``"kv"`` or ``"embeds"``."""
-        return self.parts[0].entry.key.settings["form"]
-
-    @property
-    def from_cache(self) -> bool:
-        """True where nothing had to be decoded or compressed."""
-        return self.result is None or self.result.from_cache
-
-    @property
-    def stage_seconds(self) -> StageSeconds:
-        """Seconds this run spent on decoding, the vision tower, the LLM and writing."""
-        return self.result.seconds if self.result else StageSeconds()
-
-    def __getitem__(self, window: slice) -> CompressedVideo:
-        """Frames with ``start <= pts_seconds < stop``; a slice in seconds.
-
-        Raises:
-            UsageError: no frame lies in the window, or a step was given.
-
-        >>> video[30.0:60.0]                                              # doctest: +SKIP
-        CompressedVideo(30 frames, 30.00-59.00 s, 8 VoCo tokens each, kv)
-        """
-        if not isinstance(window, slice) or window.step is not None:
-            raise UsageError(f"[{window!r}]: slice a video in seconds, as in video[30.0:60.0]")
-        start = -np.inf if window.start is None else float(window.start)
-        stop = np.inf if window.stop is None else float(window.stop)
-        parts = tuple(cut for part in self.parts if (cut := _cut(part, start, stop)) is not None)
-        if not parts:
-            pts = self.pts_seconds
-            raise UsageError(f"no frame between {start:g} s and {stop:g} s; frames lie at {pts[0]:g} to {pts[-1]:g} s")
-        return CompressedVideo(self.model, parts)
-
-    def tokens(self) -> VocoTokens:
-        """Read the VoCo tokens of all frames, memory-mapped where they lie in one segment."""
-        return VocoTokens.cat([read_tokens(part.entry, part.start, part.stop) for part in self.parts])
-
-    def prefix(self, *, num_voco_tokens: int | None = None) -> Prefix:
-        """What the text attends to, assembled once and kept for the budget last used.
-
-        Args:
-            num_voco_tokens: k, at most K; only VoCo tokens can be cut to their first few.
-
-        Raises:
-            UsageError: there are no k tokens, or not of this compressor.
-        """
-        budget = self.num_voco_tokens if num_voco_tokens is None else num_voco_tokens
-        if self._prefixes.get(budget) is None:
-            prefix = self.model.voco.prefix(self.tokens(), num_voco_tokens=budget)
-            self._prefixes.clear()
-            self._prefixes[budget] = prefix
-        return self._prefixes[budget]
-
-    @cached_property
-    def _prefixes(self) -> dict[int, Prefix]:
-        return {}
-
-    @overload
-    def ask(  # type: ignore[overload-overlap]
-        self,
-        question: str,
-        *,
-        num_voco_tokens: int | None = ...,
-        history: Sequence[Message] = ...,
-        max_new_tokens: int = ...,
-        temperature: float = ...,
-        seed: int = ...,
-        with_attention: bool = ...,
-    ) -> Answer: ...
-    @overload
-    def ask(
-        self,
-        question: Sequence[str],
-        *,
-        num_voco_tokens: int | None = ...,
-        history: Sequence[Message] = ...,
-        max_new_tokens: int = ...,
-        temperature: float = ...,
-        seed: int = ...,
-        with_attention: bool = ...,
-    ) -> list[Answer]: ...
-    def ask(
-        self,
-        question: str | Sequence[str],
-        *,
-        num_voco_tokens: int | None = None,
-        history: Sequence[Message] = (),
-        max_new_tokens: int = 64,
-        temperature: float = 0.0,
-        seed: int = 0,
-        with_attention: bool = False,
-    ) -> Answer | list[Answer]:
-        """Answer one question, or several over one shared prefix.
-
-        Args:
-            question: a question, or a sequence of them, which then gives a list.
-            num_voco_tokens: budget k per frame, at most what was compressed; all of them when None.
-            history: earlier turns, for a conversation.
-            max_new_tokens, temperature, seed: see `AnswerOptions`.
-            with_attention: fill in `Answer.frame_attention`.
-
-        >>> video.ask("What colour is the circle?").text                  # doctest: +SKIP
-        'red'
-        >>> [a.text for a in video.ask(["What moves?", "Where to?"])]     # doctest: +SKIP
-        ['circle', 'left']
-        """
-        questions = [question] if isinstance(question, str) else list(question)
-        prefix = self.prefix(num_voco_tokens=num_voco_tokens)
-        answers = answer_questions(
-            self.model.voco,
-            prefix,
-            questions,
-            history=history,
-            options=AnswerOptions(max_new_tokens, temperature, seed),
-            frame_pts_seconds=self.pts_seconds[: len(prefix.frame_slots)],  # none where the text stands alone
-            with_attention=with_attention,
-        )
-        return answers[0] if isinstance(question, str) else answers
-
-    def stream(
-        self,
-        question: str,
-        *,
-        num_voco_tokens: int | None = None,
-        history: Sequence[Message] = (),
-        max_new_tokens: int = 64,
-        temperature: float = 0.0,
-        seed: int = 0,
-    ) -> Iterator[str]:
-        """Yield the answer's text as it is generated; arguments as for `ask`.
-
-        >>> for piece in video.stream("Tell me what happens."):           # doctest: +SKIP
-        ...     print(piece, end="", flush=True)
-        """
-        return stream_answer(
-            self.model.voco,
-            self.prefix(num_voco_tokens=num_voco_tokens),
-            question,
-            history=history,
-            options=AnswerOptions(max_new_tokens, temperature, seed),
-        )
-
-
 class VideoStream(Stream):
     """A `Stream` whose frames answer questions while it runs. Comes from `VideoModel.open_stream`."""
 
@@ -459,26 +255,3 @@ class VideoStream(Stream):
         if entry is None:
             raise CacheError(f"{self.source_name}: nothing is published yet; iterate over the stream first")
         return CompressedVideo(self._video_model, (Part(entry, 0, entry.num_frames),))
-
-
-def concat(videos: Sequence[CompressedVideo]) -> CompressedVideo:
-    """Frames of several compressed videos, one video after the other, as if they were one.
-
-    Raises:
-        UsageError: none given, or they differ in model, compressor, form, or tokens per frame.
-
-    >>> both = concat([a, b])                                             # doctest: +SKIP
-    """
-    if not videos:
-        raise UsageError("concat needs at least one video")
-    kinds = {(v.parts[0].entry.key.model_fingerprint, v.compressor, v.form, v.num_voco_tokens) for v in videos}
-    if len(kinds) > 1:
-        listed = "; ".join(f"model {m[:12]}, {c}, form {f}, {n} tokens a frame" for m, c, f, n in sorted(kinds))
-        raise UsageError(f"videos to join must be compressed alike, but these are: {listed}")
-    return CompressedVideo(videos[0].model, tuple(part for video in videos for part in video.parts))
-
-
-def _cut(part: Part, start_seconds: float, stop_seconds: float) -> Part | None:
-    pts = part.entry.pts_seconds[part.start : part.stop]
-    first, last = np.searchsorted(pts, [start_seconds, stop_seconds], side="left")
-    return Part(part.entry, part.start + int(first), part.start + int(last)) if first < last else None

@@ -79,6 +79,11 @@ class Backbone:
         return self.text_config.hidden_size
 
     @property
+    def context_length(self) -> int | None:
+        """Positions that the decoder was trained on; None where its configuration does not say."""
+        return getattr(self.text_config, "max_position_embeddings", None)
+
+    @property
     def inv_freq(self) -> Tensor:
         """Inverse frequencies of the decoder's rotary embedding, ``[rotary_dim / 2]``.
 

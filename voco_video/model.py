@@ -118,6 +118,7 @@ class Prefix:
         layers: per layer ``(keys, values)``, each ``[1, kv_heads, S, head_dim]`` and contiguous.
         text_start: position of the first text token.
         frame_slots: cache slot of each VoCo token, ``[F, k]``; ``layers[l][0][0, :, frame_slots[f]]`` is frame f.
+            -1 where a frame is seen with fewer than k.
         form: what it was assembled from.
     """
 

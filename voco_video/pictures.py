@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from voco_video.answer import Answer
 from voco_video.errors import VideoError
 from voco_video.frames import Fit, FrameBatch
+from voco_video.moments import Moment
 from voco_video.sampling import Sampling
 from voco_video.video import VideoInfo, probe, read_frames
 
@@ -51,6 +53,19 @@ def attention_strip(answer: Answer, *, source: Path | None = None, num_columns: 
     captions = [f"{format_seconds(t)}  {share:.0%}" for t, share in zip(pts, shares)]
     sheet = _grid(thumbnails, captions, num_columns)
     return _titled(sheet, f"{answer.question}   {answer.text or '(empty)'}")
+
+
+def moment_strip(
+    moments: Sequence[Moment], *, sources: Sequence[Path], title: str, num_columns: int = 8
+) -> Image.Image:
+    """The best frame of each moment, with its time and its weight.
+
+    Args:
+        sources: the video of each moment; where it is gone, an empty box stands for the frame.
+    """
+    tiles = [_frames_at(source, np.array([m.peak_seconds]))[0] for m, source in zip(moments, sources, strict=True)]
+    captions = [f"{format_seconds(m.start_seconds)}  {m.weight:.0%}" for m in moments]
+    return _titled(_grid(tiles, captions, num_columns), title)
 
 
 def attention_bars(answer: Answer, *, width: int = 60) -> str:

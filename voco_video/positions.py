@@ -94,6 +94,31 @@ def compact_positions(source: Tensor) -> tuple[Tensor, int]:
     return (starts[:, None] + within).flatten(), layout.text_start
 
 
+def places_among_text(source: Tensor, counts: Tensor, text_lengths: Tensor) -> tuple[Tensor, Tensor, int]:
+    """The compact layout where frames keep different numbers of tokens and text stands between them.
+
+    Args:
+        source: positions that kept tokens were computed at, integers ``[F, K]``.
+        counts: how many of its first tokens each frame is seen with, int64 ``[F]``.
+        text_lengths: tokens of text that stand before each frame, int64 ``[F]``.
+
+    Returns:
+        Places of the tokens that are seen, int64 ``[sum of counts]``; the position of each frame's text, ``[F]``; and
+        the position of the first text token after all frames.
+
+    >>> source = torch.tensor([[18, 19], [18, 19], [18, 19]])
+    >>> places_among_text(source, torch.tensor([2, 1, 2]), torch.tensor([0, 3, 0]))
+    (tensor([18, 19, 23, 24, 25]), tensor([18, 20, 24]), 26)
+    """
+    source = source.cpu().long()
+    within = source - source.amin(1, keepdim=True)  # [F, K]
+    is_seen = torch.arange(source.shape[1]) < counts[:, None]
+    spans = within.masked_fill(~is_seen, -1).amax(1) + 1  # [F]
+    ends = int(source.amin(1).max()) + (text_lengths + spans).cumsum(0)
+    frame_starts = ends - spans
+    return (frame_starts[:, None] + within)[is_seen], frame_starts - text_lengths, int(ends[-1])
+
+
 def rotary_angles(positions: Tensor, inv_freq: Tensor) -> Tensor:
     """The angles a rotary embedding turns by at ``positions`` ``[T]``, float64 ``[T, rotary_dim / 2]``.
 

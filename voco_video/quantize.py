@@ -17,9 +17,7 @@ _INT8, _SCALE = ".int8", ".scale"
 _MAX_INT8 = 127  # symmetric: -128 is not used
 
 
-def quantize(
-    tensors: Mapping[str, torch.Tensor], *, names: Collection[str] | None = None
-) -> dict[str, torch.Tensor]:
+def quantize(tensors: Mapping[str, torch.Tensor], *, names: Collection[str] | None = None) -> dict[str, torch.Tensor]:
     """Replace each floating-point tensor `name` by `name.int8` and `name.scale`.
 
     Args:
@@ -73,9 +71,7 @@ def dequantize(tensors: Mapping[str, torch.Tensor], *, dtype: torch.dtype) -> di
 
 def _quantize_rows(name: str, tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     if not tensor.is_floating_point() or tensor.ndim < 2:
-        raise CacheError(
-            f"cannot quantize {name!r}: {tensor.dtype} {list(tensor.shape)}, needs floats [..., D]"
-        )
+        raise CacheError(f"cannot quantize {name!r}: {tensor.dtype} {list(tensor.shape)}, needs floats [..., D]")
     rows = tensor.float()
     scale = rows.abs().amax(dim=-1) / _MAX_INT8  # [...]
     if not torch.isfinite(scale).all():
@@ -86,7 +82,5 @@ def _quantize_rows(name: str, tensor: torch.Tensor) -> tuple[torch.Tensor, torch
 
 def _dequantize_rows(name: str, rows: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     if rows.dtype != torch.int8 or scale.shape != rows.shape[:-1]:
-        raise CacheError(
-            f"{name!r}: {rows.dtype} {list(rows.shape)} does not go with a scale {list(scale.shape)}"
-        )
+        raise CacheError(f"{name!r}: {rows.dtype} {list(rows.shape)} does not go with a scale {list(scale.shape)}")
     return rows.float().mul_(scale.float().unsqueeze(-1)).to(dtype)

@@ -174,16 +174,12 @@ class CacheEntry:
         """
         stop = self.num_frames if stop is None else stop
         if not 0 <= start <= stop <= self.num_frames:
-            raise UsageError(
-                f"frames [{start}, {stop}) are not within [0, {self.num_frames}) of {self.digest}"
-            )
+            raise UsageError(f"frames [{start}, {stop}) are not within [0, {self.num_frames}) of {self.digest}")
         if start < stop:
             self._held()  # first: an entry that grew meanwhile may have these frames in other segments now
         windows = [self._read_segment(segment, start, stop) for segment in self._overlapping(start, stop)]
         if not windows:
-            return {
-                name: torch.empty(0, *spec.shape, dtype=spec.dtype) for name, spec in self.tensors.items()
-            }
+            return {name: torch.empty(0, *spec.shape, dtype=spec.dtype) for name, spec in self.tensors.items()}
         if len(windows) == 1:
             return windows[0]
         return {name: torch.cat([window[name] for window in windows]) for name in self.tensors}
@@ -251,15 +247,11 @@ class CacheEntry:
         if self._hold is None:
             hold = ReadHold.acquire(self.directory)
             if hold is None:
-                raise CacheError(
-                    f"cache entry {self.directory} was deleted after it was closed; compress it again"
-                )
+                raise CacheError(f"cache entry {self.directory} was deleted after it was closed; compress it again")
             manifest = _read_manifest(self.directory, hold)
             if manifest is None or not self._continues(manifest):
                 hold.close()
-                raise CacheError(
-                    f"cache entry {self.directory} was replaced after it was closed; get it again"
-                )
+                raise CacheError(f"cache entry {self.directory} was replaced after it was closed; get it again")
             self._manifest, self._hold = manifest, hold
         return self._hold
 

@@ -87,15 +87,11 @@ class Batch:
 
     @property
     def specs(self) -> dict[str, TensorSpec]:
-        return {
-            name: TensorSpec(tensor.dtype, tuple(tensor.shape[1:])) for name, tensor in self.tensors.items()
-        }
+        return {name: TensorSpec(tensor.dtype, tuple(tensor.shape[1:])) for name, tensor in self.tensors.items()}
 
     def copied(self) -> Batch:
         """The same frames in memory that the caller cannot change."""
-        tensors = {
-            name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in self.tensors.items()
-        }
+        tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in self.tensors.items()}
         return Batch(self.first_frame, tensors, self.pts_seconds)
 
 
@@ -130,18 +126,14 @@ def check_batch(tensors: Mapping[str, torch.Tensor], pts_seconds: np.ndarray) ->
     """CacheError unless every tensor is [F, …] of a storable dtype and there are F finite, ascending
     times."""
     if not tensors or pts_seconds.ndim != 1 or len(pts_seconds) == 0:
-        raise CacheError(
-            f"nothing to append: {len(tensors)} tensors, pts_seconds of shape {pts_seconds.shape}"
-        )
+        raise CacheError(f"nothing to append: {len(tensors)} tensors, pts_seconds of shape {pts_seconds.shape}")
     if not np.isfinite(pts_seconds).all() or (np.diff(pts_seconds) < 0).any():
         raise CacheError(f"pts_seconds must be finite and ascending, not {pts_seconds}")
     for name, tensor in tensors.items():
         if name in (PTS_SECONDS, "__metadata__"):
             raise CacheError(f"{name!r} is a reserved tensor name")
         if tensor.dtype not in _DTYPE_NAMES:
-            raise CacheError(
-                f"tensor {name!r} is {tensor.dtype}; storable are {sorted(map(str, _DTYPE_NAMES))}"
-            )
+            raise CacheError(f"tensor {name!r} is {tensor.dtype}; storable are {sorted(map(str, _DTYPE_NAMES))}")
         if tensor.ndim < 1 or tensor.shape[0] != len(pts_seconds):
             raise CacheError(
                 f"tensor {name!r} of shape {tuple(tensor.shape)} must have {len(pts_seconds)} frames on "

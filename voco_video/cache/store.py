@@ -150,9 +150,7 @@ class FrameCache:
         try:
             if restart:
                 self._discard(directory)
-            writer = EntryWriter(
-                directory, key, facts=facts, segment_frames=segment_frames, reader=self._reader
-            )
+            writer = EntryWriter(directory, key, facts=facts, segment_frames=segment_frames, reader=self._reader)
             is_already_complete = writer.entry is not None
             try:
                 yield writer
@@ -199,9 +197,7 @@ class FrameCache:
         try:
             if restart:
                 self._discard(directory)
-            writer = GrowingWriter(
-                directory, key, facts=facts, segment_frames=segment_frames, reader=self._reader
-            )
+            writer = GrowingWriter(directory, key, facts=facts, segment_frames=segment_frames, reader=self._reader)
             try:
                 yield writer
             except BaseException:
@@ -259,9 +255,7 @@ class FrameCache:
             raise CacheError(f"no cache entry in {self.cache_dir} starts with {prefix!r}")
         if len(digests) > 1:
             some = ", ".join(digests[:3])
-            raise CacheError(
-                f"{len(digests)} cache entries start with {prefix!r}: give more digits ({some}, …)"
-            )
+            raise CacheError(f"{len(digests)} cache entries start with {prefix!r}: give more digits ({some}, …)")
         return digests[0]
 
     def remove(self, prefix: str) -> str:

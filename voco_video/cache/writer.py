@@ -123,9 +123,7 @@ class Journal:
             if full:
                 SegmentReader().open(directory_fd, segment, key_digest=self.key.digest)
         except CacheError as error:
-            logger.warning(
-                "%s: frames from %d on are compressed again: %s", directory, segment.first_frame, error
-            )
+            logger.warning("%s: frames from %d on are compressed again: %s", directory, segment.first_frame, error)
             return None
         finally:
             os.close(directory_fd)
@@ -184,9 +182,7 @@ class EntryWriter:
         """
         self._check_open()
         if self.entry is not None:
-            raise CacheError(
-                f"cache entry {self.directory} is complete; open it with restart=True to replace it"
-            )
+            raise CacheError(f"cache entry {self.directory} is complete; open it with restart=True to replace it")
         pts_seconds = np.array(pts_seconds, dtype=np.float64)
         tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
         check_batch(tensors, pts_seconds)
@@ -237,9 +233,7 @@ class EntryWriter:
 
     def _check_open(self) -> None:
         if self._is_closed:
-            raise CacheError(
-                f"the `with` block that wrote {self.directory} has ended; call FrameCache.writer again"
-            )
+            raise CacheError(f"the `with` block that wrote {self.directory} has ended; call FrameCache.writer again")
 
     def _resume(self) -> None:
         with os_errors_as_cache_errors(f"write to cache entry {self.directory}"):
@@ -260,9 +254,7 @@ class EntryWriter:
             raise CacheError(f"frames of {self.directory} have {expected}, cannot append {batch.specs}")
         last_pts = self._buffer[-1].pts_seconds[-1] if self._buffer else self._last_safe_pts()
         if batch.pts_seconds[0] < last_pts:
-            raise CacheError(
-                f"frame {batch.first_frame} at {batch.pts_seconds[0]} s comes after one at {last_pts} s"
-            )
+            raise CacheError(f"frame {batch.first_frame} at {batch.pts_seconds[0]} s comes after one at {last_pts} s")
 
     def _last_safe_pts(self) -> float:
         return self._journal.segments[-1].pts_seconds[-1] if self._journal.segments else -math.inf

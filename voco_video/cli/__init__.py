@@ -21,6 +21,7 @@ from voco_video.cli import (
     data,
     demo,
     evaluate,
+    find,
     inspect,
     models,
     score,
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 app.command("compress")(compress.compress)
 app.command("ask")(ask.ask)
+app.command("find")(find.find)
 app.command("inspect")(inspect.inspect)
 app.command("eval")(evaluate.evaluate)
 app.command("score")(score.score)

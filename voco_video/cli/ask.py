@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,8 +19,9 @@ from voco_video.errors import UsageError
 if TYPE_CHECKING:
     from voco_video.answer import Answer
     from voco_video.api import CompressedVideo, VideoModel
+    from voco_video.moments import Moment
 
-_DIGEST = re.compile(r"[0-9a-f]{6,64}")
+ENTRY_DIGEST = re.compile(r"[0-9a-f]{6,64}")
 
 
 def ask(
@@ -38,6 +40,10 @@ def ask(
     end: opt.End = None,
     compressor: opt.Compressor = "voco",
     num_voco_tokens: opt.Budget = None,
+    max_voco_tokens: opt.MaxVocoTokens = None,
+    policy: opt.Policy = opt.PolicyChoice.uniform,
+    neighbours: opt.Neighbours = 2,
+    clock_every_seconds: opt.ClockEverySeconds = None,
     form: opt.Form = None,
     storage: opt.Storage = opt.StorageChoice.native,
     max_new_tokens: Annotated[int, typer.Option(help="Cut an answer after this many tokens.")] = 64,
@@ -62,7 +68,8 @@ def ask(
     """Ask questions about a video; it is compressed first where the cache does not have it.
 
     The whole video is compressed with all of the model's VoCo tokens; --start, --end and --num-voco-tokens choose
-    from that while answering, so changing them costs nothing.
+    from that while answering, so changing them costs nothing. Where frames are more than the model has room for, or
+    than --max-voco-tokens, --policy chooses among them, and the answer says so.
 
     \b
     Examples:
@@ -71,6 +78,7 @@ def ask(
       voco-video ask lecture.mkv --questions questions.txt --start 600 --end 660 --json
       voco-video ask clip.mp4 "Where does the ball go?" --show-frames --strip looked.png
       voco-video ask clip.mp4 "What happens?" --model ./never-trained-to-compress --compressor pool:16
+      voco-video ask meeting.mp4 "When does the door open?" --policy relevant --max-voco-tokens 256
       voco-video ask 3f9a2c41 --chat
     """
     asked = gather_questions(questions, questions_file, chat=chat, json=json)
@@ -82,6 +90,9 @@ def ask(
     }
     checked_sampling(sampling | {"start_seconds": start, "end_seconds": end})
     checked_compressor(compressor, num_voco_tokens)
+    from voco_video.view import ViewOptions
+
+    view = ViewOptions(max_voco_tokens, policy.value, neighbours, clock_every_seconds)
     from voco_video.api import load_model
 
     loaded = load_model(
@@ -107,6 +118,7 @@ def ask(
         video = video[start:end]
     generation: dict[str, Any] = {
         "num_voco_tokens": num_voco_tokens,
+        **asdict(view),
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
         "seed": seed,
@@ -127,7 +139,7 @@ def open_compressed(
     model: VideoModel, path: str, *, sampling: dict[str, Any], options: dict[str, Any], quiet: bool
 ) -> CompressedVideo:
     """A video by its path, compressed if need be, or a cache entry by the beginning of its digest."""
-    if not Path(path).exists() and _DIGEST.fullmatch(path):
+    if not Path(path).exists() and ENTRY_DIGEST.fullmatch(path):
         return model.open(path)
     with progress_bar(Path(path).name, quiet=quiet) as show:
         video = model.compress(path, **sampling, **options, on_progress=show)
@@ -160,9 +172,10 @@ def gather_questions(given: list[str] | None, file: Path | None, *, chat: bool, 
 
 def run_chat(video: CompressedVideo, first: list[str], generation: dict[str, Any]) -> None:
     """A conversation: questions typed at a prompt, answers streamed; an empty line or Ctrl-D ends it."""
-    from voco_video.answer import Message, answer_note
+    from voco_video.answer import Message, answer_note, model_note
 
-    note = answer_note(video.model.voco, video.prefix(num_voco_tokens=generation["num_voco_tokens"]))
+    voco = video.model.voco
+    note = answer_note(voco, voco.empty_prefix()) if video.compressor == "none" else model_note(voco)
     if note:
         print(f"note: {note}", file=sys.stderr)
     history: list[Message] = []
@@ -202,6 +215,7 @@ def answer_facts(answer: Answer) -> dict[str, Any]:
         "num_voco_tokens": answer.num_voco_tokens,
         "seconds": answer.seconds,
         "note": answer.note,
+        "evidence": [asdict(moment) for moment in answer.evidence],
     }
     if answer.frame_attention is not None:
         facts["video_attention"] = answer.video_attention
@@ -218,12 +232,21 @@ def print_answers(answers: list[Answer], *, show_frames: bool) -> None:
         if len(answers) > 1:
             print(f"> {answer.question}")
         print(f"{answer.text or '(an empty answer)'}   [confidence {answer.confidence:.0%}]")
+        if answer.evidence and not show_frames:
+            print(f"rests on {', '.join(format_moment(m) for m in answer.evidence)}")
         if show_frames:
             from voco_video.pictures import attention_bars
 
             print(attention_bars(answer))
-    if answers[0].note:
-        print(f"note: {answers[0].note}", file=sys.stderr)
+    for note in dict.fromkeys(answer.note for answer in answers if answer.note):
+        print(f"note: {note}", file=sys.stderr)
+
+
+def format_moment(moment: Moment) -> str:
+    """A stretch of time with its weight: ``0:04.00-0:06.00 (83%)``."""
+    from voco_video.pictures import format_seconds
+
+    return f"{format_seconds(moment.start_seconds)}-{format_seconds(moment.end_seconds)} ({moment.weight:.0%})"
 
 
 def write_strips(video: CompressedVideo, answers: list[Answer], path: Path, *, quiet: bool) -> None:

@@ -28,6 +28,15 @@ class StorageChoice(str, Enum):
     int8 = "int8"
 
 
+class PolicyChoice(str, Enum):
+    """Which frames a question sees where not all fit."""
+
+    uniform = "uniform"
+    recent = "recent"
+    relevant = "relevant"
+    elastic = "elastic"
+
+
 class DecoderChoice(str, Enum):
     """What decodes videos."""
 
@@ -69,6 +78,21 @@ NumVocoTokens = Annotated[
 ]
 Budget = Annotated[
     int | None, typer.Option(help="VoCo tokens per frame to answer from, at most what was kept. [default: all]")
+]
+MaxVocoTokens = Annotated[
+    int | None,
+    typer.Option(help="Tokens of all frames that a question sees. [default: what the model's context has room for]"),
+]
+Policy = Annotated[
+    PolicyChoice,
+    typer.Option(
+        help="Where not all fit: spread evenly, the last ones, those that have to do with the question, or many at one "
+        "token and those at all."
+    ),
+]
+Neighbours = Annotated[int, typer.Option(help="Frames on each side that a relevant one brings with it.")]
+ClockEverySeconds = Annotated[
+    float | None, typer.Option(help="Tell the model the time as text, this often. [default: never]", metavar="SECONDS")
 ]
 Form = Annotated[
     FormChoice | None,

@@ -81,6 +81,15 @@ def progress_bar(name: str, *, quiet: bool) -> Iterator[Callable[[Progress], Non
         yield show
 
 
+@contextmanager
+def count_bar(name: str, total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A bar of frames that is told how many more are done; silent where standard error is not a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(desc=name, total=total, unit="frame", disable=True if quiet else None, leave=False) as bar:
+        yield bar.update
+
+
 def _plain(value: Any) -> Any:
     """NumPy values and paths as JSON."""
     return value.tolist() if hasattr(value, "tolist") else str(value)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from voco_video.api import CompressedVideo, VideoModel
@@ -88,9 +88,17 @@ def answered(
     for start in range(0, len(asked.turns), options.questions_per_batch):
         turns = asked.turns[start : start + options.questions_per_batch]
         prompts = [options.prompt_of(turn) for turn in turns]
-        answers = video.ask(prompts, num_voco_tokens=num_voco_tokens, max_new_tokens=options.max_new_tokens)
+        answers = video.ask(
+            prompts,
+            num_voco_tokens=num_voco_tokens,
+            max_new_tokens=options.max_new_tokens,
+            **asdict(options.view),
+        )
         for turn, prompt, answer in zip(turns, prompts, answers, strict=True):
-            rank = ranker.rank(video.prefix(num_voco_tokens=num_voco_tokens), prompt, turn.answer) if ranker else None
+            rank = None
+            if ranker:
+                prefix = video.prefix(prompt, num_voco_tokens=num_voco_tokens, options=options.view)
+                rank = ranker.rank(prefix, prompt, turn.answer)
             one = prediction_of(asked, turn, options, status="answered")
             # Six digits tell more than anyone reads; the others would make files longer.
             confidence = round(answer.confidence, 6)
@@ -100,10 +108,11 @@ def answered(
 
 def chosen(video: CompressedVideo, num_voco_tokens: int | None, asked: Asked, options: EvalOptions) -> list[Prediction]:
     """A video's questions answered with the letters of their likeliest options, by the mean over tokens."""
-    prefix = video.prefix(num_voco_tokens=num_voco_tokens)
     predictions = []
     for turn in asked.turns:
-        log_likelihoods, num_tokens = score_options(video.model.voco, prefix, options.prompt_of(turn), turn.options)
+        prompt = options.prompt_of(turn)
+        prefix = video.prefix(prompt, num_voco_tokens=num_voco_tokens, options=options.view)
+        log_likelihoods, num_tokens = score_options(video.model.voco, prefix, prompt, turn.options)
         predictions.append(
             replace(
                 prediction_of(asked, turn, options, status="answered"),

@@ -14,6 +14,7 @@ from voco_video.data.samples import Turn
 from voco_video.errors import UsageError
 from voco_video.model import VocoModel
 from voco_video.sampling import Sampling
+from voco_video.view import Policy, ViewOptions
 
 AnswerBy = Literal["letter", "likelihood"]
 OPEN_PROMPT = "{question}"
@@ -28,6 +29,7 @@ class EvalOptions:
         compressor: see `CompressOptions`.
         num_voco_tokens: for ``voco``, budgets k to answer from, each with predictions of its own over the same cache;
             empty: all K.
+        max_voco_tokens, policy, neighbours, clock_every_seconds: see `ViewOptions`.
         form, storage, batch_size, decoder: see `CompressOptions`.
         max_new_tokens: an answer is cut after this many tokens.
         prompt: what the model is asked, with ``{question}`` where the question goes, and for multiple choice
@@ -49,6 +51,10 @@ class EvalOptions:
     num_frames: int | None = None
     compressor: str = "voco"
     num_voco_tokens: tuple[int, ...] = ()
+    max_voco_tokens: int | None = None
+    policy: Policy = "uniform"
+    neighbours: int = 2
+    clock_every_seconds: float | None = None
     form: Form | None = None
     storage: Storage = "native"
     batch_size: BatchSize = 16
@@ -63,7 +69,7 @@ class EvalOptions:
     vocabulary: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        _ = self.sampling, self.compression  # which refuse what cannot be
+        _ = self.sampling, self.compression, self.view  # which refuse what cannot be
         AnswerOptions(self.max_new_tokens)
         if self.answer_by not in get_args(AnswerBy):
             raise UsageError(f"answer_by {self.answer_by!r} is not one of {', '.join(get_args(AnswerBy))}")
@@ -81,6 +87,11 @@ class EvalOptions:
     def sampling(self) -> Sampling:
         """Which frames are seen."""
         return Sampling(fps=self.fps, num_frames=self.num_frames)
+
+    @property
+    def view(self) -> ViewOptions:
+        """What a question sees of them."""
+        return ViewOptions(self.max_voco_tokens, self.policy, self.neighbours, self.clock_every_seconds)
 
     @property
     def compression(self) -> CompressOptions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -56,6 +57,7 @@ def run_settings(
             cache_dir=model.cache.cache_dir,
         ),
         "cache": dict(cache.settings),
+        **asdict(options.view),
         "prompt": options.prompt_for(is_multiple_choice=is_choice),
         **({"answer_by": options.answer_by} if is_choice else {}),
         "max_new_tokens": options.max_new_tokens,

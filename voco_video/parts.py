@@ -1,0 +1,64 @@
+"""Frames that lie in one cache entry or in several: read by chunk, by window, or one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from voco_video.cache import CacheEntry
+from voco_video.compress import read_tokens
+from voco_video.model import VocoTokens
+
+CHUNK_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Part:
+    """Frames ``start:stop`` of one cache entry."""
+
+    entry: CacheEntry
+    start: int
+    stop: int
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of this part."""
+        return self.stop - self.start
+
+    @property
+    def pts_seconds(self) -> npt.NDArray[np.float64]:
+        """Their times in their own video."""
+        return self.entry.pts_seconds[self.start : self.stop]
+
+    def between(self, start_seconds: float, stop_seconds: float) -> Part | None:
+        """The frames of a window of time; None where there are none."""
+        first, last = np.searchsorted(self.pts_seconds, [start_seconds, stop_seconds], side="left")
+        return Part(self.entry, self.start + int(first), self.start + int(last)) if first < last else None
+
+
+def read_chunks(parts: Sequence[Part]) -> Iterator[VocoTokens]:
+    """All frames in order, as many at a time as take `CHUNK_BYTES`; memory-mapped within a segment."""
+    for part in parts:
+        size = max(1, CHUNK_BYTES // max(1, part.entry.bytes_per_frame))
+        for start in range(part.start, part.stop, size):
+            yield read_tokens(part.entry, start, min(start + size, part.stop))
+
+
+def read_chosen(parts: Sequence[Part], frames: npt.NDArray[np.int64], *, num_voco_tokens: int) -> VocoTokens:
+    """Some of the frames, with the first tokens of each.
+
+    Args:
+        frames: their indices over all parts, ascending, at least one.
+        num_voco_tokens: how many tokens of each are read.
+    """
+    pieces, first = [], 0
+    for part in parts:
+        inside = frames[(frames >= first) & (frames < first + part.num_frames)] - first + part.start
+        for run in np.split(inside, np.flatnonzero(np.diff(inside) != 1) + 1) if len(inside) else []:
+            tokens = read_tokens(part.entry, int(run[0]), int(run[-1]) + 1)
+            pieces.append(tokens.first(num_voco_tokens) if tokens.num_voco_tokens else tokens)
+        first += part.num_frames
+    return VocoTokens.cat(pieces)

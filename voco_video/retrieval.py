@@ -1,0 +1,284 @@
+"""Which cached frames a question is about: scores from their tokens alone, chunk by chunk, without pixels.
+
+    question, read without any frame -> queries          frame's tokens, as they are cached -> keys
+
+Learned (`Retriever`, stored with a model): a question's tokens t are projected to queries with a gate each, a frame's
+tokens j to keys, in H heads, and the score is the logarithm of the odds that the frame shows what is asked about:
+
+    s(question, frame) = b + log sum over t, h, j of exp(2 q_th . k_jh / sqrt(R) + g_th)
+
+so a question that names two things finds frames with either. The sum over tokens is ColBERT's late interaction
+(arXiv:2004.12832, equation 3) with a soft maximum, and gates in place of its stop list.
+
+Training-free, for models without one: the attention of the question's last token to each frame as if it stood alone
+before the question, its logarithm averaged over layers behind the first and over heads, or over heads chosen before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from voco_video.adapters import adapters_off
+from voco_video.answer import attention_by
+from voco_video.backbone import CACHE_ARGUMENT
+from voco_video.errors import ModelError, UsageError
+from voco_video.model import Form, VocoModel, VocoTokens
+
+RETRIEVAL_WEIGHTS = "retrieval.safetensors"
+NUM_HEADS, HEAD_DIM, HIDDEN = 4, 32, 256
+_RECORDING = "voco_recorded_queries"
+
+
+# ---------------------------------------------------------------------- learned
+
+
+class FrameScorer(nn.Module):
+    """The projections of one form of tokens.
+
+    Args:
+        question_width: D of the question's hidden states.
+        frame_width: of what is kept of a token, see `token_features`.
+    """
+
+    question_mean: Tensor
+    question_scale: Tensor
+    frame_mean: Tensor
+    frame_scale: Tensor
+
+    def __init__(self, question_width: int, frame_width: int) -> None:
+        super().__init__()
+        self.register_buffer("question_mean", torch.zeros(question_width))
+        self.register_buffer("question_scale", torch.ones(question_width))
+        self.register_buffer("frame_mean", torch.zeros(frame_width))
+        self.register_buffer("frame_scale", torch.ones(frame_width))
+        self.queries = nn.Sequential(
+            nn.Linear(question_width, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, NUM_HEADS * (HEAD_DIM + 1))
+        )
+        self.keys = nn.Linear(frame_width, NUM_HEADS * HEAD_DIM)
+        self.bias = nn.Parameter(torch.tensor(-6.0))
+
+    def question(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states ``[..., T, D]`` to queries ``[..., T, H, R]`` and the logarithms of gates ``[..., T, H]``."""
+        projected = self.queries((hidden - self.question_mean) / self.question_scale)
+        both = projected.unflatten(-1, (NUM_HEADS, HEAD_DIM + 1))
+        return both[..., :-1] * (2 / math.sqrt(HEAD_DIM)), both[..., -1]
+
+    def forward(self, queries: Tensor, gates: Tensor, tokens: Tensor) -> Tensor:
+        """Scores of Q questions for F frames.
+
+        Args:
+            queries, gates: as `question` gives them, ``[Q, T, H, R]`` and ``[Q, T, H]``; -inf gates are padding.
+            tokens: ``[F, K, W]``.
+
+        Returns:
+            Logarithms of odds, ``[Q, F]``.
+        """
+        keys = self.keys((tokens - self.frame_mean) / self.frame_scale).unflatten(-1, (NUM_HEADS, HEAD_DIM))
+        by_head = keys.permute(2, 3, 0, 1).flatten(2)  # [H, R, F * K]
+        products = queries.permute(2, 0, 1, 3).flatten(1, 2) @ by_head  # [H, Q * T, F * K]
+        products = products.unflatten(2, tokens.shape[:2]).logsumexp(-1)  # [H, Q * T, F]
+        products = products.unflatten(1, queries.shape[:2]) + gates.permute(2, 0, 1)[..., None]  # [H, Q, T, F]
+        return products.transpose(1, 2).flatten(0, 1).logsumexp(0) + self.bias  # [Q, F]
+
+
+@dataclass(frozen=True)
+class Retriever:
+    """What a model has learned about finding frames.
+
+    Attributes:
+        scorers: by form of tokens.
+        model_fingerprint: of the compressing weights that it belongs to, in float32.
+    """
+
+    scorers: dict[Form, FrameScorer]
+    model_fingerprint: str
+
+    def belongs_to(self, model: VocoModel, fingerprint: str) -> bool:
+        """Whether it was trained with this model's compressing weights, as far as those can be told apart.
+
+        A fingerprint tells the same weights in another type from these, so then only their widths are compared.
+        """
+        if model.backbone.dtype == torch.float32:
+            return fingerprint == self.model_fingerprint
+        return all(len(s.question_mean) == model.backbone.hidden_size for s in self.scorers.values())
+
+    def save(self, folder: Path) -> Path:
+        """Write it into a checkpoint's folder."""
+        tensors = {f"{form}.{n}": t.contiguous() for form, s in self.scorers.items() for n, t in s.state_dict().items()}
+        path = folder / RETRIEVAL_WEIGHTS
+        save_file(tensors, path, metadata={"model_fingerprint": self.model_fingerprint})
+        return path
+
+    @staticmethod
+    def load(folder: Path) -> Retriever | None:
+        """That of a checkpoint's folder; None where it has none.
+
+        Raises:
+            ModelError: the file is no such thing.
+        """
+        path = folder / RETRIEVAL_WEIGHTS
+        if not path.is_file():
+            return None
+        scorers: dict[Form, FrameScorer] = {}
+        try:
+            with safe_open(path, "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+                fingerprint = file.metadata()["model_fingerprint"]
+            forms: set[Any] = {name.partition(".")[0] for name in tensors}
+            for form in forms:
+                own = {n.partition(".")[2]: t for n, t in tensors.items() if n.startswith(f"{form}.")}
+                scorer = FrameScorer(len(own["question_mean"]), len(own["frame_mean"]))
+                scorer.load_state_dict(own)
+                scorers[form] = scorer.eval().requires_grad_(False)
+        except (KeyError, RuntimeError, OSError, TypeError, SafetensorError) as error:
+            raise ModelError(f"{path} does not hold what finds frames: {error}") from error
+        return Retriever(scorers, fingerprint)
+
+
+def token_features(tokens: VocoTokens) -> Tensor:
+    """What a `FrameScorer` reads of tokens, float32 ``[F, K, W]``: embeddings, or the values of the last layer."""
+    if tokens.form == "embeds":
+        assert tokens.embeds is not None
+        return tokens.embeds.float()
+    assert tokens.values is not None
+    return tokens.values[:, -1].transpose(1, 2).flatten(2).float()  # [F, K, kv_heads * head_dim]
+
+
+@torch.inference_mode()
+def question_states(model: VocoModel, question: str) -> Tensor:
+    """Last hidden states of a question that stands alone, read with the compressing weights, float32 ``[T, D]``."""
+    prompt = question_ids(model, question)
+    with adapters_off(model.backbone.decoder):
+        output = model.backbone.decoder(inputs_embeds=model.backbone.embed(prompt)[None], use_cache=False)
+    return output.last_hidden_state[0].float()
+
+
+def question_ids(model: VocoModel, question: str) -> list[int]:
+    """Token ids of a question as it would be asked.
+
+    Raises:
+        UsageError: it is empty.
+    """
+    if not question.strip():
+        raise UsageError("there is nothing to look for: the query is empty")
+    return model.backbone.conversation_ids([{"role": "user", "content": question.strip()}])
+
+
+# ---------------------------------------------------------------------- training-free
+
+
+def _recorded(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Any:
+    """SDPA that keeps the queries of the last token, with their scale, in the list that the caller passed."""
+    recorded = kwargs.pop("recorded", None)
+    if recorded is not None:
+        recorded.append(query[0, :, -1] * kwargs["scaling"])
+    return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, mask, **kwargs)
+
+
+AttentionInterface.register(_RECORDING, _recorded)
+AttentionMaskInterface.register(_RECORDING, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+
+
+def last_token_queries(model: VocoModel, question: str, *, position: int, form: Form) -> Tensor:
+    """Queries of a question's last token, rotated and scaled, ``[layers, heads, head_dim]``.
+
+    Args:
+        position: of the question's first token.
+        form: of the frames that it is to be held against.
+    """
+    prompt = question_ids(model, question)
+    recorded: list[Tensor] = []
+    position_ids = torch.arange(position, position + len(prompt), device=model.backbone.device)[None]
+    embeds = model.backbone.embed(prompt)[None]
+    with torch.inference_mode(), attention_by(model, _RECORDING), model.answering(form):
+        model.backbone.decoder(inputs_embeds=embeds, position_ids=position_ids, use_cache=False, recorded=recorded)
+    return torch.stack(recorded).float()
+
+
+def attention_scores(queries: Tensor, keys: Tensor, *, heads: Sequence[tuple[int, int]] | None = None) -> Tensor:
+    """Logarithm of attention, up to a constant, from one token to each frame, ``[F]``.
+
+    Args:
+        queries: ``[layers, heads, head_dim]``, scaled.
+        keys: ``[F, layers, kv_heads, K, head_dim]``.
+        heads: (layer, head) pairs to average; all behind the first layer when None, whose keys tell little of frames.
+    """
+    groups = queries.shape[1] // keys.shape[2]
+    grouped = queries.unflatten(1, (keys.shape[2], groups))  # [layers, kv_heads, groups, head_dim]
+    products = torch.einsum("lhgd,flhkd->flhgk", grouped, keys.float()).logsumexp(-1).flatten(2)  # [F, layers, heads]
+    if heads is not None:
+        return torch.stack([products[:, layer, head] for layer, head in heads]).mean(0)
+    return products[:, min(1, products.shape[1] - 1) :].mean((1, 2))
+
+
+def frame_keys(model: VocoModel, tokens: VocoTokens) -> tuple[Tensor, int]:
+    """Keys of frames of which each stands alone, ``[F, layers, kv_heads, K, head_dim]``, and where text would begin."""
+    if tokens.form == "kv":
+        assert tokens.keys is not None
+        assert tokens.positions is not None
+        return tokens.keys.to(model.backbone.device), int(tokens.positions.max()) + 1
+    assert tokens.embeds is not None
+    start = len(model.backbone.template.frame_before_ids)
+    before = model.backbone.embed(model.backbone.template.frame_before_ids)
+    embeds = tokens.embeds.to(before.device, before.dtype)  # [F, K, D]
+    sequence = torch.cat([before.expand(len(embeds), -1, -1), embeds], dim=1)  # [F, 1 + K, D]
+    with torch.inference_mode(), model.answering("embeds"):
+        cache = model.backbone.decoder(inputs_embeds=sequence, use_cache=True)[CACHE_ARGUMENT]
+    keys = torch.stack([layer.keys[:, :, start:] for layer in cache.layers], dim=1)
+    return keys, sequence.shape[1]
+
+
+# ---------------------------------------------------------------------- both
+
+
+def frame_scores(
+    model: VocoModel, question: str, chunks: Iterable[VocoTokens], *, retriever: Retriever | None = None
+) -> np.ndarray:
+    """How much each cached frame has to do with a question; only their order means something, without a retriever.
+
+    Args:
+        chunks: frames a few hundred at a time, of one form.
+        retriever: the model's, where it has one.
+
+    Returns:
+        float32 ``[F]``. With a retriever logarithms of odds: above 0 it is likelier than not that the frame shows it.
+
+    Raises:
+        UsageError: the question is empty.
+        ModelError: the model has no tokenizer or no chat template.
+    """
+    scored = [scores.cpu() for scores in _scored(model, question, chunks, retriever)]
+    return torch.cat(scored).numpy() if scored else np.empty(0, np.float32)
+
+
+@torch.inference_mode()
+def _scored(
+    model: VocoModel, question: str, chunks: Iterable[VocoTokens], retriever: Retriever | None
+) -> Iterator[Tensor]:
+    asked: Any = None  # what is known of the question, once the first chunk has told the form of the frames
+    for tokens in chunks:
+        if tokens.num_voco_tokens == 0:
+            raise UsageError("these frames keep no tokens (compressor 'none'), so nothing can be found in them")
+        scorer = retriever.scorers.get(tokens.form) if retriever and tokens.elastic else None
+        if scorer is not None:
+            scorer.to(model.backbone.device)
+            asked = asked or [t[None] for t in scorer.question(question_states(model, question))]
+            yield scorer(*asked, token_features(tokens).to(model.backbone.device))[0]
+            continue
+        keys, position = frame_keys(model, tokens)
+        if asked is None:
+            asked = last_token_queries(model, question, position=position, form=tokens.form)
+        yield attention_scores(asked, keys)
