@@ -7,7 +7,8 @@ tokens a frame) takes the same 16-frame samples through mode `joint` (pixels, vi
 through all of the language model) and mode `cached` (VoCo tokens from memory-mapped segments of a frame cache, text;
 a second set of weights to answer with). A step is forward, backward and optimizer. Joint mode is then run at 4, 8, 16
 and 32 frames, each in a process of its own, for time and peak memory. Times are CPU seconds, which other programs on
-the same machine change little. Writes OUT.json, OUT.md and OUT.png.
+the same machine change little, of one thread: two wait for each other, busily, where there are not two free cores.
+Writes OUT.json, OUT.md and OUT.png.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def seconds_per_step(step: Callable[[], None], *, repeats: int) -> list[float]:
 
 def measure_joint(num_frames: int, repeats: int) -> dict[str, Any]:
     """Seconds and peak memory of a joint step on one sample; meant for a process of its own."""
-    torch.set_num_threads(max(1, multiprocessing.cpu_count()))
+    torch.set_num_threads(1)
     step, batch = stepper(joint()), make_batch(num_frames)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds = seconds_per_step(lambda: step(batch), repeats=repeats)
@@ -132,6 +133,7 @@ def measure_joint(num_frames: int, repeats: int) -> dict[str, Any]:
 
 def measure_cached(repeats: int, batch_size: int) -> dict[str, Any]:
     """Seconds of a cached step: read a batch of samples from the frame cache, then text alone."""
+    torch.set_num_threads(1)
     model = make_model().requires_grad_(False)
     batch = make_batch(NUM_FRAMES)
     assert batch.pixels is not None
@@ -217,7 +219,7 @@ def main() -> None:
     report: dict[str, Any] = {
         "description": f"Samples of {NUM_FRAMES} frames, 576 vision and {NUM_VOCO_TOKENS} VoCo tokens each, and "
         f"{TEXT_LENGTH} text tokens; random weights, fp32;",
-        "machine": f"{multiprocessing.cpu_count()} {platform.machine()} cores, torch {torch.__version__}",
+        "machine": f"one thread of an {platform.machine()} processor, torch {torch.__version__}",
         "growth": growth,
     }
     for mode, seconds, size in (("joint", same["seconds"], 1), ("cached", cached["seconds"], cached["batch_size"])):

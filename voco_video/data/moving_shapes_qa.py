@@ -192,8 +192,8 @@ def _how_many_of(view: View, rng: _Rng) -> QuestionAnswer:
         raise _NothingToAskError
     number = int(rng.integers(3))
     word = _pick(rng, [word for word, count in counts.items() if count == number])
-    plural = f"{word} shapes" if word in COLOURS else "crosses" if word == "cross" else f"{word}s"
-    return QuestionAnswer(f"how many {plural} are there?", NUMBERS[number], "how", "number", NUMBERS[:3])
+    words = f"{word} shapes" if word in COLOURS else plural(word)
+    return QuestionAnswer(f"how many {words} are there?", NUMBERS[number], "how", "number", NUMBERS[:3])
 
 
 def _where_is(view: View, rng: _Rng) -> QuestionAnswer:
@@ -430,6 +430,15 @@ def _count_questions(view: View, rng: _Rng, share: float, temporal_fraction: flo
     """
     static = [_how_many(view, rng)] if rng.random() < share * (1 - temporal_fraction) else []
     return static + ([_how_many_move(view, rng)] if rng.random() < share * temporal_fraction else [])
+
+
+def plural(shape: str) -> str:
+    """The word for several of a shape.
+
+    >>> plural("star"), plural("cross")
+    ('stars', 'crosses')
+    """
+    return f"{shape}es" if shape.endswith("s") else f"{shape}s"
 
 
 def time_word(scene: Scene, thing: ShapeObject) -> str:

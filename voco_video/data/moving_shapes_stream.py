@@ -35,6 +35,7 @@ from voco_video.data.moving_shapes_qa import (
     QuestionAnswer,
     View,
     draw_questions,
+    plural,
     time_word,
 )
 from voco_video.data.rendering import render
@@ -62,9 +63,9 @@ def draw_lists(
         num_lists: how many at most (there are 5 of an image, 10 of a video).
         at_seconds: list the image at that time; None: the whole video.
 
-    >>> for turn in draw_lists(demo_scene(), np.random.default_rng(1), at_seconds=0.0):
+    >>> for turn in draw_lists(demo_scene(), np.random.default_rng(7), at_seconds=0.0):
     ...     print(turn.question, turn.answer)
-    list how many are there, shape first. circle zero, square one, triangle zero, star one, cross zero, diamond zero
+    list the shapes, place first. top left purple star, right blue square
     list the shapes, colour first. purple star top left, blue square right
     """
     view = View(scene, at_seconds)
@@ -86,8 +87,12 @@ def _list_items(view: View, what: str, first: str) -> list[str]:
         return f"{thing.shape} {thing.colour}" if first == "shape" else thing.name
 
     if what == COUNTS:
-        counts = Counter(o.shape if first == "shape" else o.colour for o in view.objects)
-        return [f"{word} {NUMBERS[counts[word]]}" for word in (SHAPES if first == "shape" else COLOURS)]
+        # Shapes as short questions call them: told of "circle" only, a model never learned what "circles" are.
+        if first == "shape":
+            shapes = Counter(o.shape for o in view.objects)
+            return [f"{plural(shape)} {NUMBERS[shapes[shape]]}" for shape in SHAPES]
+        colours = Counter(o.colour for o in view.objects)
+        return [f"{colour} {NUMBERS[colours[colour]]}" for colour in COLOURS]
     placed = _read(view)
     if what == "shapes":
         return [f"{place} {name(o)}" if first == "place" else f"{name(o)} {place}" for o, place in placed]
@@ -256,8 +261,7 @@ def vocabulary() -> tuple[str, ...]:
     >>> "circle" in vocabulary(), len(vocabulary()) < 100
     (True, True)
     """
-    plurals = [f"{shape}es" if shape.endswith("s") else f"{shape}s" for shape in SHAPES]
-    names = " ".join((*COLOURS, *SHAPES, *plurals, *PLACES, *NUMBERS, *DIRECTIONS))
+    names = " ".join((*COLOURS, *SHAPES, *map(plural, SHAPES), *PLACES, *NUMBERS, *DIRECTIONS))
     return tuple(sorted({*names.split(), *_OTHER_WORDS.split()}))
 
 
