@@ -136,8 +136,13 @@ def answer_questions(
 def answer_note(model: VocoModel, prefix: Prefix) -> str:
     """What users are told with every answer: that no frame was shown, that the model is untrained, what it is."""
     blind = "" if len(prefix.frame_slots) else "answered from the question alone: no frame was shown. "
-    warning = "" if model.trained else "the model is untrained, so this answer means nothing. "
-    return f"{blind}{warning}{model.about}".strip()
+    return f"{blind}{model_note(model)}".strip()
+
+
+def model_note(model: VocoModel) -> str:
+    """What users are told of a model with whatever it says; empty when there is nothing to say."""
+    warning = "" if model.trained else "the model is untrained, so its answers mean nothing. "
+    return f"{warning}{model.about}".strip()
 
 
 def stream_answer(
