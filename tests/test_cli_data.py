@@ -145,7 +145,7 @@ def test_msrvtt_origin_comes_from_its_own_list(tmp_path: Path, shared: Path) -> 
 def test_absent_annotations_are_part_of_the_report(tmp_path: Path) -> None:
     answer = run("check", "msvd", "--root", tmp_path)
     assert answer.exit_code == 1
-    assert "annotations: none (from https://github.com/xudejing/video-question-answering)" in answer.output
+    assert "annotations: none (published at https://github.com/xudejing/video-question-answering)" in answer.output
     assert f"{tmp_path} has no annotations of the test split (looked for test_qa.json" in answer.output
 
 

@@ -154,8 +154,8 @@ def answer_note(model: VocoModel, prefix: Prefix, *, num_text_tokens: int = 0) -
 
 
 def model_note(model: VocoModel) -> str:
-    """What users are told of a model: that it is untrained, what it knows."""
-    warning = "" if model.trained else "the model is untrained, so this answer means nothing. "
+    """What users are told of a model with whatever it says; empty when there is nothing to say."""
+    warning = "" if model.trained else "the model is untrained, so its answers mean nothing. "
     return f"{warning}{model.about}".strip()
 
 

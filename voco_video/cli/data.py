@@ -146,7 +146,7 @@ def print_report(report: CheckReport, *, list_media: bool) -> None:
     ]
     name = f"{report.dataset} {report.split}".strip()
     print(f"{name} in {report.root}: {'complete' if report.is_complete else 'not complete'}")
-    origin = f" (from {report.annotations_origin})" if report.annotations_origin else ""
+    origin = f" (published at {report.annotations_origin})" if report.annotations_origin else ""
     print(f"annotations: {', '.join(map(str, report.annotations)) or 'none'}{origin}")
     print(", ".join(f"{found} {what}{f' of {size}' if size else ''}" for what, found, size in sizes))
     if report.groups:

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from voco_video.answer import model_note
 from voco_video.api import VideoModel
 from voco_video.data.samples import Dataset
 from voco_video.evaluate.answering import answer_jobs
@@ -113,7 +114,7 @@ def evaluate(
             "num_processes": processes.num_processes,
             "num_resumed": num_resumed,
         }
-        how |= {"seconds": time.perf_counter() - started, **surroundings()}
+        how |= {"model_note": model_note(model.voco), "seconds": time.perf_counter() - started, **surroundings()}
         for run in runs.values():
             publish(run, asked, {**(facts or {}), **how})
     processes.wait()

@@ -155,13 +155,22 @@ def score_file(
         judgement,
         run,
         scored_with={"versions": versions(), **(facts or {})},
-        notes=(*_note_on_skipped(everything, loaded), *_notes(loaded, dataset, split, judgement)),
+        notes=(
+            *_notes_on_model(run),
+            *_note_on_skipped(everything, loaded),
+            *_notes(loaded, dataset, split, judgement),
+        ),
         num_skipped=everything.num_unanswered - loaded.num_unanswered,
     )
 
 
 def _answered_only(loaded: LoadedPredictions) -> LoadedPredictions:
     return replace(loaded, predictions=tuple(one for one in loaded.predictions if one.prediction is not None))
+
+
+def _notes_on_model(run: dict[str, Any] | None) -> list[str]:
+    note = (run or {}).get("model_note")
+    return [f"The model: {note}"] if note else []
 
 
 def _note_on_skipped(everything: LoadedPredictions, scored: LoadedPredictions) -> list[str]:
