@@ -18,10 +18,11 @@ from typing import Any, Literal, get_args
 import torch
 from blake3 import blake3
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache
 
 from voco_video.adapters import adapters_off, base_parameters
 from voco_video.backbone import CACHE_ARGUMENT, Backbone
+from voco_video.cache_layers import GrowingLayer, LastTailLayer, PassIsOver, TailLayer
 from voco_video.checkpoint_files import FileState
 from voco_video.errors import ModelError, UsageError
 from voco_video.positions import compact_positions, rotate_keys
@@ -136,40 +137,8 @@ class Prefix:
         """A fresh cache for `transformers` that begins with this prefix, shared (not copied) until it grows."""
         cache = DynamicCache()
         for keys, values in self.layers:
-            layer = DynamicLayer()
-            layer.lazy_initialization(keys, values)
-            layer.keys, layer.values = (t.expand(batch_size, -1, -1, -1) for t in (keys, values))
-            cache.layers.append(layer)
+            cache.layers.append(GrowingLayer(*(t.expand(batch_size, -1, -1, -1) for t in (keys, values))))
         return cache
-
-
-class _TailLayer(DynamicLayer):
-    """A cache layer that keeps the last few positions only, so a batch of frames never holds all its vision keys."""
-
-    keys: Tensor
-    values: Tensor
-
-    def __init__(self, num_tokens: int) -> None:
-        super().__init__()
-        self.num_tokens = num_tokens
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        self.lazy_initialization(key_states, value_states)
-        self.keys = key_states[:, :, -self.num_tokens :].clone()
-        self.values = value_states[:, :, -self.num_tokens :].clone()
-        return key_states, value_states
-
-
-class _PassIsOver(Exception):  # noqa: N818  # nothing is wrong
-    """Everything that was wanted of a pass through the decoder is in its cache."""
-
-
-class _LastTailLayer(_TailLayer):
-    """The last layer's: once that has its keys and values, nobody wants its attention and MLP."""
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        super().update(key_states, value_states)
-        raise _PassIsOver
 
 
 class VocoModel(nn.Module):
@@ -257,9 +226,9 @@ class VocoModel(nn.Module):
             num_kept: how many positions, at most L.
             grid: rows and columns of the vision tokens in it where they are not the tower's own.
         """
-        tails = [_TailLayer(num_kept) for _ in range(self.backbone.text_config.num_hidden_layers - 1)]
-        tails.append(_LastTailLayer(num_kept))
-        with adapters_off(self.backbone.decoder), suppress(_PassIsOver):  # adapters are for answering alone
+        tails = [TailLayer(num_kept) for _ in range(self.backbone.text_config.num_hidden_layers - 1)]
+        tails.append(LastTailLayer(num_kept))
+        with adapters_off(self.backbone.decoder), suppress(PassIsOver):  # adapters are for answering alone
             cache = Cache(layers=list(tails))
             self.backbone.decode_frames(sequence, grid=grid, use_cache=True, **{CACHE_ARGUMENT: cache})
         num_frames, length, _ = sequence.shape
@@ -321,7 +290,7 @@ class VocoModel(nn.Module):
         before = self.backbone.embed(self.backbone.template.frame_before_ids)  # [1, D]
         embeds = tokens.embeds.to(before.device, before.dtype).flatten(0, 1)  # [F * k, D]
         sequence = torch.cat([before, embeds])[None]  # [1, 1 + F * k, D]
-        layers = [_TailLayer(sequence.shape[1]) for _ in range(self.backbone.text_config.num_hidden_layers)]
+        layers = [TailLayer(sequence.shape[1]) for _ in range(self.backbone.text_config.num_hidden_layers)]
         with self.answering("embeds"):
             cache = {CACHE_ARGUMENT: Cache(layers=list(layers))}
             self.backbone.decoder(inputs_embeds=sequence, use_cache=True, **cache)

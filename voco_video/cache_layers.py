@@ -1,0 +1,85 @@
+"""Layers of the library's cache that do no more than a pass here needs: keep the end, stop early, grow in place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers.cache_utils import DynamicLayer
+
+ROOM_TOKENS = 64
+"""How many more tokens a `GrowingLayer` makes room for at a time; `AnswerOptions` generates as many by default."""
+
+
+class TailLayer(DynamicLayer):
+    """Keeps the last few positions only, so a batch of frames never holds all its vision keys."""
+
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, num_tokens: int) -> None:
+        super().__init__()
+        self.num_tokens = num_tokens
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Keep the end of what comes; attention sees all of it."""
+        self.lazy_initialization(key_states, value_states)
+        self.keys = key_states[:, :, -self.num_tokens :].clone()
+        self.values = value_states[:, :, -self.num_tokens :].clone()
+        return key_states, value_states
+
+
+class PassIsOver(Exception):  # noqa: N818  # nothing is wrong
+    """Everything that was wanted of a pass through the decoder is in its cache."""
+
+
+class LastTailLayer(TailLayer):
+    """The last layer's: once that has its keys and values, nobody wants its attention and MLP."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Keep the end of what comes, and end the pass.
+
+        Raises:
+            PassIsOver: always.
+        """
+        super().update(key_states, value_states)
+        raise PassIsOver
+
+
+class GrowingLayer(DynamicLayer):
+    """Begins with a prefix, shared until more comes; then a step writes its own tokens, where the library copies all.
+
+    Args:
+        keys, values: ``[B, kv_heads, S, head_dim]``, never written to.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+        self._rooms: tuple[Tensor, Tensor] | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Put what comes behind what is there."""
+        start = self.keys.shape[-2]
+        stop = start + key_states.shape[-2]
+        rooms = self._rooms
+        # What is there may have become another tensor: the library reorders and repeats rows.
+        if rooms is None or rooms[0].shape[-2] < stop or rooms[0].data_ptr() != self.keys.data_ptr():
+            rooms = _with_room(self.keys, stop), _with_room(self.values, stop)
+        for room, new in zip(rooms, (key_states, value_states), strict=True):
+            room[:, :, start:stop] = new
+        self._rooms = rooms
+        self.keys, self.values = (room[:, :, :stop] for room in rooms)
+        return self.keys, self.values
+
+
+def _with_room(tensor: Tensor, num_tokens: int) -> Tensor:
+    """A copy of ``[B, kv_heads, S, head_dim]`` with places for ``num_tokens`` and `ROOM_TOKENS` more."""
+    batch_size, kv_heads, length, head_dim = tensor.shape
+    room = tensor.new_empty(batch_size, kv_heads, num_tokens + ROOM_TOKENS, head_dim)
+    room[:, :, :length] = tensor
+    return room
