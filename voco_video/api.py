@@ -19,7 +19,7 @@ import numpy as np
 from voco_video.answer import Answer, AnswerOptions, Message, answer_questions, stream_answer
 from voco_video.batching import Batching, BatchSize
 from voco_video.cache import CacheEntry, FrameCache
-from voco_video.checkpoint import load_voco_model
+from voco_video.checkpoint import load_voco_model, save_voco_model
 from voco_video.compress import (
     CompressOptions,
     CompressResult,
@@ -166,6 +166,14 @@ class VideoModel:
             on_progress=on_progress,
         )
         return CompressedVideo(self, (Part(result.entry, 0, result.entry.num_frames),), result)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the model as an ordinary Hugging Face folder with its VoCo files; `load_model` reads it back.
+
+        >>> load_model("VoCo-LLaMA-7B").save_pretrained("voco-llama-7b-hf")     # doctest: +SKIP
+        PosixPath('voco-llama-7b-hf')
+        """
+        return save_voco_model(self.voco, folder)
 
     def open_stream(
         self,
