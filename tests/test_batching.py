@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from clips import Clip
-from models import tiny_voco
+from models import random_pixels, tiny_voco
+from tiny_families import tiny_family
 
 from voco_video import cli
+from voco_video.answer import AnswerOptions, answer_questions
 from voco_video.batching import Batching, free_bytes, is_out_of_memory, largest_batch, peak_bytes
 from voco_video.cache import FrameCache
 from voco_video.compress import CompressOptions, compress_video, read_tokens
@@ -170,6 +172,48 @@ def test_other_errors_are_not_taken_for_lack_of_memory():
     batch = FrameBatch(np.zeros((2, 4, 4, 3), np.uint8), np.arange(2.0))
     with pytest.raises(RuntimeError, match="mat1"):
         next(Batching("auto").passes(batch, run))
+
+
+class HeadShortOfMemory(torch.nn.Module):
+    """A language-model head for which more than ``most`` rows are too many."""
+
+    def __init__(self, inner: torch.nn.Module, most: int) -> None:
+        super().__init__()
+        self.inner, self.most, self.seen = inner, most, []
+
+    @property
+    def weight(self):
+        return self.inner.weight
+
+    def forward(self, hidden):
+        self.seen.append(len(hidden))
+        if len(hidden) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.inner(hidden)
+
+
+def ask_everything(most: int):
+    model = tiny_family("llava")
+    hugging_face = model.backbone.model
+    hugging_face.lm_head = HeadShortOfMemory(hugging_face.lm_head, most)
+    with torch.inference_mode():
+        tokens = model.compress(model.vision_tokens(random_pixels(2)))
+    questions = [f"{number}?" for number in range(7)]
+    options = AnswerOptions(max_new_tokens=3)
+    answers = answer_questions(
+        model, model.prefix(tokens), questions, options=options, frame_pts_seconds=np.arange(2.0)
+    )
+    return [answer.token_ids for answer in answers], hugging_face.lm_head.seen
+
+
+def test_questions_that_do_not_fit_together_are_asked_in_smaller_batches():
+    expected, seen = ask_everything(7)
+    assert set(seen) == {7}
+    found, seen = ask_everything(3)
+    assert found == expected
+    assert set(seen) == {7, 3, 1}
+    with pytest.raises(ModelError, match="out of memory with one question over 2 frames: ask about fewer"):
+        ask_everything(0)
 
 
 _REALLY_SHORT = """

@@ -123,7 +123,7 @@ def test_one_bad_file_among_many_is_reported_and_the_rest_is_done(run, clip, tmp
         (["compress", "{clip}", "--form", "pixels"], 2, "pixels"),
         (["compress", "{clip}", "--model", "nobody/nothing"], 1, "nobody/nothing"),
         (["compress", "{clip}", "--device", "warp"], 2, "device 'warp'"),
-        (["compress", "{clip}", "--batch-size", "0"], 2, "batch_size=0"),
+        (["compress", "{clip}", "--batch-size", "0"], 2, "--batch-size '0'"),
         (["compress", "{clip}", "--no-such-option"], 2, "--no-such-option"),
         (["compress"], 2, "PATH..."),
         (["compress", "{clip}", "--cache-dir", "{clip}"], 1, "not a file"),

@@ -13,9 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_families import FAMILIES, tiny_family
+from transformers import AutoModelForImageTextToText
 
 from voco_video import cli
+from voco_video.api import VideoModel
 from voco_video.backbone import Backbone, ImageSettings, PromptTemplate
+from voco_video.cache import FrameCache
 from voco_video.checkpoint import load_voco_model, save_voco_model
 from voco_video.checkpoint_files import stored_weights, weight_files
 from voco_video.errors import ModelError, UsageError
@@ -87,6 +90,15 @@ def test_every_weight_is_the_one_on_the_disk(tmp_path, name, dtype):
     for buffer, tensor in model.named_buffers():  # tables that no file holds
         assert torch.equal(tensor, dict(library.named_buffers())[buffer]), buffer
     assert model.generation_config.to_dict() == library.generation_config.to_dict()
+
+
+def test_save_pretrained_is_an_ordinary_folder(tmp_path):
+    model = VideoModel(tiny_family("llava"), FrameCache(tmp_path / "cache"))
+    folder = model.save_pretrained(tmp_path / "saved")
+    assert load_voco_model(folder).fingerprint() == model.fingerprint
+    library = AutoModelForImageTextToText.from_pretrained(folder)
+    ours = model.voco.backbone.model.state_dict()
+    assert all(torch.equal(tensor, ours[name]) for name, tensor in library.state_dict().items())
 
 
 def test_pickled_weights_are_read_one_by_one_too(tmp_path):

@@ -22,13 +22,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from voco_video.backbone import Backbone
-from voco_video.checkpoint_files import VOCO_CONFIG, find_checkpoint, stored_weights, weight_files
+from voco_video.checkpoint_files import VOCO_CONFIG, find_checkpoint, sampled, stored_weights, weight_files
 from voco_video.errors import ModelError
 
 CHANGED_WEIGHTS = "changed.safetensors"
 LORA_CONFIG, LORA_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PEFT_PREFIX = "base_model.model."
-_NUM_SAMPLES = 64  # numbers of every weight
 
 
 @dataclass(frozen=True)
@@ -85,10 +84,8 @@ def stored_digest(folder: Path) -> str:
     for path in files:
         for name, weight in sorted(stored_weights([path], dtype=torch.float32).items()):
             tensor = weight[...]
-            flat = tensor.flatten()
-            some = flat[:: max(1, (len(flat) - 1) // (_NUM_SAMPLES - 1))].contiguous() if len(flat) else flat
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(some.view(torch.uint8).numpy().data)
+            digest.update(sampled(tensor))
     return digest.hexdigest()
 
 

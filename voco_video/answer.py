@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from voco_video.backbone import CACHE_ARGUMENT
-from voco_video.errors import UsageError
+from voco_video.batching import unless_out_of_memory
+from voco_video.errors import ModelError, UsageError
 from voco_video.model import Prefix, VocoModel
 from voco_video.moments import Moment, shared_moments
 
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 MAX_QUESTIONS_PER_BATCH = 32
 NUM_MOMENTS = 5  # that an answer's evidence has, at most
+_LESS = "ask about fewer of them, from fewer VoCo tokens each, or load with dtype='bfloat16' or weight_bits=4"
 
 
 @dataclass(frozen=True)
@@ -114,12 +116,21 @@ def answer_questions(
 
     Raises:
         UsageError: an empty question.
+        ModelError: there is not enough memory for even one question at a time.
     """
     started = time.perf_counter()
     prompts = [_prompt(model, question, history) for question in questions]
     generated: list[tuple[list[int], float]] = []
-    for first in range(0, len(prompts), MAX_QUESTIONS_PER_BATCH):
-        generated += generate(model, prefix, prompts[first : first + MAX_QUESTIONS_PER_BATCH], options=options)
+    most = MAX_QUESTIONS_PER_BATCH
+    while len(generated) < len(prompts):
+        batch = prompts[len(generated) :][:most]
+        found = unless_out_of_memory(lambda batch=batch: generate(model, prefix, batch, options=options))  # type: ignore[misc]
+        if found is not None:
+            generated += found[0]
+        elif len(batch) == 1:
+            raise ModelError(f"out of memory with one question over {len(prefix.frame_slots)} frames: {_LESS}")
+        else:
+            most = len(batch) // 2
     seconds = time.perf_counter() - started
     answers = []
     for question, prompt, (token_ids, confidence) in zip(questions, prompts, generated):

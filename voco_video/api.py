@@ -15,7 +15,7 @@ from pathlib import Path
 
 from voco_video.batching import Batching, BatchSize
 from voco_video.cache import FrameCache
-from voco_video.checkpoint import find_checkpoint, load_voco_model
+from voco_video.checkpoint import find_checkpoint, load_voco_model, save_voco_model
 from voco_video.compress import CompressOptions, Form, Progress, Storage, compress_video
 from voco_video.compressed import CompressedVideo, Found, concat, find
 from voco_video.errors import CacheError, ModelError
@@ -158,6 +158,14 @@ class VideoModel:
             on_progress=on_progress,
         )
         return CompressedVideo(self, (Part(result.entry, 0, result.entry.num_frames),), result)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the model as an ordinary Hugging Face folder with its VoCo files; `load_model` reads it back.
+
+        >>> load_model("VoCo-LLaMA-7B").save_pretrained("voco-llama-7b-hf")     # doctest: +SKIP
+        PosixPath('voco-llama-7b-hf')
+        """
+        return save_voco_model(self.voco, folder)
 
     def open_stream(
         self,

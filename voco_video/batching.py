@@ -77,7 +77,7 @@ class Batching:
         start = 0
         while start < len(batch):
             part = batch[start : start + (self.size or len(batch))]
-            result = _unless_out_of_memory(lambda part=part: run(part))  # type: ignore[misc]
+            result = unless_out_of_memory(lambda part=part: run(part))  # type: ignore[misc]
             if result is None:
                 self._halve(len(part))
                 continue
@@ -91,12 +91,12 @@ class Batching:
                 "many as fit, or a smaller number"
             )
         if num_frames == 1:
-            raise ModelError(_NOT_EVEN_ONE)
+            raise ModelError(NOT_EVEN_ONE_FRAME)
         self.size = num_frames // 2
         logger.warning("out of memory with %d frames in one pass; going on with %d", num_frames, self.size)
 
 
-_NOT_EVEN_ONE = (
+NOT_EVEN_ONE_FRAME = (
     "out of memory with a single frame: use dtype='bfloat16', weight_bits=8 or 4 (on a GPU), device_map='auto' over "
     "several GPUs, a smaller checkpoint, or free memory that other processes hold"
 )
@@ -109,9 +109,9 @@ def largest_batch(run: Callable[[int], object], *, device: torch.device) -> int:
         ModelError: not even one.
     """
     limit = MAX_FRAMES.get(device.type, _NO_CUDA_LIMIT)
-    if _unless_out_of_memory(lambda: run(1)) is None:  # also warms up what every later run finds there already
-        raise ModelError(_NOT_EVEN_ONE)
-    measured = _unless_out_of_memory(lambda: peak_bytes(lambda: run(2), device=device))
+    if unless_out_of_memory(lambda: run(1)) is None:  # also warms up what every later run finds there already
+        raise ModelError(NOT_EVEN_ONE_FRAME)
+    measured = unless_out_of_memory(lambda: peak_bytes(lambda: run(2), device=device))
     if measured is None:
         return 1
     peak, free = measured[0], free_bytes(device)
@@ -127,8 +127,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
-def _unless_out_of_memory(work: Callable[[], Result]) -> tuple[Result] | None:
-    """What it gives, alone in a tuple, or None; by then everything it had allocated is let go."""
+def unless_out_of_memory(work: Callable[[], Result]) -> tuple[Result] | None:
+    """What a piece of work gives, alone in a tuple; None where memory ran out, and all it had allocated is let go."""
     try:
         return (work(),)
     except Exception as error:

@@ -18,6 +18,7 @@ from voco_video.errors import ModelError
 
 VOCO_CONFIG, VOCO_WEIGHTS = "voco_config.json", "voco.safetensors"
 ASSETS = Path(__file__).parent / "assets"
+_NUM_SAMPLES = 64
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 
@@ -178,6 +179,14 @@ def stored_weights(files: Iterable[Path], *, dtype: torch.dtype) -> dict[str, St
         for name, kind in kinds.items():
             weights[name] = StoredWeight(path, name, file if _DTYPES.get(kind) == kept else None)
     return weights
+
+
+def sampled(tensor: Tensor) -> memoryview:
+    """The bytes of a few numbers of a tensor from end to end, so that of a mapped one little is read."""
+    flat = tensor.detach().flatten()
+    step = max(1, (len(flat) - 1) // (_NUM_SAMPLES - 1)) if len(flat) else 1
+    data: memoryview = flat[::step].cpu().contiguous().view(torch.uint8).numpy().data
+    return data
 
 
 def weights_dtype(folder: Path) -> str | None:

@@ -21,12 +21,11 @@ from typing import Any
 import torch
 from blake3 import blake3
 
-from voco_video.checkpoint_files import FileState
+from voco_video.checkpoint_files import FileState, sampled
 from voco_video.model import VocoModel
 
 MIN_BYTES = 256 << 20  # of weights; less is hashed in no time
 _SETTLED_SECONDS = 2.0  # a file changed later than so long ago may change again within the same tick of its clock
-_NUM_SAMPLES = 64  # numbers of every weight
 
 logger = logging.getLogger(__name__)
 
@@ -88,11 +87,8 @@ def sample_digest(model: VocoModel) -> str:
     """64 hex digits over the name, shape and type of every weight, and a few of its numbers from end to end."""
     digest = blake3()
     for name, parameter in sorted(model.named_parameters()):
-        flat = parameter.detach().flatten()
-        step = max(1, (len(flat) - 1) // (_NUM_SAMPLES - 1)) if len(flat) else 1
-        some = flat[::step].cpu().contiguous()
-        digest.update(f"{name} {flat.dtype} {tuple(parameter.shape)}".encode())
-        digest.update(some.view(torch.uint8).numpy().data)
+        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
+        digest.update(sampled(parameter))
     return digest.hexdigest()
 
 

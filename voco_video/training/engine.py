@@ -35,7 +35,7 @@ RUN_CONFIG, RUN_LOG, RUN_CURVES, WEIGHTS = "config.json", "log.json", "curves.pn
 FREE_ON_RESUME = {
     *("output_dir", "cache_dir", "media_dir", "annotations", "max_bad_samples", "num_workers"),
     *("report_to", "log_steps", "per_device_batch_size", "gradient_checkpointing", "deepspeed", "fsdp"),
-    *("eval_steps", "eval_samples", "save_steps", "save_total_limit"),
+    *("eval_steps", "eval_samples", "save_steps", "save_total_limit", "export"),
 }
 logger = logging.getLogger(__name__)
 
