@@ -11,13 +11,13 @@ so a question that names two things finds frames with either. The sum over token
 (arXiv:2004.12832, equation 3) with a soft maximum, and gates in place of its stop list.
 
 Training-free, for models without one: the attention of the question's last token to each frame as if it stood alone
-before the question, its logarithm averaged over layers behind the first and over heads, or over heads chosen before.
+before the question, its logarithm averaged over heads and over layers behind the first.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -208,19 +208,18 @@ def last_token_queries(model: VocoModel, question: str, *, position: int, form: 
     return torch.stack(recorded).float()
 
 
-def attention_scores(queries: Tensor, keys: Tensor, *, heads: Sequence[tuple[int, int]] | None = None) -> Tensor:
+def attention_scores(queries: Tensor, keys: Tensor) -> Tensor:
     """Logarithm of attention, up to a constant, from one token to each frame, ``[F]``.
+
+    Its mean over all heads and all layers but the first, whose keys tell little of frames.
 
     Args:
         queries: ``[layers, heads, head_dim]``, scaled.
         keys: ``[F, layers, kv_heads, K, head_dim]``.
-        heads: (layer, head) pairs to average; all behind the first layer when None, whose keys tell little of frames.
     """
     groups = queries.shape[1] // keys.shape[2]
     grouped = queries.unflatten(1, (keys.shape[2], groups))  # [layers, kv_heads, groups, head_dim]
     products = torch.einsum("lhgd,flhkd->flhgk", grouped, keys.float()).logsumexp(-1).flatten(2)  # [F, layers, heads]
-    if heads is not None:
-        return torch.stack([products[:, layer, head] for layer, head in heads]).mean(0)
     return products[:, min(1, products.shape[1] - 1) :].mean((1, 2))
 
 
