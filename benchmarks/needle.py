@@ -185,8 +185,8 @@ def markdown(report: Report) -> str:
             "# Needles in haystacks",
             f"Model `{settings['model']}`, {first['num_questions']} questions a row and {first['num_pairs']} about "
             f"two events; each sees {settings['num_frames_seen']} frames (`full`: all). Guessing a place is right "
-            f"{report['chance']:.0%} of the time, guessing who came first half of the time. "
-            f"`relevant` chooses by {how}. Memory counts mapped pages of the cache that were read.",
+            f"{report['chance']:.0%} of the time, guessing who came first half of it. `relevant` chooses by {how}. "
+            "Memory counts mapped pages of the cache that were read.",
             table(headings, rows),
         ]
     )

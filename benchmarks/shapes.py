@@ -11,6 +11,8 @@ All are LLaVA-shaped: vision features of the last layer but one, two-layer proje
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,18 +61,49 @@ def make_model(
     if name == "voco-tiny":
         return load_voco_model(name, dtype=dtype, device=device, attn_implementation=attention)
     from transformers import LlavaForConditionalGeneration
+    from transformers.initialization import no_init_weights
 
     shape = SHAPES[name]
     config = _config(shape)
     config._attn_implementation = attention
     torch.manual_seed(seed)
-    with torch.device(device):
-        hugging_face = LlavaForConditionalGeneration(config).to(getattr(torch, dtype)).eval()
-        voco_embeds = torch.randn(NUM_VOCO_TOKENS, shape.width) * config.text_config.initializer_range
+    # Made in its own type: 7b would be 28 GB first in float32.
+    with torch.device(device), default_dtype(getattr(torch, dtype)), no_init_weights():
+        hugging_face = LlavaForConditionalGeneration(config).eval()
+    randomise(hugging_face)
+    voco_embeds = torch.randn(NUM_VOCO_TOKENS, shape.width) * config.text_config.initializer_range
     fit = Fit(shape.image_size, shape.image_size, mode="stretch")
     images = ImageSettings(fit, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     template = PromptTemplate(frame_before_ids=(1,), frame_after_ids=(5,), text_before_ids=(6,))
     return VocoModel(Backbone(hugging_face, None, images, template), voco_embeds).eval()
+
+
+@torch.no_grad()
+def randomise(model: nn.Module) -> None:
+    """Normal numbers in every matrix, 1 / sqrt(columns) wide; seconds for billions: a block of them over and over.
+
+    Norms and biases begin as 1 and 0.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.ndim < 2:
+            parameter.fill_(float(name.endswith("weight")))
+            continue
+        block = torch.randn(1_000_003, device=parameter.device) * parameter.shape[-1] ** -0.5  # a prime: rows differ
+        block, flat = block.to(parameter.dtype), parameter.view(-1)
+        for start in range(0, len(flat), len(block)):
+            part = flat[start : start + len(block)]
+            part.copy_(block[: len(part)])
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Make tensors of that type where none is named."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _config(shape: Shape) -> Any:

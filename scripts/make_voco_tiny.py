@@ -22,7 +22,8 @@ from transformers import (
 )
 
 from voco_video.backbone import Backbone, ImageSettings, PromptTemplate
-from voco_video.checkpoint import ASSETS, save_voco_model
+from voco_video.checkpoint import save_voco_model
+from voco_video.checkpoint_files import ASSETS
 from voco_video.data.moving_shapes_stream import MovingShapes
 from voco_video.frames import Fit
 from voco_video.model import VocoModel

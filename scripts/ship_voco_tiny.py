@@ -9,7 +9,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from voco_video.checkpoint import ASSETS, load_voco_model, save_voco_model
+from voco_video.checkpoint import load_voco_model, save_voco_model
+from voco_video.checkpoint_files import ASSETS
 from voco_video.retrieval import Retriever
 
 ABOUT = (

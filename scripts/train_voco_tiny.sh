@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # voco-tiny from nothing: an untrained model, its tower, lists of images, words and vision tokens brought together, short
-# questions, both for longer, counting, then videos.
+# questions, both for longer, counting, videos, then one set of answering weights for everything.
 #   scripts/train_voco_tiny.sh [PROCESSES]        default 2; a killed run goes on where it was
 set -euo pipefail
 processes=${1:-2}
@@ -9,6 +9,6 @@ export OMP_NUM_THREADS=1 # one thread a process waits for nobody at every operat
 [ -d runs/voco-tiny-warm ] || python scripts/warm_up_tower.py runs/voco-tiny-warm --model runs/voco-tiny-untrained
 scripts/train_gpus.sh "$processes" configs/voco-tiny-image.yaml --resume
 [ -d runs/voco-tiny-aligned ] || python scripts/align_projector.py runs/voco-tiny-image/last runs/voco-tiny-aligned
-for part in image-short image-long image-count video video-more; do
+for part in image-short image-long image-count video video-more answers; do
     scripts/train_gpus.sh "$processes" "configs/voco-tiny-$part.yaml" --resume
 done

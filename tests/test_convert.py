@@ -16,7 +16,8 @@ from transformers import AutoModelForImageTextToText
 from voco_video import cli
 from voco_video.answer import AnswerOptions, generate
 from voco_video.catalog import describe_checkpoint
-from voco_video.checkpoint import find_checkpoint, load_voco_model
+from voco_video.checkpoint import load_voco_model
+from voco_video.checkpoint_files import find_checkpoint
 from voco_video.compressors import whole_frames
 from voco_video.convert import convert_checkpoint
 from voco_video.errors import ModelError, UsageError

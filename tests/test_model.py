@@ -104,6 +104,43 @@ def test_rotary_embeddings_that_depend_on_length_are_refused():
         model.prefix(tokens)
 
 
+def test_keys_and_values_are_a_whole_pass_without_the_rest_of_the_last_layer(model, vision_tokens):
+    ran = []
+    last = model.backbone.decoder.layers[-1]
+    hooks = [part.register_forward_hook(lambda *_: ran.append(1)) for part in (last.self_attn.o_proj, last.mlp)]
+    tokens = model.compress(vision_tokens)
+    assert not ran
+    with torch.inference_mode():
+        out = model.backbone.decoder(inputs_embeds=model.frame_sequence(vision_tokens), use_cache=True)
+    assert len(ran) == 2
+    for hook in hooks:
+        hook.remove()
+    k = model.num_voco_tokens
+    for layer, kept in enumerate(out[CACHE_ARGUMENT].layers):
+        torch.testing.assert_close(tokens.keys[:, layer], kept.keys[:, :, -k:], rtol=0, atol=0)
+        torch.testing.assert_close(tokens.values[:, layer], kept.values[:, :, -k:], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("layer", [-1, -2, 1, 2, [-2, -1]])
+@pytest.mark.parametrize("strategy", ["default", "full"])
+def test_a_tower_runs_no_further_than_the_layer_that_is_read(layer, strategy):
+    backbone = tiny_voco().backbone
+    config, parts = backbone.model.config, backbone.model.model
+    config.vision_feature_layer, config.vision_feature_select_strategy = layer, strategy
+    if isinstance(layer, list):
+        parts.multi_modal_projector = torch.nn.Linear(2 * config.vision_config.hidden_size, backbone.hidden_size)
+    ran = []
+    for block in parts.vision_tower.encoder.layers:
+        block.register_forward_hook(lambda *_: ran.append(1))
+    pixel_values = backbone.pixel_values(random_pixels(3))
+    with torch.inference_mode():
+        fast = backbone.vision_tokens(pixel_values)
+        num_run = len(ran)
+        slow = torch.stack(list(backbone.model.get_image_features(pixel_values=pixel_values).pooler_output))
+    torch.testing.assert_close(fast, slow, rtol=0, atol=0)
+    assert num_run == (2 if isinstance(layer, list) else layer % 3)
+
+
 @pytest.mark.parametrize("form", ["kv", "embeds"])
 def test_slice_equals_compressing_only_those_frames(model, vision_tokens, form):
     whole = model.compress(vision_tokens, form=form)[2:5]

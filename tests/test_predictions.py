@@ -24,6 +24,7 @@ from voco_video.data.predictions import (
 from voco_video.data.samples import Dataset, Sample, Turn
 from voco_video.errors import DataError
 
+CHOICE_FIELDS = ["options", "duration_class", "option_log_likelihoods", "option_num_tokens"]
 ONE = Prediction("clip", "what is «it»?", "dog", "7", "what", 3, "a\u2028dog\n", "answered", 0.25, 4, True)
 NONE = Prediction("clip", "who is it?", "man", "8", "who", 4, None, "undecodable")
 
@@ -76,7 +77,16 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     write_predictions(path, read_predictions(path))
     assert path.read_bytes() == first
     assert Prediction.from_json(ONE.to_json()) == ONE
-    assert list(json.loads(ONE.to_json())) == list(Prediction.__slots__)
+    fields = json.loads(ONE.to_json())
+    assert [*fields, *CHOICE_FIELDS] == list(Prediction.__slots__)
+
+
+def test_multiple_choice_is_read_as_it_was_written() -> None:
+    scored = {"option_log_likelihoods": (-1.5, -2.0), "option_num_tokens": (1, 3)}
+    for fields in ({}, scored, {"duration_class": "long"}):
+        one = replace(ONE, options=("dog", "cat"), **fields)
+        assert Prediction.from_json(one.to_json()) == one
+        assert Prediction.from_json(one.to_json()).to_json() == one.to_json()
 
 
 def test_fields_that_nobody_measured_may_be_left_out() -> None:
@@ -97,6 +107,10 @@ def test_fields_that_nobody_measured_may_be_left_out() -> None:
         ({"prediction": None}, "prediction is None, but the status is 'answered'"),
         ({"vocabulary_rank": 0}, "rank 1"),
         ({"extra": 1}, "is no prediction"),
+        ({"options": "dog"}, "options is 'dog', but has to be a list"),
+        ({"options": ["dog", 2]}, r"options is \['dog', 2\], but has to be a list of text"),
+        ({"options": ["dog", "cat"], "option_num_tokens": [True, 2]}, "has to be a list of a whole number"),
+        ({"options": ["dog", "cat"], "option_log_likelihoods": [-1.5]}, "holds 1 values, but there are 2 options"),
     ],
 )
 def test_a_line_that_cannot_be_names_its_row(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -54,8 +54,20 @@ def test_a_trie_gives_what_single_answers_give(form, max_nodes):
     assert all(len(trie.token_ids) <= max(max_nodes, 4) for trie in tries)
     assert (len(tries) > 1) == (max_nodes < 1024)
     expected = one_by_one(model, prefix, prompt, answers)
-    assert torch.allclose(score_tries(model, prefix, prompt, tries), expected, atol=2e-4)
+    assert torch.allclose(score_tries(model, prefix, prompt, tries)[0], expected, atol=2e-4)
     assert expected.std() > 0.5, "answers that were all alike would prove nothing"
+
+
+def test_greedy_answers_are_told_from_others():
+    model, prompt = tiny_voco(), [5, 30]
+    prefix, greedy = frames_prefix(model), []
+    with torch.inference_mode():
+        for _ in range(4):
+            greedy.append(int(model(torch.tensor([[*prompt, *greedy]]), prefix=prefix)[0][0, -1].argmax()))
+    other = (greedy[2] + 1) % 97
+    answers = [greedy, greedy[:2], [*greedy[:2], other], [*greedy[:2], other, greedy[3]], [other], greedy]
+    found = score_tries(model, prefix, prompt, build_tries(answers, max_nodes=2))[1]
+    assert found.tolist() == [True, True, False, False, other == greedy[0], True]
 
 
 def test_a_trie_reads_shared_beginnings_once():
@@ -68,9 +80,9 @@ def test_a_trie_reads_shared_beginnings_once():
 def test_eager_attention_ranks_alike():
     model, prompt, answers = tiny_voco(), [5, 30], sequences_with_shared_beginnings(12)
     prefix, tries = frames_prefix(model), build_tries(answers)
-    expected = score_tries(model, prefix, prompt, tries)
+    expected = score_tries(model, prefix, prompt, tries)[0]
     model.backbone.decoder.set_attn_implementation("eager")
-    assert torch.allclose(score_tries(model, prefix, prompt, tries), expected, atol=2e-4)
+    assert torch.allclose(score_tries(model, prefix, prompt, tries)[0], expected, atol=2e-4)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +134,7 @@ def test_ranks_follow_single_answers(voco_tiny):
 
 def test_ties_count_against_the_answer(voco_tiny, monkeypatch):
     ranker = Ranker.of(voco_tiny, ("a", "b", "c"))
-    monkeypatch.setattr("voco_video.evaluate.ranking.score_tries", lambda *_: torch.zeros(3))
+    monkeypatch.setattr("voco_video.evaluate.ranking.score_tries", lambda *_: (torch.zeros(3), None))
     assert ranker.rank(voco_tiny.empty_prefix(), "what?", "b") == 3
 
 

@@ -7,12 +7,15 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from voco_video import checkpoint
 from voco_video import compress as compress_module
 from voco_video.adapters import adapted_layers, adapter_settings, adapter_weights, adapters_off, remove_adapters
 from voco_video.cache import FrameCache
 from voco_video.checkpoint import load_voco_model, save_voco_model
 from voco_video.compress import compress_video, read_tokens
+from voco_video.compressors import whole_frames
 from voco_video.data.layouts import write_dataset
 from voco_video.data.moving_shapes import draw_scene
 from voco_video.data.rendering import write_clip
@@ -60,6 +63,7 @@ def cached_run(tmp_path, clips, **changes) -> TrainConfig:
         "global_batch_size": 4,
         "per_device_batch_size": 4,
         "log_steps": 1,
+        "save_steps": 1,
         "report_to": (),
     }
     return TrainConfig(**options | changes)
@@ -124,9 +128,51 @@ def test_joint_mode_trains_on_the_same_files(tmp_path, clips):
     assert np.isfinite(train(config).loss)
 
 
-def test_cached_mode_has_no_vision_tokens_to_show(tmp_path, clips):
-    with pytest.raises(UsageError, match="set full_visibility_fraction"):
-        cached_run(tmp_path, clips, full_visibility_fraction=0.5)
+def test_cached_mode_has_nothing_to_distil_from(tmp_path, clips):
+    with pytest.raises(UsageError, match="set distillation_weight to 0"):
+        cached_run(tmp_path, clips, distillation_weight=0.5)
+
+
+def test_one_set_of_answering_weights_reads_both_forms_and_all_vision_tokens(tmp_path, clips, plain, monkeypatch):
+    options = {"model": plain, "form": "both", "full_visibility_fraction": 0.3, "lora_rank": 0, "max_steps": 12}
+    config = cached_run(tmp_path, clips, **options)
+    result = train(config)
+    log = json.loads((result.last.parent / "log.json").read_text())
+    seen = {name for line in log for name in line if name.startswith("loss_")}
+    assert seen == {"loss_full", "loss_k=1", "loss_k=2", "loss_k=1, embeds", "loss_k=2, embeds"}
+    assert len(FrameCache(config.cache_dir).entries()) == 3 * 3, "three clips, kept in three ways"
+    with monkeypatch.context() as patch:
+        patch.setattr(compress_module, "open_video", None)
+        again = train(cached_run(tmp_path, clips, **options | {"output_dir": str(tmp_path / "again")}))
+    trained, base = load_voco_model(again.last), load_voco_model(plain)
+    assert trained.answering_form is None
+    text = torch.tensor([[5, 11, 42, 7, 60]])
+    with torch.inference_mode():
+        frames = base.vision_tokens(np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8))
+        kept = [base.compress(frames, form="kv"), base.compress(frames, form="embeds"), whole_frames(base, frames)]
+        for tokens in kept:
+            answers = [model(text, prefix=model.prefix(tokens))[0] for model in (trained, base)]
+            assert (answers[0] - answers[1]).abs().max() > 1e-3
+    first = cached_run(tmp_path, clips, model=plain, form="embeds", lora_rank=0, output_dir=str(tmp_path / "embeds"))
+    further = train(first).last
+    options |= {"model": str(further), "learning_rate": 0.0, "max_steps": 1, "output_dir": str(tmp_path / "further")}
+    both = load_voco_model(train(cached_run(tmp_path, clips, **options)).last)
+    weights = [adapter_weights(model.backbone.decoder) for model in (both, load_voco_model(further))]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0]), "goes on from one form"
+
+
+@pytest.mark.parametrize("lora_rank", [0, 4])
+def test_weights_train_in_float32_beside_16_bit_ones(tmp_path, clips, plain, monkeypatch, lora_rank):
+    """A step of 1e-4 of a weight is less than bfloat16 can tell."""
+    monkeypatch.setattr(checkpoint, "resolve_dtype", lambda dtype, device: torch.bfloat16)  # as on a GPU
+    base = load_voco_model(plain)
+    config = cached_run(tmp_path, clips, model=plain, lora_rank=lora_rank, learning_rate=1e-6, max_steps=2)
+    train(config)
+    first, second = (load_file(tmp_path / "run" / f"checkpoint-{step}" / "trained.safetensors") for step in (1, 2))
+    assert all(tensor.dtype == torch.float32 for tensor in first.values())
+    moved = [float((first[name] - second[name]).abs().max()) for name in first]
+    assert 0 < max(moved) < 1e-5
+    assert load_voco_model(tmp_path / "run" / "last").fingerprint() == base.fingerprint()
 
 
 def test_answering_weights_are_trained_further_or_left_out(tmp_path, clips, plain, caplog):
@@ -155,12 +201,14 @@ def test_moving_shapes_are_compressed_once_and_asked_anew(tmp_path, plain, monke
     model = load_voco_model(plain)
     dataset = open_dataset(config, model)
     first = [dataset.sample(index) for index in range(3)]
+    for sample in first:
+        sample.read_tokens("kv")
     monkeypatch.setattr(VocoModel, "compress", None)
     again = [dataset.sample(index) for index in range(3, 6)]
     for one, other in zip(first, again, strict=True):
-        assert one.tokens is other.tokens
+        assert one.read_tokens("kv") is other.read_tokens("kv")
         assert one.turns != other.turns
-    assert {sample.tokens.num_frames for sample in first} == {1, 3}
+    assert {sample.read_tokens("kv").num_frames for sample in first} == {1, 3}
 
 
 def test_moving_shapes_train_from_memory(tmp_path, plain):

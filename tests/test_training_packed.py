@@ -8,6 +8,7 @@ from models import one_masked_pass, random_pixels, tiny_voco
 from torch import nn
 
 from voco_video.attention import PackedLayout
+from voco_video.compressors import whole_frames
 from voco_video.model import VocoTokens
 from voco_video.training.batches import Batch, Visibility
 from voco_video.training.forward import TrainableVoco
@@ -94,13 +95,13 @@ CASES = [
 @pytest.mark.parametrize(("num_frames", "k", "form"), CASES)
 def test_packed_pass_equals_the_dense_mask_in_loss_and_gradients(num_frames, k, form, checkpointing):
     model = tiny_voco()
-    batch = make_batch(num_frames, Visibility(k))
+    batch = make_batch(num_frames, Visibility(k, form))
     oracle = two_pass_loss_with_text_alone(model, batch, form, k)
     oracle.backward()
     expected = gradients(model)
     model.zero_grad()
 
-    trainable = TrainableVoco(model, form=form).train()
+    trainable = TrainableVoco(model).train()
     if checkpointing:
         model.backbone.decoder.gradient_checkpointing_enable({"use_reentrant": False})
     out = trainable(batch)
@@ -134,9 +135,9 @@ def two_pass_loss_with_text_alone(model, batch, form, k):
 @pytest.mark.parametrize("k", [1, 3, 4])
 def test_packed_pass_equals_compress_prefix_forward(form, k):
     model = tiny_voco()
-    batch = make_batch([3, 1, 2], Visibility(k))
+    batch = make_batch([3, 1, 2], Visibility(k, form))
     vision_tokens = model.vision_tokens(batch.pixels).detach()
-    answers = TrainableVoco(model, form=form).answer_logits(batch, vision_tokens)
+    answers = TrainableVoco(model).answer_logits(batch, vision_tokens)
     first = 0
     for row, count in enumerate(batch.num_frames):
         tokens = model.compress(vision_tokens[first : first + count], num_voco_tokens=k, form=form)
@@ -147,14 +148,17 @@ def test_packed_pass_equals_compress_prefix_forward(form, k):
         first += count
 
 
-@pytest.mark.parametrize("form", ["kv", "embeds"])
-def test_cached_frames_give_the_same_logits_as_pixels(form):
+@pytest.mark.parametrize("visibility", [Visibility(2), Visibility(2, "embeds"), Visibility(None)])
+def test_cached_frames_give_the_same_logits_as_pixels(visibility):
     model = tiny_voco()
-    batch = make_batch([3, 1, 2], Visibility(2))
+    batch = make_batch([3, 1, 2], visibility)
     vision_tokens = model.vision_tokens(batch.pixels).detach()
-    trainable = TrainableVoco(model, form=form)
+    trainable = TrainableVoco(model)
     expected = trainable.answer_logits(batch, vision_tokens).logits
-    whole = model.compress(vision_tokens, form=form)
+    if visibility.kept == "full":
+        whole = whole_frames(model, vision_tokens)
+    else:
+        whole = visibility.cut(model.compress(vision_tokens, form=visibility.form))
     cached = Batch(
         num_frames=batch.num_frames,
         input_ids=batch.input_ids,

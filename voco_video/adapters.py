@@ -46,8 +46,12 @@ class AnsweringLinear(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """``[..., in] -> [..., out]``."""
-        output: Tensor = (self.base_layer if self.disable_adapters else self.answer_layer)(hidden)
-        return output
+        if self.disable_adapters:
+            output: Tensor = self.base_layer(hidden)
+            return output
+        # While they are trained, the weights to answer with are float32, whatever the type of the rest.
+        weight, bias = self.answer_layer.weight, self.answer_layer.bias
+        return nn.functional.linear(hidden, weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype))
 
 
 def adapted_layers(module: nn.Module) -> list[Any]:

@@ -275,9 +275,9 @@ def frame_attention(
             output_attentions=True,
             **{CACHE_ARGUMENT: prefix.to_cache()},
         ).attentions
-    mean = torch.stack([layer[0, :, rows].float().mean((0, 1)) for layer in layers]).mean(0)  # [S + T]
-    slots = prefix.frame_slots.to(mean.device)
-    per_frame = (mean[slots.clamp_min(0)] * (slots >= 0)).sum(-1).cpu().numpy().astype(np.float64)  # [F]
+    mean = torch.stack([layer[0, :, rows].float().mean((0, 1)).cpu() for layer in layers]).mean(0)  # [S + T]
+    slots = prefix.frame_slots.cpu()
+    per_frame = (mean[slots.clamp_min(0)] * (slots >= 0)).sum(-1).numpy().astype(np.float64)  # [F]
     total = float(per_frame.sum())
     return per_frame / max(total, 1e-30), total
 

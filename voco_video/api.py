@@ -8,16 +8,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from voco_video.batching import Batching, BatchSize
 from voco_video.cache import FrameCache
 from voco_video.checkpoint import find_checkpoint, load_voco_model
 from voco_video.compress import CompressOptions, Form, Progress, Storage, compress_video
 from voco_video.compressed import CompressedVideo, Found, concat, find
 from voco_video.errors import CacheError, ModelError
+from voco_video.fingerprints import remembered
+from voco_video.loading import WeightBits
 from voco_video.model import VocoModel
 from voco_video.parts import Part
 from voco_video.retrieval import Retriever
@@ -32,7 +35,9 @@ def load_model(
     *,
     device: str = "auto",
     dtype: str = "auto",
-    attn_implementation: str = "sdpa",
+    attn_implementation: str = "auto",
+    device_map: str | Mapping[str, str | int] | None = None,
+    weight_bits: WeightBits = 16,
     num_voco_tokens: int | None = None,
     cache_dir: str | Path | None = None,
     max_cache_bytes: int | None = None,
@@ -40,7 +45,8 @@ def load_model(
     """Load a checkpoint together with the frame cache it writes to.
 
     Args:
-        path, device, dtype, attn_implementation, num_voco_tokens: see `voco_video.checkpoint.load_voco_model`.
+        path, num_voco_tokens: see `voco_video.checkpoint.load_voco_model`.
+        device, dtype, attn_implementation, device_map, weight_bits: see `voco_video.loading.LoadOptions`.
         cache_dir: where compressed videos are kept; ``$VOCO_VIDEO_CACHE_DIR`` or ``~/.cache/voco-video`` when None.
         max_cache_bytes: the cache drops what was unused longest beyond this; ``$VOCO_VIDEO_CACHE_MAX_BYTES`` or 50 GB.
 
@@ -50,7 +56,13 @@ def load_model(
     """
     cache = FrameCache(cache_dir, max_bytes=max_cache_bytes)  # a bad folder fails before minutes of loading
     voco = load_voco_model(
-        path, device=device, dtype=dtype, attn_implementation=attn_implementation, num_voco_tokens=num_voco_tokens
+        path,
+        device=device,
+        dtype=dtype,
+        attn_implementation=attn_implementation,
+        device_map=device_map,
+        weight_bits=weight_bits,
+        num_voco_tokens=num_voco_tokens,
     )
     return VideoModel(voco, cache, Retriever.load(find_checkpoint(path)))
 
@@ -68,6 +80,7 @@ class VideoModel:
     voco: VocoModel
     cache: FrameCache
     retriever: Retriever | None = None
+    _batchings: dict[CompressOptions, Batching] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def num_voco_tokens(self) -> int:
@@ -76,8 +89,12 @@ class VideoModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """64 hex digits over the compressing weights, computed once; do not train the model while this is in use."""
-        return self.voco.fingerprint()
+        """64 hex digits over the compressing weights, computed once; do not train the model while this is in use.
+
+        That of a large checkpoint is remembered in the cache's folder from run to run, see `voco_video.fingerprints`.
+        """
+        what = f"compressing {self.voco.backbone.template}"
+        return remembered(self.voco, self.voco.fingerprint, what=what, cache_dir=self.cache.cache_dir)
 
     def compress(
         self,
@@ -93,7 +110,7 @@ class VideoModel:
         num_voco_tokens: int | None = None,
         form: Form | None = None,
         storage: Storage = "native",
-        batch_size: int = 16,
+        batch_size: BatchSize = 16,
         decoder: str = "pyav",
         force: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
@@ -137,6 +154,7 @@ class VideoModel:
             sampling=sampling,
             options=options,
             fingerprint=self.fingerprint,
+            batching=self._batchings.setdefault(options, Batching(options.batch_size)),
             on_progress=on_progress,
         )
         return CompressedVideo(self, (Part(result.entry, 0, result.entry.num_frames),), result)
@@ -157,7 +175,7 @@ class VideoModel:
         num_voco_tokens: int | None = None,
         form: Form | None = None,
         storage: Storage = "native",
-        batch_size: int = 16,
+        batch_size: BatchSize = 16,
         force: bool = False,
     ) -> VideoStream:
         """Follow a source that is still being made, and ask about it meanwhile.

@@ -54,6 +54,11 @@ class Backbone:
         return self.model.get_input_embeddings().weight.device
 
     @property
+    def layer_devices(self) -> list[torch.device]:
+        """Where each of the decoder's layers runs; they differ where a device map spreads the model."""
+        return [next(layer.parameters()).device for layer in self.decoder.layers]
+
+    @property
     def dtype(self) -> torch.dtype:
         """The floating-point type of the weights."""
         return self.model.get_input_embeddings().weight.dtype
@@ -142,7 +147,7 @@ class Backbone:
         first, last = (
             self.widened(rows, width).expand(num_frames, -1, -1) for rows in (before, torch.cat(after))
         )  # [F, ..., W] each
-        return torch.cat([first, vision_tokens.to(before.dtype), last], dim=1)  # [F, P + K, W]
+        return torch.cat([first, vision_tokens.to(before), last], dim=1)  # [F, P + K, W]
 
     @staticmethod
     def widened(embeds: Tensor, width: int) -> Tensor:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForImageTextToText
 
+from voco_video.adapter_folder import base_of
 from voco_video.backbone import ImageSettings
 from voco_video.backbones import FAMILIES, family_of
-from voco_video.checkpoint import VOCO_CONFIG, find_checkpoint, open_published
-from voco_video.checkpoint_files import read_config, read_image_processor, weights_dtype
+from voco_video.checkpoint import open_published
+from voco_video.checkpoint_files import (
+    VOCO_CONFIG,
+    find_checkpoint,
+    read_config,
+    read_image_processor,
+    weights_dtype,
+)
 from voco_video.published import PUBLISHED_MODEL_TYPE, PUBLISHED_NUM_VOCO_TOKENS, PublishedCheckpoint
 
 
@@ -52,6 +59,7 @@ class CheckpointFacts:
         dtype: the type of its weights.
         num_parameters: of tower, projector and decoder.
         about: what the weights know.
+        base: the checkpoint that this one is a small adapter for; empty where it is whole.
     """
 
     path: str
@@ -69,6 +77,7 @@ class CheckpointFacts:
     dtype: str
     num_parameters: int
     about: str = ""
+    base: str = ""
 
 
 _PUBLISHED_TITLE = "original LLaVA-1.5, VoCo-LLaMA"
@@ -111,6 +120,12 @@ def describe_checkpoint(path: str | Path) -> CheckpointFacts:
     (8, 64)
     """
     folder = find_checkpoint(path)
+    base = base_of(folder)
+    if base is not None:
+        own = json.loads((folder / VOCO_CONFIG).read_text())
+        facts = describe_checkpoint(base.name)
+        added = {name: own[name] for name in ("num_voco_tokens", "trained", "about")}
+        return replace(facts, path=str(folder), base=base.name, **added)
     settings = json.loads((folder / "config.json").read_text())
     if settings.get("model_type") == PUBLISHED_MODEL_TYPE:
         return _published_facts(open_published(folder, settings))

@@ -3,11 +3,14 @@
 config.json, *.safetensors, tokenizer files, preprocessor_config.json      the image-text model, untouched
 voco_config.json        num_voco_tokens, token ids of the templates, trained, about
 voco.safetensors        voco_embeds [K, D]
+
+`save_voco_adapter` writes what was trained alone, beside a base that stays where it is (`voco_video.adapter_folder`).
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,19 +18,33 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForImageTextToText
 
-from voco_video.adapters import adapted_layers, adapter_weights, load_adapters, save_adapters
+from voco_video.adapter_folder import Base, apply_changes, base_of, write_changes
+from voco_video.adapters import (
+    adapted_layers,
+    adapter_settings,
+    adapter_weights,
+    load_adapters,
+    remove_adapters,
+    save_adapters,
+)
 from voco_video.backbone import Backbone, ImageSettings, PromptTemplate
 from voco_video.backbones import family_of
-from voco_video.checkpoint_files import read_config, read_image_processor, read_tokenizer
-from voco_video.errors import ModelError, UsageError
+from voco_video.checkpoint_files import (
+    VOCO_CONFIG,
+    VOCO_WEIGHTS,
+    FileState,
+    find_checkpoint,
+    read_config,
+    read_image_processor,
+    read_tokenizer,
+    stored_weights,
+    weight_files,
+)
+from voco_video.errors import UsageError
+from voco_video.loading import LoadOptions, WeightBits, load_image_text_model
 from voco_video.model import VocoModel
 from voco_video.published import PUBLISHED_MODEL_TYPE, PUBLISHED_NUM_VOCO_TOKENS, PublishedCheckpoint
-
-ASSETS = Path(__file__).parent / "assets"
-ATTENTION_IMPLEMENTATIONS = ("sdpa", "flash_attention_2", "eager")
-VOCO_CONFIG, VOCO_WEIGHTS = "voco_config.json", "voco.safetensors"
 
 
 def load_voco_model(
@@ -35,17 +52,17 @@ def load_voco_model(
     *,
     device: str = "auto",
     dtype: str = "auto",
-    attn_implementation: str = "sdpa",
+    attn_implementation: str = "auto",
+    device_map: str | Mapping[str, str | int] | None = None,
+    weight_bits: WeightBits = 16,
     num_voco_tokens: int | None = None,
 ) -> VocoModel:
     """Load a checkpoint for inference.
 
     Args:
-        path: a folder, a hub id already in the local Hugging Face cache, or the name of an embedded model
-            (``voco-tiny``).
-        device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``, ``cuda:1``, ...
-        dtype: ``auto`` (bfloat16 on CUDA, float32 elsewhere), ``float32``, ``bfloat16`` or ``float16``.
-        attn_implementation: ``sdpa``, ``flash_attention_2`` (the flash-attn extra) or ``eager``.
+        path: a folder, a hub id already in the local Hugging Face cache (``name`` or ``name@revision``), or the name of
+            an embedded model (``voco-tiny``).
+        device, dtype, attn_implementation, device_map, weight_bits: see `LoadOptions`.
         num_voco_tokens: for a published checkpoint, how many VoCo tokens a frame gets (2, as it was trained); for one
             without VoCo tokens, how many untrained ones to give it (none). Otherwise the checkpoint decides.
 
@@ -56,24 +73,45 @@ def load_voco_model(
     >>> load_voco_model("voco-tiny").num_voco_tokens
     8
     """
-    torch_device = resolve_device(device)
-    torch_dtype = resolve_dtype(dtype, torch_device)
-    if attn_implementation not in ATTENTION_IMPLEMENTATIONS:
-        raise UsageError(f"attention {attn_implementation!r} is not one of {', '.join(ATTENTION_IMPLEMENTATIONS)}")
-    folder = find_checkpoint(path)
+    options = LoadOptions(device, dtype, attn_implementation, device_map, weight_bits)
+    return _load(find_checkpoint(path), options, num_voco_tokens)
+
+
+def _load(folder: Path, options: LoadOptions, num_voco_tokens: int | None) -> VocoModel:
+    base = base_of(folder)
+    if base is not None:
+        model = _load(find_checkpoint(base.name), options, None)
+        sources = model.sources + _states(folder)
+        model = _with_adapter(model.backbone, folder, num_voco_tokens)
+        model.sources = sources
+        return model
     config = json.loads((folder / "config.json").read_text())
-    options = {"dtype": torch_dtype, "attn_implementation": attn_implementation}
     if config.get("model_type") == PUBLISHED_MODEL_TYPE:
-        return _load_published(open_published(folder, config), torch_device, options, num_voco_tokens)
-    return _load_hugging_face(folder, torch_device, options, num_voco_tokens)
+        checkpoint = open_published(folder, config)
+        sources = _states(checkpoint.folder) + _states(checkpoint.tower)  # before they are read
+        model = _load_published(checkpoint, options, num_voco_tokens)
+    else:
+        sources = _states(folder)
+        model = _load_hugging_face(folder, options, num_voco_tokens)
+    model.sources = sources
+    return model
 
 
-def save_voco_model(model: VocoModel, folder: str | Path, *, state_dict: dict[str, Tensor] | None = None) -> Path:
+def _states(folder: Path) -> tuple[FileState, ...]:
+    """Every file below a checkpoint's folder that weights may come from, and its settings."""
+    kinds = ("*.safetensors", "*.bin", "*.json")
+    return tuple(FileState.of(path) for path in sorted(p for kind in kinds for p in folder.rglob(kind)))
+
+
+def save_voco_model(
+    model: VocoModel, folder: str | Path, *, state_dict: dict[str, Tensor] | None = None, max_shard_size: str = "5GB"
+) -> Path:
     """Write a model as an ordinary Hugging Face folder plus its VoCo files; `load_voco_model` reads it back.
 
     Answering adapters stay apart, in a folder below: the weights that compress are written as they are without them.
 
     Args:
+        max_shard_size: of each file of weights.
         state_dict: weights by their names in ``model`` to write instead of its own: where they are sharded over
             processes, or adapters are merged into them.
 
@@ -90,7 +128,7 @@ def save_voco_model(model: VocoModel, folder: str | Path, *, state_dict: dict[st
         prefix = "language_and_vision."
         voco_embeds = state_dict["voco_embeds"]  # type: ignore[assignment]
         weights = {n.removeprefix(prefix): t for n, t in state_dict.items() if n.startswith(prefix)}
-    backbone.model.save_pretrained(folder, state_dict=weights)
+    backbone.model.save_pretrained(folder, state_dict=weights, max_shard_size=max_shard_size)
     if backbone.tokenizer is not None:
         backbone.tokenizer.save_pretrained(folder)
     write_voco_files(
@@ -102,6 +140,51 @@ def save_voco_model(model: VocoModel, folder: str | Path, *, state_dict: dict[st
         chat_template=backbone.chat_template,
         trained=model.trained,
         about=model.about,
+    )
+    return folder
+
+
+def save_voco_adapter(
+    model: VocoModel,
+    folder: str | Path,
+    *,
+    base: str | Path,
+    trained: Collection[str],
+    state_dict: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Write what training added to a checkpoint, without a copy of it; `load_voco_model` reads both together.
+
+    Args:
+        base: what it was trained from, as `load_voco_model` takes it; a hub id is pinned to the commit it is now.
+        trained: names, in ``model``, of the weights that are not the base's any more.
+        state_dict: weights by their names in ``model`` to write instead of its own, where they are sharded.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    backbone, about_base = model.backbone, Base.of(base)
+    state: Mapping[str, Tensor] = dict(model.named_parameters()) if state_dict is None else state_dict
+    layers = adapted_layers(backbone.decoder)
+    if layers and model.answering_form is not None:  # they answer alone
+        state = _without_adapters(model, folder, dict(state))
+    prefix = "language_and_vision."
+    mine = {n.removeprefix(prefix): state[n] for n in trained if n.startswith(prefix) and n in state}
+    lora = {name: tensor for name, tensor in mine.items() if ".lora_" in name}
+    settings = adapter_settings(backbone.decoder) if lora else {}
+    changed = {name.replace(".base_layer.", "."): t for name, t in mine.items() if name not in lora}
+    write_changes(folder, changed=changed, lora=lora, lora_settings=settings | {"base": about_base.name})
+    write_voco_files(
+        folder,
+        config=backbone.model.config,
+        voco_embeds=state["voco_embeds"],
+        images=backbone.images,
+        template=backbone.template,
+        chat_template=backbone.chat_template,
+        trained=model.trained,
+        about=model.about,
+        base=about_base,
     )
     return folder
 
@@ -130,12 +213,14 @@ def write_voco_files(
     chat_template: str | None,
     trained: bool = True,
     about: str = "",
+    base: Base | None = None,
 ) -> None:
     """Write what a checkpoint has beside an image-text model: its VoCo files and its image processor's settings.
 
     Args:
         config: the image-text model's configuration.
         voco_embeds: ``[K, D]``; K = 0 for a model without VoCo tokens.
+        base: the checkpoint that holds the image-text model, where the folder does not.
     """
     save_file({"voco_embeds": voco_embeds.detach().cpu().contiguous()}, folder / VOCO_WEIGHTS)
     settings = {
@@ -147,79 +232,36 @@ def write_voco_files(
         "images": images.describe(),
         "chat_template": chat_template,
     }
+    if base is not None:
+        settings["base"] = asdict(base)
     (folder / VOCO_CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
     processor = family_of(config).processor_settings(images, config)
     (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
 
 
-def find_checkpoint(path: str | Path) -> Path:
-    """The folder of a checkpoint: a path, an embedded model's name, or a hub id in the local Hugging Face cache.
-
-    Raises:
-        ModelError: nothing of that name is here; nothing is downloaded.
-    """
-    folder = Path(path).expanduser()
-    embedded = ASSETS / str(path)
-    for candidate in (folder, embedded):
-        if (candidate / "config.json").is_file():
-            return candidate
-    if folder.is_dir():
-        raise ModelError(f"{folder} holds no config.json, so it is not a checkpoint folder")
-    known = ", ".join(sorted(p.name for p in ASSETS.iterdir() if p.is_dir())) if ASSETS.is_dir() else "none"
-    try:
-        from huggingface_hub import snapshot_download
-
-        return Path(snapshot_download(str(path), local_files_only=True))
-    except Exception as error:
-        raise ModelError(
-            f"no checkpoint {str(path)!r}: not a folder, not an embedded model ({known}), and not in the local Hugging "
-            f"Face cache. Fetch a hub model first with `hf download {path}`"
-        ) from error
-
-
-def resolve_device(device: str) -> torch.device:
-    """``auto`` or a device name to a device.
-
-    Raises:
-        UsageError: no such device here.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-        torch.empty(0, device=resolved)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {device!r} is not available here; use 'cpu' or leave it at 'auto'") from error
-    return resolved
-
-
-def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """``auto`` or a type name to a floating-point type.
-
-    Raises:
-        UsageError: not a type that weights are kept in.
-    """
-    if dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    names = ("float32", "bfloat16", "float16")
-    if dtype not in names:
-        raise UsageError(f"dtype {dtype!r} is not one of auto, {', '.join(names)}")
-    return getattr(torch, dtype)
-
-
-def _load_hugging_face(
-    folder: Path, device: torch.device, options: dict[str, Any], num_voco_tokens: int | None
-) -> VocoModel:
-    family_of(read_config(folder))  # before gigabytes are read
-    model = _from_pretrained(folder, **options)
+def _load_hugging_face(folder: Path, options: LoadOptions, num_voco_tokens: int | None) -> VocoModel:
+    config = read_config(folder)
+    family_of(config)  # before gigabytes are read
+    weights = stored_weights(weight_files(folder), dtype=options.torch_dtype)
+    model = load_image_text_model(config, weights, options, folder=folder)
     tokenizer = read_tokenizer(folder)
-    answering_form: Any = load_adapters(model.get_decoder(), folder)
-    model.to(device).eval()
     if not (folder / VOCO_CONFIG).is_file():
         family = family_of(model.config)
         images = family.image_settings(read_image_processor(folder), model.config)
         backbone = Backbone(model, tokenizer, images, family.template(model.config, tokenizer))
         return without_voco_tokens(backbone, num_voco_tokens)
+    return _with_voco_files(model, tokenizer, folder, num_voco_tokens)
+
+
+def _with_adapter(base: Backbone, folder: Path, num_voco_tokens: int | None) -> VocoModel:
+    remove_adapters(base.decoder)
+    apply_changes(base, folder)
+    return _with_voco_files(base.model, base.tokenizer, folder, num_voco_tokens)
+
+
+def _with_voco_files(model: Any, tokenizer: Any, folder: Path, num_voco_tokens: int | None) -> VocoModel:
+    """An image-text model with the VoCo tokens, the templates and the answering adapters in a folder."""
+    answering_form: Any = load_adapters(model.get_decoder(), folder)
     settings = json.loads((folder / VOCO_CONFIG).read_text())
     template = PromptTemplate(
         *(tuple(settings[name]) for name in ("frame_before_ids", "frame_after_ids", "text_before_ids"))
@@ -250,15 +292,6 @@ def without_voco_tokens(backbone: Backbone, num_voco_tokens: int | None = None) 
     return VocoModel(backbone, embeds, trained=False, about="Its VoCo tokens are untrained.").eval()
 
 
-def _from_pretrained(folder: Path, **options: Any) -> Any:
-    try:
-        return AutoModelForImageTextToText.from_pretrained(folder, **options)
-    except ImportError as error:
-        raise UsageError(f"{error}. Install the extra: pip install 'voco-video[flash-attn]', or use sdpa") from error
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load {folder}: {error}") from error
-
-
 # ---------------------------------------------------------------------- the published layouts
 
 
@@ -273,28 +306,13 @@ def open_published(folder: Path, settings: dict[str, Any]) -> PublishedCheckpoin
     return PublishedCheckpoint(folder, settings, beside if beside.is_dir() else find_checkpoint(name))
 
 
-def _load_published(
-    checkpoint: PublishedCheckpoint, device: torch.device, options: dict[str, Any], num_voco_tokens: int | None
-) -> VocoModel:
+def _load_published(checkpoint: PublishedCheckpoint, options: LoadOptions, num_voco_tokens: int | None) -> VocoModel:
     """LLaVA's names become the library's while files are read; ``<voco>``'s row becomes the VoCo embeddings."""
-    model = AutoModelForImageTextToText.from_config(checkpoint.config, **options)
-    missing = set(model.state_dict())
-    for shard in checkpoint.shards():
-        unexpected = model.load_state_dict(shard, strict=False).unexpected_keys
-        if unexpected:
-            raise ModelError(f"{checkpoint.folder}: unknown weights {unexpected[:3]}")
-        missing -= set(shard)
-    if missing:
-        raise ModelError(f"{checkpoint.folder}: missing weights {sorted(missing)[:3]}")
+    weights = checkpoint.stored_weights(options.torch_dtype)
+    model = load_image_text_model(checkpoint.config, weights, options, folder=checkpoint.folder)
     model.generation_config.eos_token_id = checkpoint.settings.get("eos_token_id")
     model.generation_config.pad_token_id = checkpoint.settings.get("pad_token_id")
-    backbone = Backbone(
-        model.to(device).eval(),
-        checkpoint.tokenizer,
-        checkpoint.images,
-        checkpoint.template,
-        checkpoint.chat_template,
-    )
+    backbone = Backbone(model, checkpoint.tokenizer, checkpoint.images, checkpoint.template, checkpoint.chat_template)
     if checkpoint.voco_token_id is None:
         return without_voco_tokens(backbone, num_voco_tokens)
     ids = [checkpoint.voco_token_id] * (num_voco_tokens or PUBLISHED_NUM_VOCO_TOKENS)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,39 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
 from voco_video.errors import ModelError
 
+VOCO_CONFIG, VOCO_WEIGHTS = "voco_config.json", "voco.safetensors"
+ASSETS = Path(__file__).parent / "assets"
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The folder of a checkpoint: a path, an embedded model's name, or a hub id in the local Hugging Face cache.
+
+    Args:
+        path: ``name@revision`` pins a hub id to a branch, a tag or a commit.
+
+    Raises:
+        ModelError: nothing of that name is here; nothing is downloaded.
+    """
+    folder = Path(path).expanduser()
+    for candidate in (folder, ASSETS / str(path)):
+        if any((candidate / name).is_file() for name in ("config.json", VOCO_CONFIG)):
+            return candidate
+    if folder.is_dir():
+        raise ModelError(f"{folder} holds no config.json, so it is not a checkpoint folder")
+    known = ", ".join(sorted(p.name for p in ASSETS.iterdir() if p.is_dir())) if ASSETS.is_dir() else "none"
+    name, _, revision = str(path).partition("@")
+    try:
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(name, revision=revision or None, local_files_only=True))
+    except Exception as error:
+        fetch = f"hf download {name}" + (f" --revision {revision}" if revision else "")
+        raise ModelError(
+            f"no checkpoint {str(path)!r}: not a folder, not an embedded model ({known}), and not in the local Hugging "
+            f"Face cache. Fetch a hub model first with `{fetch}`"
+        ) from error
 
 
 def read_config(folder: Path) -> Any:
@@ -72,6 +106,80 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"{path} cannot be read as weights: {_first_line(error)}") from error
 
 
+@dataclass(frozen=True)
+class FileState:
+    """What tells a file that was changed or replaced from what it was, without reading it."""
+
+    path: str
+    size_bytes: int
+    mtime_ns: int
+    inode: int
+    device: int
+
+    @staticmethod
+    def of(path: Path) -> FileState:
+        """As it is now.
+
+        Raises:
+            OSError: it is not there.
+        """
+        path = path.resolve()  # a hub's snapshot is of links
+        stat = path.stat()
+        return FileState(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_dev)
+
+
+@dataclass(frozen=True)
+class StoredWeight:
+    """One tensor of a file, read when it is indexed and let go with the tensor that this gives.
+
+    The library takes these in place of tensors. A weight that is kept as it is stays a view of the file, which the
+    system reads page by page and shares among processes; of one that is converted nothing but the result stays.
+
+    Attributes:
+        path: the file.
+        name: of the tensor in it.
+        mapped: the open file, for a weight that is kept as it is.
+    """
+
+    path: Path
+    name: str
+    mapped: Any = None
+
+    def __getitem__(self, index: Any) -> Tensor:
+        if self.path.suffix != ".safetensors":
+            return read_weights(self.path)[self.name][index]
+        if self.mapped is not None:
+            return self.mapped.get_tensor(self.name)[index]
+        with safe_open(self.path, "pt") as file:
+            tensor: Tensor = file.get_tensor(self.name)
+        return tensor[index]
+
+
+def stored_weights(files: Iterable[Path], *, dtype: torch.dtype) -> dict[str, StoredWeight]:
+    """The tensors of a checkpoint's files by name, none of them read.
+
+    Args:
+        dtype: the type that they are going to have.
+
+    Raises:
+        ModelError: a file is missing or damaged, or a pickle that holds more than weights.
+    """
+    weights: dict[str, StoredWeight] = {}
+    for path in files:
+        if path.suffix != ".safetensors":
+            weights |= {name: StoredWeight(path, name) for name in read_weights(path)}
+            continue
+        try:
+            file = safe_open(path, "pt")
+            kinds = {name: file.get_slice(name).get_dtype() for name in list(file.keys())}
+        except Exception as error:
+            raise ModelError(f"{path} cannot be read as weights: {_first_line(error)}") from error
+        kept = str(dtype).removeprefix("torch.")
+        for name, kind in kinds.items():
+            weights[name] = StoredWeight(path, name, file if _DTYPES.get(kind) == kept else None)
+    return weights
+
+
 def weights_dtype(folder: Path) -> str | None:
     """The type of a checkpoint's first weight, from the head of its file.
 
@@ -82,7 +190,7 @@ def weights_dtype(folder: Path) -> str | None:
         return None
     with safe_open(path, "pt") as file:
         name: str = file.get_slice(next(iter(file.keys()))).get_dtype()
-    return {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}.get(name, name)
+    return _DTYPES.get(name, name)
 
 
 def read_tokenizer(folder: Path, *, config: Any = None) -> Any:

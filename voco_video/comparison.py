@@ -11,7 +11,7 @@ import numpy as np
 from voco_video.bootstrap import Estimate, Floats, mcnemar_exact, number_clusters, paired_p_value, resample
 from voco_video.data.predictions import Prediction
 from voco_video.errors import DataError, UsageError
-from voco_video.metrics import METRICS, RANK_METRICS
+from voco_video.metrics import METRICS, RANK_METRICS, metrics_of, with_answers
 
 NUM_RESAMPLES = 10_000
 """More than for an interval: the smallest p-value that so many draws can show is 0.0002."""
@@ -82,7 +82,7 @@ class Comparison:
 def compare(
     runs: Mapping[str, Sequence[Prediction]],
     *,
-    metric: str = "exact_match",
+    metric: str | None = None,
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> Comparison:
@@ -90,7 +90,7 @@ def compare(
 
     Args:
         runs: predictions by the runs' names, two runs or more.
-        metric: a name of `voco_video.metrics.METRICS`.
+        metric: a name of `voco_video.metrics.METRICS`; None: exact match, of multiple choice accuracy.
         num_resamples, seed: of intervals and p-values.
 
     Raises:
@@ -101,11 +101,11 @@ def compare(
     """
     if len(runs) < 2:
         raise UsageError(f"{len(runs)} run cannot be compared: give two or more")
-    if metric not in METRICS:
+    if metric is not None and metric not in METRICS:
         raise UsageError(f"metric is {metric!r}, but has to be one of {', '.join(METRICS)}")
-    shared = _in_common(runs)
-    if metric in RANK_METRICS:
-        _check_ranked(shared, metric)
+    shared = _in_common({name: with_answers(those) for name, those in runs.items()})
+    metric = metric or metrics_of(next(iter(shared.values())))[0]
+    _check_has_metric(shared, metric)
     values = np.array([[METRICS[metric](one) for one in those] for those in shared.values()]).T  # [questions, runs]
     first = next(iter(shared.values()))
     clusters = number_clusters([one.video for one in first])
@@ -166,7 +166,11 @@ def _plain(question: str) -> str:
     return " ".join(question.lower().strip(" ?").split())
 
 
-def _check_ranked(runs: Mapping[str, Sequence[Prediction]], metric: str) -> None:
+def _check_has_metric(runs: Mapping[str, Sequence[Prediction]], metric: str) -> None:
     for name, those in runs.items():
-        if all(one.vocabulary_rank is None for one in those):
+        names = metrics_of(those)
+        if metric in names:
+            continue
+        if metric in RANK_METRICS and "exact_match" in names:
             raise DataError(f"{name} has no ranks for {metric}: evaluate it with --rank-vocabulary, or compare another")
+        raise DataError(f"{name} has no values in {metric}: compare {' or '.join(names)}")

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from voco_video.backends import BACKENDS
+from voco_video.batching import Batching, BatchSize, check_batch_size
 from voco_video.cache import CacheEntry, CacheKey, FrameCache, digest_file
 from voco_video.compressors import Compressor, check_compressor, compress_frames, no_tokens, parse_compressor
 from voco_video.errors import ModelError, UsageError, VideoError
@@ -37,7 +38,7 @@ class CompressOptions:
             chosen later.
         form: ``"kv"`` or ``"embeds"``; None for the one that the model was last trained to answer from, else ``"kv"``.
         storage: ``"native"`` keeps the model's type, ``"int8"`` about half of it in 16 bit, a quarter in 32.
-        batch_size: frames per forward pass.
+        batch_size: frames per forward pass, or ``"auto"``: as many as fit, and half of them whenever memory runs out.
         decoder: ``"pyav"``, ``"decord"`` or ``"torchcodec"``.
         force: compress again even where the cache has an entry.
     """
@@ -46,7 +47,7 @@ class CompressOptions:
     num_voco_tokens: int | None = None
     form: Form | None = None
     storage: Storage = "native"
-    batch_size: int = 16
+    batch_size: BatchSize = 16
     decoder: str = "pyav"
     force: bool = False
 
@@ -59,8 +60,7 @@ class CompressOptions:
         ):
             if value not in choices:
                 raise UsageError(f"{name} {value!r} is not one of {', '.join(choices)}")
-        if self.batch_size < 1:
-            raise UsageError(f"batch_size={self.batch_size}: a batch needs at least 1 frame")
+        check_batch_size(self.batch_size)
 
     def form_for(self, model: VocoModel) -> Form:
         """The form, or the default one for a model; answering weights know VoCo tokens, not other compressors'."""
@@ -114,6 +114,7 @@ def compress_video(
     sampling: Sampling = Sampling(),
     options: CompressOptions = CompressOptions(),
     fingerprint: str | None = None,
+    batching: Batching | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> CompressResult:
     """Compress a video into the frame cache, or find it there.
@@ -125,6 +126,7 @@ def compress_video(
     Args:
         path: any file that FFmpeg reads.
         fingerprint: `VocoModel.fingerprint` where the caller has it already.
+        batching: how many frames fit, where the caller knows from another video compressed alike.
         on_progress: called with the state at the start and after every batch.
 
     Raises:
@@ -154,21 +156,23 @@ def compress_video(
         report(Progress(num_resumed, total))
         int8_error: float | None = None
         first_frame = _next_planned(plan, num_resumed, writer.last_pts_seconds)
-        if compressor.sees_frames:
-            batches = video.batches(
-                sampling, fit=model.backbone.images.fit, batch_size=options.batch_size, first_frame=first_frame
-            )
+        batching = batching or Batching(options.batch_size)
+        if compressor.sees_frames and first_frame < total:
+            size = fitting_batch_size(model, compressor, options, batching)
+            batches = video.batches(sampling, fit=model.backbone.images.fit, batch_size=size, first_frame=first_frame)
         else:
             batches = _undecoded(plan[first_frame:])
         if sampling.timestamps is None:  # those may name a frame twice
             batches = _later(batches, writer.last_pts_seconds)
         for batch in _timed(batches, seconds):
-            tokens = compress_batch(model, batch.pixels, compressor, options, seconds)
-            if options.storage == "int8" and int8_error is None:
-                int8_error = checked_int8_error(model, tokens)
-            with _clock(seconds, "write"):
-                writer.append(stored_tensors(tokens, options.storage), batch.pts_seconds)
-            report(Progress(writer.num_frames, total))
+            for part, tokens in batching.passes(
+                batch, lambda part: compress_batch(model, part.pixels, compressor, options, seconds)
+            ):
+                if options.storage == "int8" and int8_error is None:
+                    int8_error = checked_int8_error(model, tokens)
+                with _clock(seconds, "write"):
+                    writer.append(stored_tensors(tokens, options.storage), part.pts_seconds)
+                report(Progress(writer.num_frames, total))
         seconds.decode = video.decode_seconds
         with _clock(seconds, "write"):
             entry = writer.finish(_facts(model, path, video, sampling, compressor, int8_error))
@@ -274,6 +278,21 @@ def compress_batch(
             num_voco_tokens=options.num_voco_tokens,
             form=options.form_for(model),
         )
+
+
+def fitting_batch_size(model: VocoModel, compressor: Compressor, options: CompressOptions, batching: Batching) -> int:
+    """Frames per pass; for ``"auto"`` found on empty frames, unless ``batching`` has it already.
+
+    Raises:
+        ModelError: not even one frame fits.
+    """
+    fit = model.backbone.images.fit
+
+    def run(num_frames: int) -> None:
+        empty = np.zeros((num_frames, fit.height, fit.width, 3), np.uint8)
+        compress_batch(model, empty, compressor, options, StageSeconds())
+
+    return batching.find(run, device=model.backbone.device)
 
 
 def stored_tensors(tokens: VocoTokens, storage: Storage) -> dict[str, torch.Tensor]:

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, GenerationConfig, LlavaForConditionalGeneration
 
-from voco_video.checkpoint import find_checkpoint, open_published, write_voco_files
+from voco_video.checkpoint import open_published, write_voco_files
+from voco_video.checkpoint_files import find_checkpoint
 from voco_video.errors import ModelError, UsageError
 from voco_video.published import PUBLISHED_MODEL_TYPE, PUBLISHED_NUM_VOCO_TOKENS, PublishedCheckpoint
 

@@ -11,7 +11,7 @@ Source: VoCo-LLaMA (arXiv:2406.12275), section 3; the two passes agree with its 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -22,6 +22,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from voco_video.adapters import adapters_off, base_parameters
 from voco_video.backbone import CACHE_ARGUMENT, Backbone
+from voco_video.checkpoint_files import FileState
 from voco_video.errors import ModelError, UsageError
 from voco_video.positions import compact_positions, rotate_keys
 
@@ -159,6 +160,18 @@ class _TailLayer(DynamicLayer):
         return key_states, value_states
 
 
+class _PassIsOver(Exception):  # noqa: N818  # nothing is wrong
+    """Everything that was wanted of a pass through the decoder is in its cache."""
+
+
+class _LastTailLayer(_TailLayer):
+    """The last layer's: once that has its keys and values, nobody wants its attention and MLP."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        super().update(key_states, value_states)
+        raise _PassIsOver
+
+
 class VocoModel(nn.Module):
     """Compresses frames to VoCo tokens and answers from them.
 
@@ -168,7 +181,12 @@ class VocoModel(nn.Module):
         trained: False marks weights that have learned nothing yet; answers then say so.
         about: one sentence on what the weights know, shown to users.
         answering_form: the form that answering adapters were trained on; with the other one they stay off.
+
+    Attributes:
+        sources: the files that all weights came from, as they were then; empty where they came from elsewhere.
     """
+
+    sources: tuple[FileState, ...] = ()
 
     def __init__(
         self,
@@ -239,8 +257,9 @@ class VocoModel(nn.Module):
             num_kept: how many positions, at most L.
             grid: rows and columns of the vision tokens in it where they are not the tower's own.
         """
-        tails = [_TailLayer(num_kept) for _ in range(self.backbone.text_config.num_hidden_layers)]
-        with adapters_off(self.backbone.decoder):  # those are for answering alone
+        tails = [_TailLayer(num_kept) for _ in range(self.backbone.text_config.num_hidden_layers - 1)]
+        tails.append(_LastTailLayer(num_kept))
+        with adapters_off(self.backbone.decoder), suppress(_PassIsOver):  # adapters are for answering alone
             cache = Cache(layers=list(tails))
             self.backbone.decode_frames(sequence, grid=grid, use_cache=True, **{CACHE_ARGUMENT: cache})
         num_frames, length, _ = sequence.shape
@@ -249,9 +268,13 @@ class VocoModel(nn.Module):
         return VocoTokens(
             "kv",
             positions=positions.repeat(num_frames, 1),
-            keys=torch.stack([tail.keys for tail in tails], dim=1),  # [F, layers, kv_heads, K, head_dim]
-            values=torch.stack([tail.values for tail in tails], dim=1),
+            keys=self._stacked([tail.keys for tail in tails]),  # [F, layers, kv_heads, K, head_dim]
+            values=self._stacked([tail.values for tail in tails]),
         )
+
+    def _stacked(self, layers: Sequence[Tensor]) -> Tensor:
+        """``[F, ...]`` of every layer, on whatever device it runs, to ``[F, layers, ...]`` on one."""
+        return torch.stack([layer.to(self.backbone.device) for layer in layers], dim=1)
 
     # ------------------------------------------------------------------ assemble
 
@@ -284,7 +307,9 @@ class VocoModel(nn.Module):
         )  # [layers, kv_heads, F * k, head_dim]
         values = self._by_layer(tokens.values)
         slots = torch.arange(tokens.num_frames * tokens.num_voco_tokens).view(tokens.num_frames, -1)
-        return Prefix(tuple((k[None], v[None]) for k, v in zip(keys, values)), text_start, slots)
+        devices = self.backbone.layer_devices
+        layers = tuple((k[None].to(device), v[None].to(device)) for k, v, device in zip(keys, values, devices))
+        return Prefix(layers, text_start, slots)
 
     def _by_layer(self, tensor: Tensor) -> Tensor:
         """``[F, layers, kv_heads, k, head_dim] -> [layers, kv_heads, F * k, head_dim]``, contiguous, on the device."""

@@ -7,18 +7,29 @@ among the weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlavaConfig
 
 from voco_video.backbone import ImageSettings, PromptTemplate, image_settings
-from voco_video.checkpoint_files import read_config, read_image_processor, read_tokenizer, read_weights, weight_files
+from voco_video.checkpoint_files import (
+    StoredWeight,
+    read_config,
+    read_image_processor,
+    read_tokenizer,
+    read_weights,
+    stored_weights,
+    weight_files,
+)
 from voco_video.errors import ModelError
+
+Weight = TypeVar("Weight")
 
 PUBLISHED_MODEL_TYPE = "llava_llama"
 PUBLISHED_NUM_VOCO_TOKENS = 2
@@ -126,17 +137,24 @@ class PublishedCheckpoint:
         Raises:
             ModelError: there are no weights, or one of an unknown name.
         """
+        return self._renamed(read_weights)
+
+    def stored_weights(self, dtype: torch.dtype) -> dict[str, StoredWeight]:
+        """All weights under the library's names, none of them read; arguments and errors as `stored_weights` has."""
+        shards = self._renamed(lambda path: stored_weights([path], dtype=dtype))
+        return {name: weight for shard in shards for name, weight in shard.items()}
+
+    def _renamed(self, read: Callable[[Path], dict[str, Weight]]) -> Iterator[dict[str, Weight]]:
         has_tower = False
         for path in weight_files(self.folder):
-            shard = {_library_name(n): t for n, t in read_weights(path).items() if not n.endswith(_BUFFERS)}
+            shard = {_library_name(n): weight for n, weight in read(path).items() if not n.endswith(_BUFFERS)}
             has_tower = has_tower or any(name.startswith("model.vision_tower.") for name in shard)
             yield shard
         if not has_tower:  # it stayed frozen
             for path in weight_files(self.tower):
-                shard = read_weights(path)
                 yield {
-                    name.replace("vision_model.", "model.vision_tower.", 1): tensor
-                    for name, tensor in shard.items()
+                    name.replace("vision_model.", "model.vision_tower.", 1): weight
+                    for name, weight in read(path).items()
                     if name.startswith("vision_model.") and not name.endswith(_BUFFERS)
                 }
 

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from blake3 import blake3
 
+from voco_video.batching import Batching
 from voco_video.cache import CacheEntry, CacheKey, FrameCache, GrowingWriter
 from voco_video.compress import (
     CompressOptions,
@@ -27,6 +28,7 @@ from voco_video.compress import (
     checked_int8_error,
     compress_batch,
     entry_key,
+    fitting_batch_size,
     model_facts,
     stored_tensors,
 )
@@ -34,7 +36,7 @@ from voco_video.compressors import parse_compressor
 from voco_video.errors import CacheError, UsageError, VideoError
 from voco_video.frames import FrameBatch
 from voco_video.live import LiveReader, parse_source
-from voco_video.model import VocoModel
+from voco_video.model import VocoModel, VocoTokens
 from voco_video.pacing import FrameQueue, FrameTimes, Timeline, frames_on_grid
 from voco_video.sampling import Sampling
 
@@ -239,7 +241,9 @@ class Stream:
         self._session: dict[str, Any] = {}
         self._stop = threading.Event()
         self._timeline = Timeline(self._place_first)
-        self._queue = FrameQueue(self._compress.batch_size, thins=thins)
+        self._batching = Batching(self._compress.batch_size)
+        batch_size = fitting_batch_size(self._model, self._compressor, self._compress, self._batching)
+        self._queue = FrameQueue(batch_size, thins=thins)
         self._reader = LiveReader(self._source, idle_seconds=options.idle_seconds, end_marker=marker, stop=self._stop)
         self._unpublished_since: float | None = None
         self._pruned_at = time.monotonic()
@@ -312,7 +316,7 @@ class Stream:
 
     def _work(self) -> Generator[StreamProgress, None, None]:
         while True:
-            batch = self._queue.take(self._compress.batch_size, timeout_seconds=self._patience())
+            batch = self._queue.take(self._batching.size or 1, timeout_seconds=self._patience())
             if batch is not None:
                 self._append(batch)
             if self._patience() <= 0:
@@ -335,7 +339,12 @@ class Stream:
     def _append(self, batch: FrameBatch) -> None:
         if self._unpublished_since is None:
             self._unpublished_since = time.monotonic()
-        tokens = compress_batch(self._model, batch.pixels, self._compressor, self._compress, self.seconds)
+        for part, tokens in self._batching.passes(
+            batch, lambda b: compress_batch(self._model, b.pixels, self._compressor, self._compress, self.seconds)
+        ):
+            self._append_tokens(part, tokens)
+
+    def _append_tokens(self, batch: FrameBatch, tokens: VocoTokens) -> None:
         if "num_vision_tokens" not in self._writer.facts:
             is_int8 = self._compress.storage == "int8"
             int8_error = checked_int8_error(self._model, tokens) if is_int8 else None

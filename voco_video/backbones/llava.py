@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from voco_video.backbones.family import Family, ImageSettings, one_size
 from voco_video.frames import Fit
 
@@ -37,3 +39,18 @@ class Llava(Family):
         has_class = config.vision_config.model_type in _TOWERS_WITH_CLASS_TOKEN
         dropped = config.vision_feature_select_strategy == "default"
         return super().num_vision_tokens(config, fit) + has_class - dropped
+
+    def vision_tokens(self, model: Any, pixel_values: Tensor) -> Tensor:
+        """As the library's ``get_image_features``, less the layers of a CLIP tower behind the one that is read."""
+        config, parts = model.config, model.base_model
+        wanted, is_clip = config.vision_feature_layer, config.vision_config.model_type in _TOWERS_WITH_CLASS_TOKEN
+        if not is_clip or not isinstance(wanted, int):
+            return super().vision_tokens(model, pixel_values)
+        tower = getattr(parts.vision_tower, "vision_model", parts.vision_tower)
+        layers = list(tower.encoder.layers)
+        hidden = tower.pre_layrnorm(tower.embeddings(pixel_values))  # [F, 1 + N, width]
+        for layer in layers[: wanted % (len(layers) + 1)]:  # hidden state 0 is what enters the first
+            hidden = layer(hidden, None)
+        kept = hidden[:, 1:] if config.vision_feature_select_strategy == "default" else hidden
+        tokens: Tensor = parts.multi_modal_projector(kept)
+        return tokens  # [F, N, D]

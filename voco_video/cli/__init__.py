@@ -14,6 +14,7 @@ import typer
 from voco_video.cli import (
     ask,
     cache,
+    card,
     compare,
     compress,
     convert,
@@ -48,6 +49,7 @@ app.command("train")(train.train)
 app.command("demo")(demo.demo)
 app.command("models")(models.models)
 app.command("convert")(convert.convert)
+app.command("card")(card.card)
 app.add_typer(cache.app, name="cache")
 app.add_typer(data.app, name="data")
 

@@ -55,10 +55,12 @@ def ask(
     strip: Annotated[
         Path | None, typer.Option(help="Where --show-frames writes its PNG. [default: <video>-frames.png]")
     ] = None,
-    batch_size: opt.BatchSize = 16,
+    batch_size: opt.BatchSize = "16",
     dtype: opt.Dtype = "auto",
     device: opt.Device = "auto",
-    attention: opt.Attention = "sdpa",
+    device_map: opt.DeviceMap = None,
+    weight_bits: opt.WeightBits = 16,
+    attention: opt.Attention = "auto",
     decoder: opt.Decoder = opt.DecoderChoice.pyav,
     cache_dir: opt.CacheDir = None,
     json: opt.Json = False,
@@ -93,12 +95,20 @@ def ask(
     view = ViewOptions(max_voco_tokens, policy.value, neighbours, clock_every_seconds)
     from voco_video.api import load_model
 
-    loaded = load_model(model, device=device, dtype=dtype, attn_implementation=attention, cache_dir=cache_dir)
+    loaded = load_model(
+        model,
+        device=device,
+        dtype=dtype,
+        attn_implementation=attention,
+        device_map=device_map,
+        weight_bits=weight_bits,  # type: ignore[arg-type]
+        cache_dir=cache_dir,
+    )
     options = {
         "compressor": compressor,
         "form": form.value if form else None,
         "storage": storage.value,
-        "batch_size": batch_size,
+        "batch_size": opt.parse_batch_size(batch_size),
         "decoder": decoder.value,
     }
     video = open_compressed(loaded, path, sampling=sampling, options=options, quiet=json)

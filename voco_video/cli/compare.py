@@ -11,9 +11,8 @@ from typing import Annotated
 import typer
 
 from voco_video.cli import options as opt
-from voco_video.cli.data import SplitChoice
 from voco_video.cli.output import print_json, print_table
-from voco_video.cli.score import Annotations, References, Root, Split, Vocabulary, load_references
+from voco_video.cli.score import Annotations, References, Root, Vocabulary, load_references
 from voco_video.errors import UsageError
 
 
@@ -25,6 +24,8 @@ class MetricChoice(str, Enum):
     token_f1 = "token_f1"
     top1 = "top1"
     top10 = "top10"
+    accuracy = "accuracy"
+    accuracy_plain = "accuracy_plain"
 
 
 def compare(
@@ -32,11 +33,14 @@ def compare(
         list[Path],
         typer.Argument(help="Two or more; the first is what the others are compared with.", metavar="A B..."),
     ],
-    metric: Annotated[MetricChoice, typer.Option(help="What to compare.")] = MetricChoice.exact_match,
+    metric: Annotated[
+        MetricChoice | None,
+        typer.Option(help="What to compare. [default: exact_match, of multiple choice accuracy]", show_default=False),
+    ] = None,
     references: References = None,
     root: Root = None,
     annotations: Annotations = None,
-    split: Split = SplitChoice.test,
+    split: opt.Split = None,
     vocabulary: Vocabulary = None,
     out: Annotated[
         Path | None,
@@ -64,7 +68,7 @@ def compare(
         name: read_predictions(path, references=data, vocabulary=vocabulary)
         for name, path in zip(names, predictions, strict=True)
     }
-    comparison = compare_runs(runs, metric=metric.value)
+    comparison = compare_runs(runs, metric=metric.value if metric else None)
     files: tuple[Path, ...] = ()
     if out is not None:
         budgets = sweep_of([read_run_info(path) for path in predictions])

@@ -39,10 +39,12 @@ def compress(
     num_voco_tokens: opt.NumVocoTokens = None,
     form: opt.Form = None,
     storage: opt.Storage = opt.StorageChoice.native,
-    batch_size: opt.BatchSize = 16,
+    batch_size: opt.BatchSize = "16",
     dtype: opt.Dtype = "auto",
     device: opt.Device = "auto",
-    attention: opt.Attention = "sdpa",
+    device_map: opt.DeviceMap = None,
+    weight_bits: opt.WeightBits = 16,
+    attention: opt.Attention = "auto",
     decoder: opt.Decoder = opt.DecoderChoice.pyav,
     cache_dir: opt.CacheDir = None,
     force: opt.Force = False,
@@ -87,6 +89,7 @@ def compress(
     }
     checked_sampling(sampling)
     checked_compressor(compressor, num_voco_tokens)
+    opt.parse_batch_size(batch_size)
     stream: dict[str, Any] = {
         "name": name,
         "resume": resume,
@@ -98,7 +101,15 @@ def compress(
     }
     following.checked_options(follow=follow, paths=paths, sampling=sampling, stream=stream, decoder=decoder.value)
     files = [] if follow else expand_paths(paths)
-    loaded = load_model(model, device=device, dtype=dtype, attn_implementation=attention, cache_dir=cache_dir)
+    loaded = load_model(
+        model,
+        device=device,
+        dtype=dtype,
+        attn_implementation=attention,
+        device_map=device_map,
+        weight_bits=weight_bits,  # type: ignore[arg-type]
+        cache_dir=cache_dir,
+    )
     if follow:
         options = {option: value for option, value in stream.items() if value is not None} | {
             "fps": 1.0 if fps is None else fps,
@@ -106,7 +117,7 @@ def compress(
             "num_voco_tokens": num_voco_tokens,
             "form": form.value if form else None,
             "storage": storage.value,
-            "batch_size": batch_size,
+            "batch_size": opt.parse_batch_size(batch_size),
             "force": force,
         }
         following.follow_source(loaded, paths[0], options, json=json)
@@ -123,7 +134,7 @@ def compress(
                     num_voco_tokens=num_voco_tokens,
                     form=form.value if form else None,
                     storage=storage.value,
-                    batch_size=batch_size,
+                    batch_size=opt.parse_batch_size(batch_size),
                     decoder=decoder.value,
                     force=force,
                     on_progress=show,

@@ -40,14 +40,6 @@ class MediaChoice(str, Enum):
     image = "image"
 
 
-class SplitChoice(str, Enum):
-    """A part of a data set."""
-
-    train = "train"
-    val = "val"
-    test = "test"
-
-
 @app.command("synth")
 def synth(
     out: Annotated[Path, typer.Argument(help="Where the set goes: a new folder.", metavar="OUT")],
@@ -93,14 +85,16 @@ def check(
     dataset: Annotated[
         str,
         typer.Argument(
-            help="msvd, msrvtt, activitynet, llava-mix665k, or a .json or .jsonl of conversations.", metavar="DATASET"
+            help="msvd, msrvtt, activitynet, egoschema, nextqa, videomme, mlvu, llava-mix665k, or a .json or .jsonl of "
+            "conversations.",
+            metavar="DATASET",
         ),
     ],
     root: Annotated[
         Path | None,
         typer.Option(help="The folder with the media. [default: this one, or the conversation file's]", metavar="DIR"),
     ] = None,
-    split: Annotated[SplitChoice, typer.Option(help="Conversations have none.")] = SplitChoice.test,
+    split: opt.Split = None,
     annotations: Annotated[
         Path | None,
         typer.Option(help="Annotations that are elsewhere: a file, or a folder to look in. [default: --root]"),
@@ -128,7 +122,12 @@ def check(
 
     with _bar("looking", "file", quiet=json) as show:
         report = check_dataset(
-            dataset, root, split=split.value, annotations=annotations, open_media=open_media, progress=show
+            dataset,
+            root,
+            split=split.value if split else None,
+            annotations=annotations,
+            open_media=open_media,
+            progress=show,
         )
     if json:
         print_json(report.as_dict())

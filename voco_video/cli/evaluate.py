@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voco_video.cli import options as opt
-from voco_video.cli.data import SplitChoice
 from voco_video.cli.output import print_json, print_table
 from voco_video.errors import UsageError
 
@@ -37,12 +36,28 @@ class DatasetChoice(str, Enum):
     msvd = "msvd"
     msrvtt = "msrvtt"
     activitynet = "activitynet"
+    egoschema = "egoschema"
+    nextqa = "nextqa"
+    videomme = "videomme"
+    mlvu = "mlvu"
+
+
+class AnswerByChoice(str, Enum):
+    """How multiple choice is answered."""
+
+    letter = "letter"
+    likelihood = "likelihood"
 
 
 def evaluate(
-    dataset: Annotated[DatasetChoice, typer.Argument(help="msvd, msrvtt or activitynet.", metavar="DATASET")],
+    dataset: Annotated[
+        DatasetChoice,
+        typer.Argument(
+            help="msvd, msrvtt or activitynet; multiple choice: egoschema, nextqa, videomme or mlvu.", metavar="DATASET"
+        ),
+    ],
     root: Annotated[Path, typer.Option(help="The folder with the videos.", metavar="DIR")] = Path(),
-    split: Annotated[SplitChoice, typer.Option(help="Which part of the set.")] = SplitChoice.test,
+    split: opt.Split = None,
     annotations: Annotated[
         Path | None,
         typer.Option(help="Annotations that are elsewhere: a file, or a folder to look in. [default: --root]"),
@@ -77,7 +92,17 @@ def evaluate(
     form: opt.Form = None,
     storage: opt.Storage = opt.StorageChoice.native,
     max_new_tokens: Annotated[int, typer.Option(help="Cut an answer after this many tokens.")] = 16,
-    prompt: Annotated[str, typer.Option(help="What the model is asked, {question} being the question.")] = "{question}",
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="What the model is asked, {question} being the question, {options} its options under letters. "
+            "[default: the question; for letters also the options, and to answer with one]"
+        ),
+    ] = None,
+    answer_by: Annotated[
+        AnswerByChoice,
+        typer.Option(help="Multiple choice: generate a letter, or take the option that is the likeliest answer."),
+    ] = AnswerByChoice.letter,
     questions_per_batch: Annotated[int, typer.Option(help="Questions on one video per forward pass.")] = 32,
     rank_vocabulary: Annotated[
         int,
@@ -86,15 +111,17 @@ def evaluate(
     num_workers: Annotated[
         int, typer.Option(help="Processes that share the videos; one GPU each, as far as there are.")
     ] = 1,
-    batch_size: opt.BatchSize = 16,
+    batch_size: opt.BatchSize = "16",
     dtype: opt.Dtype = "auto",
     device: opt.Device = "auto",
-    attention: opt.Attention = "sdpa",
+    device_map: opt.DeviceMap = None,
+    weight_bits: opt.WeightBits = 16,
+    attention: opt.Attention = "auto",
     decoder: opt.Decoder = opt.DecoderChoice.pyav,
     cache_dir: opt.CacheDir = None,
     json: opt.Json = False,
 ) -> None:
-    """Evaluate a model on a video question-answering set.
+    """Evaluate a model on a video question-answering or multiple-choice set.
 
     Each video is compressed once, or found in the cache, and all its questions are answered over the same frames. The
     same command goes on where an interrupted one stopped, and costs nothing where everything is done. The predictions
@@ -105,6 +132,7 @@ def evaluate(
       voco-video eval msvd --root data/MSVD
       voco-video eval activitynet --root data/activitynet --split val --num-frames 32 --num-voco-tokens 1,2,4,8
       voco-video eval msrvtt --root data/MSRVTT --limit 1000 --rank-vocabulary 1000 --num-workers 4
+      voco-video eval videomme --root data/Video-MME --answer-by likelihood
       torchrun --nproc-per-node 8 --no-python voco-video eval msvd --root data/MSVD --model ./my-checkpoint
     """
     check_for_matplotlib()
@@ -124,20 +152,28 @@ def evaluate(
         clock_every_seconds=clock_every_seconds,
         form=form.value if form else None,
         storage=storage.value,
-        batch_size=batch_size,
+        batch_size=opt.parse_batch_size(batch_size),
         decoder=decoder.value,
         max_new_tokens=max_new_tokens,
         prompt=prompt,
+        answer_by=answer_by.value,
         questions_per_batch=questions_per_batch,
         limit=limit,
         seed=seed,
         skip_missing=skip_missing,
     )
-    data = load_dataset(dataset.value, root, split=split.value, annotations=annotations)
+    data = load_dataset(dataset.value, root, split=split.value if split else None, annotations=annotations)
     options = with_vocabulary(options, rank_vocabulary, data, root=root, annotations=annotations)
-    folder = out or Path("runs/eval") / f"{dataset.value}-{split.value}-{Path(model).name}"
+    folder = out or Path("runs/eval") / f"{data.name}-{data.split}-{Path(model).name}{suffix_of(options)}"
     load = partial(
-        load_for_rank, path=model, device=device, dtype=dtype, attn_implementation=attention, cache_dir=cache_dir
+        load_for_rank,
+        path=model,
+        device=device,
+        dtype=dtype,
+        attn_implementation=attention,
+        device_map=device_map,
+        weight_bits=weight_bits,
+        cache_dir=cache_dir,
     )
     processes = processes_for(num_workers, load)
     loaded = load(int(os.environ.get("LOCAL_RANK", "0")) if num_workers == 1 else 0)
@@ -154,6 +190,11 @@ def evaluate(
     if processes.rank == 0:
         reports = write_reports(result, skip_missing=skip_missing, facts=facts)
         print_result(result, reports, json=json)
+
+
+def suffix_of(options: EvalOptions) -> str:
+    """What keeps runs that answer otherwise apart where no folder is named."""
+    return "" if options.answer_by == "letter" else f"-{options.answer_by}"
 
 
 def parse_budgets(text: str | None) -> tuple[int, ...]:
@@ -174,11 +215,13 @@ def with_vocabulary(
     """The options with the commonest answers of the training split, whose annotations lie beside the split's own.
 
     Raises:
-        UsageError: a size below 0.
+        UsageError: a size below 0, or a multiple-choice set.
         DataError: the training split's annotations are not there.
     """
     if size == 0:
         return options
+    if data.is_multiple_choice:
+        raise UsageError(f"--rank-vocabulary {size}: {data.name} is multiple choice; use --answer-by likelihood")
     from voco_video.data.datasets import load_dataset
     from voco_video.evaluate import answer_vocabulary
 
@@ -206,7 +249,8 @@ def load_for_rank(rank: int, *, path: str, device: str, **options: Any) -> Video
     from voco_video.api import load_model
     from voco_video.processes import device_of
 
-    return load_model(path, device=device_of(device, rank), **options)
+    is_spread = options.get("device_map") is not None
+    return load_model(path, device=device if is_spread else device_of(device, rank), **options)
 
 
 @contextmanager

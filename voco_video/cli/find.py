@@ -39,10 +39,10 @@ def find(
     compressor: opt.Compressor = "voco",
     form: opt.Form = None,
     storage: opt.Storage = opt.StorageChoice.native,
-    batch_size: opt.BatchSize = 16,
+    batch_size: opt.BatchSize = "16",
     dtype: opt.Dtype = "auto",
     device: opt.Device = "auto",
-    attention: opt.Attention = "sdpa",
+    attention: opt.Attention = "auto",
     decoder: opt.Decoder = opt.DecoderChoice.pyav,
     cache_dir: opt.CacheDir = None,
     json: opt.Json = False,
@@ -83,7 +83,7 @@ def find(
         "compressor": compressor,
         "form": form.value if form else None,
         "storage": storage.value,
-        "batch_size": batch_size,
+        "batch_size": opt.parse_batch_size(batch_size),
         "decoder": decoder.value,
     }
     videos = [open_compressed(loaded, name, sampling=sampling, options=options, quiet=json) for name in names]

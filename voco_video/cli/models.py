@@ -48,6 +48,7 @@ def _readable(facts: CheckpointFacts) -> dict[str, Any]:
     sizes = {form: f"{format_bytes(size)} ({facts.dtype})" for form, size in facts.bytes_per_frame.items()}
     lines = {
         "path": facts.path,
+        "adapter for": facts.base,
         "family": facts.title,
         "model_type": f"{facts.model_type} ({facts.layout} layout)",
         "tower": facts.tower,

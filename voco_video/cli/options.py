@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from voco_video.errors import UsageError
+
+if TYPE_CHECKING:
+    from voco_video.batching import BatchSize as FramesPerPass
 
 
 class FormChoice(str, Enum):
@@ -38,6 +43,14 @@ class DecoderChoice(str, Enum):
     pyav = "pyav"
     decord = "decord"
     torchcodec = "torchcodec"
+
+
+class SplitChoice(str, Enum):
+    """A part of a data set."""
+
+    train = "train"
+    val = "val"
+    test = "test"
 
 
 _SAMPLING, _MODEL, _OUTPUT = "Sampling", "Model", "Output"
@@ -86,13 +99,37 @@ Form = Annotated[
     typer.Option(help="Keep keys and values of every layer, or one embedding per token. Default: as it was trained."),
 ]
 Storage = Annotated[StorageChoice, typer.Option(help="Keep the model's own type, or int8.")]
-BatchSize = Annotated[int, typer.Option(help="Frames per forward pass.")]
+BatchSize = Annotated[str, typer.Option(help="Frames per forward pass, or auto: as many as fit.", metavar="N|auto")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-Attention = Annotated[str, typer.Option("--attention", help="sdpa, flash_attention_2 or eager.")]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(help="Spread layers over all GPUs: auto, balanced, balanced_low_0 or sequential.", metavar="HOW"),
+]
+WeightBits = Annotated[int, typer.Option(help="8 or 4: the decoder's weights in that many bits, on a GPU.")]
+Attention = Annotated[str, typer.Option("--attention", help="auto, sdpa, flash_attention_2 or eager.")]
 Decoder = Annotated[DecoderChoice, typer.Option(help="What decodes the video.")]
 CacheDir = Annotated[
     Path | None, typer.Option(help="Frame cache. [default: $VOCO_VIDEO_CACHE_DIR or ~/.cache/voco-video]")
 ]
+Split = Annotated[
+    SplitChoice | None,
+    typer.Option(
+        help="Which part of the set. [default: test; of egoschema and mlvu, whose test answers are not public, val]"
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Compress again even where the cache has the video.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def parse_batch_size(text: str) -> FramesPerPass:
+    """``"16"`` or ``"auto"``.
+
+    Raises:
+        UsageError: neither a number of frames nor auto.
+    """
+    if text == "auto":
+        return "auto"
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise UsageError(f"--batch-size {text!r}: give a number of frames from 1 on, or auto for as many as fit")
+    return int(text)

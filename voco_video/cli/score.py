@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from voco_video.cli import options as opt
-from voco_video.cli.data import SplitChoice
 from voco_video.cli.evaluate import DatasetChoice
 from voco_video.cli.output import print_json, print_table
 from voco_video.errors import UsageError
@@ -32,7 +31,6 @@ Annotations = Annotated[
     Path | None,
     typer.Option(help="Annotations that are elsewhere: a file, or a folder to look in. [default: --root]"),
 ]
-Split = Annotated[SplitChoice, typer.Option(help="Which part of the set.")]
 Vocabulary = Annotated[
     Path | None,
     typer.Option(help="The words that HQGA's numbers stand for. [default: *ans_word.json beside the annotations]"),
@@ -46,7 +44,7 @@ def score(
     references: References = None,
     root: Root = None,
     annotations: Annotations = None,
-    split: Split = SplitChoice.test,
+    split: opt.Split = None,
     vocabulary: Vocabulary = None,
     skip_missing: Annotated[
         bool, typer.Option("--skip-missing", help="Leave unanswered questions out of the scores; else they are wrong.")
@@ -134,7 +132,7 @@ def score(
 
 
 def load_references(
-    dataset: DatasetChoice | None, *, root: Path | None, annotations: Path | None, split: SplitChoice
+    dataset: DatasetChoice | None, *, root: Path | None, annotations: Path | None, split: opt.SplitChoice | None
 ) -> Dataset | None:
     """The questions that are answered; None where the predictions carry them.
 
@@ -150,7 +148,7 @@ def load_references(
         return None
     if root is None and annotations is not None:
         root = annotations.parent if annotations.is_file() else annotations
-    return load_dataset(dataset.value, root, split=split.value, annotations=annotations)
+    return load_dataset(dataset.value, root, split=split.value if split else None, annotations=annotations)
 
 
 def judge_options(

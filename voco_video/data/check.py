@@ -10,12 +10,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from voco_video.data.datasets import MIX665K, VIDEO_QA_SETS, check_dataset_name, load_dataset
+from voco_video.data.datasets import (
+    MIX665K,
+    VIDEO_SETS,
+    absent_annotations,
+    check_dataset_name,
+    check_split,
+    load_dataset,
+    published_size,
+)
 from voco_video.data.files import Tree
 from voco_video.data.instruct import MIX665K_NAME, MIX665K_SIZE, find_mix665k, media_folders
+from voco_video.data.multiple_choice import default_split, nextqa_places
 from voco_video.data.samples import Dataset, Media, SplitSize
 from voco_video.data.sources import SOURCES, clip_origin, msrvtt_urls, synthetic_origin
-from voco_video.data.video_qa import PUBLISHED_SIZES, check_names, find_annotations, looked_for
 from voco_video.errors import DataError, VideoError
 
 THERE, MISSING, BROKEN = "there", "missing", "broken"
@@ -101,7 +109,7 @@ def check_dataset(
     dataset: str,
     root: str | os.PathLike[str] | None = None,
     *,
-    split: str = "test",
+    split: str | None = None,
     annotations: str | os.PathLike[str] | None = None,
     open_media: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -124,11 +132,12 @@ def check_dataset(
     place = Path(root) if root is not None else Path(dataset).parent if _is_file_of_conversations(dataset) else Path()
     if not place.is_dir():
         raise DataError(f"{place}: no such folder")
+    split = split or default_split(dataset)
     published = _published(dataset, split, place)
     source = SOURCES.get(dataset)
     problems: list[str] = []
     if absent := _absent_annotations(dataset, place, split, annotations):
-        loaded = Dataset(dataset, split if dataset in VIDEO_QA_SETS else "", (), ())
+        loaded = Dataset(dataset, split if dataset in VIDEO_SETS else "", (), ())
         problems.append(
             f"{absent}; {'it comes' if dataset == MIX665K else 'they come'} from {SOURCES[dataset].annotations}"
         )
@@ -154,7 +163,7 @@ def check_dataset(
 
 
 def _is_file_of_conversations(dataset: str) -> bool:
-    return dataset not in (*VIDEO_QA_SETS, MIX665K)
+    return dataset not in (*VIDEO_SETS, MIX665K)
 
 
 def _published(dataset: str, split: str, root: Path) -> SplitSize | None:
@@ -162,8 +171,8 @@ def _published(dataset: str, split: str, root: Path) -> SplitSize | None:
         return MIX665K_SIZE
     if _is_file_of_conversations(dataset):
         return None
-    check_names(dataset, split)
-    return None if synthetic_origin(root) else PUBLISHED_SIZES[dataset, split]
+    check_split(dataset, split)
+    return None if synthetic_origin(root) else published_size(dataset, split)
 
 
 def _absent_annotations(dataset: str, root: Path, split: str, annotations: str | os.PathLike[str] | None) -> str:
@@ -171,9 +180,7 @@ def _absent_annotations(dataset: str, root: Path, split: str, annotations: str |
     place = Path(annotations) if annotations is not None else root
     if dataset == MIX665K and annotations is None and not find_mix665k(root).is_file():
         return f"{MIX665K_NAME} is neither in {' nor in '.join(map(str, media_folders(root)))}"
-    if dataset in VIDEO_QA_SETS and find_annotations(place, split) is None:
-        return f"{place} has no annotations of the {split} split ({looked_for(split)})"
-    return ""
+    return absent_annotations(dataset, place, split) if dataset in VIDEO_SETS else ""
 
 
 def _wrong_sizes(dataset: Dataset, published: SplitSize | None) -> list[str]:
@@ -212,7 +219,8 @@ def _media(
         for one in {media.name: media for media in sample.media}.values():
             named.setdefault(one.name, one)
             questions[one.name] += len(sample.turns)
-    urls = msrvtt_urls(Tree(root)) if dataset == "msrvtt" else {}
+    listed = {"msrvtt": msrvtt_urls, "nextqa": nextqa_places}.get(dataset)
+    urls = listed(Tree(root)) if listed else {}
     origin_of = partial(clip_origin, dataset, urls=urls) if not synthetic_origin(root) else lambda _: ""
     found = []
     for number, one in enumerate(named.values(), start=1):
@@ -262,7 +270,7 @@ def _groups(dataset: str, media: tuple[MediaStatus, ...], root: Path) -> tuple[M
     source = SOURCES.get(dataset)
     counts: dict[str, Counter[str]] = {}
     for one in media:
-        folder = f"{dataset} clips" if dataset in VIDEO_QA_SETS else Path(one.name).parent.as_posix()
+        folder = f"{dataset} clips" if dataset in VIDEO_SETS else Path(one.name).parent.as_posix()
         counts.setdefault(folder, Counter())[one.status] += 1
     origin = synthetic_origin(root) or (source.media if source else "")
     folders = source.folders if source else {}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from voco_video.errors import DataError
+from voco_video.errors import DataError, UsageError
 
 CLIP_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 """What videos of the public sets are named; the first that is there is taken."""
@@ -19,7 +19,7 @@ CLIP_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp")
 """What images may be named in place of what the annotations say."""
 
-_ANNOTATION_SUFFIXES = (".json", ".jsonl", ".csv", ".txt")
+_ANNOTATION_SUFFIXES = (".json", ".jsonl", ".csv", ".txt", ".parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +66,27 @@ class Row:
             raise self.error(f"{next(n for n in names if n in self.values)!r} is empty")
         return text
 
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A field that holds a list, each of its values as `filled` gives it.
+
+        Raises:
+            DataError: it is not there, is no list or an empty one, or one of its values is empty or no text.
+        """
+        values = self.values.get(name)
+        if not isinstance(values, list) or not values:
+            raise self.error(f"{name!r} is {values!r:.80}, but has to be a list of texts")
+        items = {f"{name}[{place}]": value for place, value in enumerate(values)}
+        return tuple(Row(self.path, self.number, items).filled(item) for item in items)
+
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a .csv, a .jsonl, or a .json file that holds a list; the first is number 1.
+    """The rows of a .csv, a .jsonl, a .parquet, or a .json file that holds a list; the first is number 1.
 
     Raises:
         DataError: the file cannot be read, is not what its suffix says, or has no rows.
+        UsageError: a .parquet file, and nothing is installed that reads it.
     """
-    readers = {".csv": _read_csv, ".jsonl": _read_jsonl}
+    readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
     try:
         number = 0
         for number, values in enumerate(readers.get(path.suffix.lower(), _read_json)(path), start=1):
@@ -126,6 +139,18 @@ def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
             raise DataError(f"{path}, line {reader.reader.line_num}: not CSV ({error})") from error
 
 
+def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UsageError(f"{path}: a parquet file needs pyarrow: pip install 'voco-video[eval]'") from error
+    try:
+        yield from parquet.read_table(path).to_pylist()
+    except pyarrow.ArrowInvalid as error:
+        raise DataError(f"{path}: not parquet ({error!s:.80}); is the file whole?") from error
+
+
 @dataclass(frozen=True)
 class Tree:
     """A folder with everything below it, seen once; hidden files and folders are not looked at."""
@@ -135,14 +160,16 @@ class Tree:
     @cached_property
     def clips(self) -> dict[str, Path]:
         """Videos by their names without suffix; of several the suffix that CLIP_SUFFIXES names first."""
-        found: dict[str, Path] = {}
+        return _by_stem(path for path in self._files if path.suffix.lower() in CLIP_SUFFIXES)
+
+    @cached_property
+    def clips_by_folder(self) -> dict[str, dict[str, Path]]:
+        """Videos by the name of the folder that they lie in, and by their own as in `clips`."""
+        found: dict[str, list[Path]] = {}
         for path in self._files:
-            if path.suffix.lower() not in CLIP_SUFFIXES:
-                continue
-            other = found.get(path.stem)
-            if other is None or _suffix_rank(path) < _suffix_rank(other):
-                found[path.stem] = path
-        return found
+            if path.suffix.lower() in CLIP_SUFFIXES:
+                found.setdefault(path.parent.name, []).append(path)
+        return {folder: _by_stem(paths) for folder, paths in found.items()}
 
     @cached_property
     def annotations(self) -> tuple[Path, ...]:
@@ -154,10 +181,16 @@ class Tree:
         """How many folders below the root a file lies."""
         return len(path.relative_to(self.root).parts) - 1
 
-    def clip(self, names: Sequence[str]) -> Path | None:
-        """The video that has one of these names, with "v_" before it or not."""
+    def clip(self, names: Sequence[str], *, folder: str = "") -> Path | None:
+        """The video that has one of these names, with "v_" before it or not.
+
+        Args:
+            names: without suffix, the better ones first.
+            folder: where there is a folder of this name with videos, look only there.
+        """
+        clips = self.clips_by_folder.get(folder, self.clips) if folder else self.clips
         stems = (stem for name in names for stem in name_variants(name))
-        return next((self.clips[stem] for stem in stems if stem in self.clips), None)
+        return next((clips[stem] for stem in stems if stem in clips), None)
 
     @cached_property
     def _files(self) -> list[Path]:
@@ -175,6 +208,15 @@ class Tree:
             subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
             files += [Path(folder, name) for name in sorted(names) if not name.startswith(".")]
         return files
+
+
+def _by_stem(paths: Iterable[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in paths:
+        other = found.get(path.stem)
+        if other is None or _suffix_rank(path) < _suffix_rank(other):
+            found[path.stem] = path
+    return found
 
 
 def _suffix_rank(path: Path) -> int:

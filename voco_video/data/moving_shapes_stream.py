@@ -1,6 +1,7 @@
 """Conversations about MovingShapes scenes, and the endless stream of training samples.
 
     list the shapes, colour first. | list the motions, shape first. | list the events, colour first.
+    list how many are there, colour first.
 
 Lists are the dense turns: between them they state everything that the short questions ask. Trials showed that
 what is asked in one-word questions only, and never listed, stays at chance.
@@ -9,6 +10,7 @@ what is asked in one-word questions only, and never listed, stays at chance.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -38,6 +40,9 @@ from voco_video.data.moving_shapes_qa import (
 from voco_video.data.rendering import render
 from voco_video.errors import UsageError
 
+COUNTS = "how many are there"
+"""What the lists that count are about: every colour or every shape, those of which there is none too."""
+
 
 def _read(view: View) -> list[tuple[ShapeObject, str]]:
     """Objects with their places (a mover's first place in a video), in reading order."""
@@ -54,23 +59,24 @@ def draw_lists(
     Args:
         scene: what is listed.
         rng: decides which lists.
-        num_lists: how many at most (there are 3 of an image, 8 of a video).
+        num_lists: how many at most (there are 5 of an image, 10 of a video).
         at_seconds: list the image at that time; None: the whole video.
 
     >>> for turn in draw_lists(demo_scene(), np.random.default_rng(1), at_seconds=0.0):
     ...     print(turn.question, turn.answer)
+    list how many are there, shape first. circle zero, square one, triangle zero, star one, cross zero, diamond zero
     list the shapes, colour first. purple star top left, blue square right
-    list the shapes, shape first. star purple top left, square blue right
     """
     view = View(scene, at_seconds)
     kinds = [("shapes", first) for first in ("colour", "shape", "place")]
     if at_seconds is None:
         kinds = list(itertools.product(("shapes", "motions", "times", "events"), ("colour", "shape")))
+    kinds += [(COUNTS, first) for first in ("colour", "shape")]
     lists = []
     for i in rng.permutation(len(kinds))[:num_lists]:
         what, first = kinds[i]
         answer = ", ".join(_list_items(view, what, first)) or "nothing"
-        question = f"list the {what}, {first} first."
+        question = f"list {what if what == COUNTS else f'the {what}'}, {first} first."
         lists.append(QuestionAnswer(question, answer, "list", "list", is_temporal=at_seconds is None))
     return lists
 
@@ -79,6 +85,9 @@ def _list_items(view: View, what: str, first: str) -> list[str]:
     def name(thing: ShapeObject) -> str:
         return f"{thing.shape} {thing.colour}" if first == "shape" else thing.name
 
+    if what == COUNTS:
+        counts = Counter(o.shape if first == "shape" else o.colour for o in view.objects)
+        return [f"{word} {NUMBERS[counts[word]]}" for word in (SHAPES if first == "shape" else COLOURS)]
     placed = _read(view)
     if what == "shapes":
         return [f"{place} {name(o)}" if first == "place" else f"{name(o)} {place}" for o, place in placed]
@@ -148,7 +157,8 @@ def by_name(turn: QuestionAnswer) -> QuestionAnswer:
     """
     colours, shapes = list(COLOURS), list(SHAPES)
     for first, names, others in (("colour", colours, shapes), ("shape", shapes, colours)):
-        if turn.question.endswith(f", {first} first.") and "events" not in turn.question and turn.answer != "nothing":
+        is_of_objects = not any(word in turn.question for word in ("events", COUNTS)) and turn.answer != "nothing"
+        if turn.question.endswith(f", {first} first.") and is_of_objects:
             items = [item.split(" ") for item in turn.answer.split(", ")]
             items.sort(key=lambda words: (names.index(words[0]), others.index(words[1])))
             question = turn.question.replace(f"{first} first.", f"{first} by {first}.")

@@ -7,6 +7,9 @@ rows        .json (a list), .jsonl or .csv whose rows name their fields: an id (
 {id: text}  one JSON object with the prediction to each question id
 HQGA        one JSON object {id: {prediction, answer}} of numbers that count in a list of words: number n is word
             n - 1, and 0 is any answer outside the list
+
+To multiple choice a prediction may also be an option's place, a whole number from 0: {id: place} is what EgoSchema
+takes, {id: {prediction, answer}} what NExT-QA's own script reads.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from voco_video.data.choices import LETTERS
 from voco_video.data.files import Row, read_rows
 from voco_video.errors import DataError
 
@@ -51,12 +55,15 @@ class Entry:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-def read_entries(path: Path, *, vocabulary: Path | None = None) -> tuple[str, list[Entry]]:
+def read_entries(
+    path: Path, *, vocabulary: Path | None = None, is_multiple_choice: bool = False
+) -> tuple[str, list[Entry]]:
     """The layout of a file in words, and its entries.
 
     Args:
         path: a .json, .jsonl or .csv file.
         vocabulary: the list of words that HQGA's numbers count in.
+        is_multiple_choice: whether numbers are places of options, which become letters.
 
     Raises:
         DataError: the file cannot be read, or is in none of the layouts.
@@ -67,6 +74,8 @@ def read_entries(path: Path, *, vocabulary: Path | None = None) -> tuple[str, li
     values = list(content.values())
     if not values:
         raise DataError(f"{path}: has no predictions")
+    if is_multiple_choice and not any(isinstance(value, str) for value in values):
+        return "places of options", list(_place_entries(path, content))
     if all(isinstance(value, dict) for value in values):
         return "HQGA", list(_hqga_entries(path, content, vocabulary))
     return "{id: text}", [_plain_entry(path, number, *pair) for number, pair in enumerate(content.items(), start=1)]
@@ -124,6 +133,16 @@ def _text_or_none(row: Row, *names: str) -> str | None:
 
 def _plain_entry(path: Path, number: int, question_id: str, value: Any) -> Entry:
     return Entry(number, question_id, _text_or_none(Row(path, number, {question_id: value}), question_id))
+
+
+def _place_entries(path: Path, content: dict[str, Any]) -> Iterator[Entry]:
+    for number, (question_id, value) in enumerate(content.items(), start=1):
+        places = [value.get("prediction"), value.get("answer")] if isinstance(value, dict) else [value, None]
+        # Python's bool is an int.
+        if not all(place is None or (type(place) is int and 0 <= place < len(LETTERS)) for place in places):
+            raise Row(path, number, {}).error(f"{question_id} is {value!r:.80}, but has to be a place, counting from 0")
+        prediction, answer = (None if place is None else LETTERS[place] for place in places)
+        yield Entry(number, question_id, prediction, answer=answer or "")
 
 
 def _hqga_entries(path: Path, content: dict[str, Any], vocabulary: Path | None) -> Iterator[Entry]:

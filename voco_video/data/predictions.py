@@ -15,7 +15,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,10 @@ class Prediction:
         vocabulary_rank: the true answer's place by likelihood among the training split's answers, 1 = likeliest;
             None: not ranked.
         in_vocabulary: whether the true answer is one of the training split's answers; None: nobody looked.
+        options: of multiple choice; `answer` is then a letter, and "" where it was never published.
+        duration_class: what results are also grouped by; "" where the set has no such classes.
+        option_log_likelihoods: natural logarithm of each option's probability; None: answered by generating.
+        option_num_tokens: over how many tokens each of them is a sum.
     """
 
     video: str
@@ -61,10 +65,16 @@ class Prediction:
     confidence: float | None = None
     vocabulary_rank: int | None = None
     in_vocabulary: bool | None = None
+    options: tuple[str, ...] = ()
+    duration_class: str = ""
+    option_log_likelihoods: tuple[float, ...] | None = None
+    option_num_tokens: tuple[int, ...] | None = None
 
     def to_json(self) -> str:
         """One line of JSON, without its end; equal predictions give equal bytes."""
-        return json.dumps({name: getattr(self, name) for name in _TYPES}, ensure_ascii=False)
+        values = {name: getattr(self, name) for name in _TYPES}
+        # What only multiple choice has would say nothing in other files.
+        return json.dumps({n: v for n, v in values.items() if v or n not in _CHOICE_FIELDS}, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, line: str) -> Prediction:
@@ -91,19 +101,28 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "confidence": (float, int, type(None)),
     "vocabulary_rank": (int, type(None)),
     "in_vocabulary": (bool, type(None)),
+    "options": (list,),
+    "duration_class": (str,),
+    "option_log_likelihoods": (list,),
+    "option_num_tokens": (list,),
 }
-_OPTIONAL = ("status", "confidence", "vocabulary_rank", "in_vocabulary")
+_ITEM_TYPES = {"options": (str,), "option_log_likelihoods": (float, int), "option_num_tokens": (int,)}
+_CHOICE_FIELDS = ("options", "duration_class", "option_log_likelihoods", "option_num_tokens")
+_CARRIED = ("status", "confidence", "vocabulary_rank", "in_vocabulary", "option_log_likelihoods", "option_num_tokens")
+_OPTIONAL = {*_CARRIED, *_CHOICE_FIELDS}
 _REQUIRED = set(_TYPES) - set(_OPTIONAL)
 
 
 def _from_values(values: Any) -> Prediction:
     if not isinstance(values, dict) or not _REQUIRED <= set(values) <= set(_TYPES):
         raise DataError(f"{values!r:.120} is no prediction; its fields have to be {', '.join(_TYPES)}")
-    for name, value in values.items():
-        # Python's bool is an int.
-        if not isinstance(value, _TYPES[name]) or (isinstance(value, bool) and bool not in _TYPES[name]):
-            raise DataError(f"{name} is {value!r:.80}, but has to be {_in_words(_TYPES[name])}")
-    prediction = Prediction(**values)
+    prediction = Prediction(**{name: _checked(name, value) for name, value in values.items()})
+    for name, items in (
+        ("option_log_likelihoods", prediction.option_log_likelihoods),
+        ("option_num_tokens", prediction.option_num_tokens),
+    ):
+        if items is not None and len(items) != len(prediction.options):
+            raise DataError(f"{name} holds {len(items)} values, but there are {len(prediction.options)} options")
     if prediction.status not in STATUSES:
         raise DataError(f"status is {prediction.status!r}, but has to be one of {', '.join(STATUSES)}")
     if (prediction.prediction is not None) != (prediction.status == "answered"):
@@ -113,8 +132,24 @@ def _from_values(values: Any) -> Prediction:
     return prediction
 
 
+def _checked(name: str, value: Any) -> Any:
+    """A field's value, a list as the tuple that it is in memory."""
+    if not _is(value, _TYPES[name]):
+        raise DataError(f"{name} is {value!r:.80}, but has to be {_in_words(_TYPES[name])}")
+    if name not in _ITEM_TYPES:
+        return value
+    if not all(_is(item, _ITEM_TYPES[name]) for item in value):
+        raise DataError(f"{name} is {value!r:.80}, but has to be a list of {_in_words(_ITEM_TYPES[name])}")
+    return tuple(value)
+
+
+def _is(value: Any, types: tuple[type, ...]) -> bool:
+    return isinstance(value, types) and not (isinstance(value, bool) and bool not in types)  # Python's bool is an int
+
+
 def _in_words(types: tuple[type, ...]) -> str:
-    names = {str: "text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
+    names: dict[type, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+    names |= {type(None): "null", list: "a list"}
     return " or ".join(names[kind] for kind in types)
 
 
@@ -204,7 +239,7 @@ def load_predictions(
         layout, entries = own.layout, _as_entries(own.predictions)
     else:
         words = Path(vocabulary) if vocabulary else find_vocabulary([references.annotations[0].parent, path.parent])
-        layout, entries = read_entries(path, vocabulary=words)
+        layout, entries = read_entries(path, vocabulary=words, is_multiple_choice=references.is_multiple_choice)
     matching = match_entries(path, entries, references)
     return LoadedPredictions(
         tuple(
@@ -220,10 +255,16 @@ def load_predictions(
 
 
 def _answered(sample: Sample, turn: Turn, entry: Entry | None) -> Prediction:
-    asked = (sample.name, turn.question, turn.answer, turn.question_id, turn.question_type, turn.row)
+    one = Prediction(
+        *(sample.name, turn.question, turn.answer, turn.question_id, turn.question_type, turn.row),
+        prediction=None,
+        status="missing",
+        options=turn.options,
+        duration_class=turn.duration_class,
+    )
     if entry is None or (entry.prediction is None and not entry.extra):
-        return Prediction(*asked, prediction=None, status="missing")
-    return Prediction(*asked, prediction=entry.prediction, **entry.extra)
+        return one
+    return replace(one, prediction=entry.prediction, **{"status": "answered", **entry.extra})
 
 
 def run_info_path(path: str | os.PathLike[str]) -> Path:
@@ -287,8 +328,6 @@ def _parse(row: Row) -> Prediction:
 
 def _as_entries(predictions: Sequence[Prediction]) -> list[Entry]:
     return [
-        Entry(
-            number, one.question_id, one.prediction, one.question, one.answer, {n: getattr(one, n) for n in _OPTIONAL}
-        )
+        Entry(number, one.question_id, one.prediction, one.question, one.answer, {n: getattr(one, n) for n in _CARRIED})
         for number, one in enumerate(predictions, start=1)
     ]

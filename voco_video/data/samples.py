@@ -23,10 +23,12 @@ class Turn:
 
     Attributes:
         question: as it is to be asked; without placeholders for media.
-        answer: the reference answer, as published.
+        answer: the reference answer, as published; of multiple choice its letter, "" where it was never published.
         question_id: the published id as text, unique in its split; "" in conversations.
         question_type: what results are grouped by, such as "who" or "colour"; "" in conversations.
         row: which row of the annotation file it comes from, counting from 0: the published order.
+        options: of multiple choice, without letters, A first; empty otherwise.
+        duration_class: what results are also grouped by, such as "short"; "" where the set has no such classes.
     """
 
     question: str
@@ -34,6 +36,8 @@ class Turn:
     question_id: str = ""
     question_type: str = ""
     row: int = 0
+    options: tuple[str, ...] = ()
+    duration_class: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +79,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class SplitSize:
-    """What a split has as published; `num_questions` is None where that was never said."""
+    """What a split has as published; None where that was never said."""
 
-    num_samples: int
+    num_samples: int | None
     num_questions: int | None
 
 
@@ -86,7 +90,7 @@ class Dataset:
     """The samples of a split.
 
     Attributes:
-        name: "msvd", "msrvtt", "activitynet", or the conversation file's name.
+        name: "msvd", "mlvu" or another set's name, or the conversation file's.
         split: "train", "val" or "test"; "" for a conversation file.
         annotations: the files that were read.
         samples: in the order in which the annotations first name them.
@@ -106,6 +110,11 @@ class Dataset:
     def num_questions(self) -> int:
         """Questions of all samples."""
         return sum(len(sample.turns) for sample in self.samples)
+
+    @property
+    def is_multiple_choice(self) -> bool:
+        """Whether its questions have options."""
+        return any(turn.options for sample in self.samples for turn in sample.turns)
 
     @property
     def missing(self) -> tuple[str, ...]:

@@ -36,6 +36,14 @@ SOURCES = {
     "activitynet": Source(
         "https://github.com/MILVLG/activitynet-qa/tree/master/dataset", "http://activity-net.org/download.html"
     ),
+    "egoschema": Source("https://github.com/egoschema/EgoSchema", "https://github.com/egoschema/EgoSchema#readme"),
+    "nextqa": Source(
+        "https://github.com/doc-doc/NExT-QA/tree/main/dataset/nextqa", "https://xdshang.github.io/docs/vidor.html"
+    ),
+    "videomme": Source(
+        "https://huggingface.co/datasets/lmms-lab/Video-MME", "https://huggingface.co/datasets/lmms-lab/Video-MME"
+    ),
+    "mlvu": Source("https://huggingface.co/datasets/MLVU/MVLU", "https://huggingface.co/datasets/MLVU/MVLU"),
     "llava-mix665k": Source(
         "https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K/blob/main/llava_v1_5_mix665k.json",
         folders={
@@ -57,7 +65,7 @@ def clip_origin(dataset: str, clip: str, urls: dict[str, str]) -> str:
     >>> clip_origin("msvd", "-4wsuPCjDBc_5_15", {})
     'https://www.youtube.com/watch?v=-4wsuPCjDBc, seconds 5 to 15'
     """
-    if dataset == "activitynet" and re.fullmatch(r"[\w-]{11}", clip):
+    if dataset in ("activitynet", "videomme") and re.fullmatch(r"[\w-]{11}", clip):
         return f"https://www.youtube.com/watch?v={clip}"
     if dataset == "msvd" and (match := re.fullmatch(r"([\w-]{11})_(\d+)_(\d+)", clip)):
         video, start, end = match.groups()

@@ -13,9 +13,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from voco_video.api import CompressedVideo, VideoModel
+from voco_video.data.choices import likeliest
 from voco_video.data.predictions import Prediction
 from voco_video.data.samples import Turn
 from voco_video.errors import VideoError
+from voco_video.evaluate.choices import score_options
 from voco_video.evaluate.files import Part, RunFiles
 from voco_video.evaluate.options import EvalOptions
 from voco_video.evaluate.questions import Asked, Job
@@ -80,10 +82,12 @@ def answered(
     video: CompressedVideo, num_voco_tokens: int | None, asked: Asked, options: EvalOptions, ranker: Ranker | None
 ) -> list[Prediction]:
     """A video's questions answered from k VoCo tokens a frame, batch after batch over one prefix."""
+    if options.answer_by == "likelihood":
+        return chosen(video, num_voco_tokens, asked, options)
     predictions = []
     for start in range(0, len(asked.turns), options.questions_per_batch):
         turns = asked.turns[start : start + options.questions_per_batch]
-        prompts = [options.prompt.replace("{question}", turn.question) for turn in turns]
+        prompts = [options.prompt_of(turn) for turn in turns]
         answers = video.ask(
             prompts,
             num_voco_tokens=num_voco_tokens,
@@ -102,6 +106,24 @@ def answered(
     return predictions
 
 
+def chosen(video: CompressedVideo, num_voco_tokens: int | None, asked: Asked, options: EvalOptions) -> list[Prediction]:
+    """A video's questions answered with the letters of their likeliest options, by the mean over tokens."""
+    predictions = []
+    for turn in asked.turns:
+        prompt = options.prompt_of(turn)
+        prefix = video.prefix(prompt, num_voco_tokens=num_voco_tokens, options=options.view)
+        log_likelihoods, num_tokens = score_options(video.model.voco, prefix, prompt, turn.options)
+        predictions.append(
+            replace(
+                prediction_of(asked, turn, options, status="answered"),
+                prediction=likeliest(log_likelihoods, num_tokens),
+                option_log_likelihoods=log_likelihoods,
+                option_num_tokens=num_tokens,
+            )
+        )
+    return predictions
+
+
 def prediction_of(asked: Asked, turn: Turn, options: EvalOptions, *, status: str) -> Prediction:
     """A question without its answer."""
     return Prediction(
@@ -114,4 +136,6 @@ def prediction_of(asked: Asked, turn: Turn, options: EvalOptions, *, status: str
         prediction=None,
         status=status,
         in_vocabulary=turn.answer in options.vocabulary if options.vocabulary else None,
+        options=turn.options,
+        duration_class=turn.duration_class,
     )

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from voco_video.answer import MAX_QUESTIONS_PER_BATCH, AnswerOptions
+from voco_video.batching import BatchSize
 from voco_video.compress import CompressOptions, Form, Storage
 from voco_video.compressors import check_compressor, parse_compressor
+from voco_video.data.choices import LETTER_PROMPT, filled_prompt
+from voco_video.data.samples import Turn
 from voco_video.errors import UsageError
 from voco_video.model import VocoModel
 from voco_video.sampling import Sampling
 from voco_video.view import Policy, ViewOptions
+
+AnswerBy = Literal["letter", "likelihood"]
+OPEN_PROMPT = "{question}"
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,11 @@ class EvalOptions:
         max_voco_tokens, policy, neighbours, clock_every_seconds: see `ViewOptions`.
         form, storage, batch_size, decoder: see `CompressOptions`.
         max_new_tokens: an answer is cut after this many tokens.
-        prompt: what the model is asked, with ``{question}`` where the question goes.
+        prompt: what the model is asked, with ``{question}`` where the question goes, and for multiple choice
+            ``{options}`` where lines "A. ..." go. None: the question alone, or with ``letter`` `LETTER_PROMPT`.
+        answer_by: how multiple choice is answered; nothing to other questions. ``letter``: the model generates, and the
+            letter is read from what it says (`read_letter`). ``likelihood``: it generates nothing, and the option is
+            taken whose text is the likeliest answer, see `voco_video.evaluate.choices`.
         questions_per_batch: of one video at a time, 1 to 32.
         limit: ask only this many questions, drawn by ``seed`` from all of the split (with ``skip_missing``: from those
             whose video is there); None: all.
@@ -46,10 +57,11 @@ class EvalOptions:
     clock_every_seconds: float | None = None
     form: Form | None = None
     storage: Storage = "native"
-    batch_size: int = 16
+    batch_size: BatchSize = 16
     decoder: str = "pyav"
     max_new_tokens: int = 16
-    prompt: str = "{question}"
+    prompt: str | None = None
+    answer_by: AnswerBy = "letter"
     questions_per_batch: int = MAX_QUESTIONS_PER_BATCH
     limit: int | None = None
     seed: int = 0
@@ -59,7 +71,9 @@ class EvalOptions:
     def __post_init__(self) -> None:
         _ = self.sampling, self.compression, self.view  # which refuse what cannot be
         AnswerOptions(self.max_new_tokens)
-        if "{question}" not in self.prompt:
+        if self.answer_by not in get_args(AnswerBy):
+            raise UsageError(f"answer_by {self.answer_by!r} is not one of {', '.join(get_args(AnswerBy))}")
+        if self.prompt is not None and "{question}" not in self.prompt:
             raise UsageError(f"prompt {self.prompt!r} has no {{question}} in it, so nothing would be asked")
         if not 1 <= self.questions_per_batch <= MAX_QUESTIONS_PER_BATCH:
             wanted = f"choose 1 to {MAX_QUESTIONS_PER_BATCH}"
@@ -89,6 +103,15 @@ class EvalOptions:
             batch_size=self.batch_size,
             decoder=self.decoder,
         )
+
+    def prompt_for(self, *, is_multiple_choice: bool) -> str:
+        """What such questions are asked with, placeholders and all."""
+        by_letter = is_multiple_choice and self.answer_by == "letter"
+        return self.prompt if self.prompt is not None else LETTER_PROMPT if by_letter else OPEN_PROMPT
+
+    def prompt_of(self, turn: Turn) -> str:
+        """What the model is asked for one question."""
+        return filled_prompt(self.prompt_for(is_multiple_choice=bool(turn.options)), turn.question, turn.options)
 
     def budgets(self, model: VocoModel) -> tuple[int | None, ...]:
         """Every k to answer from; (None,) for compressors without VoCo tokens.

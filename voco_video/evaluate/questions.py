@@ -9,7 +9,7 @@ from pathlib import Path
 
 from voco_video.data.predictions import Prediction
 from voco_video.data.samples import Dataset, Turn
-from voco_video.errors import DataError
+from voco_video.errors import DataError, UsageError
 from voco_video.evaluate.options import EvalOptions
 
 
@@ -40,7 +40,9 @@ def choose_questions(dataset: Dataset, options: EvalOptions) -> list[Asked]:
 
     Raises:
         DataError: a sample that is not about one video, or no question to ask.
+        UsageError: options that are for multiple choice where there is none, or the other way round.
     """
+    _check_fits(dataset, options)
     for sample in dataset.samples:
         if [media.kind for media in sample.media] != ["video"]:
             raise DataError(
@@ -58,6 +60,20 @@ def choose_questions(dataset: Dataset, options: EvalOptions) -> list[Asked]:
         for sample in dataset.samples
     ]
     return [one for one in found if one.turns]
+
+
+def _check_fits(dataset: Dataset, options: EvalOptions) -> None:
+    prompt = options.prompt_for(is_multiple_choice=dataset.is_multiple_choice)
+    if not dataset.is_multiple_choice:
+        if options.answer_by != "letter":
+            raise UsageError(f"answer_by {options.answer_by!r} is for multiple choice, which {dataset.name} is not")
+        if "{options}" in prompt:
+            raise UsageError(f"prompt {prompt!r} asks for {{options}}, but the questions of {dataset.name} have none")
+        return
+    if options.vocabulary:
+        raise UsageError(f"a vocabulary cannot be ranked on {dataset.name}: each question has options of its own")
+    if options.answer_by == "letter" and "{options}" not in prompt:
+        raise UsageError(f"prompt {prompt!r} has no {{options}} in it, so letters would mean nothing")
 
 
 def open_jobs(asked: Sequence[Asked], known: Mapping[int | None, Mapping[str, Prediction]]) -> list[Job]:

@@ -71,8 +71,14 @@ class Ranker:
 
     def log_likelihoods(self, prefix: Prefix, question: str) -> Tensor:
         """Natural logarithm of each answer's probability after a question, float32 ``[A]`` on the CPU."""
-        prompt = self.model.backbone.conversation_ids([{"role": "user", "content": question.strip()}])
-        return score_tries(self.model, prefix, prompt, self.tries)
+        return score_tries(self.model, prefix, self._prompt(question), self.tries)[0]
+
+    def losses(self, prefix: Prefix, question: str) -> tuple[Tensor, Tensor]:
+        """Mean negative log-likelihood per token of each answer, float32 ``[A]``, and whether greedy decoding gives it,
+        bool ``[A]``; on the CPU."""
+        scores, is_greedy = score_tries(self.model, prefix, self._prompt(question), self.tries)
+        num_tokens = sum(torch.bincount(trie.step_answers, minlength=len(self.answers)) for trie in self.tries)
+        return -scores / num_tokens, is_greedy
 
     def rank(self, prefix: Prefix, question: str, answer: str) -> int | None:
         """How many answers are at least as likely as this one, itself included; None where it is not in the vocabulary.
@@ -83,6 +89,9 @@ class Ranker:
             return None
         scores = self.log_likelihoods(prefix, question)
         return int((scores >= scores[self.answers.index(answer)]).sum())
+
+    def _prompt(self, question: str) -> list[int]:
+        return self.model.backbone.conversation_ids([{"role": "user", "content": question.strip()}])
 
 
 @dataclass(frozen=True)
@@ -181,17 +190,23 @@ def _build_trie(sequences: Sequence[Sequence[int]], group: Sequence[int]) -> Tri
 
 
 @torch.inference_mode()
-def score_tries(model: VocoModel, prefix: Prefix, prompt: Sequence[int], tries: Sequence[Trie]) -> Tensor:
-    """Log-likelihood of every answer after a prompt of token ids, float32 ``[A]`` on the CPU."""
+def score_tries(
+    model: VocoModel, prefix: Prefix, prompt: Sequence[int], tries: Sequence[Trie]
+) -> tuple[Tensor, Tensor]:
+    """Log-likelihood of every answer after a prompt of token ids, float32 ``[A]``, and whether none of its tokens is
+    less likely than another would be, bool ``[A]``; on the CPU."""
     scores = torch.zeros(tries[0].num_answers)
+    num_missed = torch.zeros(tries[0].num_answers)
     for trie in tries:
         hidden = _hidden_states(model, prefix, prompt, trie)  # [1 + M, D]
         for rows, log_probs in _log_probs(model, hidden):
             here = (trie.step_sources >= rows.start) & (trie.step_sources < rows.stop)
             sources = (trie.step_sources[here] - rows.start).to(log_probs.device)
-            values = log_probs[sources, trie.step_token_ids[here].to(log_probs.device)].cpu()
-            scores.index_add_(0, trie.step_answers[here], values)
-    return scores
+            values = log_probs[sources, trie.step_token_ids[here].to(log_probs.device)]
+            is_missed = (values < log_probs.max(-1).values[sources]).float()
+            scores.index_add_(0, trie.step_answers[here], values.cpu())
+            num_missed.index_add_(0, trie.step_answers[here], is_missed.cpu())
+    return scores, num_missed == 0
 
 
 def _hidden_states(model: VocoModel, prefix: Prefix, prompt: Sequence[int], trie: Trie) -> Tensor:

@@ -16,6 +16,7 @@ from voco_video.compress import cache_key
 from voco_video.data.samples import Dataset
 from voco_video.evaluate.options import EvalOptions
 from voco_video.evaluate.questions import Asked
+from voco_video.fingerprints import remembered
 from voco_video.model import VocoModel
 
 
@@ -26,7 +27,12 @@ def run_settings(
     options: EvalOptions,
 ) -> dict[str, Any]:
     """Everything but the budget that predictions depend on, as JSON values; two runs with equal settings are one."""
-    questions = [(one.video, t.question_id, t.question, t.answer) for one in asked for t in one.turns]
+    is_choice = dataset.is_multiple_choice
+    questions = [
+        (one.video, t.question_id, t.question, t.answer, *((t.options,) if is_choice else ()))
+        for one in asked
+        for t in one.turns
+    ]
     # A key's settings are the same for every file; of this one it is known that it is there.
     cache = cache_key(
         model.voco,
@@ -44,10 +50,16 @@ def run_settings(
         "limit_drawn_from": None if options.limit is None else "present" if options.skip_missing else "all",
         "questions": _digest(questions),
         "model_fingerprint": cache.model_fingerprint,
-        "answering_fingerprint": answering_fingerprint(model.voco),
+        "answering_fingerprint": remembered(
+            model.voco,
+            lambda: answering_fingerprint(model.voco),
+            what=f"answering {_how_it_is_asked(model.voco)}",
+            cache_dir=model.cache.cache_dir,
+        ),
         "cache": dict(cache.settings),
         **asdict(options.view),
-        "prompt": options.prompt,
+        "prompt": options.prompt_for(is_multiple_choice=is_choice),
+        **({"answer_by": options.answer_by} if is_choice else {}),
         "max_new_tokens": options.max_new_tokens,
         "questions_per_batch": options.questions_per_batch,
         "rank_vocabulary": len(options.vocabulary),
@@ -60,15 +72,19 @@ def run_settings(
 @torch.inference_mode()
 def answering_fingerprint(voco: VocoModel) -> str:
     """64 hex digits over all weights, those that only answer included, and how a question is put to them."""
-    backbone = voco.backbone
-    template = backbone.chat_template or getattr(backbone.tokenizer, "chat_template", None)
-    ends = backbone.model.generation_config.eos_token_id
-    digest = blake3(repr((backbone.template, template, ends, voco.answering_form)).encode())
+    digest = blake3(_how_it_is_asked(voco).encode())
     for name, parameter in sorted(voco.named_parameters()):
         data = parameter.detach().cpu().contiguous()
         digest.update(f"{name} {data.dtype} {tuple(data.shape)}".encode())
         digest.update(data.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _how_it_is_asked(voco: VocoModel) -> str:
+    backbone = voco.backbone
+    template = backbone.chat_template or getattr(backbone.tokenizer, "chat_template", None)
+    ends = backbone.model.generation_config.eos_token_id
+    return repr((backbone.template, template, ends, voco.answering_form))
 
 
 def surroundings() -> dict[str, Any]:

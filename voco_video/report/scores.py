@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from voco_video.data.predictions import LoadedPredictions, load_predictions, read_run_info
+from voco_video.bootstrap import Estimate
+from voco_video.data.choices import LETTERS, read_letter
+from voco_video.data.datasets import published_size
+from voco_video.data.predictions import LoadedPredictions, Prediction, load_predictions, read_run_info
 from voco_video.data.samples import Dataset
-from voco_video.data.video_qa import PUBLISHED_SIZES
-from voco_video.metrics import Scores, official_free, score
+from voco_video.metrics import MEANS, Scores, official_free, score, with_answers
 from voco_video.report.charts import draw_by_group
 from voco_video.report.writing import NAMES, bullet_lines, fact_lines, table_lines, to_json, write_files
 
@@ -22,6 +26,11 @@ if TYPE_CHECKING:
 _NORMALISATION = (
     "Exact match and token F1 compare normalised texts: lower case, no punctuation, no articles, the words zero to "
     "twenty as digits. Strict match compares characters, as the sets' published scripts do."
+)
+_CHOICE = "An answer counts as the option whose letter or text it names; one that names none is wrong."
+_LIKELIHOOD = (
+    "Nothing was generated: the chosen option is the one whose text is the likeliest answer, by the mean logarithm of "
+    "its tokens' probabilities (accuracy), and by their sum (plain accuracy), the end token included."
 )
 _INTERVALS = (
     "Intervals are 95 % percentiles of {count} resamples of videos, seed {seed}: a video's questions stay together."
@@ -90,7 +99,8 @@ class Report:
             columns += ["judged yes %", "judge's score"]
             judged = {group.name: group for group in self.judgement.groups}
             for row in rows:
-                row += [judged[row[0]].share_yes.text(100), judged[row[0]].mean_score.text()]
+                by_judge = judged.get(row[0])
+                row += [by_judge.share_yes.text(100), by_judge.mean_score.text()] if by_judge else ["–", "–"]
         return columns, rows
 
 
@@ -181,7 +191,7 @@ def _set_of(run: dict[str, Any] | None) -> tuple[str, str]:
 def _notes(loaded: LoadedPredictions, dataset: str, split: str, judgement: Judgement | None) -> list[str]:
     total, counts = len(loaded.predictions), loaded.counts
     notes = []
-    published = PUBLISHED_SIZES.get((dataset, split))
+    published = published_size(dataset, split)
     if published is not None and published.num_questions != total:
         notes.append(f"These are {total} questions; {dataset} {split} as published has {published.num_questions}.")
     if num_unanswered := counts["num_unanswered"]:
@@ -190,6 +200,7 @@ def _notes(loaded: LoadedPredictions, dataset: str, split: str, judgement: Judge
             f"{num_unanswered} of {total} questions are unanswered and count as wrong"
             + (f", {undecodable} of them because their video cannot be decoded." if undecodable else ".")
         )
+    notes += _notes_on_choices(loaded)
     for name, what in (
         ("num_unknown", "match no question of the references and are left out"),
         ("num_duplicates", "repeat a question; the first prediction counts"),
@@ -203,6 +214,27 @@ def _notes(loaded: LoadedPredictions, dataset: str, split: str, judgement: Judge
     if judgement is not None:
         notes += _notes_on_judge(judgement)
     return notes
+
+
+def _notes_on_choices(loaded: LoadedPredictions) -> list[str]:
+    notes, total = [], len(loaded.predictions)
+    if num_secret := total - len(with_answers(loaded.predictions)):
+        notes.append(
+            f"{num_secret} of {total} questions have no public answer and are not scored. The report's "
+            ".submission.json has the place of each chosen option, from 0, by question id, as EgoSchema takes it."
+        )
+    answered = [one for one in loaded.predictions if one.options and one.prediction is not None]
+    if num_unread := len(answered) - len(chosen_places(answered)):
+        notes.append(f"{num_unread} of {len(answered)} answers name none of the options and count as wrong.")
+    if choices := [1 / len(one.options) for one in with_answers(loaded.predictions) if one.options]:
+        notes.append(f"Guessing gets {100 * sum(choices) / len(choices):.2f} % of all questions right.")
+    return notes
+
+
+def chosen_places(predictions: Sequence[Prediction]) -> dict[str, int]:
+    """The place of each option that an answer names, from 0, by question id."""
+    letters = {one.question_id: read_letter(one.prediction or "", one.options) for one in predictions}
+    return {question_id: LETTERS.index(letter) for question_id, letter in letters.items() if letter}
 
 
 def _note_on_free(loaded: LoadedPredictions) -> str:
@@ -248,7 +280,8 @@ def default_stem(predictions: Path) -> Path:
 
 
 def write_report(report: Report, stem: Path) -> tuple[Path, ...]:
-    """Write STEM.json, STEM.md and STEM.png, and with a judge STEM.verdicts.jsonl.
+    """Write STEM.json, STEM.md and STEM.png, with a judge STEM.verdicts.jsonl, and STEM.submission.json where questions
+    have no public answer.
 
     Raises:
         UsageError: one of them is the predictions themselves.
@@ -260,9 +293,14 @@ def write_report(report: Report, stem: Path) -> tuple[Path, ...]:
     }
     if report.judgement is not None:
         files[".verdicts.jsonl"] = "".join(f"{one.to_json()}\n" for one in report.judgement.questions)
-    series = {"exact match": {group.name: group["exact_match"] for group in report.scores.groups}}
+    predictions = report.loaded.predictions
+    if len(with_answers(predictions)) < len(predictions):
+        files[".submission.json"] = json.dumps(chosen_places(predictions)) + "\n"
+    first = report.scores.metrics[0]
+    series = {NAMES[first]: {group.name: group[first] for group in report.scores.groups}}
     if report.judgement is not None:
-        series["judged yes"] = {group.name: group.share_yes for group in report.judgement.groups}
+        judged = {group.name: group.share_yes for group in report.judgement.groups}
+        series["judged yes"] = {name: judged.get(name, Estimate(math.nan, None, None)) for name in series[NAMES[first]]}
     title = f"{_title(report)}, 95 % intervals over videos"
     return write_files(files, stem, lambda path: draw_by_group(series, path, title=title), inputs=[report.predictions])
 
@@ -274,7 +312,8 @@ def to_markdown(report: Report, *, picture: str | None = None) -> str:
         lines += [f"![accuracy by question type]({picture})", ""]
     lines += [*table_lines(*report.table()), "", *bullet_lines(report.notes), "## How it was measured", ""]
     draws = {"count": report.scores.num_resamples, "seed": report.scores.seed}
-    lines += bullet_lines([_NORMALISATION, _INTERVALS.format(**draws), *_note_on_ranks(report.scores)])
+    how = [*_notes_on_metrics(report.scores), _INTERVALS.format(**draws), *_note_on_ranks(report.scores)]
+    lines += bullet_lines(how)
     scored = {
         "predictions": str(report.predictions),
         "layout": report.loaded.layout,
@@ -289,6 +328,14 @@ def to_markdown(report: Report, *, picture: str | None = None) -> str:
 
 def _title(report: Report) -> str:
     return f"{report.dataset} {report.split}".strip() or report.predictions.name
+
+
+def _notes_on_metrics(scores: Scores) -> list[str]:
+    if "accuracy" not in scores.metrics:
+        return [_NORMALISATION]
+    groups = {group.name for group in scores.groups}
+    means = [f"The {name} gives each question type the same weight." for name in MEANS.values() if name in groups]
+    return [_LIKELIHOOD if "accuracy_plain" in scores.metrics else _CHOICE, *means]
 
 
 def _note_on_ranks(scores: Scores) -> list[str]:

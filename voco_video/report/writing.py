@@ -16,6 +16,8 @@ NAMES = {
     "token_f1": "token F1",
     "top1": "top-1",
     "top10": "top-10",
+    "accuracy": "accuracy",
+    "accuracy_plain": "plain accuracy",
 }
 """The metrics as people read them."""
 

@@ -16,7 +16,9 @@ from voco_video.model import Form
 
 Stage = Literal["image", "video"]
 Mode = Literal["joint", "cached"]
+FormChoice = Literal["kv", "embeds", "both"]
 Precision = Literal["float32", "bfloat16"]
+Export = Literal["model", "adapter"]
 Schedule = Literal["cosine", "linear", "constant"]
 OptimizerName = Literal["adamw", "muon"]
 
@@ -39,8 +41,9 @@ class TrainConfig:
     """`image`: one frame per sample. `video`: a time series of frames per sample."""
     mode: Mode = "joint"
     """`joint`: gradients flow through the compressor. `cached`: frames come from the frame cache, only text runs."""
-    form: Form = "kv"
-    """What text sees of a VoCo token: `kv` (keys and values of all layers) or `embeds` (last state, fed back)."""
+    form: FormChoice = "kv"
+    """What text sees of a VoCo token: `kv` (keys and values of all layers), `embeds` (last state, fed back), or `both`
+    in turn."""
 
     dataset: str = "moving-shapes"
     """`moving-shapes` (drawn in memory), `msvd`, `msrvtt`, `activitynet`, `llava-mix665k`, or a conversations .json."""
@@ -94,7 +97,8 @@ class TrainConfig:
     num_voco_token_choices: tuple[int, ...] = ()
     """Elastic K: each step draws k from these; empty takes all K every time."""
     full_visibility_fraction: float = 0.0
-    """Share of steps in which text sees all vision tokens, so that the uncompressed path stays alive."""
+    """Share of steps in which text sees all vision tokens, so that the uncompressed path stays alive. In mode `cached`
+    they come from cache entries of compressor `full`."""
     distillation_weight: float = 0.0
     """Weight of the divergence from the model's own full-visibility answers (doubles the cost of a step)."""
 
@@ -143,6 +147,8 @@ class TrainConfig:
     """Steps between checkpoints."""
     save_total_limit: int = 2
     """Checkpoints kept to resume from."""
+    export: Export = "model"
+    """What `last` and `best` are: the whole `model`, or the `adapter`: what was trained, beside the unchanged base."""
     report_to: tuple[str, ...] = ("tensorboard",)
     """Log writers: `tensorboard`, `wandb`."""
 
@@ -167,6 +173,8 @@ class TrainConfig:
             raise UsageError("optimizer 'muon' needs whole matrices; use 'adamw' with deepspeed or fsdp")
         if self.deepspeed and self.fsdp:
             raise UsageError("deepspeed and fsdp both shard the model; choose one")
+        if self.export == "adapter" and self.mode == "joint" and self.train_llm and not self.lora_rank:
+            raise UsageError("export 'adapter' needs lora_rank above 0: trained whole, a language model is no adapter")
         self._check_mode()
 
     def _check_mode(self) -> None:
@@ -177,10 +185,13 @@ class TrainConfig:
             raise UsageError(f"mode 'cached' cannot train the compressor; set {', '.join(compressing)} to false")
         if self.stage == "image":
             raise UsageError("mode 'cached' reads videos from the frame cache; set stage to video")
-        if self.full_visibility_fraction or self.distillation_weight:
-            raise UsageError(
-                "a frame cache holds no vision tokens; set full_visibility_fraction and distillation_weight to 0"
-            )
+        if self.distillation_weight:
+            raise UsageError("in mode 'cached' there is no forward pass to distil from; set distillation_weight to 0")
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """The forms that steps draw from."""
+        return get_args(Form) if self.form == "both" else (self.form,)
 
     def describe(self) -> dict[str, Any]:
         """The options as plain values, as they are written beside a run's results."""
@@ -190,8 +201,9 @@ class TrainConfig:
 _CHOICES: dict[str, tuple[str, ...]] = {
     "stage": get_args(Stage),
     "mode": get_args(Mode),
-    "form": get_args(Form),
+    "form": get_args(FormChoice),
     "precision": get_args(Precision),
+    "export": get_args(Export),
     "schedule": get_args(Schedule),
     "optimizer": get_args(OptimizerName),
 }

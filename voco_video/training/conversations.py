@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from voco_video.data.samples import Media, Sample
 from voco_video.errors import DataError, VideoError, VocoVideoError
 from voco_video.model import VocoModel, VocoTokens
 from voco_video.sampling import Sampling
-from voco_video.training.batches import TrainingSample
+from voco_video.training.batches import Kept, TrainingSample
 from voco_video.training.config import TrainConfig
 from voco_video.video import read_frames
 
@@ -105,14 +107,14 @@ class Conversations(_SkipsBadRows):
 
 
 class CachedConversations(_SkipsBadRows):
-    """Rows about videos whose VoCo tokens are read from the frame cache; no video is opened.
+    """Rows about videos whose tokens are read from the frame cache; no video is opened.
 
     Args:
         entries: what the cache holds of each file.
     """
 
-    def __init__(self, rows: Sequence[Sample], entries: dict[Path, CacheEntry], max_bad_samples: int) -> None:
-        super().__init__(rows, max_bad_samples)
+    def __init__(self, rows: Sequence[Sample], entries: dict[tuple[Path, Kept], CacheEntry], max_bad: int) -> None:
+        super().__init__(rows, max_bad)
         self.entries = entries
 
     @classmethod
@@ -120,17 +122,18 @@ class CachedConversations(_SkipsBadRows):
         """Find every row's files in the frame cache, and compress those that are not there yet."""
         cache, fingerprint = FrameCache(config.cache_dir or None), model.fingerprint()
         dataset = cls(rows, {}, config.max_bad_samples)
+        kinds: tuple[Kept, ...] = (*config.forms, *(("full",) if config.full_visibility_fraction else ()))
         for number, row in enumerate(rows):
-            for media in row.media:
-                if media.path in dataset.entries:
+            for media, kept in product(row.media, kinds):
+                if (media.path, kept) in dataset.entries:
                     continue
                 try:
-                    dataset.entries[_existing(media)] = compress_video(
+                    dataset.entries[_existing(media), kept] = compress_video(
                         model,
                         _existing(media),
                         cache=cache,
                         sampling=Sampling(num_frames=config.num_frames if media.kind == "video" else 1),
-                        options=CompressOptions(form=config.form),
+                        options=options_for(kept),
                         fingerprint=fingerprint,
                     ).entry
                 except VideoError as error:
@@ -141,5 +144,13 @@ class CachedConversations(_SkipsBadRows):
     def _read(self, row: Sample) -> TrainingSample:
         if not row.media:
             raise DataError("a row without a video cannot come from the frame cache")
-        tokens = [read_tokens(self.entries[_existing(media)]) for media in row.media]
-        return TrainingSample(turns=row.turns, tokens=VocoTokens.cat(tokens))
+        paths = tuple(map(_existing, row.media))
+        return TrainingSample(turns=row.turns, read_tokens=partial(self._read_tokens, paths))
+
+    def _read_tokens(self, paths: tuple[Path, ...], kept: Kept) -> VocoTokens:
+        return VocoTokens.cat([read_tokens(self.entries[path, kept]) for path in paths])
+
+
+def options_for(kept: Kept) -> CompressOptions:
+    """How a video is compressed so that the cache holds what a run wants to read."""
+    return CompressOptions(compressor="full", form="kv") if kept == "full" else CompressOptions(form=kept)

@@ -12,13 +12,14 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from voco_video.compressors import whole_frames
 from voco_video.data.moving_shapes import draw_scene, scene_rng
 from voco_video.data.moving_shapes_qa import FAMILIES, QuestionAnswer, draw_questions
 from voco_video.data.moving_shapes_stream import MovingShapes, Sample
 from voco_video.data.rendering import render
 from voco_video.data.samples import Turn
 from voco_video.model import Form, VocoModel, VocoTokens
-from voco_video.training.batches import TrainingSample, Visibility
+from voco_video.training.batches import Kept, TrainingSample, Visibility
 from voco_video.training.config import TrainConfig
 from voco_video.training.conversations import CachedConversations, Conversations, read_rows
 
@@ -70,49 +71,67 @@ class MovingShapesStream:
         return TrainingSample(frames=drawn.frames, turns=tuple(map(as_turn, drawn.turns)))
 
 
+class CompressedFrames:
+    """Frames that were drawn in memory, compressed when first asked for: what a frame cache is to files.
+
+    All their vision tokens take 40 times the room of VoCo tokens and are seldom asked for, so those are made anew.
+    """
+
+    def __init__(self, frames: np.ndarray, model: VocoModel) -> None:
+        self.frames = frames
+        self.model = model
+        self._kept: dict[Form, VocoTokens] = {}
+
+    @torch.inference_mode()
+    def read_tokens(self, kept: Kept) -> VocoTokens:
+        """What is kept of the frames, with as many VoCo tokens as the model has."""
+        if kept == "full":
+            return whole_frames(self.model, self.model.vision_tokens(self.frames))
+        if kept not in self._kept:
+            self._kept[kept] = self.model.compress(self.model.vision_tokens(self.frames), form=kept)
+        return self._kept[kept]
+
+
 class CompressedMovingShapes:
     """MovingShapes for mode ``cached``: each scene is rendered and compressed once, and asked anew every time.
 
     Args:
         stream: where scenes and conversations come from.
-        model: compresses them, with as many VoCo tokens as it has.
+        model: compresses them.
         num_scenes: different scenes; a multiple of the global batch size keeps each on one device.
     """
 
     num_samples: int | None = None
 
-    def __init__(self, stream: MovingShapesStream, model: VocoModel, *, form: Form, num_scenes: int) -> None:
+    def __init__(self, stream: MovingShapesStream, model: VocoModel, *, num_scenes: int) -> None:
         self.stream = stream
         self.model = model
-        self.form = form
         self.num_scenes = num_scenes
-        self._kept: dict[int, tuple[Sample, VocoTokens]] = {}
+        self._scenes: dict[int, tuple[Sample, CompressedFrames]] = {}
 
     def sample(self, index: int) -> TrainingSample:
         """Conversation ``index`` about scene ``index % num_scenes``."""
         number = index % self.num_scenes
-        if number not in self._kept:
+        if number not in self._scenes:
             drawn = self.stream.of(number).sample(number)
-            with torch.inference_mode():
-                tokens = self.model.compress(self.model.vision_tokens(drawn.frames), form=self.form)
-            self._kept[number] = (replace(drawn, frames=drawn.frames[:0]), tokens)
-        drawn, tokens = self._kept[number]
+            self._scenes[number] = (replace(drawn, frames=drawn.frames[:0]), CompressedFrames(drawn.frames, self.model))
+        drawn, compressed = self._scenes[number]
         turns = self.stream.of(number).turns(drawn, conversation=index)
-        return TrainingSample(turns=tuple(map(as_turn, turns)), tokens=tokens)
+        return TrainingSample(turns=tuple(map(as_turn, turns)), read_tokens=compressed.read_tokens)
 
 
 class CompressedSamples:
-    """A small dataset's samples with VoCo tokens in place of their frames, each compressed when first asked for."""
+    """A small dataset's samples with what a cache would hold in place of their frames."""
 
-    def __init__(self, dataset: Dataset, model: VocoModel, *, form: Form) -> None:
+    def __init__(self, dataset: Dataset, model: VocoModel) -> None:
         self.num_samples = dataset.num_samples
-        self.sample = lru_cache(maxsize=None)(partial(self._sample, dataset, model, form))
+        self.sample = lru_cache(maxsize=None)(partial(self._sample, dataset, model))
 
     @staticmethod
-    @torch.inference_mode()
-    def _sample(dataset: Dataset, model: VocoModel, form: Form, index: int) -> TrainingSample:
+    def _sample(dataset: Dataset, model: VocoModel, index: int) -> TrainingSample:
         sample = dataset.sample(index)
-        return replace(sample, frames=None, tokens=model.compress(model.vision_tokens(sample.frames), form=form))
+        assert sample.frames is not None
+        return replace(sample, frames=None, read_tokens=CompressedFrames(sample.frames, model).read_tokens)
 
 
 def as_turn(question: QuestionAnswer) -> Turn:
@@ -180,7 +199,7 @@ def open_dataset(config: TrainConfig, model: VocoModel) -> Dataset:
     stream = MovingShapesStream(videos, images, config.image_fraction)
     if config.mode == "joint":
         return stream
-    return CompressedMovingShapes(stream, model, form=config.form, num_scenes=config.num_scenes)
+    return CompressedMovingShapes(stream, model, num_scenes=config.num_scenes)
 
 
 def open_validation(config: TrainConfig, model: VocoModel) -> Dataset | None:
@@ -196,7 +215,7 @@ def open_validation(config: TrainConfig, model: VocoModel) -> Dataset | None:
         size=(fit.height, fit.width),
         num_samples=config.eval_samples,
     )
-    return CompressedSamples(questions, model, form=config.form) if config.mode == "cached" else questions
+    return CompressedSamples(questions, model) if config.mode == "cached" else questions
 
 
 @dataclass(frozen=True)
@@ -249,4 +268,5 @@ def visibility_at(step: int, config: TrainConfig, *, num_voco_tokens: int) -> Vi
     if rng.random() < config.full_visibility_fraction:
         return Visibility(None)
     choices = config.num_voco_token_choices or (num_voco_tokens,)
-    return Visibility(int(choices[rng.integers(len(choices))]))
+    k = int(choices[rng.integers(len(choices))])
+    return Visibility(k, config.forms[rng.integers(len(config.forms))])

@@ -89,7 +89,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
     num_trained = choose_trainable(model, config)
     num_steps = steps_of(config, dataset)
     arguments = training_arguments(config, num_steps=num_steps)
-    trainable = TrainableVoco(model, form=config.form, distillation_weight=config.distillation_weight)
+    trainable = TrainableVoco(model, distillation_weight=config.distillation_weight)
     if config.gradient_checkpointing:
         model.backbone.decoder.activation_checkpointing_enable({"use_reentrant": False})
     logger.info("training %.2f M parameters for %d steps", num_trained / 1e6, num_steps)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from voco_video.attention import PACKED, PackedLayout, pad_prefix
 from voco_video.errors import UsageError
-from voco_video.model import Form, Prefix, VocoModel
+from voco_video.model import Prefix, VocoModel
 from voco_video.training.batches import IGNORED, Batch
 
 
@@ -37,15 +37,13 @@ class TrainableVoco(nn.Module):
 
     Args:
         model: weights of the trained parts have ``requires_grad``.
-        form: how text sees VoCo tokens.
         distillation_weight: weight of the divergence from the model's own full-visibility answers; 0 for none.
             Source: VoCo-LLaMA (arXiv:2406.12275), equation 5.
     """
 
-    def __init__(self, model: VocoModel, *, form: Form = "kv", distillation_weight: float = 0.0) -> None:
+    def __init__(self, model: VocoModel, *, distillation_weight: float = 0.0) -> None:
         super().__init__()
         self.voco = model
-        self.form = form
         self.distillation_weight = distillation_weight
         # What FSDP keeps together in one shard, under the name that it asks for.
         self._no_split_modules = model.backbone.model._no_split_modules
@@ -94,12 +92,12 @@ class TrainableVoco(nn.Module):
         """Logits at every position that predicts a labelled token.
 
         Args:
-            vision_tokens: ``[ΣF, N, D]``, or None for a batch of cached VoCo tokens.
+            vision_tokens: ``[ΣF, N, D]``, or None for a batch from a frame cache.
         """
         k = batch.visibility.num_voco_tokens
         if vision_tokens is None:
             return self._from_cache(batch)
-        if k is not None and self.form == "embeds":
+        if k is not None and batch.visibility.form == "embeds":
             return self._fed_back(batch, vision_tokens, num_voco_tokens=k)
         return self._packed(batch, vision_tokens, num_voco_tokens=k)
 
@@ -162,18 +160,14 @@ class TrainableVoco(nn.Module):
 
     def _from_cache(self, batch: Batch) -> AnswerLogits:
         """Frames from a cache: only text runs."""
-        k = batch.visibility.num_voco_tokens
-        if k is None:
-            raise UsageError("a frame cache holds VoCo tokens only; set full_visibility_fraction to 0 in mode 'cached'")
-        cut = [tokens.first(k) for tokens in batch.tokens]
-        if cut[0].form == "embeds":
-            return self._after_embeds(batch, [t.embeds for t in cut if t.embeds is not None], self._zero(None))
-        prefixes = [self.voco.prefix(tokens) for tokens in cut]
-        frame_length = prefixes[0].text_start - k * (cut[0].num_frames - 1)
+        if batch.visibility.kept == "embeds":
+            return self._after_embeds(batch, [t.embeds for t in batch.tokens if t.embeds is not None], self._zero(None))
+        prefixes = [self.voco.prefix(tokens) for tokens in batch.tokens]
+        kept = batch.tokens[0].num_voco_tokens
         layout = PackedLayout(
             num_frames=batch.num_frames,
-            frame_length=frame_length,
-            kept=k,
+            frame_length=prefixes[0].text_start - kept * (batch.num_frames[0] - 1),
+            kept=kept,
             text_lengths=batch.text_lengths,
             prefix=stack_prefixes(prefixes),
         )

@@ -15,7 +15,7 @@ from voco_video.adapters import (
     add_adapters,
     remove_adapters,
 )
-from voco_video.checkpoint import save_voco_model
+from voco_video.checkpoint import save_voco_adapter, save_voco_model
 from voco_video.model import VocoModel
 from voco_video.training.config import TrainConfig
 
@@ -41,20 +41,23 @@ def choose_trainable(model: VocoModel, config: TrainConfig) -> int:
         _leave_out_adapters(model, config)
     if config.train_llm and (config.lora_rank or config.mode == "cached"):
         _train_adapters(model, config)
-        model.answering_form = config.form if config.mode == "cached" else None
+        model.answering_form = config.forms[0] if config.mode == "cached" and len(config.forms) == 1 else None
     elif config.train_llm:
         backbone.decoder.requires_grad_(True)
         backbone.model.get_output_embeddings().requires_grad_(True)
     model.voco_embeds.requires_grad_(config.train_voco_embeds)
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.data = parameter.data.float()  # steps are too small for 16 bits
+    return sum(parameter.numel() for parameter in trained)
 
 
 def _train_adapters(model: VocoModel, config: TrainConfig) -> None:
     """New adapters, or those that the checkpoint has already."""
     decoder = model.backbone.decoder
     if adapted_layers(decoder):
-        before, now = (adapter_settings(decoder)["rank"], model.answering_form), (config.lora_rank, config.form)
-        if before == now:
+        fits_form = config.form == "both" or model.answering_form == config.form
+        if adapter_settings(decoder)["rank"] == config.lora_rank and fits_form:
             for parameter in adapter_weights(decoder).values():
                 parameter.requires_grad_(True)
             return
@@ -112,6 +115,9 @@ def export_model(
     # Gathered weights come without their ties: a tied head would be written a second time.
     own = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
     state = {name: tensor for name, tensor in state.items() if name in own}
+    if config.export == "adapter":
+        trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        return save_voco_adapter(model, folder, base=config.model, trained=trained, state_dict=state)
     if config.mode == "joint" and adapted_layers(model) and adapter_settings(model.backbone.decoder)["rank"]:
         state = merged_state(model, state)
     return save_voco_model(model, folder, state_dict=state)

@@ -35,7 +35,7 @@ class Score:
 def visibilities(config: TrainConfig, *, num_voco_tokens: int) -> list[Visibility]:
     """What validation lets text see: full (where a run trains it), the fewest and the most VoCo tokens it trains."""
     choices = config.num_voco_token_choices or (num_voco_tokens,)
-    voco = [Visibility(k) for k in sorted({min(choices), max(choices)})]
+    voco = [Visibility(k, form) for form in config.forms for k in sorted({min(choices), max(choices)})]
     return [Visibility(None), *voco] if config.full_visibility_fraction else voco
 
 

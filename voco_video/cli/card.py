@@ -1,0 +1,28 @@
+"""``voco-video card``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def card(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder; its README.md is written.")],
+    reports: Annotated[
+        list[Path] | None, typer.Argument(help="predictions*.scores.json of evaluations of it.", metavar="REPORT...")
+    ] = None,
+) -> None:
+    """Write a checkpoint's model card: what it is, what was measured with it, how to ask it.
+
+    Only evaluations of these very weights go in.
+
+    \b
+    Examples:
+      voco-video eval msvd --root data/MSVD --model runs/mine/last --num-voco-tokens 1,4 --out runs/mine/msvd
+      voco-video card runs/mine/last runs/mine/msvd/predictions-k*.scores.json
+    """
+    from voco_video.report import write_model_card
+
+    print(write_model_card(checkpoint, reports or []))

@@ -1,0 +1,81 @@
+"""How evaluation harnesses ask for answers to be generated: Hugging Face's names for it, and texts to stop at."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from voco_video.answer import AnswerOptions
+from voco_video.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+HARNESS_DEFAULT_STOP = "\n\n"
+"""What lmms-eval puts into every task that names no stop: it separates examples, and would cut answers of paragraphs.
+Its own models pass over it too."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One way of generating answers.
+
+    Attributes:
+        options: how tokens are chosen, and how many.
+        until: an answer ends before the first of these texts.
+    """
+
+    options: AnswerOptions
+    until: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(settings: Mapping[str, Any], *, max_new_tokens: int) -> Generation:
+        """From a harness's settings of a request.
+
+        ``max_new_tokens``, ``do_sample``, ``temperature``, ``seed`` and ``until`` count; a temperature only where
+        ``do_sample`` is not false. Beams and truncated sampling do not exist here: asking for them is warned of.
+
+        Args:
+            max_new_tokens: where the settings say nothing.
+
+        Raises:
+            UsageError: a number that cannot be right.
+
+        >>> Generation.of({"temperature": 0, "until": ["\\n"]}, max_new_tokens=16).until
+        ('\\n',)
+        """
+        temperature = _temperature(settings)
+        for name in ("num_beams", *(("top_p", "top_k") if temperature else ())):
+            if settings.get(name) not in (None, 0, 1):
+                log.warning("%s=%r has no effect: answers are greedy, or sampled by temperature", name, settings[name])
+        limit = settings.get("max_new_tokens")
+        options = AnswerOptions(
+            max_new_tokens=max_new_tokens if limit is None else int(limit),
+            temperature=temperature,
+            seed=int(settings.get("seed") or 0),
+        )
+        until = settings.get("until") or ()
+        stops = (until,) if isinstance(until, str) else tuple(until)
+        return Generation(options, tuple(stop for stop in stops if stop and stop != HARNESS_DEFAULT_STOP))
+
+    def cut(self, text: str) -> str:
+        """An answer up to where it should have ended.
+
+        >>> Generation(AnswerOptions(), ("Q:", "###")).cut("a cat Q: and you?")
+        'a cat '
+        """
+        ends = [text.find(stop) for stop in self.until if stop in text]
+        return text[: min(ends)] if ends else text
+
+
+def _temperature(settings: Mapping[str, Any]) -> float:
+    if settings.get("do_sample") is False:
+        return 0.0
+    temperature = settings.get("temperature")
+    if temperature is None:
+        return 1.0 if settings.get("do_sample") else 0.0
+    try:
+        return float(temperature)
+    except (TypeError, ValueError):
+        raise UsageError(f"temperature={temperature!r} is not a number; 0 takes the likeliest token") from None
