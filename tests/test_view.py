@@ -74,7 +74,7 @@ def test_relevant_takes_the_best_frames_with_their_neighbours():
     scores[[3, 20]] = 1, 2
     view = choose_view(30, 1, max_voco_tokens=6, options=ViewOptions(policy="relevant", neighbours=1), scores=scores)
     assert view.frames.tolist() == [2, 3, 4, 19, 20, 21]
-    assert by_relevance(scores, 0)[:2].tolist() == [20, 3]
+    assert by_relevance(scores, 0, 2).tolist() == [20, 3]
 
 
 def test_elastic_covers_the_video_and_shows_the_best_frames_whole():
@@ -368,6 +368,12 @@ def test_a_scorer_is_the_formula(tmp_path):
                 for h in range(queries.shape[2])
             ]
             assert fast[f].item() == pytest.approx((sum(terms).log() + scorer.bias).item(), abs=1e-4)
+        scorer.frame_mean.normal_()
+        scorer.frame_scale.uniform_(0.5, 2)
+        scorer.question_mean.normal_()
+        slow = scorer(*(t[None] for t in scorer.question(hidden)), tokens)[0]
+        assert torch.allclose(scorer.fast_scores(*scorer.folded(hidden), tokens), slow, atol=1e-4)
+        queries, gates = scorer.question(hidden[None])
     Retriever({"kv": scorer}, "ab" * 32).save(tmp_path)
     again = Retriever.load(tmp_path)
     assert again.model_fingerprint == "ab" * 32

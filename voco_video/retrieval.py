@@ -38,6 +38,7 @@ from voco_video.errors import ModelError, UsageError
 from voco_video.model import Form, VocoModel, VocoTokens
 
 RETRIEVAL_WEIGHTS = "retrieval.safetensors"
+FRAMES_PER_STEP = 256  # few enough for products to stay in the processor's cache
 NUM_HEADS, HEAD_DIM, HIDDEN = 4, 32, 256
 _RECORDING = "voco_recorded_queries"
 
@@ -92,6 +93,29 @@ class FrameScorer(nn.Module):
         products = products.unflatten(2, tokens.shape[:2]).logsumexp(-1)  # [H, Q * T, F]
         products = products.unflatten(1, queries.shape[:2]) + gates.permute(2, 0, 1)[..., None]  # [H, Q, T, F]
         return products.transpose(1, 2).flatten(0, 1).logsumexp(0) + self.bias  # [Q, F]
+
+    def folded(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """One question as what its frames' tokens are multiplied with as they are: it costs no projection of frames.
+
+        Args:
+            hidden: ``[T, D]``.
+
+        Returns:
+            Directions ``[T * H, W]`` and constants ``[T * H]``, for `fast_scores`.
+        """
+        queries, gates = self.question(hidden)  # [T, H, R], [T, H]
+        weights = self.keys.weight / self.frame_scale  # [H * R, W]
+        offsets = self.keys.bias - weights @ self.frame_mean
+        directions = torch.einsum("thr,hrw->thw", queries, weights.unflatten(0, (NUM_HEADS, HEAD_DIM)))
+        constants = gates + (queries * offsets.unflatten(0, (NUM_HEADS, HEAD_DIM))).sum(-1)
+        return directions.flatten(0, 1), constants.flatten()
+
+    def fast_scores(self, directions: Tensor, constants: Tensor, tokens: Tensor) -> Tensor:
+        """What `forward` gives for one question, with a fifth of its work: ``[F, K, W] -> [F]``."""
+        products = torch.addmm(constants[:, None], directions, tokens.flatten(0, 1).T)  # [T * H, F * K]
+        # One pass instead of a logsumexp for each sum; float32 holds the exponentials of anything from -87 to 88.
+        sums = products.clamp_(-80, 80).exp_().sum(0).unflatten(0, tokens.shape[:2]).sum(1)
+        return sums.log() + self.bias
 
 
 @dataclass(frozen=True)
@@ -274,8 +298,9 @@ def _scored(
         scorer = retriever.scorers.get(tokens.form) if retriever and tokens.elastic else None
         if scorer is not None:
             scorer.to(model.backbone.device)
-            asked = asked or [t[None] for t in scorer.question(question_states(model, question))]
-            yield scorer(*asked, token_features(tokens).to(model.backbone.device))[0]
+            asked = asked or scorer.folded(question_states(model, question))
+            features = token_features(tokens).to(model.backbone.device)
+            yield torch.cat([scorer.fast_scores(*asked, part) for part in features.split(FRAMES_PER_STEP)])
             continue
         keys, position = frame_keys(model, tokens)
         if asked is None:
