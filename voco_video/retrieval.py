@@ -298,9 +298,11 @@ def _scored(
         scorer = retriever.scorers.get(tokens.form) if retriever and tokens.elastic else None
         if scorer is not None:
             scorer.to(model.backbone.device)
-            asked = asked or scorer.folded(question_states(model, question))
+            asked = directions, constants = asked or scorer.folded(question_states(model, question))
             features = token_features(tokens).to(model.backbone.device)
-            yield torch.cat([scorer.fast_scores(*asked, part) for part in features.split(FRAMES_PER_STEP)])
+            yield torch.cat(
+                [scorer.fast_scores(directions, constants, part) for part in features.split(FRAMES_PER_STEP)]
+            )
             continue
         keys, position = frame_keys(model, tokens)
         if asked is None:
