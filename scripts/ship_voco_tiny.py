@@ -11,6 +11,7 @@ from pathlib import Path
 
 from voco_video.checkpoint import load_voco_model, save_voco_model
 from voco_video.checkpoint_files import ASSETS
+from voco_video.retrieval import Retriever
 
 ABOUT = (
     "voco-tiny knows nothing but MovingShapes: coloured shapes that stand, move, appear and disappear. "
@@ -23,11 +24,22 @@ def main() -> None:
     source, folder = Path(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) > 2 else ASSETS / "voco-tiny")
     model = load_voco_model(source, dtype="bfloat16")
     model.about = ABOUT
+    learned = Retriever.load(source) or Retriever.load(folder)
     if folder.is_dir():
         shutil.rmtree(folder)
     save_voco_model(model, folder)
+    keep_retriever(learned, folder)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print(f"{folder}: {size / 1e6:.1f} MB, fingerprint {model.fingerprint()[:12]}")
+
+
+def keep_retriever(learned: Retriever | None, folder: Path) -> None:
+    """What finds frames goes with the weights that compress; where those changed, it has to be trained again."""
+    shipped = load_voco_model(folder, dtype="float32")
+    if learned is not None and learned.belongs_to(shipped, shipped.fingerprint()):
+        learned.save(folder)
+    else:
+        print("nothing learned about finding frames fits these weights: run scripts/train_retrieval.py")
 
 
 if __name__ == "__main__":

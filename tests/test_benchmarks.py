@@ -22,7 +22,7 @@ def bench():
     """The modules of `benchmarks`, which is no part of the installed package, by name."""
     sys.path.insert(0, str(ROOT))
     names = ("timing", "errors", "report", "shapes", "rivals", "ceiling", "compress", "compress_rivals", "answer")
-    names += ("cache", "scaling", "decode", "guard", "clips", "seven_b", "__main__")
+    names += ("cache", "scaling", "decode", "guard", "clips", "haystacks", "needle", "seven_b", "__main__")
     yield SimpleNamespace(**{name: importlib.import_module(f"benchmarks.{name}") for name in names})
     sys.path.remove(str(ROOT))
 
@@ -34,6 +34,7 @@ def clips(bench, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bench.scaling, "CLIPS", folder)
         patch.setattr(bench.decode, "CLIPS", folder)
+        patch.setattr(bench.needle, "CLIPS", folder)
         yield folder
 
 
@@ -302,6 +303,39 @@ def test_scaling(bench, clips, tmp_path, monkeypatch):
     assert second["size_bytes"] > 1.5 * first["size_bytes"]
     assert first["peak_bytes"] >= first["loaded_bytes"] > 0
     assert list(report["overlap"]["sides"]) == ["decode", "model", "both"]
+
+
+def test_needle(bench, clips, tmp_path):
+    report = run(bench.needle, tmp_path)
+    assert {(r["minutes"], r["policy"]) for r in report["rows"]} >= {(1, "uniform"), (1, "relevant"), (2, "relevant")}
+    for row in report["rows"]:
+        assert set(row["right"]) == {"0.3", "0.7"}
+        assert row["num_questions"] == 2
+        assert row["num_pairs"] == 1
+    full = [r for r in report["rows"] if r["form"] == "full"]
+    assert all(r["found"] == {"0.3": 1.0, "0.7": 1.0} and r["pairs_found"] == 1.0 for r in full), "it sees every frame"
+
+
+def test_needles_are_in_the_haystack_and_nowhere_else(bench, tmp_path):
+    """Seen in the encoded video: what changes where a needle stands, when it appears and when it goes."""
+    from voco_video import Fit, read_frames
+    from voco_video.data.moving_shapes import COLOURS, PLACES
+
+    options = {"num_seconds": 60, "depths": (0.2, 0.8), "needles_per_depth": 3, "seed": 3}
+    haystacks = bench.haystacks.make_haystacks(tmp_path, **options)
+    assert sum(len(h.needles) for h in haystacks) == 6
+    assert bench.haystacks.make_haystacks(tmp_path, **options) == haystacks
+    for haystack in haystacks:
+        frames = read_frames(haystack.path, fit=Fit(64, 64, mode="stretch"))
+        assert len(frames) == 60
+        assert len({n.name for n in haystack.needles}) == len(haystack.needles)
+        for needle in haystack.needles:
+            row, column = divmod(PLACES.index(needle.place), 3)
+            y, x = (round((0.17, 0.5, 0.83)[cell] * 64) for cell in (row, column))
+            colour = np.array(COLOURS[needle.name.split()[0]])
+            start = int(needle.start_seconds)
+            off = [np.abs(frames.pixels[t, y, x].astype(int) - colour).max() for t in range(start - 1, start + 3)]
+            assert max(off[1:3]) < 60 < min(off[0], off[3]), (needle, off)
 
 
 def test_scaling_refuses_a_video_that_is_not_its_frames(bench, clips, mismatch, monkeypatch):

@@ -74,7 +74,7 @@ def test_relevant_takes_the_best_frames_with_their_neighbours():
     scores[[3, 20]] = 1, 2
     view = choose_view(30, 1, max_voco_tokens=6, options=ViewOptions(policy="relevant", neighbours=1), scores=scores)
     assert view.frames.tolist() == [2, 3, 4, 19, 20, 21]
-    assert by_relevance(scores, 0)[:2].tolist() == [20, 3]
+    assert by_relevance(scores, 0, 2).tolist() == [20, 3]
 
 
 def test_elastic_covers_the_video_and_shows_the_best_frames_whole():
@@ -307,15 +307,35 @@ def test_chosen_frames_and_chunks_are_what_was_written(model, vision_tokens, tmp
     assert torch.equal(torch.cat([c.tensors()[name] for c in chunks]), joined)
 
 
+def test_attention_scores_are_means_over_heads_behind_the_first_layer():
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randn(3, 4, 8, generator=generator)
+    keys = torch.randn(5, 3, 2, 6, 8, generator=generator)
+    fast = attention_scores(queries, keys)
+    for f in range(5):
+        logs = [
+            sum((queries[layer, head] @ keys[f, layer, head // 2, j]).exp() for j in range(6)).log()
+            for layer in (1, 2)
+            for head in range(4)
+        ]
+        assert fast[f].item() == pytest.approx(torch.stack(logs).mean().item(), abs=1e-5)
+
+
 @pytest.mark.parametrize("form", ["kv", "embeds"])
-def test_attention_scores_are_those_of_the_frame_alone(tiny, clip, form):
-    """Against eager attention of the question's last token over each frame as the whole prefix, its softmax undone."""
+def test_queries_and_keys_are_those_of_the_frame_alone(tiny, clip, form):
+    """In the first layer, where queries know nothing of frames, against eager attention with each frame as prefix."""
     voco = tiny.voco
     tokens = tiny.compress(clip, num_frames=3, form=form).tokens()
     keys, position = frame_keys(voco, tokens)
     queries = last_token_queries(voco, "where is the star?", position=position, form=form)
-    scores = attention_scores(queries, keys, heads=[(0, 1)])
     prompt = voco.backbone.conversation_ids([{"role": "user", "content": "where is the star?"}])
+    with torch.inference_mode(), voco.answering(form):
+        alone = voco.backbone.decoder(
+            inputs_embeds=voco.backbone.embed(prompt)[None],
+            position_ids=(position + torch.arange(len(prompt)))[None],
+            use_cache=True,
+        )[CACHE_ARGUMENT]
+    own = (queries[0] * alone.layers[0].keys[0, :, -1]).sum(-1)  # [heads]
     for f in range(3):
         prefix = voco.prefix(tokens[f : f + 1])
         voco.backbone.decoder.set_attn_implementation("eager")
@@ -325,21 +345,11 @@ def test_attention_scores_are_those_of_the_frame_alone(tiny, clip, form):
                 position_ids=(prefix.text_start + torch.arange(len(prompt)))[None],
                 output_attentions=True,
                 **{CACHE_ARGUMENT: prefix.to_cache()},
-            ).attentions[0][0, 1, -1]
+            ).attentions[0][0, :, -1]  # [heads, S + T]
         voco.backbone.decoder.set_attn_implementation("sdpa")
-        odds = weights[prefix.frame_slots.flatten()].sum() / weights[-1]
-        own = torch.einsum("d,d->", queries[0, 1], _last_key(voco, prompt, position, form)[0, 1])
-        assert scores[f].item() == pytest.approx(odds.log().item() + own.item(), abs=1e-3)
-
-
-def _last_key(voco, prompt, position, form):
-    with torch.inference_mode(), voco.answering(form):
-        cache = voco.backbone.decoder(
-            inputs_embeds=voco.backbone.embed(prompt)[None],
-            position_ids=(position + torch.arange(len(prompt)))[None],
-            use_cache=True,
-        )[CACHE_ARGUMENT]
-    return torch.stack([layer.keys[0, :, -1] for layer in cache.layers])
+        odds = weights[:, prefix.frame_slots.flatten()].sum(-1) / weights[:, -1]
+        to_frame = torch.einsum("hd,hkd->hk", queries[0], keys[f, 0].float()).logsumexp(-1)
+        assert torch.allclose(to_frame, odds.log() + own, atol=1e-3)
 
 
 def test_a_scorer_is_the_formula(tmp_path):
@@ -358,6 +368,12 @@ def test_a_scorer_is_the_formula(tmp_path):
                 for h in range(queries.shape[2])
             ]
             assert fast[f].item() == pytest.approx((sum(terms).log() + scorer.bias).item(), abs=1e-4)
+        scorer.frame_mean.normal_()
+        scorer.frame_scale.uniform_(0.5, 2)
+        scorer.question_mean.normal_()
+        slow = scorer(*(t[None] for t in scorer.question(hidden)), tokens)[0]
+        assert torch.allclose(scorer.fast_scores(*scorer.folded(hidden), tokens), slow, atol=1e-4)
+        queries, gates = scorer.question(hidden[None])
     Retriever({"kv": scorer}, "ab" * 32).save(tmp_path)
     again = Retriever.load(tmp_path)
     assert again.model_fingerprint == "ab" * 32

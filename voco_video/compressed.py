@@ -135,16 +135,22 @@ class CompressedVideo:
         return choose_view(self.num_frames, per_frame, max_voco_tokens=budget, options=options, scores=scores)
 
     def _context_budget(self, num_voco_tokens: int, options: ViewOptions) -> int | None:
-        """What the context length leaves for frames beside text, the clock's included."""
-        backbone = self.model.voco.backbone
-        positions = read_tokens(self.parts[0].entry, 0, 1).positions
-        first = len(backbone.template.frame_before_ids) if positions is None else int(positions.min())
-        budget = context_budget(backbone.context_length, frame_length=first)
-        if budget is not None and options.clock_every_seconds is not None:
+        """What the context length leaves for frames beside text, the clock's included; one frame at least."""
+        budget = context_budget(self.model.voco.backbone.context_length, frame_length=self._first_position)
+        if budget is None:
+            return None
+        if options.clock_every_seconds is not None:
             times = len(clock_frames(self.pts_seconds, options.clock_every_seconds))
             longest = len(self._clock_ids(float(self.pts_seconds.max())))
-            budget = max(num_voco_tokens, budget - min(times, budget // (num_voco_tokens + longest)) * longest)
-        return budget
+            budget -= min(times, budget // (num_voco_tokens + longest)) * longest
+        return max(num_voco_tokens, budget)
+
+    @cached_property
+    def _first_position(self) -> int:
+        """Where the first frame's first token stands."""
+        positions = read_tokens(self.parts[0].entry, 0, 1).positions
+        before = self.model.voco.backbone.template.frame_before_ids
+        return len(before) if positions is None else int(positions.min())
 
     def _clock_ids(self, seconds: float) -> list[int]:
         tokenizer = self.model.voco.backbone.tokenizer

@@ -11,13 +11,13 @@ so a question that names two things finds frames with either. The sum over token
 (arXiv:2004.12832, equation 3) with a soft maximum, and gates in place of its stop list.
 
 Training-free, for models without one: the attention of the question's last token to each frame as if it stood alone
-before the question, its logarithm averaged over layers behind the first and over heads, or over heads chosen before.
+before the question, its logarithm averaged over heads and over layers behind the first.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from voco_video.errors import ModelError, UsageError
 from voco_video.model import Form, VocoModel, VocoTokens
 
 RETRIEVAL_WEIGHTS = "retrieval.safetensors"
+FRAMES_PER_STEP = 256  # few enough for products to stay in the processor's cache
 NUM_HEADS, HEAD_DIM, HIDDEN = 4, 32, 256
 _RECORDING = "voco_recorded_queries"
 
@@ -92,6 +93,29 @@ class FrameScorer(nn.Module):
         products = products.unflatten(2, tokens.shape[:2]).logsumexp(-1)  # [H, Q * T, F]
         products = products.unflatten(1, queries.shape[:2]) + gates.permute(2, 0, 1)[..., None]  # [H, Q, T, F]
         return products.transpose(1, 2).flatten(0, 1).logsumexp(0) + self.bias  # [Q, F]
+
+    def folded(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """One question as what its frames' tokens are multiplied with as they are: it costs no projection of frames.
+
+        Args:
+            hidden: ``[T, D]``.
+
+        Returns:
+            Directions ``[T * H, W]`` and constants ``[T * H]``, for `fast_scores`.
+        """
+        queries, gates = self.question(hidden)  # [T, H, R], [T, H]
+        weights = self.keys.weight / self.frame_scale  # [H * R, W]
+        offsets = self.keys.bias - weights @ self.frame_mean
+        directions = torch.einsum("thr,hrw->thw", queries, weights.unflatten(0, (NUM_HEADS, HEAD_DIM)))
+        constants = gates + (queries * offsets.unflatten(0, (NUM_HEADS, HEAD_DIM))).sum(-1)
+        return directions.flatten(0, 1), constants.flatten()
+
+    def fast_scores(self, directions: Tensor, constants: Tensor, tokens: Tensor) -> Tensor:
+        """What `forward` gives for one question, with a fifth of its work: ``[F, K, W] -> [F]``."""
+        products = torch.addmm(constants[:, None], directions, tokens.flatten(0, 1).T)  # [T * H, F * K]
+        # One pass instead of a logsumexp for each sum; float32 holds the exponentials of anything from -87 to 88.
+        sums = products.clamp_(-80, 80).exp_().sum(0).unflatten(0, tokens.shape[:2]).sum(1)
+        return sums.log() + self.bias
 
 
 @dataclass(frozen=True)
@@ -208,19 +232,18 @@ def last_token_queries(model: VocoModel, question: str, *, position: int, form: 
     return torch.stack(recorded).float()
 
 
-def attention_scores(queries: Tensor, keys: Tensor, *, heads: Sequence[tuple[int, int]] | None = None) -> Tensor:
+def attention_scores(queries: Tensor, keys: Tensor) -> Tensor:
     """Logarithm of attention, up to a constant, from one token to each frame, ``[F]``.
+
+    Its mean over all heads and all layers but the first, whose keys tell little of frames.
 
     Args:
         queries: ``[layers, heads, head_dim]``, scaled.
         keys: ``[F, layers, kv_heads, K, head_dim]``.
-        heads: (layer, head) pairs to average; all behind the first layer when None, whose keys tell little of frames.
     """
     groups = queries.shape[1] // keys.shape[2]
     grouped = queries.unflatten(1, (keys.shape[2], groups))  # [layers, kv_heads, groups, head_dim]
     products = torch.einsum("lhgd,flhkd->flhgk", grouped, keys.float()).logsumexp(-1).flatten(2)  # [F, layers, heads]
-    if heads is not None:
-        return torch.stack([products[:, layer, head] for layer, head in heads]).mean(0)
     return products[:, min(1, products.shape[1] - 1) :].mean((1, 2))
 
 
@@ -275,8 +298,11 @@ def _scored(
         scorer = retriever.scorers.get(tokens.form) if retriever and tokens.elastic else None
         if scorer is not None:
             scorer.to(model.backbone.device)
-            asked = asked or [t[None] for t in scorer.question(question_states(model, question))]
-            yield scorer(*asked, token_features(tokens).to(model.backbone.device))[0]
+            asked = directions, constants = asked or scorer.folded(question_states(model, question))
+            features = token_features(tokens).to(model.backbone.device)
+            yield torch.cat(
+                [scorer.fast_scores(directions, constants, part) for part in features.split(FRAMES_PER_STEP)]
+            )
             continue
         keys, position = frame_keys(model, tokens)
         if asked is None:

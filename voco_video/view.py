@@ -148,8 +148,7 @@ def choose_view(
     elif options.policy == "recent":
         frames = np.arange(num_frames - fitting, num_frames)
     else:
-        order = by_relevance(_checked(scores, num_frames), options.neighbours)
-        frames = np.sort(order[:fitting])
+        frames = np.sort(by_relevance(_checked(scores, num_frames), options.neighbours, fitting))
     return View(frames, np.full(len(frames), num_voco_tokens, np.int64), num_frames, options.policy)
 
 
@@ -158,7 +157,7 @@ def _elastic(num_frames: int, num_voco_tokens: int, max_voco_tokens: int, option
     counts = np.zeros(num_frames, np.int64)
     counts[spread(num_frames, max(1, max_voco_tokens // 2))] = 1
     left = max_voco_tokens - int(counts.sum())
-    for frame in by_relevance(scores, options.neighbours):
+    for frame in by_relevance(scores, options.neighbours, max_voco_tokens):
         more = min(left, num_voco_tokens - int(counts[frame]))
         counts[frame] += more
         left -= more
@@ -178,18 +177,18 @@ def spread(num_frames: int, num_chosen: int) -> Ints:
     return ((2 * np.arange(num_chosen) + 1) * num_frames // (2 * num_chosen)).astype(np.int64)
 
 
-def by_relevance(scores: Floats, neighbours: int) -> Ints:
-    """All frames, the most relevant first, each followed by its neighbours, nearest first.
+def by_relevance(scores: Floats, neighbours: int, num_frames: int) -> Ints:
+    """The most relevant frames, best first, each followed by its neighbours, nearest first.
 
-    >>> by_relevance(np.array([0.0, 0.0, 3.0, 0.0, 1.0, 2.0]), neighbours=1)
-    array([2, 1, 3, 5, 4, 0])
+    >>> by_relevance(np.array([0.0, 0.0, 3.0, 0.0, 1.0, 2.0]), neighbours=1, num_frames=5)
+    array([2, 1, 3, 5, 4])
     """
     steps = [0, *(side * n for n in range(1, neighbours + 1) for side in (-1, 1))]
-    peaks = np.argsort(-scores, kind="stable")
+    peaks = np.argsort(-scores, kind="stable")[:num_frames]  # each is one frame itself, so more are never needed
     order = (peaks[:, None] + np.array(steps)).flatten()
     order = order[(order >= 0) & (order < len(scores))]
     _, first = np.unique(order, return_index=True)
-    return order[np.sort(first)]
+    return order[np.sort(first)][:num_frames]
 
 
 def clock_frames(pts_seconds: Floats, every_seconds: float) -> Ints:
