@@ -1,6 +1,6 @@
 """Put a trained voco-tiny into the package, in bfloat16: half the bytes.
 
-    python scripts/ship_voco_tiny.py runs/voco-tiny-video/last [FOLDER]     default: voco_video/assets/voco-tiny
+    python scripts/ship_voco_tiny.py runs/voco-tiny-answers-more/last [FOLDER]     default: voco_video/assets/voco-tiny
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from voco_video.retrieval import Retriever
 
 ABOUT = (
     "voco-tiny knows nothing but MovingShapes: coloured shapes that stand, move, appear and disappear. "
-    "It learned on two shared CPU cores in about four hours."
+    "It learned on two shared CPU cores in about six hours."
 )
 
 
@@ -24,6 +24,7 @@ def main() -> None:
     source, folder = Path(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) > 2 else ASSETS / "voco-tiny")
     model = load_voco_model(source, dtype="bfloat16")
     model.about = ABOUT
+    model.default_form = "embeds"  # a tenth of the bytes, and better at time: see benchmarks/results/retention.md
     learned = Retriever.load(source) or Retriever.load(folder)
     if folder.is_dir():
         shutil.rmtree(folder)

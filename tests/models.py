@@ -93,5 +93,5 @@ def voco_tiny_in_kv(**options: Any) -> VocoModel:
     """voco-tiny without its answering weights, so that keys and values are what it keeps by default."""
     model = load_voco_model("voco-tiny", **options)
     remove_adapters(model.backbone.decoder)
-    model.answering_form = None
+    model.answering_form = model.default_form = None
     return model

@@ -102,10 +102,12 @@ def test_peft_reads_the_lora_too(tmp_path, base):
 
 
 @pytest.mark.parametrize("lora_rank", [0, 2])
-@pytest.mark.parametrize("form", ["kv", "embeds"])
-def test_weights_that_answer_alone(tmp_path, base, lora_rank, form):
-    whole, small = both(cached(base, lora_rank=lora_rank, form=form), tmp_path)
-    assert small.answering_form == whole.answering_form == form
+@pytest.mark.parametrize("trained_form", ["kv", "embeds", "both"])
+def test_weights_that_answer_alone(tmp_path, base, lora_rank, trained_form):
+    whole, small = both(cached(base, lora_rank=lora_rank, form=trained_form), tmp_path)
+    form = "embeds" if trained_form == "both" else trained_form
+    assert small.answering_form == whole.answering_form == trained_form
+    assert small.default_form == whole.default_form == (None if trained_form == "both" else form)
     assert small.fingerprint() == whole.fingerprint() == load_voco_model(base).fingerprint()
     assert torch.equal(logits(small, form), logits(whole, form))
     assert not torch.equal(logits(small, form), logits(load_voco_model(base), form))

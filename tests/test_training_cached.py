@@ -145,7 +145,7 @@ def test_one_set_of_answering_weights_reads_both_forms_and_all_vision_tokens(tmp
         patch.setattr(compress_module, "open_video", None)
         again = train(cached_run(tmp_path, clips, **options | {"output_dir": str(tmp_path / "again")}))
     trained, base = load_voco_model(again.last), load_voco_model(plain)
-    assert trained.answering_form is None
+    assert trained.answering_form == "both"
     text = torch.tensor([[5, 11, 42, 7, 60]])
     with torch.inference_mode():
         frames = base.vision_tokens(np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8))

@@ -160,12 +160,16 @@ class VideoModel:
         return CompressedVideo(self, (Part(result.entry, 0, result.entry.num_frames),), result)
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write the model as an ordinary Hugging Face folder with its VoCo files; `load_model` reads it back.
+        """Write the model as an ordinary Hugging Face folder with its VoCo files and what it has learned about finding
+        frames; `load_model` reads it back.
 
         >>> load_model("VoCo-LLaMA-7B").save_pretrained("voco-llama-7b-hf")     # doctest: +SKIP
         PosixPath('voco-llama-7b-hf')
         """
-        return save_voco_model(self.voco, folder)
+        saved = save_voco_model(self.voco, folder)
+        if self.retriever is not None:
+            self.retriever.save(saved)
+        return saved
 
     def open_stream(
         self,

@@ -43,7 +43,7 @@ from voco_video.checkpoint_files import (
 )
 from voco_video.errors import UsageError
 from voco_video.loading import LoadOptions, WeightBits, load_image_text_model
-from voco_video.model import VocoModel
+from voco_video.model import Form, VocoModel
 from voco_video.published import PUBLISHED_MODEL_TYPE, PUBLISHED_NUM_VOCO_TOKENS, PublishedCheckpoint
 
 
@@ -140,6 +140,7 @@ def save_voco_model(
         chat_template=backbone.chat_template,
         trained=model.trained,
         about=model.about,
+        default_form=model.default_form,
     )
     return folder
 
@@ -184,6 +185,7 @@ def save_voco_adapter(
         chat_template=backbone.chat_template,
         trained=model.trained,
         about=model.about,
+        default_form=model.default_form,
         base=about_base,
     )
     return folder
@@ -213,6 +215,7 @@ def write_voco_files(
     chat_template: str | None,
     trained: bool = True,
     about: str = "",
+    default_form: Form | None = None,
     base: Base | None = None,
 ) -> None:
     """Write what a checkpoint has beside an image-text model: its VoCo files and its image processor's settings.
@@ -228,6 +231,7 @@ def write_voco_files(
         "num_voco_tokens": len(voco_embeds),
         "trained": trained,
         "about": about,
+        "default_form": default_form,
         **asdict(template),
         "images": images.describe(),
         "chat_template": chat_template,
@@ -279,6 +283,7 @@ def _with_voco_files(model: Any, tokenizer: Any, folder: Path, num_voco_tokens: 
         trained=settings["trained"],
         about=settings.get("about", ""),
         answering_form=answering_form,
+        default_form=settings.get("default_form"),
     ).eval()
 
 

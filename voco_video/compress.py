@@ -36,7 +36,7 @@ class CompressOptions:
         compressor: ``"voco"``, ``"full"``, ``"pool:k"`` or ``"none"``; see `voco_video.compressors`.
         num_voco_tokens: for ``voco``, VoCo tokens per frame; the model's own K when None. Any smaller budget can be
             chosen later.
-        form: ``"kv"`` or ``"embeds"``; None for the one that the model was last trained to answer from, else ``"kv"``.
+        form: ``"kv"`` or ``"embeds"``; None for the model's default one, else ``"kv"``.
         storage: ``"native"`` keeps the model's type, ``"int8"`` about half of it in 16 bit, a quarter in 32.
         batch_size: frames per forward pass, or ``"auto"``: as many as fit, and half of them whenever memory runs out.
         decoder: ``"pyav"``, ``"decord"`` or ``"torchcodec"``.
@@ -64,7 +64,7 @@ class CompressOptions:
 
     def form_for(self, model: VocoModel) -> Form:
         """The form, or the default one for a model; answering weights know VoCo tokens, not other compressors'."""
-        return self.form or (model.answering_form if self.compressor == "voco" else None) or "kv"
+        return self.form or (model.default_form if self.compressor == "voco" else None) or "kv"
 
 
 @dataclass(frozen=True)

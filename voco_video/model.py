@@ -30,6 +30,9 @@ from voco_video.positions import compact_positions, rotate_keys
 Form = Literal["kv", "embeds"]
 """What is kept of a VoCo token: the keys and values of every layer, or the last hidden state."""
 
+Forms = Literal["kv", "embeds", "both"]
+"""What weights were trained to read."""
+
 NO_VOCO_TOKENS = (
     "this checkpoint has no trained VoCo tokens; compress with 'pool:4', another 'pool:k' or 'full' (--compressor), or "
     "teach it to compress with `voco-video train`"
@@ -149,7 +152,8 @@ class VocoModel(nn.Module):
         voco_embeds: ``[K, D]`` learnable input embeddings of the VoCo tokens; K = 0 for a checkpoint without any.
         trained: False marks weights that have learned nothing yet; answers then say so.
         about: one sentence on what the weights know, shown to users.
-        answering_form: the form that answering adapters were trained on; with the other one they stay off.
+        answering_form: what answering adapters were trained on; with the other form they stay off. None without such.
+        default_form: the form that frames are kept in where nobody asks for one; None for ``"kv"``.
 
     Attributes:
         sources: the files that all weights came from, as they were then; empty where they came from elsewhere.
@@ -164,7 +168,8 @@ class VocoModel(nn.Module):
         *,
         trained: bool = True,
         about: str = "",
-        answering_form: Form | None = None,
+        answering_form: Forms | None = None,
+        default_form: Form | None = None,
     ) -> None:
         super().__init__()
         if voco_embeds.ndim != 2 or voco_embeds.shape[1] != backbone.hidden_size:
@@ -175,6 +180,7 @@ class VocoModel(nn.Module):
         self.trained = trained
         self.about = about
         self.answering_form = answering_form
+        self.default_form = default_form
 
     @property
     def num_voco_tokens(self) -> int:
@@ -305,7 +311,7 @@ class VocoModel(nn.Module):
 
     def answering(self, form: Form) -> AbstractContextManager[None]:
         """Run the decoder as it answers from frames of that form: with adapters, unless they are for the other one."""
-        if self.answering_form in (None, form):
+        if self.answering_form in (None, "both", form):
             return nullcontext()
         return adapters_off(self.backbone.decoder)
 

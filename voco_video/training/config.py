@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 from voco_video.errors import UsageError
-from voco_video.model import Form
+from voco_video.model import Form, Forms
 
 Stage = Literal["image", "video"]
 Mode = Literal["joint", "cached"]
-FormChoice = Literal["kv", "embeds", "both"]
 Precision = Literal["float32", "bfloat16"]
 Export = Literal["model", "adapter"]
 Schedule = Literal["cosine", "linear", "constant"]
@@ -41,7 +40,7 @@ class TrainConfig:
     """`image`: one frame per sample. `video`: a time series of frames per sample."""
     mode: Mode = "joint"
     """`joint`: gradients flow through the compressor. `cached`: frames come from the frame cache, only text runs."""
-    form: FormChoice = "kv"
+    form: Forms = "kv"
     """What text sees of a VoCo token: `kv` (keys and values of all layers), `embeds` (last state, fed back), or `both`
     in turn."""
 
@@ -201,7 +200,7 @@ class TrainConfig:
 _CHOICES: dict[str, tuple[str, ...]] = {
     "stage": get_args(Stage),
     "mode": get_args(Mode),
-    "form": get_args(FormChoice),
+    "form": get_args(Forms),
     "precision": get_args(Precision),
     "export": get_args(Export),
     "schedule": get_args(Schedule),

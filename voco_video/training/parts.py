@@ -41,11 +41,13 @@ def choose_trainable(model: VocoModel, config: TrainConfig) -> int:
         _leave_out_adapters(model, config)
     if config.train_llm and (config.lora_rank or config.mode == "cached"):
         _train_adapters(model, config)
-        model.answering_form = config.forms[0] if config.mode == "cached" and len(config.forms) == 1 else None
+        model.answering_form = config.form if config.mode == "cached" else None
     elif config.train_llm:
         backbone.decoder.requires_grad_(True)
         backbone.model.get_output_embeddings().requires_grad_(True)
     model.voco_embeds.requires_grad_(config.train_voco_embeds)
+    if config.form != "both":
+        model.default_form = config.form
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.data = parameter.data.float()  # steps are too small for 16 bits
