@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from blake3 import blake3
 
 from voco_video.data.moving_shapes import COLOURS, PLACES, SHAPES, Scene, ShapeObject, draw_scene, place_name
 from voco_video.data.rendering import write_clip
@@ -77,11 +78,12 @@ def _make(folder: Path, num_seconds: int, depths: tuple[float, ...], per_depth: 
             thing = _needle_object(name, start, hay, rng)
             objects.append(thing)
             needles.append(Needle(depth, name, place_name(*thing.start), start))
-    listed = "-".join(f"{depth:g}" for depth in depths)
-    path = folder / f"haystack_{num_seconds}s_{listed}_x{per_depth}_{seed}.mp4"
+    scene = Scene((*hay, *objects), float(num_seconds), FPS, (224, 224, 222))
+    # Named after what it shows: when the generator changes, clips it made before show something else.
+    path = folder / f"haystack_{num_seconds}s_{blake3(repr(scene).encode()).hexdigest()[:16]}.mp4"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        write_clip(Scene((*hay, *objects), float(num_seconds), FPS, (224, 224, 222)), path, size=SIZE)
+        write_clip(scene, path, size=SIZE)
     return Haystack(path, num_seconds, tuple(sorted(needles, key=lambda n: n.start_seconds)))
 
 

@@ -127,7 +127,7 @@ class MemoryTrace:
         self.seconds: list[float] = []
         self.size_bytes: list[int] = []
         self._interval, self._stop = interval_seconds, threading.Event()
-        self._thread = threading.Thread(target=self._sample, name="memory trace", daemon=True)
+        self._thread = threading.Thread(target=self._keep_sampling, name="memory trace", daemon=True)
 
     @property
     def peak_bytes(self) -> int:
@@ -140,6 +140,8 @@ class MemoryTrace:
         return list(zip(self.seconds[::step], self.size_bytes[::step], strict=True))
 
     def __enter__(self) -> MemoryTrace:
+        self._started = time.perf_counter()
+        self._sample()  # what there was before, however late the thread gets its turn
         self._thread.start()
         return self
 
@@ -149,13 +151,13 @@ class MemoryTrace:
         self._stop.set()
         self._thread.join()
 
+    def _keep_sampling(self) -> None:
+        while not self._stop.wait(self._interval):
+            self._sample()
+
     def _sample(self) -> None:
-        started = time.perf_counter()
-        while True:
-            self.seconds.append(time.perf_counter() - started)
-            self.size_bytes.append(resident_bytes())
-            if self._stop.wait(self._interval):
-                return
+        self.seconds.append(time.perf_counter() - self._started)
+        self.size_bytes.append(resident_bytes())
 
 
 def resident_bytes() -> int:

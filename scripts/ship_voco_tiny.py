@@ -1,6 +1,6 @@
 """Put a trained voco-tiny into the package, in bfloat16: half the bytes.
 
-    python scripts/ship_voco_tiny.py runs/voco-tiny-answers-more/last [FOLDER]     default: voco_video/assets/voco-tiny
+    python scripts/ship_voco_tiny.py runs/voco-tiny-answers-counts/last [FOLDER]  default: the package
 """
 
 from __future__ import annotations

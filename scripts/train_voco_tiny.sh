@@ -9,6 +9,6 @@ export OMP_NUM_THREADS=1 # one thread a process waits for nobody at every operat
 [ -d runs/voco-tiny-warm ] || python scripts/warm_up_tower.py runs/voco-tiny-warm --model runs/voco-tiny-untrained
 scripts/train_gpus.sh "$processes" configs/voco-tiny-image.yaml --resume
 [ -d runs/voco-tiny-aligned ] || python scripts/align_projector.py runs/voco-tiny-image/last runs/voco-tiny-aligned
-for part in image-short image-long image-count video video-more answers answers-more; do
+for part in image-short image-long image-count video video-more answers answers-more answers-counts; do
     scripts/train_gpus.sh "$processes" "configs/voco-tiny-$part.yaml" --resume
 done

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from voco_video import checkpoint
 from voco_video import compress as compress_module
+from voco_video import loading
 from voco_video.adapters import adapted_layers, adapter_settings, adapter_weights, adapters_off, remove_adapters
 from voco_video.cache import FrameCache
 from voco_video.checkpoint import load_voco_model, save_voco_model
@@ -164,7 +164,7 @@ def test_one_set_of_answering_weights_reads_both_forms_and_all_vision_tokens(tmp
 @pytest.mark.parametrize("lora_rank", [0, 4])
 def test_weights_train_in_float32_beside_16_bit_ones(tmp_path, clips, plain, monkeypatch, lora_rank):
     """A step of 1e-4 of a weight is less than bfloat16 can tell."""
-    monkeypatch.setattr(checkpoint, "resolve_dtype", lambda dtype, device: torch.bfloat16)  # as on a GPU
+    monkeypatch.setattr(loading, "resolve_dtype", lambda dtype, device: torch.bfloat16)  # as on a GPU
     base = load_voco_model(plain)
     config = cached_run(tmp_path, clips, model=plain, lora_rank=lora_rank, learning_rate=1e-6, max_steps=2)
     train(config)

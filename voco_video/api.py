@@ -82,6 +82,9 @@ class VideoModel:
     retriever: Retriever | None = None
     _batchings: dict[CompressOptions, Batching] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    from_pretrained = staticmethod(load_model)
+    """`load_model` under the name that Hugging Face gives it."""
+
     @property
     def num_voco_tokens(self) -> int:
         """K: VoCo tokens per frame that the model can write."""

@@ -63,10 +63,11 @@ _SPAN = (0.40, 0.55)
 _MIN_ORDER_GAP = 0.18
 _MIN_EVENT_GAP = 0.13
 
-# How many objects, and how many of them move: each row and each column sums to 4, so that both are uniform.
+# How many objects, and how many of them move: each row and each column sums to 8, so that both are uniform, and all
+# that can go together does.
 _COUNTS = tuple(
     (num_objects, num_moving)
-    for num_objects, weights in {1: (2, 2, 0, 0), 2: (1, 1, 2, 0), 3: (1, 1, 1, 1), 4: (0, 0, 1, 3)}.items()
+    for num_objects, weights in {1: (4, 4, 0, 0), 2: (2, 2, 4, 0), 3: (1, 1, 2, 4), 4: (1, 1, 2, 4)}.items()
     for num_moving, weight in enumerate(weights)
     for _ in range(weight)
 )
