@@ -78,7 +78,8 @@ def frames_each_time(model: VideoModel, clip: Clip) -> list[str]:
     answers = []
     for question in clip.questions:
         with torch.inference_mode():
-            tokens = model.voco.compress(model.voco.vision_tokens(clip.pixels))
+            vision_tokens = model.voco.vision_tokens(clip.pixels)
+            tokens = model.voco.compress(vision_tokens, form=model.voco.default_form or "kv")
         answers += answer_questions(
             model.voco,
             model.voco.prefix(tokens),
