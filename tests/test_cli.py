@@ -30,12 +30,10 @@ def clip(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path, capfd):
-    """Run the program in this process, as its entry point does; gives (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
+def run(run, monkeypatch):
+    """The program, and somebody who types lines into it."""
 
     def call(*arguments, stdin: str | None = None):
-        monkeypatch.setattr(sys, "argv", ["voco-video", *map(str, arguments)])
         if stdin is not None:
             lines = iter(stdin.splitlines())
 
@@ -47,14 +45,7 @@ def run(monkeypatch, tmp_path, capfd):
                     raise EOFError from None
 
             monkeypatch.setattr("builtins.input", typed)
-        capfd.readouterr()
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        out, err = capfd.readouterr()
-        return code, out, err
+        return run(*arguments)
 
     return call
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,23 +30,10 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path, capfd, cache_dir) -> Run:
-    """Run the program in this process, as its entry point does; gives (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
+def run(run: Run, monkeypatch, cache_dir) -> Run:
+    """The program, with one frame cache for all tests of this file."""
     monkeypatch.setenv("VOCO_VIDEO_CACHE_DIR", str(cache_dir))
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["voco-video", *map(str, arguments)])
-        capfd.readouterr()
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
+    return run
 
 
 def test_evaluate_twice(run, shapes, tmp_path, monkeypatch):

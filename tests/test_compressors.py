@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ import torch
 from models import TEMPLATE, random_pixels, tiny_voco
 from tiny_families import FAMILIES, tiny_family
 
-from voco_video import cli
 from voco_video.adapters import adapter_weights, add_adapters
 from voco_video.api import load_model
 from voco_video.attention import PACKED
@@ -461,24 +459,6 @@ def test_training_a_plain_checkpoint_asks_how_many_voco_tokens(plain, tmp_path):
 
 
 # ---------------------------------------------------------------------- the command line
-
-
-@pytest.fixture
-def run(monkeypatch, tmp_path, capfd):
-    """Run the program in this process; gives (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["voco-video", *map(str, arguments)])
-        capfd.readouterr()
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        return code, *capfd.readouterr()
-
-    return call
 
 
 def test_commands_take_a_compressor(run, clip, voco):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-import sys
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from tiny_families import IDS, PLAIN_TEMPLATE, tiny_family, tiny_tokenizer
 from transformers import AutoModelForImageTextToText
 
-from voco_video import cli
 from voco_video.answer import AnswerOptions, generate
 from voco_video.catalog import describe_checkpoint
 from voco_video.checkpoint import load_voco_model
@@ -294,23 +292,6 @@ def test_options_that_cannot_be_right(tmp_path):
 
 
 # ---------------------------------------------------------------------- the command line
-
-
-@pytest.fixture
-def run(monkeypatch, capfd):
-    """Run the program in this process; gives (exit code, stdout, stderr)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["voco-video", *map(str, arguments)])
-        capfd.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        return code, *capfd.readouterr()
-
-    return call
 
 
 def test_convert_and_models_on_the_command_line(run, tmp_path):

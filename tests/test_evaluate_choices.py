@@ -7,7 +7,6 @@ import json
 import math
 import random
 import shutil
-import sys
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +18,6 @@ import torch
 from choice_sets import NEXTQA_COLUMNS, UIDS, WRITERS, nextqa_rows, write_json, write_videomme
 from tiny_families import tiny_family
 
-from voco_video import cli
 from voco_video.api import VideoModel, load_model
 from voco_video.bootstrap import NUM_RESAMPLES
 from voco_video.checkpoint import save_voco_model
@@ -64,23 +62,10 @@ def model(checkpoint: Path, cache_dir: Path) -> VideoModel:
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path, capfd, cache_dir) -> Run:
-    """Run the program in this process, as its entry point does; gives (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
+def run(run: Run, monkeypatch, cache_dir) -> Run:
+    """The program, with one frame cache for all tests of this file."""
     monkeypatch.setenv("VOCO_VIDEO_CACHE_DIR", str(cache_dir))
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["voco-video", *map(str, arguments)])
-        capfd.readouterr()
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
+    return run
 
 
 def split_of(dataset: str) -> str:

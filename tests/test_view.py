@@ -422,23 +422,7 @@ def test_frames_that_keep_nothing_cannot_be_searched(tiny, clip):
         tiny.compress(clip, compressor="none").find("the star")
 
 
-def test_find_and_ask_on_the_command_line(monkeypatch, tmp_path, clip, capfd):
-    import sys
-
-    from voco_video import cli
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("VOCO_VIDEO_CACHE_DIR", str(tmp_path / "cache"))
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["voco-video", *map(str, arguments)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        return code, *capfd.readouterr()
-
+def test_find_and_ask_on_the_command_line(run, tmp_path, clip):
     code, out, _ = run("find", clip, "the red triangle", "--json", "--num-moments", 2, "--strip", "moments.png")
     moments = json.loads(out)["moments"]
     assert code == 0

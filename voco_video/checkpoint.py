@@ -131,17 +131,7 @@ def save_voco_model(
     backbone.model.save_pretrained(folder, state_dict=weights, max_shard_size=max_shard_size)
     if backbone.tokenizer is not None:
         backbone.tokenizer.save_pretrained(folder)
-    write_voco_files(
-        folder,
-        config=backbone.model.config,
-        voco_embeds=voco_embeds,
-        images=backbone.images,
-        template=backbone.template,
-        chat_template=backbone.chat_template,
-        trained=model.trained,
-        about=model.about,
-        default_form=model.default_form,
-    )
+    _write_own_voco_files(model, folder, voco_embeds)
     return folder
 
 
@@ -176,19 +166,24 @@ def save_voco_adapter(
     settings = adapter_settings(backbone.decoder) if lora else {}
     changed = {name.replace(".base_layer.", "."): t for name, t in mine.items() if name not in lora}
     write_changes(folder, changed=changed, lora=lora, lora_settings=settings | {"base": about_base.name})
+    _write_own_voco_files(model, folder, state["voco_embeds"], base=about_base)
+    return folder
+
+
+def _write_own_voco_files(model: VocoModel, folder: Path, voco_embeds: Tensor, *, base: Base | None = None) -> None:
+    backbone = model.backbone
     write_voco_files(
         folder,
         config=backbone.model.config,
-        voco_embeds=state["voco_embeds"],
+        voco_embeds=voco_embeds,
         images=backbone.images,
         template=backbone.template,
         chat_template=backbone.chat_template,
         trained=model.trained,
         about=model.about,
         default_form=model.default_form,
-        base=about_base,
+        base=base,
     )
-    return folder
 
 
 def _without_adapters(model: VocoModel, folder: Path, state_dict: dict[str, Tensor] | None) -> dict[str, Tensor]:
