@@ -44,10 +44,9 @@ def temporal_run(tmp_path, name, **changes) -> TrainConfig:
 def on_two_processes(config: TrainConfig, tmp_path: Path, *flags: str) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(config.describe()))
-    code = "import sys; from voco_video.training import load_config, train; "
     script = tmp_path / "run.py"
-    script.write_text(f"{code}train(load_config(sys.argv[1]), resume='--resume' in sys.argv)\n")
-    torchrun(script, str(path), *flags, path=[ROOT])
+    script.write_text("from voco_video.cli import main\n\nmain()\n")
+    torchrun(script, "train", str(path), *flags, path=[ROOT])
 
 
 def torchrun(script: Path, *arguments: str, path: list[Path]) -> None:

@@ -40,6 +40,7 @@ def train(
     logging.getLogger("voco_video.training").setLevel(logging.INFO)
     with redirect_stdout(sys.stderr):  # the library prints its log lines; only the result belongs on standard output
         result = run(load_config(config, set_ or ()), resume=resume)
+    _leave_other_processes()
     facts = {
         "last": str(result.last),
         "best": str(result.best) if result.best else None,
@@ -51,3 +52,11 @@ def train(
         print_json(facts)
     else:
         print_facts({name: value for name, value in facts.items() if value not in (None, {})})
+
+
+def _leave_other_processes() -> None:
+    """End what connects the processes of torchrun: its threads, left alone, now and then abort one at its exit."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
