@@ -48,18 +48,25 @@ PAGE_BYTES = 4096
 
 @dataclass(frozen=True)
 class Shape:
-    """What one frame's VoCo token is at K = 1: keys and values of all layers."""
+    """What one frame's VoCo token is at K = 1: keys and values of all layers, or one hidden state."""
 
     layers: int
     kv_heads: int
     head_dim: int
+    width: int
     dtype: str
+
+    def frame_bytes(self, form: str, num_voco_tokens: int, *, bytes_each: int) -> int:
+        """One frame in the cache: keys, values and an int32 position of every token, or its last hidden state."""
+        if form == "embeds":
+            return num_voco_tokens * self.width * bytes_each
+        return num_voco_tokens * (2 * self.layers * self.kv_heads * self.head_dim * bytes_each + 4)
 
 
 SHAPES = {
-    "voco-tiny": Shape(5, 4, 32, "float32"),
-    "Qwen2-7B": Shape(28, 4, 128, "float16"),
-    "Vicuna-7B": Shape(32, 32, 128, "float16"),
+    "voco-tiny": Shape(5, 4, 32, 128, "float32"),
+    "Qwen2-7B": Shape(28, 4, 128, 3584, "float16"),
+    "Vicuna-7B": Shape(32, 32, 128, 4096, "float16"),
 }
 
 

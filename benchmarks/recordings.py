@@ -133,6 +133,7 @@ class _Server:
             def do_GET(self) -> None:
                 self.send_response(200)
                 self.send_header("Content-Type", "video/mp2t")
+                self.send_header("Connection", "close")  # or FFmpeg takes the end for a break
                 self.end_headers()
                 with contextlib.suppress(ConnectionError):
                     _copy(path, self.wfile.write, is_over)
