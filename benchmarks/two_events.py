@@ -4,7 +4,8 @@
 
 "who appears first, the star or the cross?", "when does the red one disappear, before or after the blue one?":
 MovingShapes' test scenes with two events, 8 frames each, guessing right half of the time. Per question the answer
-counts when greedy decoding gives it word for word (`benchmarks.questions`). Rows are all combinations of
+counts when greedy decoding gives it word for word (`benchmarks.questions`); "of the two" says how often the right one
+of the two possible answers is the likelier one, which asks nothing of how it is worded. Rows are all combinations of
 
     form       kv: frames meet in the text that reads them; embeds: later frames see earlier ones
     K          VoCo tokens a frame; `full` keeps all its vision tokens
@@ -22,9 +23,9 @@ Joins: each scene encoded whole, and as two clips cut between its two events; th
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -40,7 +41,9 @@ from voco_video.bootstrap import Estimate, resample
 from voco_video.data.moving_shapes import Scene, draw_scene, scene_rng, staggered_pairs
 from voco_video.data.moving_shapes_qa import QuestionAnswer, draw_questions
 from voco_video.data.rendering import write_clip
-from voco_video.model import Form, VocoModel
+from voco_video.data.samples import Turn
+from voco_video.model import Form, Prefix, VocoModel
+from voco_video.training.batches import encode_turns
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,6 +71,14 @@ QUICK = Settings(num_scenes=8, budgets=(1,), num_joined_scenes=4, joined_budgets
 Right = list[bool]
 
 
+@dataclass
+class Outcomes:
+    """A variant's questions: answered word for word, and the likelier of the two answers right."""
+
+    right: Right = field(default_factory=list)
+    chosen: Right = field(default_factory=list)
+
+
 def measure(settings: Settings) -> Report:
     """Variants on frames in memory, then joins of encoded clips."""
     cases = list(two_event_cases(settings.num_scenes, seed=settings.seed))
@@ -77,14 +88,16 @@ def measure(settings: Settings) -> Report:
         joined_cases = [case for case in cases if case.scene_index < settings.num_joined_scenes]
         joins = measure_joins(loaded, joined_cases, Path(folder), settings)
     scenes, asked = clusters(cases), [q for case in cases for q in case.case.questions]
-    reference = next(right for name, right in variants if name == REFERENCE)
+    reference = next(found for name, found in variants if name == REFERENCE)
     return {
         "num_questions": len(asked),
         "num_videos": len(cases),
         "chance": float(np.mean([q.chance for q in asked])),
         "rows": [
-            name | {"accuracy": share(right, scenes), "difference": difference(right, reference, scenes)}
-            for name, right in variants
+            name
+            | {"accuracy": share(found.right, scenes), "of_two": share(found.chosen, scenes)}
+            | {"difference": difference(found.right, reference.right, scenes)}
+            for name, found in variants
         ],
         "joins": joins,
     }
@@ -120,7 +133,7 @@ def answered(model: VocoModel, training: str) -> AbstractContextManager[None]:
     return adapters_off(model.backbone.decoder) if training == "without" else nullcontext()
 
 
-def measure_variants(model: VocoModel, cases: list[TwoEvents], settings: Settings) -> list[tuple[Report, Right]]:
+def measure_variants(model: VocoModel, cases: list[TwoEvents], settings: Settings) -> list[tuple[Report, Outcomes]]:
     """Every combination on the same questions."""
     ways = [(form, k) for form in get_args(Form) for k in settings.budgets] + [("full", 0)]
     names = [
@@ -129,17 +142,35 @@ def measure_variants(model: VocoModel, cases: list[TwoEvents], settings: Setting
         for training in TRAINING
         for order in ORDERS
     ]
-    found: list[Right] = [[] for _ in names]
+    found = [Outcomes() for _ in names]
     for one in cases:
         with torch.inference_mode():
             in_order = model.vision_tokens(one.case.pixels(model.backbone.images.fit.height))  # [F, N, D]
-        for name, right in zip(names, found, strict=True):
+        for name, outcomes in zip(names, found, strict=True):
             seen = in_order[torch.from_numpy(one.case.shuffle)] if name["order"] == "shuffled" else in_order
             how: dict[str, Any] = {"num_voco_tokens": name["K"], "form": name["form"]}
             with answered(model, str(name["training"])):
                 prefix = shown(model, seen, "full") if name["form"] == "full" else shown(model, seen, **how)
-                right += is_right(model, prefix, one.case.questions)
+                outcomes.right += is_right(model, prefix, one.case.questions)
+                outcomes.chosen += is_likelier(model, prefix, one.case.questions)
     return list(zip(names, found, strict=True))
+
+
+@torch.inference_mode()
+def is_likelier(model: VocoModel, prefix: Prefix, questions: Sequence[QuestionAnswer]) -> Right:
+    """Whether the right one of each question's two answers has the greater probability per token."""
+    pairs = [(q, answer) for q in questions for answer in q.candidates]
+    encoded = [encode_turns(model.backbone, [Turn(q.question, answer)], max_length=512) for q, answer in pairs]
+    input_ids = torch.zeros(len(encoded), max(len(ids) for ids, _ in encoded), dtype=torch.long)
+    labelled = torch.zeros_like(input_ids, dtype=torch.bool)
+    for row, (ids, owners) in enumerate(encoded):
+        input_ids[row, : len(ids)] = torch.tensor(ids)
+        labelled[row, : len(ids)] = torch.tensor(owners) >= 0
+    logs = model(input_ids, prefix=prefix)[0][:, :-1].float().log_softmax(-1)  # [B, T - 1, vocabulary]
+    of_tokens = logs.gather(-1, input_ids[:, 1:, None])[..., 0] * labelled[:, 1:]
+    scores = (of_tokens.sum(1) / labelled[:, 1:].sum(1)).view(len(questions), 2)
+    picked = scores.argmax(1).tolist()
+    return [q.candidates[i] == q.answer for q, i in zip(questions, picked, strict=True)]
 
 
 # ---------------------------------------------------------------------- joins
@@ -263,13 +294,22 @@ def ratios(report: Report) -> dict[str, float]:
 def markdown(report: Report) -> str:
     """Variants, then joins."""
     seen = {(r["form"], r["K"], r["training"], r["order"]): r for r in report["rows"]}
-    headings = ["frames as", "training", "in order", "minus uncompressed", "shuffled"]
+    headings = [
+        "frames as",
+        "training",
+        "in order",
+        "minus uncompressed",
+        "shuffled",
+        "of the two, in order",
+        "shuffled",
+    ]
     rows = []
     for (form, k, training, order), r in seen.items():
         if order == "in order":
             what = "all vision tokens" if form == "full" else f"{form} K = {k}"
-            cells = [cell(r["accuracy"]), cell(r["difference"], sign=True)]
-            rows.append([what, training, *cells, cell(seen[form, k, training, "shuffled"]["accuracy"])])
+            shuffled = seen[form, k, training, "shuffled"]
+            cells = [cell(r["accuracy"]), cell(r["difference"], sign=True), cell(shuffled["accuracy"])]
+            rows.append([what, training, *cells, cell(r["of_two"]), cell(shuffled["of_two"])])
     joins = [
         [f"{r['form']} K = {r['K']}", r["video"], cell(r["accuracy"]), cell(r["difference"], sign=True)]
         for r in report["joins"]
