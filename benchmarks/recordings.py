@@ -130,13 +130,19 @@ class _Server:
 
     def __init__(self, path: Path, is_over: threading.Event) -> None:
         class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
             def do_GET(self) -> None:
                 self.send_response(200)
                 self.send_header("Content-Type", "video/mp2t")
-                self.send_header("Connection", "close")  # or FFmpeg takes the end for a break
+                self.send_header("Transfer-Encoding", "chunked")  # without, FFmpeg takes the end for a break
                 self.end_headers()
                 with contextlib.suppress(ConnectionError):
-                    _copy(path, self.wfile.write, is_over)
+                    _copy(path, self.write_chunk, is_over)
+                    self.write_chunk(b"")
+
+            def write_chunk(self, data: bytes) -> None:
+                self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
 
             def log_message(self, *args: object) -> None:
                 pass

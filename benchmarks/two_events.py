@@ -61,7 +61,7 @@ class Settings:
     model: str = option("voco-tiny", "checkpoint folder or embedded model")
     num_scenes: int = option(400, "test scenes; some hold no two events that can be told apart")
     budgets: tuple[int, ...] = option((1, 4, 8), "K: VoCo tokens a frame")
-    num_joined_scenes: int = option(150, "scenes that are encoded, cut and joined")
+    num_joined_scenes: int = option(100, "scenes that are encoded, cut and joined")
     joined_budgets: tuple[int, ...] = option((8,), "K of joins")
     seed: int = option(0, "of the scenes")
 

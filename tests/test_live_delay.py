@@ -21,8 +21,8 @@ from voco_video.data.rendering import render
 FPS, SIZE = 10, 64
 EVENT_SECONDS = (6.3, 8.3)
 WRITTEN_SECONDS = EVENT_SECONDS[1] + 5.0
-# A grid of one second waits for the next frame to know that one was the last before a tick; the recorder's container,
-# the parser and the decoder hold back a frame or two each.
+# A grid of one second waits for a frame past the tick. Of MPEG-TS the container and the parser hold back a frame each,
+# until the next one shows where they end, and each further thread of the decoder one more.
 MOST_HELD_BACK_SECONDS = 1.0 + 6 / FPS
 _WAIT_SECONDS = 120.0
 
