@@ -328,20 +328,20 @@ def markdown(report: Report) -> str:
 
 
 def draw(report: Report, figure: Figure) -> None:
-    """Accuracy in order and shuffled, with and without training."""
+    """How often the right one of the two answers is likelier, in order and shuffled, with and without training."""
     panels = figure.subplots(1, len(TRAINING), sharey=True)
     for axes, training in zip(panels, TRAINING, strict=True):
         for order, colour in zip(ORDERS, ("#4878b0", "#c8c8c8"), strict=True):
             rows = [r for r in report["rows"] if (r["training"], r["order"]) == (training, order)]
             names = ["full" if r["form"] == "full" else f"{r['form']} K={r['K']}" for r in rows]
-            values, lows, highs = (np.array([r["accuracy"][n] for r in rows]) for n in ("value", "low", "high"))
+            values, lows, highs = (np.array([r["of_two"][n] for r in rows]) for n in ("value", "low", "high"))
             shift = -0.2 if order == "in order" else 0.2
             error = [values - lows, highs - values]
             axes.bar(np.arange(len(rows)) + shift, values, 0.4, yerr=error, color=colour, label=order, capsize=2)
             axes.set_xticks(range(len(rows)), names, rotation=45, fontsize=8)
         axes.axhline(report["chance"], color="black", linestyle=":", linewidth=1, label="guessing")
         axes.set(ylim=(0, 1), title=f"{training} temporal training")
-    panels[0].set(ylabel="accuracy")
+    panels[0].set(ylabel="likelier of the two answers is right")
     panels[0].legend(fontsize=8)
 
 
