@@ -305,6 +305,25 @@ def ratios(report: Report) -> dict[str, float]:
     return found
 
 
+def hour_bytes(fps: float) -> list[Report]:
+    """What an hour takes in 16 bit, from the shapes alone."""
+    return [
+        {"shape": name, "form": form, "K": k, "bytes": 3600 * fps * shape.frame_bytes(form, k, bytes_each=2)}
+        for name, shape in SHAPES.items()
+        for form in ("kv", "embeds")
+        for k in (1, 8)
+    ]
+
+
+def hour_table(rows: list[Report]) -> str:
+    """A row a shape, a column for each form and K."""
+    size = {(r["shape"], r["form"], r["K"]): f"{r['bytes'] / 1e6:,.1f} MB" for r in rows}
+    columns = list(dict.fromkeys((r["form"], r["K"]) for r in rows))
+    shapes = dict.fromkeys(r["shape"] for r in rows)
+    cells = [[name, *(size[name, form, k] for form, k in columns)] for name in shapes]
+    return table(["", *(f"{form} K = {k}" for form, k in columns)], cells)
+
+
 def markdown(report: Report) -> str:
     """Two tables."""
     steps = ("write", "first", "again", "slice")

@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from blake3 import blake3
 
-from benchmarks.cache import SHAPES
+from benchmarks.cache import hour_bytes, hour_table
 from benchmarks.clips import CLIPS, make_clip
 from benchmarks.errors import MismatchError
 from benchmarks.haystacks import make_haystacks
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
 QUESTION = "What moves to the left?"
 STAGES = ("decode", "wait", "vision", "llm", "write")
 WARM_UP_SECONDS = 2.0
-HOUR_BUDGETS = (1, 8)
 _CHUNK = 256
 
 
@@ -233,19 +232,6 @@ def tokens_digest(entry: CacheEntry) -> str:
     return digest.hexdigest()
 
 
-# ---------------------------------------------------------------------- bytes
-
-
-def hour_bytes(fps: float) -> list[Report]:
-    """What an hour takes in 16 bit, from models' shapes alone."""
-    return [
-        {"shape": name, "form": form, "K": k, "bytes": 3600 * fps * shape.frame_bytes(form, k, bytes_each=2)}
-        for name, shape in SHAPES.items()
-        for form in ("kv", "embeds")
-        for k in HOUR_BUDGETS
-    ]
-
-
 # ---------------------------------------------------------------------- overlap
 
 
@@ -337,6 +323,8 @@ def markdown(report: Report) -> str:
             "# Longer videos",
             "Total and stages on the clock, first frames and what a frame costs in seconds of the processor.",
             table(headings, rows),
+            f"The longest video against each shorter one: peak memory {compared(report, 'peak_bytes')}; CPU a frame "
+            f"{compared(report, 'cpu_seconds')}.",
             f"Killed with SIGKILL at half of {k['num_frames']} frames; the next run found {k['num_resumed_frames']} "
             f"and took {seconds_cell(k['total'])} ({seconds_cell(k['total'], cpu=True)} CPU) for the others. The entry "
             "verifies, and its tokens are those of the unbroken run, to the last bit.",
@@ -351,13 +339,10 @@ def markdown(report: Report) -> str:
     )
 
 
-def hour_table(rows: list[Report]) -> str:
-    """A row a shape, a column for each form and K."""
-    size = {(r["shape"], r["form"], r["K"]): f"{r['bytes'] / 1e6:,.1f} MB" for r in rows}
-    columns = list(dict.fromkeys((r["form"], r["K"]) for r in rows))
-    shapes = dict.fromkeys(r["shape"] for r in rows)
-    cells = [[name, *(size[name, form, k] for form, k in columns)] for name in shapes]
-    return table(["", *(f"{form} K = {k}" for form, k in columns)], cells)
+def compared(report: Report, what: str) -> str:
+    """A figure of the longest video over that of every shorter one; processor seconds by the frame."""
+    values = [r[what] if what in r else r["total"][what] / r["num_frames"] for r in report["rows"]]
+    return ", ".join(f"x {values[-1] / value:.3f}" for value in values[:-1])
 
 
 def draw(report: Report, figure: Figure) -> None:
