@@ -1,6 +1,6 @@
 """1 minute to hours of video from file to answer: time, memory, bytes, a killed run, how decoding and model overlap.
 
-    python -m benchmarks.scaling [--quick] [--durations 1 10 60 120] [--pictures small]
+    python -m benchmarks.scaling [--quick] [--pictures small]
 
 A generated 720p H.264 clip, one frame a second, voco-tiny in fp32. Every duration is compressed in a process of its own
 into an empty cache, so that its memory is its own; then a question is asked of the whole video at K = 1. What a process
@@ -62,7 +62,7 @@ class Settings:
     """What is measured."""
 
     unit_seconds: int = option(60, "seconds that are encoded; longer videos repeat them")
-    durations: tuple[int, ...] = option((1, 10, 60), "of the videos, in that unit")
+    durations: tuple[int, ...] = option((1, 10, 60, 120), "of the videos, in that unit")
     overlap_duration: int = option(10, "of the video for the overlap, in that unit")
     pictures: str = option("720p", "720p, or small for MovingShapes of 64 x 64 that are stored at 1 fps")
     fps: float = option(1.0, "frames a second that are compressed")

@@ -432,6 +432,7 @@ def test_the_likelier_answer_is_the_one_with_the_smaller_loss(bench):
     case = next(bench.two_events.two_event_cases(20, seed=1)).case
     prefix = model.prefix(model.compress(model.vision_tokens(case.pixels(64)), form="kv"))
 
+    @torch.no_grad()
     def loss(question, answer):
         ids, owners = encode_turns(model.backbone, [Turn(question, answer)], max_length=512)
         labels = torch.tensor([[i if owner >= 0 else -100 for i, owner in zip(ids, owners)]])

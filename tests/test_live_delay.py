@@ -63,7 +63,6 @@ def wait_for(find: Callable[[], CompressedVideo | None]) -> CompressedVideo:
     raise AssertionError("it was never published")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["file", "pipe"])
 def test_what_ended_five_seconds_earlier_is_seen_though_nothing_more_comes(tmp_path: Path, scene: Scene, kind: str):
     """The recorder pauses five seconds of its own time after the event, with the source open."""
