@@ -48,18 +48,25 @@ PAGE_BYTES = 4096
 
 @dataclass(frozen=True)
 class Shape:
-    """What one frame's VoCo token is at K = 1: keys and values of all layers."""
+    """What one frame's VoCo token is at K = 1: keys and values of all layers, or one hidden state."""
 
     layers: int
     kv_heads: int
     head_dim: int
+    width: int
     dtype: str
+
+    def frame_bytes(self, form: str, num_voco_tokens: int, *, bytes_each: int) -> int:
+        """One frame in the cache: keys, values and an int32 position of every token, or its last hidden state."""
+        if form == "embeds":
+            return num_voco_tokens * self.width * bytes_each
+        return num_voco_tokens * (2 * self.layers * self.kv_heads * self.head_dim * bytes_each + 4)
 
 
 SHAPES = {
-    "voco-tiny": Shape(5, 4, 32, "float32"),
-    "Qwen2-7B": Shape(28, 4, 128, "float16"),
-    "Vicuna-7B": Shape(32, 32, 128, "float16"),
+    "voco-tiny": Shape(5, 4, 32, 128, "float32"),
+    "Qwen2-7B": Shape(28, 4, 128, 3584, "float16"),
+    "Vicuna-7B": Shape(32, 32, 128, 4096, "float16"),
 }
 
 
@@ -296,6 +303,25 @@ def ratios(report: Report) -> dict[str, float]:
         sizes = row["bytes_per_frame"]
         found[f"{row['form']} {row['dtype']}: native bytes over int8 bytes"] = sizes["native"] / sizes["int8"]
     return found
+
+
+def hour_bytes(fps: float) -> list[Report]:
+    """What an hour takes in 16 bit, from the shapes alone."""
+    return [
+        {"shape": name, "form": form, "K": k, "bytes": 3600 * fps * shape.frame_bytes(form, k, bytes_each=2)}
+        for name, shape in SHAPES.items()
+        for form in ("kv", "embeds")
+        for k in (1, 8)
+    ]
+
+
+def hour_table(rows: list[Report]) -> str:
+    """A row a shape, a column for each form and K."""
+    size = {(r["shape"], r["form"], r["K"]): f"{r['bytes'] / 1e6:,.1f} MB" for r in rows}
+    columns = list(dict.fromkeys((r["form"], r["K"]) for r in rows))
+    shapes = dict.fromkeys(r["shape"] for r in rows)
+    cells = [[name, *(size[name, form, k] for form, k in columns)] for name in shapes]
+    return table(["", *(f"{form} K = {k}" for form, k in columns)], cells)
 
 
 def markdown(report: Report) -> str:

@@ -7,6 +7,7 @@ needle is seen in exactly two frames, and nothing but the video's length is out 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -66,25 +67,31 @@ def make_haystacks(
 
 
 def _make(folder: Path, num_seconds: int, depths: tuple[float, ...], per_depth: int, *, seed: int) -> Haystack:
-    rng = np.random.default_rng(seed)
-    every = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
-    names = [every[i] for i in rng.permutation(len(every))[: len(depths) * per_depth]]
-    hay = _scenes(num_seconds, set(names), seed)
-    needles, objects = [], []
-    for i, depth in enumerate(depths):
-        for j in range(per_depth):
-            start = _start(depth, j, per_depth, num_seconds)
-            name = names[i * per_depth + j]
-            thing = _needle_object(name, start, hay, rng)
-            objects.append(thing)
-            needles.append(Needle(depth, name, place_name(*thing.start), start))
-    scene = Scene((*hay, *objects), float(num_seconds), FPS, (224, 224, 222))
+    places = [(depth, _start(depth, j, per_depth, num_seconds)) for depth in depths for j in range(per_depth)]
+    scene, needles = needle_scene(num_seconds, [start for _, start in places], fps=FPS, seed=seed)
+    needles = [replace(needle, depth=depth) for needle, (depth, _) in zip(needles, places, strict=True)]
     # Named after what it shows: when the generator changes, clips it made before show something else.
     path = folder / f"haystack_{num_seconds}s_{blake3(repr(scene).encode()).hexdigest()[:16]}.mp4"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         write_clip(scene, path, size=SIZE)
     return Haystack(path, num_seconds, tuple(sorted(needles, key=lambda n: n.start_seconds)))
+
+
+def needle_scene(
+    num_seconds: int, starts_seconds: Sequence[float], *, fps: int, seed: int
+) -> tuple[Scene, list[Needle]]:
+    """A haystack as a scene, and a needle for each of the times at which one is wanted."""
+    rng = np.random.default_rng(seed)
+    every = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
+    names = [every[i] for i in rng.permutation(len(every))[: len(starts_seconds)]]
+    hay = _scenes(num_seconds, set(names), seed)
+    objects = [_needle_object(name, start, hay, rng) for name, start in zip(names, starts_seconds, strict=True)]
+    needles = [
+        Needle(start / num_seconds, thing.name, place_name(*thing.start), start)
+        for thing, start in zip(objects, starts_seconds, strict=True)
+    ]
+    return Scene((*hay, *objects), float(num_seconds), fps, (224, 224, 222)), needles
 
 
 def _start(depth: float, number: int, per_depth: int, num_seconds: int) -> float:

@@ -23,6 +23,7 @@ def bench():
     sys.path.insert(0, str(ROOT))
     names = ("timing", "errors", "report", "shapes", "rivals", "ceiling", "compress", "compress_rivals", "answer")
     names += ("cache", "scaling", "decode", "guard", "clips", "haystacks", "needle", "seven_b", "__main__")
+    names += ("recordings", "live", "two_events")
     yield SimpleNamespace(**{name: importlib.import_module(f"benchmarks.{name}") for name in names})
     sys.path.remove(str(ROOT))
 
@@ -303,6 +304,28 @@ def test_scaling(bench, clips, tmp_path, monkeypatch):
     assert second["size_bytes"] > 1.5 * first["size_bytes"]
     assert first["peak_bytes"] >= first["loaded_bytes"] > 0
     assert list(report["overlap"]["sides"]) == ["decode", "model", "both"]
+    each_more = (second["total"]["cpu_seconds"] - first["total"]["cpu_seconds"]) / 2
+    assert [row["cpu_seconds_each_more"] for row in report["rows"]] == [None, pytest.approx(each_more)]
+    assert report["killed"]["num_frames"] == 4
+    assert report["killed"]["tokens_digest"] == second["tokens_digest"] != first["tokens_digest"]
+
+
+def test_a_killed_run_that_gives_other_tokens_is_not_reported(bench, clips, mismatch, monkeypatch):
+    monkeypatch.setattr(bench.scaling, "in_process", lambda function, *arguments: function(*arguments))
+    clip = bench.clips.make_clip(clips, "h264", 2, 1)
+    with pytest.raises(mismatch, match="killed and resumed"):
+        bench.scaling.measure_killed(clip, bench.scaling.QUICK, "0" * 64)
+
+
+@pytest.mark.parametrize("form", ["kv", "embeds"])
+def test_bytes_from_shapes_are_those_of_an_entry(bench, tmp_path, form):
+    model = bench.scaling.load_model("voco-tiny", dtype="float32", cache_dir=tmp_path)
+    voco, shape = model.voco, bench.cache.SHAPES["voco-tiny"]
+    tokens = voco.compress(voco.vision_tokens(bench.shapes.random_pixels(voco, 3)), num_voco_tokens=4, form=form)
+    with model.cache.writer(bench.cache.CacheKey("0" * 64, model.fingerprint, {}), facts={}) as writer:
+        writer.append(tokens.tensors(), np.arange(3.0))
+        entry = writer.finish({})
+    assert entry.bytes_per_frame == shape.frame_bytes(form, 4, bytes_each=4)
 
 
 def test_needle(bench, clips, tmp_path):
@@ -314,6 +337,109 @@ def test_needle(bench, clips, tmp_path):
         assert row["num_pairs"] == 1
     full = [r for r in report["rows"] if r["form"] == "full"]
     assert all(r["found"] == {"0.3": 1.0, "0.7": 1.0} and r["pairs_found"] == 1.0 for r in full), "it sees every frame"
+
+
+@pytest.mark.slow
+def test_live(bench, tmp_path, monkeypatch):
+    """Followed by threads of this process, which are there at once."""
+    from concurrent.futures import ThreadPoolExecutor
+    from contextlib import contextmanager
+
+    @contextmanager
+    def following(live, cache, settings):
+        model = bench.live.load_model("voco-tiny", cache_dir=cache.cache_dir)
+        streams = [model.open_stream(live.sources[kind], name=kind, publish_seconds=0.5) for kind in settings.sources]
+        stopped = []
+
+        def follow(stream):
+            with stream:
+                for _ in stream:
+                    if stopped:
+                        return
+
+        with ThreadPoolExecutor() as pool:
+            done = [pool.submit(follow, stream) for stream in streams]
+            try:
+                yield
+            finally:
+                stopped.append(True)
+        for future in done:
+            future.result()
+
+    monkeypatch.setattr(bench.live, "following", following)
+    flags = ("--sources", "file", "pipe", "http", "--lead-seconds", "9", "--num-publications", "5")
+    report = run(bench.live, tmp_path, *flags)
+    assert [row["source"] for row in report["rows"]] == ["file", "pipe", "http"]
+    for row in report["rows"]:
+        assert -2 < row["first_frame"]["seconds"][0] <= row["all_frames"]["seconds"][0]
+    truth = report["command"]["truth"]
+    assert report["command"]["answers"] == dict.fromkeys(("file", "pipe", "http"), truth)
+    assert report["publishing"]["log_bytes_each"] > 100
+
+
+def test_a_recorder_writes_what_the_scene_shows(bench, tmp_path):
+    from voco_video import Fit, Sampling, read_frames
+    from voco_video.data.rendering import render
+
+    scene, (needle,) = bench.haystacks.needle_scene(6, [2.0], fps=5, seed=1)
+    times = []
+    bench.recordings.write_live(
+        scene, tmp_path / "a.ts", size=64, wait_until=lambda seconds: times.append(seconds) or 0
+    )
+    assert times == [n / 5 for n in range(30)]
+    frames = read_frames(tmp_path / "a.ts", Sampling(fps=5), fit=Fit(64, 64, mode="stretch"))
+    assert frames.pts_seconds == pytest.approx(times, abs=1e-3)
+    shown = render(scene, times, size=64)
+    assert np.abs(frames.pixels.astype(int) - shown).mean() < 4
+    assert np.abs(shown[9].astype(int) - shown[10]).max() > 100, f"{needle} appears"
+
+
+def test_two_events(bench, tmp_path):
+    report = run(bench.two_events, tmp_path, "--num-scenes", "6", "--num-joined-scenes", "6")
+    seen = {(r["form"], r["K"], r["training"], r["order"]): r for r in report["rows"]}
+    assert seen.keys() == {
+        (form, k, training, order)
+        for form, k in (("kv", 1), ("embeds", 1), ("full", 0))
+        for training in ("with", "without")
+        for order in ("in order", "shuffled")
+    }
+    assert seen["full", 0, "with", "in order"]["difference"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert report["chance"] == 0.5
+    assert {r["video"] for r in report["joins"]} == {"one clip", "two clips, joined", "window of a long video"}
+
+
+def test_two_event_questions_need_both_events(bench):
+    """Each names both shapes, and frames without their order leave two answers."""
+    from voco_video.data.moving_shapes import staggered_pairs
+
+    cases = list(bench.two_events.two_event_cases(20, seed=1))
+    assert len(cases) > 5
+    for one in cases:
+        ((early, late),) = staggered_pairs(one.case.scene)
+        for q in one.case.questions:
+            assert len(q.candidates) == 2
+            assert q.needs_order
+            is_about = [name in q.question for name in (early.colour, early.shape, late.colour, late.shape)]
+            assert any(is_about[:2]), q
+            assert any(is_about[2:]), q
+
+
+def test_the_likelier_answer_is_the_one_with_the_smaller_loss(bench):
+    from voco_video.data.samples import Turn
+    from voco_video.training.batches import encode_turns
+
+    model = bench.shapes.make_model("voco-tiny")
+    case = next(bench.two_events.two_event_cases(20, seed=1)).case
+    prefix = model.prefix(model.compress(model.vision_tokens(case.pixels(64)), form="kv"))
+
+    @torch.no_grad()
+    def loss(question, answer):
+        ids, owners = encode_turns(model.backbone, [Turn(question, answer)], max_length=512)
+        labels = torch.tensor([[i if owner >= 0 else -100 for i, owner in zip(ids, owners)]])
+        return float(model(torch.tensor([ids]), prefix=prefix, labels=labels)[1])
+
+    expected = [min(q.candidates, key=lambda c: loss(q.question, c)) == q.answer for q in case.questions]
+    assert bench.two_events.is_likelier(model, prefix, case.questions) == expected
 
 
 def test_needles_are_in_the_haystack_and_nowhere_else(bench, tmp_path):

@@ -71,7 +71,7 @@ class StreamOptions:
     fps: float = 1.0
     name: str | None = None
     resume: bool = False
-    publish_seconds: float = 3.0
+    publish_seconds: float = 1.0
     idle_seconds: float = 30.0
     end_marker: str | Path | None = None
     when_behind: WhenBehind | None = None

@@ -38,7 +38,7 @@ Name = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="With --follow: go on with this source's latest entry.")]
 PublishSeconds = Annotated[
-    float | None, typer.Option(help="With --follow: let others read what is new this often. [default: 3]")
+    float | None, typer.Option(help="With --follow: let others read what is new this often. [default: 1]")
 ]
 IdleSeconds = Annotated[
     float | None,
