@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from voco_video.backbone import Backbone, ImageSettings, PromptTemplate
 from voco_video.checkpoint import load_voco_model
 from voco_video.frames import Fit
+from voco_video.loading import LoadOptions
 from voco_video.model import VocoModel
 
 NUM_VOCO_TOKENS = 8
@@ -55,7 +56,7 @@ SHAPES = {
 
 
 def make_model(
-    name: str, *, dtype: str = "float32", device: str = "cpu", attention: str = "sdpa", seed: int = 0
+    name: str, *, dtype: str = "float32", device: str = "cpu", attention: str = "auto", seed: int = 0
 ) -> VocoModel:
     """A model of `MODELS`, in eval mode; random weights are the same on every call."""
     if name == "voco-tiny":
@@ -65,7 +66,7 @@ def make_model(
 
     shape = SHAPES[name]
     config = _config(shape)
-    config._attn_implementation = attention
+    config._attn_implementation = LoadOptions(device, dtype, attention).attention
     torch.manual_seed(seed)
     # Made in its own type: 7b would be 28 GB first in float32.
     with torch.device(device), default_dtype(getattr(torch, dtype)), no_init_weights():
