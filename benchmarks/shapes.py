@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from voco_video.backbone import Backbone, ImageSettings, PromptTemplate
+from voco_video.batching import keep_freed_memory
 from voco_video.checkpoint import load_voco_model
 from voco_video.frames import Fit
 from voco_video.loading import LoadOptions
@@ -64,6 +65,8 @@ def make_model(
     from transformers import LlavaForConditionalGeneration
     from transformers.initialization import no_init_weights
 
+    if device == "cpu":
+        keep_freed_memory()  # as loading does
     shape = SHAPES[name]
     config = _config(shape)
     config._attn_implementation = LoadOptions(device, dtype, attention).attention

@@ -16,6 +16,7 @@ import torch
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, GenerationConfig
 
 from voco_video.backbones import family_of
+from voco_video.batching import keep_freed_memory
 from voco_video.blocked_attention import BLOCKED, has_bfloat16
 from voco_video.checkpoint_files import StoredWeight
 from voco_video.errors import ModelError, UsageError
@@ -123,6 +124,8 @@ def load_image_text_model(
 ) -> Any:
     """A Hugging Face image-text model in eval mode, its weights read straight to where they belong.
 
+    On a CPU the process keeps some of the memory that it frees from then on (`keep_freed_memory`).
+
     Args:
         config: its configuration.
         weights: by the names in its files; the library's own renamings of older names apply.
@@ -132,6 +135,8 @@ def load_image_text_model(
         UsageError: an option that needs what is not installed.
         ModelError: weights are missing or do not fit, or the model does not fit the devices.
     """
+    if options.torch_device.type == "cpu":
+        keep_freed_memory()
     single = {"": options.torch_device}
     kind: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
     try:
