@@ -16,6 +16,7 @@ import torch
 
 from benchmarks.report import Benchmark, Report, option, seconds_cell, table
 from benchmarks.timing import Timing, check_same, interleaved, time_once
+from voco_video.blocked_attention import has_bfloat16
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -92,7 +93,7 @@ def is_fast(dtype: str, *, device: str = "cpu") -> bool:
     """Whether the device computes in that type, rather than in another one by way of conversions."""
     if device != "cpu" or dtype == "float32":
         return True
-    return dtype == "bfloat16" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == "bfloat16" and has_bfloat16()
 
 
 def best_rate(chosen: dict[str, Product], timings: dict[str, Timing], *, cpu: bool = False) -> float:

@@ -41,7 +41,7 @@ class Settings:
     batch_sizes: tuple[int, ...] = option((1, 4, 16), "frames per forward pass")
     num_voco_tokens: int = option(1, "K")
     device: str = option("cpu", "cpu or cuda")
-    attention: tuple[str, ...] = option(("sdpa",), "attention of Hugging Face models, such as sdpa, flash_attention_2")
+    attention: tuple[str, ...] = option(("auto",), "kinds of attention: auto, sdpa, blocked, flash_attention_2")
     repeats: int = option(5, "rounds over all sides")
     max_seconds: float = option(60.0, "for a model and type no round begins after this long")
 
@@ -59,7 +59,8 @@ def measure(settings: Settings) -> Report:
                 continue
             for attention in settings.attention:
                 model = make_model(name, dtype=dtype, device=settings.device, attention=attention)
-                groups.append({"model": name, "dtype": dtype, "attention": attention} | measure_model(model, settings))
+                chosen = model.backbone.text_config._attn_implementation
+                groups.append({"model": name, "dtype": dtype, "attention": chosen} | measure_model(model, settings))
     return {"groups": groups, "not_run": not_run}
 
 

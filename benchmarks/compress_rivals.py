@@ -57,9 +57,14 @@ QUICK = Settings(models=("small",), num_frames=(4,), repeats=3, max_seconds=10.0
 
 @dataclass(frozen=True)
 class Work:
-    """A video in memory and the questions about it."""
+    """A video in memory and the questions about it.
+
+    Attributes:
+        rival: the same weights with the library's own attention, for the other sides.
+    """
 
     model: VocoModel
+    rival: VocoModel
     pixels: Any
     questions: tuple[Tensor, ...]
     num_voco_tokens: int
@@ -76,22 +81,22 @@ def by_voco_video(work: Work) -> Tensor:
 def by_published(work: Work) -> Tensor:
     """One sequence for each question."""
     k = work.num_voco_tokens
-    logits = [rivals.published_logits(work.model, work.pixels, ids, num_voco_tokens=k) for ids in work.questions]
+    logits = [rivals.published_logits(work.rival, work.pixels, ids, num_voco_tokens=k) for ids in work.questions]
     return torch.stack(logits)
 
 
 def by_llava(work: Work) -> Tensor:
     """Hugging Face's prefill for each question."""
-    return torch.stack([rivals.llava_logits(work.model, work.pixels, ids) for ids in work.questions])
+    return torch.stack([rivals.llava_logits(work.rival, work.pixels, ids) for ids in work.questions])
 
 
 def by_llava_kept(work: Work) -> Tensor:
     """Hugging Face's prefill once, its cache cut back to the frames for each further question."""
     cache = DynamicCache()
     first, *others = work.questions
-    logits = [rivals.llava_logits(work.model, work.pixels, first, cache=cache)]
+    logits = [rivals.llava_logits(work.rival, work.pixels, first, cache=cache)]
     num_cached = cache.get_seq_length() - len(first)
-    logits += [rivals.llava_logits_after(work.model, cache, num_cached, ids) for ids in others]
+    logits += [rivals.llava_logits_after(work.rival, cache, num_cached, ids) for ids in others]
     return torch.stack(logits)
 
 
@@ -110,7 +115,7 @@ def check_sides(work: Work, *, tolerance: float) -> dict[str, float]:
         MismatchError: by more than the tolerance.
     """
     compressed = {name: SIDES[name](work) for name in ("published", OURS)}
-    whole = torch.stack([rivals.uncompressed_logits(work.model, work.pixels, ids) for ids in work.questions])
+    whole = torch.stack([rivals.uncompressed_logits(work.rival, work.pixels, ids) for ids in work.questions])
     uncompressed = {"all vision tokens": whole} | {name: SIDES[name](work) for name in ("LLaVA", "LLaVA, kept")}
     return check_same(compressed, tolerance=tolerance) | check_same(uncompressed, tolerance=tolerance)
 
@@ -124,17 +129,19 @@ def measure(settings: Settings) -> Report:
                 not_run[dtype] = NO_KERNELS
                 continue
             model = make_model(name, dtype=dtype, device=settings.device)
+            is_theirs = model.backbone.text_config._attn_implementation == "sdpa"
+            rival = model if is_theirs else make_model(name, dtype=dtype, device=settings.device, attention="sdpa")
             for num_frames in settings.num_frames:
                 for num_questions in settings.num_questions:
-                    row = measure_row(model, num_frames, num_questions, settings)
+                    row = measure_row(model, rival, num_frames, num_questions, settings)
                     rows.append({"model": name, "dtype": dtype} | row)
     return {"rows": rows, "not_run": not_run}
 
 
-def measure_row(model: VocoModel, num_frames: int, num_questions: int, settings: Settings) -> Report:
+def measure_row(model: VocoModel, rival: VocoModel, num_frames: int, num_questions: int, settings: Settings) -> Report:
     """All sides on one video and its questions."""
     questions = tuple(random_text(model, settings.text_length, seed=q) for q in range(num_questions))
-    work = Work(model, random_pixels(model, num_frames), questions, settings.num_voco_tokens)
+    work = Work(model, rival, random_pixels(model, num_frames), questions, settings.num_voco_tokens)
     errors = check_sides(work, tolerance=TOLERANCES[str(model.backbone.dtype).removeprefix("torch.")])
     sides = {name: lambda side=side: side(work) for name, side in SIDES.items()}
     timings = interleaved(sides, repeats=settings.repeats, warm_ups=0, max_seconds=settings.max_seconds)

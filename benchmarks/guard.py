@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.errors import MismatchError
 
-NAMES = ("compress", "compress_rivals", "answer", "cache", "scaling", "decode")
+NAMES = ("attention", "compress", "compress_rivals", "answer", "cache", "scaling", "decode")
 FLOORS = Path(__file__).parent / "floors.json"
 MARGIN = 0.35  # the share of a ratio that may be lost to noise and to another machine before it counts
 

@@ -21,8 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from voco_video.backbone import Backbone, ImageSettings, PromptTemplate
+from voco_video.batching import keep_freed_memory
 from voco_video.checkpoint import load_voco_model
 from voco_video.frames import Fit
+from voco_video.loading import LoadOptions
 from voco_video.model import VocoModel
 
 NUM_VOCO_TOKENS = 8
@@ -55,7 +57,7 @@ SHAPES = {
 
 
 def make_model(
-    name: str, *, dtype: str = "float32", device: str = "cpu", attention: str = "sdpa", seed: int = 0
+    name: str, *, dtype: str = "float32", device: str = "cpu", attention: str = "auto", seed: int = 0
 ) -> VocoModel:
     """A model of `MODELS`, in eval mode; random weights are the same on every call."""
     if name == "voco-tiny":
@@ -63,9 +65,11 @@ def make_model(
     from transformers import LlavaForConditionalGeneration
     from transformers.initialization import no_init_weights
 
+    if device == "cpu":
+        keep_freed_memory()  # as loading does
     shape = SHAPES[name]
     config = _config(shape)
-    config._attn_implementation = attention
+    config._attn_implementation = LoadOptions(device, dtype, attention).attention
     torch.manual_seed(seed)
     # Made in its own type: 7b would be 28 GB first in float32.
     with torch.device(device), default_dtype(getattr(torch, dtype)), no_init_weights():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -269,3 +270,28 @@ def test_auto_on_the_command_line(capsys, monkeypatch, clip):
             cli.main()
         assert exit_.value.code == 0
     assert '"from_cache": true' in capsys.readouterr().out, "the size of a batch is no part of what is kept"
+
+
+FAULTS = """
+import resource, torch
+from voco_video.batching import keep_freed_memory
+keep_freed_memory()
+def batch():
+    return [torch.ones(3_000_000) for _ in range(4)]
+for _ in range(5):
+    batch()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    batch()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is told")
+@pytest.mark.parametrize("chosen", [{}, {"MALLOC_MMAP_THRESHOLD_": "65536"}])
+def test_freed_memory_is_kept_unless_the_environment_says_otherwise(chosen):
+    """480 MB of batches: kept memory is mapped in once; else every page of every batch, 4 KiB or 2 MiB each."""
+    unset = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    command = [sys.executable, "-c", FAULTS]
+    faults = int(subprocess.run(command, env=unset | chosen, capture_output=True, check=True, text=True).stdout)
+    assert (faults > 200) == bool(chosen)

@@ -22,7 +22,7 @@ def bench():
     """The modules of `benchmarks`, which is no part of the installed package, by name."""
     sys.path.insert(0, str(ROOT))
     names = ("timing", "errors", "report", "shapes", "rivals", "ceiling", "compress", "compress_rivals", "answer")
-    names += ("cache", "scaling", "decode", "guard", "clips", "haystacks", "needle", "seven_b", "__main__")
+    names += ("attention", "cache", "scaling", "decode", "guard", "clips", "haystacks", "needle", "seven_b", "__main__")
     names += ("recordings", "live", "two_events")
     yield SimpleNamespace(**{name: importlib.import_module(f"benchmarks.{name}") for name in names})
     sys.path.remove(str(ROOT))
@@ -192,7 +192,7 @@ def test_compress_rivals(bench, tmp_path):
 @pytest.fixture
 def work(bench, tiny):
     questions = tuple(bench.shapes.random_text(tiny, 6, seed=seed) for seed in range(2))
-    return bench.compress_rivals.Work(tiny, bench.shapes.random_pixels(tiny, 3), questions, 2)
+    return bench.compress_rivals.Work(tiny, tiny, bench.shapes.random_pixels(tiny, 3), questions, 2)
 
 
 def test_the_published_mask_is_the_tests_own(bench):

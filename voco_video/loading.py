@@ -16,11 +16,13 @@ import torch
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, GenerationConfig
 
 from voco_video.backbones import family_of
+from voco_video.batching import keep_freed_memory
+from voco_video.blocked_attention import BLOCKED, has_bfloat16
 from voco_video.checkpoint_files import StoredWeight
 from voco_video.errors import ModelError, UsageError
 
 WeightBits = Literal[4, 8, 16]
-ATTENTION_IMPLEMENTATIONS = ("auto", "sdpa", "flash_attention_2", "eager")
+ATTENTION_IMPLEMENTATIONS = ("auto", "sdpa", "flash_attention_2", "eager", BLOCKED)
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
@@ -31,8 +33,9 @@ class LoadOptions:
     Attributes:
         device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``, ``cuda:1``, ...
         dtype: ``auto`` (bfloat16 on CUDA, float32 elsewhere), ``float32``, ``bfloat16`` or ``float16``.
-        attn_implementation: ``auto`` (flash-attn on CUDA in 16 bit where it is installed, else sdpa), ``sdpa``,
-            ``flash_attention_2`` (the flash-attn extra) or ``eager``.
+        attn_implementation: ``sdpa``, ``flash_attention_2`` (the flash-attn extra), ``eager``, ``blocked`` (see
+            `voco_video.blocked_attention`), or ``auto``: flash-attn on CUDA in 16 bit where it is installed, blocked
+            in bfloat16 on processors that compute in it, else sdpa.
         device_map: spread layers over all devices there are: ``auto``, ``balanced``, ``balanced_low_0``,
             ``sequential``, or a device for every part of the model by name. None puts all on ``device``.
         weight_bits: 16 for ``dtype`` as it is; 8 or 4 for the decoder's matrices in bitsandbytes' types, on CUDA.
@@ -80,6 +83,8 @@ class LoadOptions:
         """``attn_implementation``, resolved."""
         if self.attn_implementation != "auto":
             return self.attn_implementation
+        if self.torch_device.type == "cpu":
+            return BLOCKED if self.torch_dtype == torch.bfloat16 and has_bfloat16() else "sdpa"
         has_flash = self.torch_device.type == "cuda" and find_spec("flash_attn") is not None
         return "flash_attention_2" if has_flash and self.torch_dtype != torch.float32 else "sdpa"
 
@@ -119,6 +124,8 @@ def load_image_text_model(
 ) -> Any:
     """A Hugging Face image-text model in eval mode, its weights read straight to where they belong.
 
+    On a CPU the process keeps some of the memory that it frees from then on (`keep_freed_memory`).
+
     Args:
         config: its configuration.
         weights: by the names in its files; the library's own renamings of older names apply.
@@ -128,6 +135,8 @@ def load_image_text_model(
         UsageError: an option that needs what is not installed.
         ModelError: weights are missing or do not fit, or the model does not fit the devices.
     """
+    if options.torch_device.type == "cpu":
+        keep_freed_memory()
     single = {"": options.torch_device}
     kind: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
     try:

@@ -107,7 +107,7 @@ DeviceMap = Annotated[
     typer.Option(help="Spread layers over all GPUs: auto, balanced, balanced_low_0 or sequential.", metavar="HOW"),
 ]
 WeightBits = Annotated[int, typer.Option(help="8 or 4: the decoder's weights in that many bits, on a GPU.")]
-Attention = Annotated[str, typer.Option("--attention", help="auto, sdpa, flash_attention_2 or eager.")]
+Attention = Annotated[str, typer.Option("--attention", help="auto, sdpa, flash_attention_2, eager or blocked.")]
 Decoder = Annotated[DecoderChoice, typer.Option(help="What decodes the video.")]
 CacheDir = Annotated[
     Path | None, typer.Option(help="Frame cache. [default: $VOCO_VIDEO_CACHE_DIR or ~/.cache/voco-video]")
