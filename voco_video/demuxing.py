@@ -1,7 +1,8 @@
-"""Opening a file and listing its packets: one pass over the container, no decoding but of the first picture.
+"""Opening a file and listing its packets: one pass over the container, decoding up to the first picture only.
 
 After this pass nothing about time is guessed: a frame is known by its presentation time in ticks, a place in the
-file by its number in the packet list.
+file by its number in the packet list. A small file is opened and read once: its packets and the decoder that has
+begun on them stay for the first reading of its frames.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -26,6 +27,8 @@ Ticks = npt.NDArray[np.int64]
 # FFmpeg "plays" text files as terminal art, and playlists would send it to other files or hosts.
 _NOT_VIDEO_FORMATS = frozenset({"tty", "bin", "xbin", "adf", "idf", "hls", "concat", "dash", "sdp", "rtsp"})
 _MAX_PACKETS_TO_FIRST_PICTURE = 500
+# The packets of a file no larger than this are kept; opening a larger one again costs little beside decoding it.
+KEPT_BYTES = 32 << 20
 _NO_TIME = -(1 << 62)
 
 
@@ -83,12 +86,26 @@ class StreamFacts:
     num_video_streams: int
 
 
+@dataclass(frozen=True)
+class Begun:
+    """Decoding from the first packet on that can be gone on with: `num_packets` are in the decoder, `frames` came out."""
+
+    num_packets: int
+    frames: Sequence[Any]
+
+
 class Source:
     """One opened container with its video stream: the one FFmpeg calls best (default flag, then size and rate).
 
-    num_threads: decoder threads; None for as many as suit the machine, which also decode several frames at a time.
+    num_threads:   decoder threads; None for as many as suit the machine, which also decode several frames at a time
+    kept_packets:  after `scan` of a small file all its packets, else empty
+    begun:         after `scan` of a small file what its decoder has done so far, until it is made to do something else
+
     Raises VideoError when the file cannot be opened or has no video in it.
     """
+
+    kept_packets: Sequence[Any] = ()
+    begun: Begun | None = None
 
     def __init__(self, path: str | os.PathLike[str], *, num_threads: int | None = None) -> None:
         self.path = Path(path)
@@ -106,6 +123,10 @@ class Source:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. Safe to call twice."""
         self.container.close()
 
     def packets(self) -> Iterator[Any]:
@@ -176,17 +197,55 @@ def _open_decoder(path: Path, decoder: Any, num_threads: int | None) -> None:
 def scan(source: Source) -> tuple[StreamIndex, StreamFacts]:
     """List every packet of a freshly opened source. Raises VideoError when there is no packet at all.
 
-    Takes the time of reading the file once; keeps about 40 bytes per frame.
+    Takes the time of reading the file once; keeps about 40 bytes per frame, and in the source what it says there.
     """
-    rows, first_picture = _PacketRows(), None
+    rows, start = _PacketRows(), _Start(source.decoder)
+    kept: list[Any] | None = [] if source.path.stat().st_size <= KEPT_BYTES else None
     for packet in source.packets():
         shows = not packet.is_discard and _shows_picture(source.decoder.codec.canonical_name, packet)
         rows.add(packet, shows=shows, layer=source.temporal_layer(packet))
-        if first_picture is None and rows.num_packets <= _MAX_PACKETS_TO_FIRST_PICTURE:
-            first_picture = decode_alone(source.decoder, packet)
+        if kept is not None:
+            kept.append(packet)
+        if not start.frames and rows.num_packets <= _MAX_PACKETS_TO_FIRST_PICTURE:
+            start.decode(packet)
     if not rows.num_shown:
         raise VideoError(f"{source.path}: its video stream holds no frames")
-    return rows.to_index(source.stream), _facts(source, first_picture)
+    if not start.frames:
+        start.drain()
+    if kept is not None:
+        source.kept_packets, source.begun = kept, start.begun
+    return rows.to_index(source.stream), _facts(source, start.frames[0] if start.frames else None)
+
+
+class _Start:
+    """Decodes packets from the first on until a picture comes, so that the first reading can go on from there."""
+
+    def __init__(self, decoder: Any) -> None:
+        self.frames: list[Any] = []
+        self._decoder = decoder
+        self._num_packets = 0
+        self._can_go_on = True
+
+    @property
+    def begun(self) -> Begun | None:
+        return Begun(self._num_packets, self.frames) if self._can_go_on else None
+
+    def decode(self, packet: Any) -> None:
+        import av
+
+        self._num_packets += 1
+        try:
+            self.frames += self._decoder.decode(packet)
+        except av.error.FFmpegError:
+            self._can_go_on = False
+
+    def drain(self) -> None:
+        """Get what the decoder still holds; it has to be flushed before it decodes again."""
+        import av
+
+        self._can_go_on = False
+        with contextlib.suppress(av.error.FFmpegError):
+            self.frames += self._decoder.decode(None)
 
 
 def decode_alone(decoder: Any, packet: Any) -> Any | None:
