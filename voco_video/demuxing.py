@@ -88,7 +88,7 @@ class StreamFacts:
 
 @dataclass(frozen=True)
 class Begun:
-    """Decoding from the first packet on that can be gone on with: `num_packets` are in the decoder, `frames` came out."""
+    """Decoding from the first packet on, to go on with: `num_packets` went into the decoder, `frames` came out."""
 
     num_packets: int
     frames: Sequence[Any]
