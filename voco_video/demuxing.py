@@ -27,6 +27,9 @@ Ticks = npt.NDArray[np.int64]
 # FFmpeg "plays" text files as terminal art, and playlists would send it to other files or hosts.
 _NOT_VIDEO_FORMATS = frozenset({"tty", "bin", "xbin", "adf", "idf", "hls", "concat", "dash", "sdp", "rtsp"})
 _MAX_PACKETS_TO_FIRST_PICTURE = 500
+# Two frames in work per processor: one more than there are processors, which is FFmpeg's own choice, leaves some idle
+# while others wait for references, skip, or are waited for by the scaler. Beyond 16, FFmpeg warns.
+_MAX_THREADS = 16
 # The packets of a file no larger than this are kept; opening a larger one again costs little beside decoding it.
 KEPT_BYTES = 32 << 20
 _NO_TIME = -(1 << 62)
@@ -182,10 +185,15 @@ def _best_video_stream(path: Path, container: Any) -> Any:
     return stream
 
 
+def _num_processors() -> int:
+    """Those that this process may run on, where the system says which."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _open_decoder(path: Path, decoder: Any, num_threads: int | None) -> None:
     import av
 
-    decoder.thread_count = num_threads or 0  # 0: FFmpeg's own choice, one more than there are processors
+    decoder.thread_count = num_threads or min(_MAX_THREADS, 2 * _num_processors())
     decoder.thread_type = "SLICE" if num_threads == 1 else "AUTO"
     # Some decoders (dav1d) take what is to be skipped when they open, for good: open before it is ever set.
     try:
