@@ -32,6 +32,7 @@ _MAX_PACKETS_TO_FIRST_PICTURE = 500
 _MAX_THREADS = 16
 # The packets of a file no larger than this are kept; opening a larger one again costs little beside decoding it.
 KEPT_BYTES = 32 << 20
+_PACKET_BYTES = 1 << 10  # what a packet takes beside its data, generously
 _NO_TIME = -(1 << 62)
 
 
@@ -129,7 +130,8 @@ class Source:
         self.close()
 
     def close(self) -> None:
-        """Close the file. Safe to call twice."""
+        """Close the file and let go of its packets. Safe to call twice."""
+        self.kept_packets, self.begun = (), None
         self.container.close()
 
     def packets(self) -> Iterator[Any]:
@@ -208,19 +210,23 @@ def scan(source: Source) -> tuple[StreamIndex, StreamFacts]:
     Takes the time of reading the file once; keeps about 40 bytes per frame, and in the source what it says there.
     """
     rows, start = _PacketRows(), _Start(source.decoder)
-    kept: list[Any] | None = [] if source.path.stat().st_size <= KEPT_BYTES else None
+    kept: list[Any] = []
+    room_bytes = KEPT_BYTES - source.path.stat().st_size  # for what packets take beside their data
     for packet in source.packets():
         shows = not packet.is_discard and _shows_picture(source.decoder.codec.canonical_name, packet)
         rows.add(packet, shows=shows, layer=source.temporal_layer(packet))
-        if kept is not None:
+        room_bytes -= _PACKET_BYTES
+        if room_bytes >= 0:
             kept.append(packet)
+        else:
+            kept.clear()
         if not start.frames and rows.num_packets <= _MAX_PACKETS_TO_FIRST_PICTURE:
             start.decode(packet)
     if not rows.num_shown:
         raise VideoError(f"{source.path}: its video stream holds no frames")
     if not start.frames:
         start.drain()
-    if kept is not None:
+    if kept:
         source.kept_packets, source.begun = kept, start.begun
     return rows.to_index(source.stream), _facts(source, start.frames[0] if start.frames else None)
 
