@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from voco_video.demuxing import Source, StreamIndex, decode_alone
+from voco_video.demuxing import Source, StreamIndex, decode_alone, is_whole
 
 logger = logging.getLogger("voco_video")
 
@@ -118,11 +118,6 @@ def keyframes_start_anew(path: Path, index: StreamIndex, frames: Indices, stop: 
                 if not packet.is_discard and not (picture and picture.pts == packet.pts and is_whole(picture)):
                     return False
     return True
-
-
-def is_whole(frame: Any) -> bool:
-    """Whether a decoded `av.VideoFrame` says that it builds on no other."""
-    return bool(frame.key_frame or frame.pict_type == 1)
 
 
 def _run_from(index: StreamIndex, entry: int, frames: Indices, settled_pts: Indices) -> Run:

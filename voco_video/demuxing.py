@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from voco_video.errors import VideoError
 from voco_video.frames import Orientation
+from voco_video.packet_headers import HevcLayers, shows_picture
 
 Ticks = npt.NDArray[np.int64]
 
@@ -118,7 +119,7 @@ class Source:
             self.stream = _best_video_stream(self.path, self.container)
             self.decoder = self.stream.codec_context
             _open_decoder(self.path, self.decoder, num_threads)
-            self._hevc = _HevcLayers(self.decoder) if self.decoder.codec.canonical_name == "hevc" else None
+            self._hevc = HevcLayers(self.decoder) if self.decoder.codec.canonical_name == "hevc" else None
         except BaseException:
             self.container.close()
             raise
@@ -213,7 +214,7 @@ def scan(source: Source) -> tuple[StreamIndex, StreamFacts]:
     kept: list[Any] = []
     room_bytes = KEPT_BYTES - source.path.stat().st_size  # for what packets take beside their data
     for packet in source.packets():
-        shows = not packet.is_discard and _shows_picture(source.decoder.codec.canonical_name, packet)
+        shows = not packet.is_discard and shows_picture(source.decoder.codec.canonical_name, packet)
         rows.add(packet, shows=shows, layer=source.temporal_layer(packet))
         room_bytes -= _PACKET_BYTES
         if room_bytes >= 0:
@@ -273,6 +274,11 @@ def decode_alone(decoder: Any, packet: Any) -> Any | None:
         frames += decoder.decode(None)
     decoder.flush_buffers()
     return frames[0] if frames else None
+
+
+def is_whole(frame: Any) -> bool:
+    """Whether a decoded `av.VideoFrame` says that it builds on no other."""
+    return bool(frame.key_frame or frame.pict_type == 1)
 
 
 def _facts(source: Source, picture: Any | None) -> StreamFacts:
@@ -379,49 +385,3 @@ def _last_duration(pts: Ticks, durations: Ticks, stream: Any) -> int:
     if durations[-1] > 0:
         return int(durations[-1])
     return max(1, int(np.median(np.diff(pts)))) if len(pts) > 1 else _frame_ticks(stream)
-
-
-def _shows_picture(codec: str, packet: Any) -> bool:
-    """False for a packet that only updates references: VP8's and (outside a superframe) VP9's alternate reference."""
-    if codec == "vp8":
-        return bool(memoryview(packet)[0] & 0x10)
-    if codec != "vp9":
-        return True
-    data = memoryview(packet)
-    first, is_superframe = data[0], (data[-1] & 0xE0) == 0xC0
-    if is_superframe:
-        return True
-    if first & 0x30 == 0x30:  # profile 3 has one more bit before the flags
-        first <<= 1
-    shows_existing, shows_this = bool(first & 0x08), bool(first & 0x02)
-    return shows_existing or shows_this
-
-
-class _HevcLayers:
-    """Reads the temporal sub-layer from the header of a packet's first slice (H.265, 7.3.1.2)."""
-
-    def __init__(self, decoder: Any) -> None:
-        extradata = decoder.extradata or b""
-        # hvcC boxes begin with version 1 and say how long each unit's length field is; Annex B has start codes.
-        self._length_bytes = (extradata[21] & 3) + 1 if len(extradata) > 22 and extradata[0] == 1 else 0
-
-    def layer(self, packet: Any) -> int:
-        data = memoryview(packet)
-        for start in self._units(data):
-            if start + 1 < len(data) and (data[start] >> 1) & 0x3F < 32:  # a slice
-                return max(0, (data[start + 1] & 7) - 1)
-        return 0
-
-    def _units(self, data: memoryview) -> Iterator[int]:
-        if not self._length_bytes:
-            raw = bytes(data)
-            position = raw.find(b"\0\0\1")
-            while position >= 0:
-                yield position + 3
-                position = raw.find(b"\0\0\1", position + 3)
-            return
-        position = 0
-        while position + self._length_bytes < len(data):
-            size = int.from_bytes(data[position : position + self._length_bytes], "big")
-            yield position + self._length_bytes
-            position += self._length_bytes + size
