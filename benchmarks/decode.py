@@ -1,16 +1,18 @@
 """How long the frames of a video take, against what else people decode with.
 
     python -m benchmarks.decode [--quick | --full]
+    python -m benchmarks.decode --codecs vp9 --seconds 600 --choices "1 fps" --merge     (the table in parts)
 
-Makes 720p clips once (kept in the temporary folder) in three codecs, then has every side fetch the same frames at
-336x336 RGB: 8 and 64 uniform ones and one per second. `--full` takes 10-minute clips too, and every frame of the short
-ones. Every picture carries its number in black and white blocks; a side that returns any other frame than asked for
-counts as wrong, and its time is not given; ours has to be right. Rounds go through all sides in turn, so that a busy
-machine is busy for each.
+Makes 720p clips of 10 seconds and 1 minute once (kept in the temporary folder) in three codecs, then has every side
+fetch the same frames at 336x336 RGB: 8 and 64 uniform ones and one per second. `--full` takes 10-minute clips too, and
+every frame of the others. Every picture carries its number in black and white blocks; a side that returns any other
+frame than asked for counts as wrong, and its time is not given; ours has to be right. Rounds go through all sides in
+turn, so that a busy machine is busy for each.
 """
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import subprocess
 import time
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 OURS = "voco-video"
 CHUNK = 16
+MINUTE = 60  # the longest clip that is encoded
 # A side is given the file, the frames' numbers, and yields their pixels [n, SIZE, SIZE, 3] in order.
 Side = Callable[[Path, list[int]], Iterator[np.ndarray]]
 
@@ -43,17 +46,16 @@ class Settings:
     """What is measured."""
 
     codecs: tuple[str, ...] = option(("h264", "hevc", "vp9"), "of the clips")
-    unit_seconds: int = option(60, "seconds that are encoded; longer clips repeat them")
-    durations: tuple[int, ...] = option((1,), "of the clips, in that unit")
+    seconds: tuple[int, ...] = option((10, 60), "of the clips; over 60 whole minutes, which repeat the first")
     choices: tuple[str, ...] = option(
-        ("8 uniform", "64 uniform", "1 fps"), "frames asked for; 'all' for every one, of clips of one unit"
+        ("8 uniform", "64 uniform", "1 fps"), "frames asked for; 'all' for every one, of clips up to a minute"
     )
     repeats: int = option(3, "rounds over all sides")
     max_seconds: float = option(30.0, "for a row no round begins after this long")
 
 
-QUICK = Settings(unit_seconds=10, repeats=1)
-FULL = Settings(durations=(1, 10), choices=("8 uniform", "64 uniform", "1 fps", "all"), max_seconds=120.0)
+QUICK = Settings(seconds=(10,), repeats=1)
+FULL = Settings(seconds=(10, 60, 600), choices=("8 uniform", "64 uniform", "1 fps", "all"), max_seconds=120.0)
 
 
 # ---------------------------------------------------------------------- sides
@@ -172,24 +174,31 @@ def missing_sides() -> dict[str, str]:
 
 def measure(settings: Settings) -> Report:
     """A row for every codec, duration and choice of frames."""
-    kinds = [(codec, duration) for codec in settings.codecs for duration in settings.durations]
-    clips = {(codec, n): make_clip(CLIPS, codec, settings.unit_seconds, n) for codec, n in kinds}
     missing = missing_sides()
     sides = {name: side for name, side in SIDES.items() if name not in missing}
     rows = []
-    for codec in settings.codecs:
-        for duration in settings.durations:
-            path = clips[codec, duration]
-            taking_part = {name: side for name, side in sides.items() if duration == 1 or name != SHORT_ONLY}
-            once = settings.unit_seconds * FPS
-            for choice, frames in frame_choices(once * duration, settings.choices).items():
-                if choice == "all" and duration > 1:
-                    continue
-                expected = [frame % once for frame in frames]
-                results = measure_row(path, frames, expected, taking_part, settings)
-                row = {"codec": codec, "seconds": settings.unit_seconds * duration, "frames": choice}
-                rows.append(row | {"results": results})
+    for codec, seconds in itertools.product(settings.codecs, settings.seconds):
+        once, is_short = min(seconds, MINUTE), seconds <= MINUTE
+        path = make_clip(CLIPS, codec, once, seconds // once)
+        taking_part = {name: side for name, side in sides.items() if is_short or name != SHORT_ONLY}
+        for choice, frames in frame_choices(seconds // once * once * FPS, settings.choices).items():
+            if choice == "all" and not is_short:
+                continue
+            expected = [frame % (once * FPS) for frame in frames]
+            results = measure_row(path, frames, expected, taking_part, settings)
+            row = {"codec": codec, "seconds": seconds // once * once, "frames": choice}
+            rows.append(row | {"results": results})
     return {"not_run": missing, "rows": rows}
+
+
+def merge(before: Report, now: Report) -> Report:
+    """The rows of both reports in the order of the full table, those measured now in place of earlier ones."""
+    rows = {_place(row): row for row in before["rows"] + now["rows"]}
+    return now | {"rows": [rows[place] for place in sorted(rows)]}
+
+
+def _place(row: Report) -> tuple[int, ...]:
+    return FULL.codecs.index(row["codec"]), row["seconds"], FULL.choices.index(row["frames"])
 
 
 def measure_row(
@@ -318,6 +327,7 @@ BENCHMARK = Benchmark(
     quick=QUICK,
     full=FULL,
     measure=measure,
+    merge=merge,
     markdown=markdown,
     draw=draw,
     ratios=ratios,

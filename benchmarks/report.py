@@ -42,6 +42,7 @@ class Benchmark:
         markdown: the report's tables.
         draw: the report's plot.
         ratios: what the guard holds against recorded floors, by name; higher is better.
+        merge: (an earlier report, this one) to one that has the rows of both; None where parts cannot be measured.
         size: inches of the plot.
     """
 
@@ -54,6 +55,7 @@ class Benchmark:
     draw: Callable[[Report, Figure], None]
     ratios: Callable[[Report], dict[str, float]] = lambda report: {}
     full: Any = None
+    merge: Callable[[Report, Report], Report] | None = None
     size: tuple[float, float] = (9, 3.8)
 
     def main(self, arguments: Sequence[str] | None = None) -> Report:
@@ -67,6 +69,9 @@ class Benchmark:
         except MismatchError as error:
             sys.exit(f"{self.name}: {error}")
         out = parsed.out or (QUICK_RESULTS if parsed.quick else RESULTS)
+        recorded = out / f"{self.name}.json"
+        if self.merge and parsed.merge and recorded.exists():
+            report = self._merged(json.loads(recorded.read_text()), report)
         self.write(report, out)
         print(self.markdown(report))
         print(f"written to {out / self.name}.json, .md and .png")
@@ -79,6 +84,11 @@ class Benchmark:
         report = described | self.measure(settings)
         report["load_average_after"] = os.getloadavg()
         return report | {"total_seconds": time.perf_counter() - started}
+
+    def _merged(self, before: Report, now: Report) -> Report:
+        """Both as one report, which took as long as both; settings and machine are the later one's."""
+        assert self.merge
+        return self.merge(before, now) | {"total_seconds": before["total_seconds"] + now["total_seconds"]}
 
     def write(self, report: Report, out: Path) -> None:
         """``OUT/NAME.json``, ``.md`` and ``.png``."""
@@ -102,6 +112,8 @@ class Benchmark:
         sizes.add_argument("--quick", action="store_true", help="the smallest sizes, to see that it works")
         sizes.add_argument("--full", action="store_true", help="the whole table, however long it takes")
         parser.add_argument("--out", type=Path, help=f"folder for the results (default {RESULTS.name}/ beside this)")
+        if self.merge:
+            parser.add_argument("--merge", action="store_true", help="keep rows in OUT that are not measured now")
         for setting in fields(self.default):
             assert setting.default is not MISSING
             is_many, default = isinstance(setting.default, tuple), getattr(self.default, setting.name)

@@ -479,8 +479,12 @@ def test_scaling_refuses_a_video_that_is_not_its_frames(bench, clips, mismatch, 
 
 
 def test_decode(bench, clips, tmp_path):
-    report = run(bench.decode, tmp_path, *SHORT, "--codecs", "h264", "--choices", "8 uniform", "all")
-    assert [row["frames"] for row in report["rows"]] == ["8 uniform", "all"]
+    flags = ("--codecs", "h264", "--repeats", "1", "--choices")
+    run(bench.decode, tmp_path, "--seconds", "2", *flags, "8 uniform", "all")
+    run(bench.decode, tmp_path, "--seconds", "1", *flags, "8 uniform", "--merge")
+    report = run(bench.decode, tmp_path, "--seconds", "2", *flags, "1 fps", "--merge")
+    rows = [(row["seconds"], row["frames"]) for row in report["rows"]]
+    assert rows == [(1, "8 uniform"), (2, "8 uniform"), (2, "1 fps"), (2, "all")]
     for row in report["rows"]:
         assert row["results"]["voco-video"]["wall_ratio"] == 1
         assert not [result for result in row["results"].values() if "wrong" in result]

@@ -4,12 +4,14 @@ are compared, bit by bit, with a plain decode of everything from the first packe
 import contextlib
 import gc
 import logging
+import os
 import subprocess
 import sys
 import threading
 import time
 import tracemalloc
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -31,6 +33,7 @@ from clips import (
 from PIL import Image
 
 import voco_video.decoding as decoding
+import voco_video.demuxing as demuxing
 from voco_video.backends import check_backend
 from voco_video.demuxing import Source, scan
 from voco_video.errors import UsageError, VideoError
@@ -118,8 +121,10 @@ def test_shortcuts_change_no_pixel(clip, monkeypatch, seek_packets):
         assert len(reference) == video.info.num_frames
         for sampling in random_samplings(video, seed=seek_packets):
             frames = np.searchsorted(video.pts_seconds, video.plan(sampling))
+            expected = np.stack([reference[frame] for frame in frames])
             got = np.concatenate([batch.pixels for batch in video.batches(sampling, fit=SMALL)])
-            assert np.array_equal(got, np.stack([reference[frame] for frame in frames])), sampling
+            assert np.array_equal(got, expected), sampling
+            assert np.array_equal(read_frames(clip, sampling, fit=SMALL).pixels, expected), sampling
 
 
 @pytest.mark.parametrize("name", ["h264_refresh.mp4", "h264_opengop.mp4", "hevc_opengop.mp4"])
@@ -128,13 +133,16 @@ def test_each_frame_alone(folder, name):
     reference = [pixels for _, pixels in decode_plainly(path, SMALL)]
     with open_video(path) as video:
         for frame, time_ in enumerate(video.pts_seconds.tolist()):
-            (batch,) = video.batches(Sampling(timestamps=(time_,)), fit=SMALL, prefetch_batches=0)
+            sampling = Sampling(timestamps=(time_,))
+            (batch,) = video.batches(sampling, fit=SMALL, prefetch_batches=0)
             assert np.array_equal(batch.pixels[0], reference[frame]), frame
+            assert np.array_equal(read_frames(path, sampling, fit=SMALL).pixels[0], reference[frame]), frame
 
 
 @pytest.fixture
 def opened(monkeypatch):
-    """What has been opened to decode from: more than once per reading means that a shortcut had to be given up."""
+    """What has been opened to decode from, beside what `open_video` opens and leaves to the first reading: more than
+    once per later reading means that a shortcut had to be given up."""
     sources = []
 
     class CountedSource(Source):
@@ -155,7 +163,7 @@ def test_low_layers_are_not_skipped_below_high_ones(folder, tmp_path, opened):
             sampling = Sampling(timestamps=(video.pts_seconds[frame],))
             (batch,) = video.batches(sampling, fit=SMALL, prefetch_batches=0)
             assert np.array_equal(batch.pixels[0], reference[frame]), frame
-            assert len(opened) == 1
+            assert len(opened) == min(frame, 1)
 
 
 # No usable times, or keyframes that are none: read from the start, as they should be.
@@ -165,16 +173,17 @@ SLOW_CLIPS = {"h264.avi", "mpeg4.avi", "h264_refresh.mp4"}
 @pytest.mark.parametrize("name", sorted(set(CLIPS) - SLOW_CLIPS))
 def test_sound_files_are_gone_through_once(folder, name, opened):
     with open_video(CLIPS[name].write(folder)) as video:
-        for sampling in random_samplings(video, seed=3):
+        for number, sampling in enumerate(random_samplings(video, seed=3)):
             opened.clear()
             list(video.batches(sampling))
-            assert len(opened) == 1, sampling
+            assert len(opened) == min(number, 1), sampling
 
 
 @pytest.mark.parametrize("name", ["h264_opengop.mp4", "h264_opengop.ts", "hevc_opengop.mp4", "vp9_altref.webm"])
 def test_seeking_is_given_up_where_the_container_lands_too_late(folder, monkeypatch, name):
     path = CLIPS[name].write(folder)
     monkeypatch.setattr(decoding, "SEEK_PACKETS", 5)
+    monkeypatch.setattr(demuxing, "KEPT_BYTES", 0)
     monkeypatch.setattr(decoding._Cursor, "_find_place", lambda self, latest: False)
     late = Sampling(timestamps=(probe(path).end_seconds - 0.1,))
     assert read_numbers(read_frames(path, late).pixels) == [CLIPS[name].num_frames - 3]
@@ -205,6 +214,33 @@ def test_repeated_timestamps_repeat_the_frame(bframes):
 def test_keyframes_only(bframes, backend):
     batch = read_frames(bframes, Sampling(keyframes=True), backend=backend)
     assert read_numbers(batch.pixels) == [0, 24, 48, 72, 96]
+
+
+@pytest.mark.parametrize(("room_bytes", "is_kept"), [(-1, False), (1000, False), (1 << 20, True)])
+def test_the_first_reading_uses_what_opening_has_left(bframes, monkeypatch, opened, room_bytes, is_kept):
+    monkeypatch.setattr(demuxing, "KEPT_BYTES", bframes.stat().st_size + room_bytes)
+    times = Sampling(timestamps=(0.0, 0.04, 1.0))
+    with open_video(bframes) as video:
+        (first,) = video.batches(times, prefetch_batches=0)
+        num_opened = len(opened)
+        (second,) = video.batches(times, prefetch_batches=0)
+    assert (num_opened, len(opened)) == ((0, 1) if is_kept else (1, 2))
+    assert read_numbers(first.pixels) == [0, 1, 25]
+    assert np.array_equal(first.pixels, second.pixels)
+
+
+def test_an_unread_video_leaves_no_open_file(bframes):
+    def num_open():
+        return sum(str(bframes) in os.path.realpath(link) for link in Path("/proc/self/fd").iterdir())
+
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("this system does not list open files")
+    video = open_video(bframes)
+    assert num_open() == 1
+    video.close()
+    assert num_open() == 0
+    assert read_numbers(read_frames(bframes, Sampling(num_frames=1)).pixels) == [60]
+    assert num_open() == 0
 
 
 def test_jumps_go_to_the_last_keyframe_that_saves_decoding(bframes):
@@ -296,6 +332,19 @@ def test_colour_matrix_is_the_one_the_file_names(tmp_path, colorspace, tag, back
         container.mux([*stream.encode(frame), *stream.encode(None)])
     pixels = read_frames(path, backend=backend).pixels
     assert np.abs(pixels.astype(int) - colour).max() <= 3
+
+
+@pytest.mark.parametrize("options", [{}, {"colorspace": 1}, {"color_range": 2}], ids=str)
+def test_planes_are_scaled_as_packed_pixels_with_whole_chroma(bframes, options):
+    """In packed pixels of odd width the scaler keeps all of the chroma; planes are the quick way to that."""
+    with av.open(str(bframes)) as container:
+        frame = next(container.decode(video=0))
+    for name, value in options.items():
+        setattr(frame, name, value)
+    pixels = np.empty((51, 75, 3), np.uint8)
+    FrameScaler(None, plan_layout(Fraction(51), Fraction(75), None), Orientation()).write(frame, pixels)
+    packed = frame.reformat(75, 51, "rgb24", interpolation="BICUBIC").to_ndarray()
+    assert np.array_equal(pixels, packed)
 
 
 def test_ten_bit_comes_out_as_eight(folder):

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voco_video.decoding import FrameReader, Indices, keyframes_start_anew
-from voco_video.demuxing import StreamFacts, StreamIndex
+from voco_video.demuxing import Source, StreamFacts, StreamIndex
 from voco_video.errors import UsageError
 
 logger = logging.getLogger("voco_video")
@@ -57,9 +57,14 @@ def check_backend(name: str) -> None:
         ) from error
 
 
-def open_reader(name: str, path: Path, index: StreamIndex, facts: StreamFacts, stop: threading.Event) -> Reader:
-    """A reader of the frames of `path` by the backend of that name; setting `stop` ends its reading early."""
-    pyav = FrameReader(path, index, stop)
+def open_reader(
+    name: str, path: Path, index: StreamIndex, facts: StreamFacts, stop: threading.Event, source: Source | None
+) -> Reader:
+    """A reader of the frames of `path` by the backend of that name; setting `stop` ends its reading early.
+
+    `source` is one that has been scanned and not read since, for PyAV to use up.
+    """
+    pyav = FrameReader(path, index, stop, source)
     if name == "pyav":
         return pyav
     open_library = {"decord": _open_decord, "torchcodec": _open_torchcodec}[name]

@@ -18,7 +18,7 @@ import itertools
 import logging
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from voco_video.demuxing import Source, StreamIndex, decode_alone
+from voco_video.demuxing import Source, StreamIndex, decode_alone, is_whole
 
 logger = logging.getLogger("voco_video")
 
@@ -120,11 +120,6 @@ def keyframes_start_anew(path: Path, index: StreamIndex, frames: Indices, stop: 
     return True
 
 
-def is_whole(frame: Any) -> bool:
-    """Whether a decoded `av.VideoFrame` says that it builds on no other."""
-    return bool(frame.key_frame or frame.pict_type == 1)
-
-
 def _run_from(index: StreamIndex, entry: int, frames: Indices, settled_pts: Indices) -> Run:
     packet = int(index.entry_packets[entry])
     if entry == 0:  # nothing lies before it, so whatever it shows is as good as it gets
@@ -138,12 +133,14 @@ def _run_from(index: StreamIndex, entry: int, frames: Indices, settled_pts: Indi
 class FrameReader:
     """Reads frames of one file by index, each call to `read` from a freshly opened source.
 
+    source:           a scanned one, used up and closed by the first `read` instead of opening another
     stop:             set by another thread to have a `read` end at the next packet
     num_undecodable:  planned frames of the latest `read` that did not decode
     """
 
-    def __init__(self, path: Path, index: StreamIndex, stop: threading.Event) -> None:
+    def __init__(self, path: Path, index: StreamIndex, stop: threading.Event, source: Source | None = None) -> None:
         self.num_undecodable = 0
+        self._source = source
         self._path = path
         self._index = index
         self._stop = stop
@@ -189,11 +186,10 @@ class FrameReader:
         num_read, can_seek, can_jump = 0, True, True
         while num_read < len(frames):
             try:
-                with Source(self._path) as source:
+                with self._open_source() as source:
                     can_jump = can_jump and source.decoder.codec.canonical_name in _EXACT_ENTRY_CODECS
                     cursor = _Cursor(source, self._index, can_seek=can_seek)
                     for run in plan_runs(self._index, frames[num_read:], can_jump=can_jump):
-                        cursor.jump_to(run.entry_packet)
                         for frame_index, frame in self._read_run(source, cursor, run):
                             yield frame_index, frame
                             num_read += 1
@@ -206,6 +202,10 @@ class FrameReader:
                 if not can_jump:
                     raise
                 can_jump = False
+
+    def _open_source(self) -> Source:
+        source, self._source = self._source, None
+        return source or Source(self._path)
 
     def _read_run(self, source: Source, cursor: _Cursor, run: Run) -> Iterator[tuple[int, Any]]:
         targets, target_pts = run.frames.tolist(), self._index.pts[run.frames].tolist()
@@ -246,6 +246,7 @@ class FrameReader:
         is_wanted[packets - run.entry_packet] = True
         skipping = None
         try:
+            yield from cursor.jump_to(run.entry_packet)
             for number, packet in cursor.read_through(last_packet):
                 skip = not is_wanted[number - run.entry_packet]
                 if top_layer and skip:
@@ -332,13 +333,13 @@ def _decode_leniently(source: Source) -> Iterator[Any]:
 
 
 class _Cursor:
-    """A place in the packet list of a freshly opened source, and the ways forward."""
+    """A place in the packet list of a freshly opened or scanned source, and the ways forward."""
 
     def __init__(self, source: Source, index: StreamIndex, *, can_seek: bool) -> None:
         self._source = source
         self._index = index
         self._can_seek = can_seek
-        self._packets = source.packets()
+        self._packets = iter(source.kept_packets) if source.kept_packets else source.packets()
         self._next_packet = 0
         pts, first, count = np.unique(index.entry_pts, return_index=True, return_counts=True)
         unique = zip(pts[count == 1].tolist(), index.entry_packets[first[count == 1]].tolist(), strict=True)
@@ -355,14 +356,22 @@ class _Cursor:
             self._next_packet = number + 1
             yield number, packet
 
-    def jump_to(self, entry_packet: int) -> None:
-        """Make `entry_packet`, at or after the present place, the next to be read; the decoder starts afresh."""
-        if self._next_packet:
-            self._source.decoder.flush_buffers()
-        if self._can_seek and entry_packet - self._next_packet >= SEEK_PACKETS:
+    def jump_to(self, entry_packet: int) -> Sequence[Any]:
+        """Make the decoder go on with `entry_packet`, at or after the present place.
+
+        It starts afresh there, unless it has begun already; returns the frames that it has given since then.
+        """
+        begun, self._source.begun = self._source.begun, None
+        if begun and entry_packet == 0:
+            for _ in self.read_through(begun.num_packets - 1):
+                pass
+            return begun.frames
+        self._source.decoder.flush_buffers()
+        if self._can_seek and entry_packet - self._next_packet >= SEEK_PACKETS and not self._source.kept_packets:
             self._seek(entry_packet)
         for _ in self.read_through(entry_packet - 1):
             pass
+        return ()
 
     def _seek(self, entry_packet: int) -> None:
         """Seek to a place at or before `entry_packet`; raise CannotSeekError if the container does not."""

@@ -1,7 +1,8 @@
-"""Opening a file and listing its packets: one pass over the container, no decoding but of the first picture.
+"""Opening a file and listing its packets: one pass over the container, decoding up to the first picture only.
 
 After this pass nothing about time is guessed: a frame is known by its presentation time in ticks, a place in the
-file by its number in the packet list.
+file by its number in the packet list. A small file is opened and read once: its packets and the decoder that has
+begun on them stay for the first reading of its frames.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,12 +21,19 @@ import numpy.typing as npt
 
 from voco_video.errors import VideoError
 from voco_video.frames import Orientation
+from voco_video.packet_headers import HevcLayers, shows_picture
 
 Ticks = npt.NDArray[np.int64]
 
 # FFmpeg "plays" text files as terminal art, and playlists would send it to other files or hosts.
 _NOT_VIDEO_FORMATS = frozenset({"tty", "bin", "xbin", "adf", "idf", "hls", "concat", "dash", "sdp", "rtsp"})
 _MAX_PACKETS_TO_FIRST_PICTURE = 500
+# Two frames in work per processor: one more than there are processors, which is FFmpeg's own choice, leaves some idle
+# while others wait for references, skip, or are waited for by the scaler. Beyond 16, FFmpeg warns.
+_MAX_THREADS = 16
+# The packets of a file no larger than this are kept; opening a larger one again costs little beside decoding it.
+KEPT_BYTES = 32 << 20
+_PACKET_BYTES = 1 << 10  # what a packet takes beside its data, generously
 _NO_TIME = -(1 << 62)
 
 
@@ -83,12 +91,26 @@ class StreamFacts:
     num_video_streams: int
 
 
+@dataclass(frozen=True)
+class Begun:
+    """Decoding from the first packet on, to go on with: `num_packets` went into the decoder, `frames` came out."""
+
+    num_packets: int
+    frames: Sequence[Any]
+
+
 class Source:
     """One opened container with its video stream: the one FFmpeg calls best (default flag, then size and rate).
 
-    num_threads: decoder threads; None for as many as suit the machine, which also decode several frames at a time.
+    num_threads:   decoder threads; None for as many as suit the machine, which also decode several frames at a time
+    kept_packets:  after `scan` of a small file all its packets, else empty
+    begun:         after `scan` of a small file what its decoder has done so far, until it is made to do something else
+
     Raises VideoError when the file cannot be opened or has no video in it.
     """
+
+    kept_packets: Sequence[Any] = ()
+    begun: Begun | None = None
 
     def __init__(self, path: str | os.PathLike[str], *, num_threads: int | None = None) -> None:
         self.path = Path(path)
@@ -97,7 +119,7 @@ class Source:
             self.stream = _best_video_stream(self.path, self.container)
             self.decoder = self.stream.codec_context
             _open_decoder(self.path, self.decoder, num_threads)
-            self._hevc = _HevcLayers(self.decoder) if self.decoder.codec.canonical_name == "hevc" else None
+            self._hevc = HevcLayers(self.decoder) if self.decoder.codec.canonical_name == "hevc" else None
         except BaseException:
             self.container.close()
             raise
@@ -106,6 +128,11 @@ class Source:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file and let go of its packets. Safe to call twice."""
+        self.kept_packets, self.begun = (), None
         self.container.close()
 
     def packets(self) -> Iterator[Any]:
@@ -161,10 +188,15 @@ def _best_video_stream(path: Path, container: Any) -> Any:
     return stream
 
 
+def _num_processors() -> int:
+    """Those that this process may run on, where the system says which."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _open_decoder(path: Path, decoder: Any, num_threads: int | None) -> None:
     import av
 
-    decoder.thread_count = num_threads or 0  # 0: FFmpeg's own choice, one more than there are processors
+    decoder.thread_count = num_threads or min(_MAX_THREADS, 2 * _num_processors())
     decoder.thread_type = "SLICE" if num_threads == 1 else "AUTO"
     # Some decoders (dav1d) take what is to be skipped when they open, for good: open before it is ever set.
     try:
@@ -176,17 +208,59 @@ def _open_decoder(path: Path, decoder: Any, num_threads: int | None) -> None:
 def scan(source: Source) -> tuple[StreamIndex, StreamFacts]:
     """List every packet of a freshly opened source. Raises VideoError when there is no packet at all.
 
-    Takes the time of reading the file once; keeps about 40 bytes per frame.
+    Takes the time of reading the file once; keeps about 40 bytes per frame, and in the source what it says there.
     """
-    rows, first_picture = _PacketRows(), None
+    rows, start = _PacketRows(), _Start(source.decoder)
+    kept: list[Any] = []
+    room_bytes = KEPT_BYTES - source.path.stat().st_size  # for what packets take beside their data
     for packet in source.packets():
-        shows = not packet.is_discard and _shows_picture(source.decoder.codec.canonical_name, packet)
+        shows = not packet.is_discard and shows_picture(source.decoder.codec.canonical_name, packet)
         rows.add(packet, shows=shows, layer=source.temporal_layer(packet))
-        if first_picture is None and rows.num_packets <= _MAX_PACKETS_TO_FIRST_PICTURE:
-            first_picture = decode_alone(source.decoder, packet)
+        room_bytes -= _PACKET_BYTES
+        if room_bytes >= 0:
+            kept.append(packet)
+        else:
+            kept.clear()
+        if not start.frames and rows.num_packets <= _MAX_PACKETS_TO_FIRST_PICTURE:
+            start.decode(packet)
     if not rows.num_shown:
         raise VideoError(f"{source.path}: its video stream holds no frames")
-    return rows.to_index(source.stream), _facts(source, first_picture)
+    if not start.frames:
+        start.drain()
+    if kept:
+        source.kept_packets, source.begun = kept, start.begun
+    return rows.to_index(source.stream), _facts(source, start.frames[0] if start.frames else None)
+
+
+class _Start:
+    """Decodes packets from the first on until a picture comes, so that the first reading can go on from there."""
+
+    def __init__(self, decoder: Any) -> None:
+        self.frames: list[Any] = []
+        self._decoder = decoder
+        self._num_packets = 0
+        self._can_go_on = True
+
+    @property
+    def begun(self) -> Begun | None:
+        return Begun(self._num_packets, self.frames) if self._can_go_on else None
+
+    def decode(self, packet: Any) -> None:
+        import av
+
+        self._num_packets += 1
+        try:
+            self.frames += self._decoder.decode(packet)
+        except av.error.FFmpegError:
+            self._can_go_on = False
+
+    def drain(self) -> None:
+        """Get what the decoder still holds; it has to be flushed before it decodes again."""
+        import av
+
+        self._can_go_on = False
+        with contextlib.suppress(av.error.FFmpegError):
+            self.frames += self._decoder.decode(None)
 
 
 def decode_alone(decoder: Any, packet: Any) -> Any | None:
@@ -200,6 +274,11 @@ def decode_alone(decoder: Any, packet: Any) -> Any | None:
         frames += decoder.decode(None)
     decoder.flush_buffers()
     return frames[0] if frames else None
+
+
+def is_whole(frame: Any) -> bool:
+    """Whether a decoded `av.VideoFrame` says that it builds on no other."""
+    return bool(frame.key_frame or frame.pict_type == 1)
 
 
 def _facts(source: Source, picture: Any | None) -> StreamFacts:
@@ -306,49 +385,3 @@ def _last_duration(pts: Ticks, durations: Ticks, stream: Any) -> int:
     if durations[-1] > 0:
         return int(durations[-1])
     return max(1, int(np.median(np.diff(pts)))) if len(pts) > 1 else _frame_ticks(stream)
-
-
-def _shows_picture(codec: str, packet: Any) -> bool:
-    """False for a packet that only updates references: VP8's and (outside a superframe) VP9's alternate reference."""
-    if codec == "vp8":
-        return bool(memoryview(packet)[0] & 0x10)
-    if codec != "vp9":
-        return True
-    data = memoryview(packet)
-    first, is_superframe = data[0], (data[-1] & 0xE0) == 0xC0
-    if is_superframe:
-        return True
-    if first & 0x30 == 0x30:  # profile 3 has one more bit before the flags
-        first <<= 1
-    shows_existing, shows_this = bool(first & 0x08), bool(first & 0x02)
-    return shows_existing or shows_this
-
-
-class _HevcLayers:
-    """Reads the temporal sub-layer from the header of a packet's first slice (H.265, 7.3.1.2)."""
-
-    def __init__(self, decoder: Any) -> None:
-        extradata = decoder.extradata or b""
-        # hvcC boxes begin with version 1 and say how long each unit's length field is; Annex B has start codes.
-        self._length_bytes = (extradata[21] & 3) + 1 if len(extradata) > 22 and extradata[0] == 1 else 0
-
-    def layer(self, packet: Any) -> int:
-        data = memoryview(packet)
-        for start in self._units(data):
-            if start + 1 < len(data) and (data[start] >> 1) & 0x3F < 32:  # a slice
-                return max(0, (data[start + 1] & 7) - 1)
-        return 0
-
-    def _units(self, data: memoryview) -> Iterator[int]:
-        if not self._length_bytes:
-            raw = bytes(data)
-            position = raw.find(b"\0\0\1")
-            while position >= 0:
-                yield position + 3
-                position = raw.find(b"\0\0\1", position + 3)
-            return
-        position = 0
-        while position + self._length_bytes < len(data):
-            size = int.from_bytes(data[position : position + self._length_bytes], "big")
-            yield position + self._length_bytes
-            position += self._length_bytes + size

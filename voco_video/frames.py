@@ -6,6 +6,7 @@ one swscale pass from the decoder's own pixels to RGB at the final scale and one
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, get_args
@@ -244,25 +245,31 @@ class FrameScaler:
         rows, columns = layout.scaled_height, layout.scaled_width
         if self._orientation.transpose:
             rows, columns = columns, rows
+        # Planes, because the scaler's way to packed pixels has no vector code where chroma is kept whole, and halves
+        # chroma where it is quick. Where nothing is to be scaled it has one of its own for packed pixels.
+        pixel_format = "rgb24" if (frame.width, frame.height) == (columns, rows) else "gbrp"
         # Scaling comes before turning: the small picture is the cheap one to turn, and as a view it costs nothing.
         # Two scaler threads give the same pixels for the same work, and where every frame is wanted this thread
         # is the one that the decoder's threads wait for.
         scaled = self._reformatter.reformat(
-            frame, width=columns, height=rows, format="rgb24", interpolation=self._bicubic, threads=2
+            frame, width=columns, height=rows, format=pixel_format, interpolation=self._bicubic, threads=2
         )
-        upright = self._orientation.upright(_rgb_view(scaled))
-        kept = upright[
-            layout.crop_top : layout.crop_top + layout.kept_height,
-            layout.crop_left : layout.crop_left + layout.kept_width,
-        ]
-        out[
+        target = out[
             layout.paste_top : layout.paste_top + layout.kept_height,
             layout.paste_left : layout.paste_left + layout.kept_width,
-        ] = kept
+        ]
+        for channels, picture in _channel_views(scaled):
+            target[..., channels] = self._orientation.upright(picture)[
+                layout.crop_top : layout.crop_top + layout.kept_height,
+                layout.crop_left : layout.crop_left + layout.kept_width,
+            ]
 
 
-def _rgb_view(frame: Any) -> npt.NDArray[np.uint8]:
-    """The pixels [h, w, 3] of an rgb24 frame without a copy; rows may be padded in memory."""
-    plane = frame.planes[0]
-    rows = np.frombuffer(plane, np.uint8).reshape(frame.height, plane.line_size)
-    return rows[:, : frame.width * 3].reshape(frame.height, frame.width, 3)
+def _channel_views(frame: Any) -> Iterator[tuple[slice, npt.NDArray[np.uint8]]]:
+    """The pixels of an rgb24 or gbrp frame without a copy: which channels, and those as [h, w, c]."""
+    everything, red, green, blue = slice(0, 3), slice(0, 1), slice(1, 2), slice(2, 3)
+    of_planes = (everything,) if frame.format.name == "rgb24" else (green, blue, red)
+    for channels, plane in zip(of_planes, frame.planes, strict=True):
+        depth = channels.stop - channels.start
+        rows = np.frombuffer(plane, np.uint8).reshape(frame.height, plane.line_size)  # may be padded
+        yield channels, rows[:, : frame.width * depth].reshape(frame.height, frame.width, depth)

@@ -63,14 +63,18 @@ class VideoInfo:
 class Video:
     """An opened video: what it is, which frames a sampling takes, and those frames. Made by `open_video`.
 
-    Holds the times of all frames (about 40 bytes each), no pixels and, between calls, no open file.
+    Holds the times of all frames (about 40 bytes each). Until the first `batches` also what opening a small file has
+    left: the open file, its packets and its decoder.
     """
 
-    def __init__(self, path: Path, index: StreamIndex, facts: StreamFacts, backend: str) -> None:
+    def __init__(
+        self, path: Path, index: StreamIndex, facts: StreamFacts, backend: str, source: Source | None = None
+    ) -> None:
         self._path = path
         self._index = index
         self._facts = facts
         self._backend = backend
+        self._source = source
         self._pts_seconds = index.pts_seconds
         self._num_undecodable = 0
         self._decode_seconds = 0.0
@@ -87,6 +91,8 @@ class Video:
 
     def close(self) -> None:
         """Stop every unfinished `batches` iteration. Safe to call twice."""
+        if source := self._take_source():
+            source.close()
         for batches in list(self._running):
             batches.close()
 
@@ -176,11 +182,16 @@ class Video:
         if first_frame > len(plan):
             raise UsageError(f"first_frame={first_frame} is past the {len(plan)} frames of the plan ({sampling})")
         stop = threading.Event()
-        batches = self._clocked(self._decode(plan, sampling, fit, batch_size, first_frame, stop))
+        source = self._take_source()
+        batches = self._clocked(self._decode(plan, sampling, fit, batch_size, first_frame, stop, source))
         if prefetch_batches:
             batches = _prefetched(batches, num_waiting=prefetch_batches, stop=stop)
         self._running.add(batches)
         return batches
+
+    def _take_source(self) -> Source | None:
+        source, self._source = self._source, None
+        return source
 
     def _clocked(self, batches: Iterator[FrameBatch]) -> Iterator[FrameBatch]:
         self._decode_seconds = 0.0
@@ -201,8 +212,9 @@ class Video:
         batch_size: int,
         first_frame: int,
         stop: threading.Event,
+        source: Source | None,
     ) -> Iterator[FrameBatch]:
-        reader = open_reader(self._backend, self._path, self._index, self._facts, stop)
+        reader = open_reader(self._backend, self._path, self._index, self._facts, stop, source)
         scaler = FrameScaler(fit, plan_layout(*self._display_size, fit), self._facts.orientation)
         times, num_left = self.pts_seconds, len(plan) - first_frame
         pixels: npt.NDArray[np.uint8] | None = None
@@ -237,8 +249,12 @@ def open_video(path: str | os.PathLike[str], *, backend: str = "pyav") -> Video:
                 print(batch.pts_seconds, batch.pixels.shape)
     """
     check_backend(backend)
-    with Source(path) as source:
+    with contextlib.ExitStack() as closing:
+        source = closing.enter_context(Source(path))
         index, facts = scan(source)
+        if source.kept_packets and backend == "pyav":
+            closing.pop_all()  # the first reading uses it up
+            return Video(Path(path), index, facts, backend, source)
     return Video(Path(path), index, facts, backend)
 
 
