@@ -3,8 +3,8 @@
     hay   hay   [ scene with a needle ]   hay   hay   hay   [ scene with a needle ]   hay ...
 
 A haystack is test scenes one after the other, on one background, without the shapes that are needles. A needle stands
-in a scene of its own, in a cell that nothing else comes near, at one frame a second in exactly two frames. Names (colour
-and shape) of the needles of a set are all different.
+in a scene of its own, in a cell that nothing else comes near, at one frame a second in exactly two frames. Names
+(colour and shape) of the needles of a set are all different.
 
 Haystacks of different lengths hold the same needles in the same scenes at the same depths. All that differs is how much
 hay is between them, so lengths are compared on the same questions.

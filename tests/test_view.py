@@ -12,7 +12,7 @@ import torch
 from models import random_pixels, tiny_voco
 
 from voco_video.answer import answer_note
-from voco_video.api import CompressedVideo, Part, VideoModel, find, load_model
+from voco_video.api import CompressedVideo, Part, VideoModel, concat, find, load_model
 from voco_video.assembly import assemble
 from voco_video.backbone import CACHE_ARGUMENT
 from voco_video.cache import CacheKey, FrameCache
@@ -23,7 +23,15 @@ from voco_video.data.rendering import write_clip
 from voco_video.errors import ModelError, UsageError
 from voco_video.moments import find_moments, frame_ends
 from voco_video.parts import read_chosen, read_chunks
-from voco_video.retrieval import FrameScorer, Retriever, attention_scores, frame_keys, last_token_queries
+from voco_video.retrieval import (
+    FrameScorer,
+    Retriever,
+    attention_scores,
+    frame_keys,
+    last_token_queries,
+    question_states,
+    token_features,
+)
 from voco_video.view import ViewOptions, by_relevance, choose_view, context_budget
 
 TEXT = torch.tensor([5, 11, 42, 7])
@@ -372,7 +380,9 @@ def test_a_scorer_is_the_formula(tmp_path):
         scorer.frame_scale.uniform_(0.5, 2)
         scorer.question_mean.normal_()
         slow = scorer(*(t[None] for t in scorer.question(hidden)), tokens)[0]
-        assert torch.allclose(scorer.fast_scores(*scorer.folded(hidden), tokens), slow, atol=1e-4)
+        odds = scorer.odds(*scorer.question(hidden), scorer.project(tokens))
+        assert odds.shape == (3, 4)
+        assert torch.allclose(odds.sum(0).log() + scorer.bias, slow, atol=1e-4)
         queries, gates = scorer.question(hidden[None])
     Retriever({"kv": scorer}, "ab" * 32).save(tmp_path)
     again = Retriever.load(tmp_path)
@@ -382,6 +392,23 @@ def test_a_scorer_is_the_formula(tmp_path):
     (tmp_path / "retrieval.safetensors").write_bytes(b"no such thing")
     with pytest.raises(ModelError, match=r"retrieval\.safetensors"):
         Retriever.load(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["embeds", "kv"])
+def test_searching_segments_is_the_formula_over_all_frames(tiny, clip, form, monkeypatch):
+    """Whether projected frames are kept or not, however they lie on disk, and for question after question."""
+    video = concat([tiny.compress(clip, fps=10, form=form), tiny.compress(clip, fps=4, form=form)])
+    assert len(list(read_chunks(video.parts))) > 3
+    scorer = tiny.retriever.scorers[form]
+    for kept_bytes, step in ((1 << 30, 256), (1 << 30, 50), (100_000, 7)):
+        monkeypatch.setattr("voco_video.retrieval.KEPT_BYTES", kept_bytes)
+        monkeypatch.setattr("voco_video.retrieval.FRAMES_PER_STEP", step)
+        again = concat([video])
+        for question in ("where is the star?", "who appears first, the red star or the blue circle?"):
+            queries, gates = scorer.question(question_states(tiny.voco, question)[None])
+            slow = scorer(queries, gates, token_features(video.tokens()))[0]
+            assert np.abs(again.frame_scores(question) - slow.numpy()).max() < 1e-3
+        assert bool(again._search._kept) == (kept_bytes > 200_000)
 
 
 def test_what_was_learned_with_other_weights_is_not_used(tiny, clip, caplog):

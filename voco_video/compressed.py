@@ -18,7 +18,7 @@ from voco_video.errors import ModelError, UsageError
 from voco_video.model import Prefix, VocoTokens
 from voco_video.moments import Moment, find_moments, weighted
 from voco_video.parts import Part, read_chosen, read_chunks
-from voco_video.retrieval import frame_scores
+from voco_video.retrieval import FrameSearch
 from voco_video.view import Policy, View, ViewOptions, choose_view, clock_frames, clock_text, context_budget
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class CompressedVideo:
         return list(tokenizer(clock_text(seconds), add_special_tokens=False).input_ids)
 
     def frame_scores(self, question: str) -> np.ndarray:
-        """How much each frame has to do with a question, float32 ``[F]``, see `voco_video.retrieval.frame_scores`.
+        """How much each frame has to do with a question, float32 ``[F]``, see `voco_video.retrieval.FrameSearch`.
 
         >>> video.frame_scores("the red star").argmax()                   # doctest: +SKIP
         4017
@@ -167,12 +167,7 @@ class CompressedVideo:
         if question not in self._scores:
             if len(self._scores) >= _SCORES_KEPT:
                 self._scores.clear()
-            retriever = self.model.retriever
-            if retriever is not None and not retriever.belongs_to(self.model.voco, self.model.fingerprint):
-                log.warning("what finds frames was trained with other weights than this model's; attention finds them")
-                retriever = None
-            chunks = read_chunks(self.parts)
-            self._scores[question] = frame_scores(self.model.voco, question, chunks, retriever=retriever)
+            self._scores[question] = self._search.scores(question)
         return self._scores[question]
 
     def find(self, query: str, *, num_moments: int = 5) -> list[Moment]:
@@ -232,6 +227,14 @@ class CompressedVideo:
     @cached_property
     def _prefixes(self) -> dict[tuple[bytes, bytes, float | None], Prefix]:
         return {}
+
+    @cached_property
+    def _search(self) -> FrameSearch:
+        retriever = self.model.retriever
+        if retriever is not None and not retriever.belongs_to(self.model.voco, self.model.fingerprint):
+            log.warning("what finds frames was trained with other weights than this model's; attention finds them")
+            retriever = None
+        return FrameSearch(self.model.voco, lambda: read_chunks(self.parts), retriever=retriever)
 
     @cached_property
     def _scores(self) -> dict[str, np.ndarray]:
