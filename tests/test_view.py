@@ -25,6 +25,7 @@ from voco_video.moments import find_moments, frame_ends
 from voco_video.parts import read_chosen, read_chunks
 from voco_video.retrieval import (
     FrameScorer,
+    FrameSearch,
     Retriever,
     attention_scores,
     frame_keys,
@@ -83,6 +84,14 @@ def test_relevant_takes_the_best_frames_with_their_neighbours():
     view = choose_view(30, 1, max_voco_tokens=6, options=ViewOptions(policy="relevant", neighbours=1), scores=scores)
     assert view.frames.tolist() == [2, 3, 4, 19, 20, 21]
     assert by_relevance(scores, 0, 2).tolist() == [20, 3]
+
+
+def test_relevant_fills_no_budget_with_frames_that_have_nothing_to_do_with_it():
+    scores, is_about = -np.arange(30.0), np.arange(30) == 12
+    options = ViewOptions(policy="relevant", neighbours=1)
+    view = choose_view(30, 1, max_voco_tokens=8, options=options, scores=scores, is_about=is_about | (scores == 0))
+    assert view.frames.tolist() == [0, 1, 11, 12, 13]
+    assert "saw 5 of 30 frames (relevant, 5 tokens)" in view.note
 
 
 def test_elastic_covers_the_video_and_shows_the_best_frames_whole():
@@ -409,6 +418,26 @@ def test_searching_segments_is_the_formula_over_all_frames(tiny, clip, form, mon
             slow = scorer(queries, gates, token_features(video.tokens()))[0]
             assert np.abs(again.frame_scores(question) - slow.numpy()).max() < 1e-3
         assert bool(again._search._kept) == (kept_bytes > 200_000)
+
+
+def test_each_thing_that_a_question_names_has_its_claim():
+    """Of two tokens one speaks far more for its frames than the other does for others; both have their best first."""
+    scorer = FrameScorer(2, 1)
+    by_token = torch.tensor([[9.0, 8.5, 2.0, -5.0, -5.0, 4.0], [-5.0, -5.0, -5.0, 1.0, 0.5, -5.0], [-20.0] * 6])
+
+    class Fixed(FrameSearch):
+        def _opened(self):
+            return scorer, ()
+
+    scorer.odds = lambda queries, gates, keys: (by_token - scorer.bias).exp()
+    search = Fixed(None, lambda: ())
+    search._kept = [torch.empty(0)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("voco_video.retrieval.question_states", lambda model, question: torch.zeros(3, 2))
+        found = search.scores("this or that?")
+    assert np.allclose(found.scores, by_token.logsumexp(0), atol=1e-5)
+    assert np.allclose(found.claims, [0, -0.5, -6, 0, -0.5, -5], atol=1e-5)
+    assert found.is_about.tolist() == [True, True, False, True, True, True], "the last is certain, if not the best"
 
 
 def test_what_was_learned_with_other_weights_is_not_used(tiny, clip, caplog):

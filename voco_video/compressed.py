@@ -18,7 +18,7 @@ from voco_video.errors import ModelError, UsageError
 from voco_video.model import Prefix, VocoTokens
 from voco_video.moments import Moment, find_moments, weighted
 from voco_video.parts import Part, read_chosen, read_chunks
-from voco_video.retrieval import FrameSearch
+from voco_video.retrieval import FrameScores, FrameSearch
 from voco_video.view import Policy, View, ViewOptions, choose_view, clock_frames, clock_text, context_budget
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 AS_FITS = ViewOptions()  # as many frames as the context has room for
-_SCORES_KEPT = 64  # questions whose scores are remembered, 4 bytes a frame each
+_SCORES_KEPT = 64  # questions whose scores are remembered, 9 bytes a frame each
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,12 +127,15 @@ class CompressedVideo:
         if budget is None and per_frame and self.num_frames:
             budget = self._context_budget(per_frame, options)
         fits = budget is None or self.num_frames * per_frame <= budget
-        scores = None
+        order = is_about = None
         if options.needs_scores and not fits:
             if question is None:
                 raise UsageError(f"policy {options.policy!r} chooses frames by the question, so it needs one")
-            scores = self.frame_scores(question)
-        return choose_view(self.num_frames, per_frame, max_voco_tokens=budget, options=options, scores=scores)
+            found = self._found(question)
+            order, is_about = (found.scores if found.claims is None else found.claims), found.is_about
+        return choose_view(
+            self.num_frames, per_frame, max_voco_tokens=budget, options=options, scores=order, is_about=is_about
+        )
 
     def _context_budget(self, num_voco_tokens: int, options: ViewOptions) -> int | None:
         """What the context length leaves for frames beside text, the clock's included; one frame at least."""
@@ -159,11 +162,14 @@ class CompressedVideo:
         return list(tokenizer(clock_text(seconds), add_special_tokens=False).input_ids)
 
     def frame_scores(self, question: str) -> np.ndarray:
-        """How much each frame has to do with a question, float32 ``[F]``, see `voco_video.retrieval.FrameSearch`.
+        """How much each frame has to do with a question, float32 ``[F]``, see `voco_video.retrieval.FrameScores`.
 
         >>> video.frame_scores("the red star").argmax()                   # doctest: +SKIP
         4017
         """
+        return self._found(question).scores
+
+    def _found(self, question: str) -> FrameScores:
         if question not in self._scores:
             if len(self._scores) >= _SCORES_KEPT:
                 self._scores.clear()
@@ -237,7 +243,7 @@ class CompressedVideo:
         return FrameSearch(self.model.voco, lambda: read_chunks(self.parts), retriever=retriever)
 
     @cached_property
-    def _scores(self) -> dict[str, np.ndarray]:
+    def _scores(self) -> dict[str, FrameScores]:
         return {}
 
     @overload

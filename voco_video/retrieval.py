@@ -7,7 +7,13 @@ tokens j to keys, in H heads, and the score is the logarithm of the odds that th
 
     s(question, frame) = b + log sum over t, h, j of exp(2 q_th . k_jh / sqrt(R) + g_th)
 
-so a question that names two things finds frames with either. The sum over tokens is ColBERT's late interaction
+so a question that names two things finds frames with either. One of them may be easier to tell than the other, so
+frames are chosen (`FrameScores.claims`) by how near they come to the best one for the token t that speaks most for
+them:
+
+    c(frame) = max over t of  s_t(frame) - max(0, largest s_t of all frames)      s_t: s with the terms of t alone
+
+which gives each thing that is found its share of a budget. The sum over tokens is ColBERT's late interaction
 (arXiv:2004.12832, equation 3) with a soft maximum, and gates in place of its stop list.
 
 Training-free, for models without one: the attention of the question's last token to each frame as if it stood alone
@@ -42,6 +48,7 @@ RETRIEVAL_WEIGHTS = "retrieval.safetensors"
 FRAMES_PER_STEP = 256  # few enough for products to stay in the processor's cache
 KEPT_BYTES = 128 << 20  # of what is remembered of a video's frames: nine hours of the embedded model's
 NUM_HEADS, HEAD_DIM, HIDDEN = 4, 32, 256
+NEAR_BEST, CERTAIN = 1.5, 3.0  # logarithms of odds; tuned on haystacks of seed 7, `benchmarks.needle` reports seed 0
 _RECORDING = "voco_recorded_queries"
 
 
@@ -266,6 +273,24 @@ def frame_keys(model: VocoModel, tokens: VocoTokens) -> tuple[Tensor, int]:
 # ---------------------------------------------------------------------- both
 
 
+@dataclass(frozen=True, eq=False)
+class FrameScores:
+    """How much each of F frames has to do with a question.
+
+    Attributes:
+        scores: float32 ``[F]``. With a retriever logarithms of odds: above 0 it is likelier than not that the frame
+            shows what is asked about. Without one only their order means something.
+        claims: float32 ``[F]``, 0 for the best frames and less for others: in what order frames are worth seeing, where
+            a question names several things. None without a retriever.
+        is_about: bool ``[F]``: those within `NEAR_BEST` of the best claim, and those that are `CERTAIN`. Others would
+            only mislead. None without a retriever.
+    """
+
+    scores: np.ndarray
+    claims: np.ndarray | None = None
+    is_about: np.ndarray | None = None
+
+
 class FrameSearch:
     """Holds frames against one question after another.
 
@@ -285,12 +310,8 @@ class FrameSearch:
         self._kept: list[Tensor] | None = None
 
     @torch.inference_mode()
-    def scores(self, question: str) -> np.ndarray:
-        """How much each frame has to do with a question; only their order means something, without a retriever.
-
-        Returns:
-            float32 ``[F]``. With a retriever logarithms of odds: above 0 it is likelier than not that the frame
-            shows it.
+    def scores(self, question: str) -> FrameScores:
+        """How much each frame has to do with a question.
 
         Raises:
             UsageError: the question is empty, or the frames keep no tokens.
@@ -299,11 +320,16 @@ class FrameSearch:
         scorer, chunks = self._opened()
         if scorer is None:
             parts = list(self._by_attention(question, chunks))
-        else:
-            queries, gates = scorer.question(question_states(self._model, question))
-            keys = self._kept if self._kept is not None else self._projected(scorer, chunks)
-            parts = [scorer.odds(queries, gates, part).sum(0).log() + scorer.bias for part in keys]
-        return torch.cat(parts).cpu().numpy() if parts else np.empty(0, np.float32)
+            return FrameScores(torch.cat(parts).cpu().numpy() if parts else np.empty(0, np.float32))
+        queries, gates = scorer.question(question_states(self._model, question))
+        keys = self._kept if self._kept is not None else self._projected(scorer, chunks)
+        odds = torch.cat([scorer.odds(queries, gates, part) for part in keys], dim=1)  # [T, F]
+        scores = odds.sum(0).log() + scorer.bias
+        by_token = odds.log() + scorer.bias
+        claims = (by_token - by_token.amax(1, keepdim=True).clamp(min=0)).amax(0)
+        claims -= claims.max()
+        is_about = (claims >= -NEAR_BEST) | (scores >= CERTAIN)
+        return FrameScores(*(t.cpu().numpy() for t in (scores, claims, is_about)))
 
     def _opened(self) -> tuple[FrameScorer | None, Iterable[VocoTokens]]:
         """What scores these frames, and the frames; the first chunk tells their form."""
