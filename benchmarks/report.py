@@ -42,6 +42,7 @@ class Benchmark:
         markdown: the report's tables.
         draw: the report's plot.
         ratios: what the guard holds against recorded floors, by name; higher is better.
+        merged: a report that was written before and a new one as one, for benchmarks that can run in pieces.
         size: inches of the plot.
     """
 
@@ -53,6 +54,7 @@ class Benchmark:
     markdown: Callable[[Report], str]
     draw: Callable[[Report, Figure], None]
     ratios: Callable[[Report], dict[str, float]] = lambda report: {}
+    merged: Callable[[Report, Report], Report] | None = None
     full: Any = None
     size: tuple[float, float] = (9, 3.8)
 
@@ -67,6 +69,12 @@ class Benchmark:
         except MismatchError as error:
             sys.exit(f"{self.name}: {error}")
         out = parsed.out or (QUICK_RESULTS if parsed.quick else RESULTS)
+        written = out / f"{self.name}.json"
+        if self.merged is not None and parsed.add and written.exists():
+            try:
+                report = self.merged(json.loads(written.read_text()), report)
+            except MismatchError as error:
+                sys.exit(f"{self.name}: {error}")
         self.write(report, out)
         print(self.markdown(report))
         print(f"written to {out / self.name}.json, .md and .png")
@@ -101,6 +109,8 @@ class Benchmark:
         sizes = parser.add_mutually_exclusive_group()
         sizes.add_argument("--quick", action="store_true", help="the smallest sizes, to see that it works")
         sizes.add_argument("--full", action="store_true", help="the whole table, however long it takes")
+        if self.merged is not None:
+            parser.add_argument("--add", action="store_true", help="keep what was written before beside what is new")
         parser.add_argument("--out", type=Path, help=f"folder for the results (default {RESULTS.name}/ beside this)")
         for setting in fields(self.default):
             assert setting.default is not MISSING
