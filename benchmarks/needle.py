@@ -116,7 +116,8 @@ def _row(
     first: list[Timing] = []
     with MemoryTrace() as memory:
         for haystack, video in zip(haystacks, videos, strict=True):
-            video.ask("who is there?", max_new_tokens=1, **seen)  # segments are checked at their first read
+            fresh = CompressedVideo(video.model, video.parts)
+            fresh.ask("who is there?", max_new_tokens=1, **seen)  # segments are checked at their first read
             fresh = CompressedVideo(video.model, video.parts)
             first.append(time_once(lambda: fresh.ask("who is there?", max_new_tokens=8, **seen)))  # noqa: B023
             single += [_ask(fresh, n.question, n.place, [n], seen) for n in haystack.needles]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import weakref
 
 import numpy as np
 import pytest
@@ -418,6 +419,9 @@ def test_searching_segments_is_the_formula_over_all_frames(tiny, clip, form, mon
             slow = scorer(queries, gates, token_features(video.tokens()))[0]
             assert np.abs(again.frame_scores(question) - slow.numpy()).max() < 1e-3
         assert bool(again._search._kept) == (kept_bytes > 200_000)
+    kept = weakref.ref(again._search)
+    del again
+    assert kept() is None, "what is kept goes with the video, without waiting for the garbage collector"
 
 
 def test_each_thing_that_a_question_names_has_its_claim():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
@@ -240,7 +240,7 @@ class CompressedVideo:
         if retriever is not None and not retriever.belongs_to(self.model.voco, self.model.fingerprint):
             log.warning("what finds frames was trained with other weights than this model's; attention finds them")
             retriever = None
-        return FrameSearch(self.model.voco, lambda: read_chunks(self.parts), retriever=retriever)
+        return FrameSearch(self.model.voco, partial(read_chunks, self.parts), retriever=retriever)
 
     @cached_property
     def _scores(self) -> dict[str, FrameScores]:
