@@ -12,6 +12,7 @@ hay is between them, so lengths are compared on the same questions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -88,8 +89,39 @@ def make_haystacks(
         groups = sorted({s.group for s in scenes})
         for at in range(0, len(groups), per_video):
             inside = [s for s in scenes if s.group in groups[at : at + per_video]]
-            haystacks.append(_make(folder, num_seconds, inside, names, seed=1000 * seed + groups[at]))
+            order = [groups[at : at + per_video].index(s.group) for s in inside]
+            count = len(set(order))
+            starts = [_start(s.depth, n, count, num_seconds) for s, n in zip(inside, order, strict=True)]
+            haystacks.append(_make(folder, num_seconds, inside, names, starts=starts, seed=1000 * seed + groups[at]))
     return haystacks
+
+
+def make_repeats(folder: Path, *, num_seconds: int, times: tuple[int, ...], num_names: int, seed: int) -> Haystack:
+    """A video in which `num_names` needles appear for each number of times, evenly spread, each time somewhere else.
+
+    The appearances of a name make a group.
+    """
+    rng = np.random.default_rng((seed, num_seconds))
+    every = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
+    counts = [count for count in times for _ in range(num_names)]
+    names = [every[i] for i in rng.permutation(len(every))[: len(counts)]]
+    appearances = [(group, name) for group, (name, count) in enumerate(zip(names, counts)) for _ in range(count)]
+    scenes, starts = [], []
+    for place, i in enumerate(rng.permutation(len(appearances))):
+        group, name = appearances[i]
+        depth = (place + 0.5) / len(appearances)
+        others = _surroundings(seed, place, names)
+        needle = _needle_object(name, others, rng)
+        scenes.append(_NeedleScene(group, depth, needle, tuple(others)))
+        starts.append(_start(depth, 0, 1, num_seconds))
+    return _make(folder, num_seconds, scenes, set(names), starts=starts, seed=1000 * seed)
+
+
+def _surroundings(seed: int, index: int, without: Sequence[str]) -> list[ShapeObject]:
+    """A test scene without those names, its times counted from where a needle appears."""
+    scene = draw_scene(1000 + seed, split="test", index=index)
+    moved = [_moved(o, -BEFORE_SECONDS) for o in scene.objects if o.name not in without]
+    return _within(moved, -BEFORE_SECONDS, NEEDLE_SECONDS + AFTER_SECONDS)
 
 
 def _needle_scenes(depths: tuple[float, ...], groups: range, *, seed: int) -> list[_NeedleScene]:
@@ -100,17 +132,15 @@ def _needle_scenes(depths: tuple[float, ...], groups: range, *, seed: int) -> li
     scenes, unused = [], list(names)
     for group in groups:
         for i, depth in enumerate(depths):
-            scene = draw_scene(1000 + seed, split="test", index=group * len(depths) + i)
-            moved = [_moved(o, -BEFORE_SECONDS) for o in scene.objects if o.name not in names]
-            others = _within(moved, -BEFORE_SECONDS, NEEDLE_SECONDS + AFTER_SECONDS)
+            others = _surroundings(seed, group * len(depths) + i, names)
             needle = _needle_object(unused.pop(), others, rng)
             scenes.append(_NeedleScene(group, depth, needle, tuple(others)))
     return scenes
 
 
-def _make(folder: Path, num_seconds: int, scenes: list[_NeedleScene], names: set[str], *, seed: int) -> Haystack:
-    groups = sorted({s.group for s in scenes})
-    starts = [_start(s.depth, groups.index(s.group), len(groups), num_seconds) for s in scenes]
+def _make(
+    folder: Path, num_seconds: int, scenes: list[_NeedleScene], names: set[str], *, starts: list[float], seed: int
+) -> Haystack:
     objects, needles = [], []
     for scene, start in zip(scenes, starts, strict=True):
         objects += [_moved(o, start) for o in (*scene.others, scene.needle)]
