@@ -23,6 +23,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -133,10 +134,10 @@ def _row(
         "num_videos": len(videos),
         "num_questions": len(single),
         "num_pairs": len(double),
-        "right": {depth: [a.is_right for a in group] for depth, group in by_depth.items()},
-        "found": {depth: [a.is_found for a in group] for depth, group in by_depth.items()},
-        "pairs_right": [a.is_right for a in double],
-        "pairs_found": [a.is_found for a in double],
+        "right": {depth: _bits(a.is_right for a in group) for depth, group in by_depth.items()},
+        "found": {depth: _bits(a.is_found for a in group) for depth, group in by_depth.items()},
+        "pairs_right": _bits(a.is_right for a in double),
+        "pairs_found": _bits(a.is_found for a in double),
         "wall_seconds": statistics.median(a.wall_seconds for a in single),
         "cpu_seconds": statistics.median(a.cpu_seconds for a in single),
         "first_cpu_seconds": statistics.median(t.cpu_seconds for t in first),
@@ -213,8 +214,8 @@ def markdown(report: Report) -> str:
     rows = []
     for r in report["rows"]:
         right = [_percent(r["right"][depth]) for depth in depths]
-        totals = [_with_interval(_by_group(r["right"])), _percent(np.concatenate(list(r["found"].values())))]
-        pairs = [_with_interval(np.array([r["pairs_right"]]).T), _percent(r["pairs_found"])] if r["num_pairs"] else "--"
+        totals = [_with_interval(_by_group(r["right"])), _percent("".join(r["found"].values()))]
+        pairs = [_with_interval(_column(r["pairs_right"])), _percent(r["pairs_found"])] if r["num_pairs"] else "--"
         times = [f"{r[kind] * 1000:.0f} ms" for kind in ("wall_seconds", "cpu_seconds", "first_cpu_seconds")]
         sizes = [f"{r['size_bytes'] / 1e6:.1f} MB", f"{r['peak_bytes'] / 2**20:.0f} MiB"]
         name = [f"{r['minutes']:g} min", r["form"], r["K"], r["policy"]]
@@ -263,13 +264,18 @@ def _differences(report: Report, depths: list[str]) -> list[str]:
     return [text, table([h for h in headings if h != "two events" or report["rows"][0]["num_pairs"]], rows)]
 
 
-def _column(values: list[bool]) -> Floats:
-    return np.array(values, float)[:, None]
+def _bits(values: Iterable[bool]) -> str:
+    """A report's way to say of each question in turn whether it is so: "1101"."""
+    return "".join(str(int(value)) for value in values)
 
 
-def _by_group(by_depth: dict[str, list[bool]]) -> Floats:
+def _column(bits: str) -> Floats:
+    return np.array(list(bits), float)[:, None]
+
+
+def _by_group(by_depth: dict[str, str]) -> Floats:
     """Needles of a group were in one video: ``[groups, depths]``, drawn together."""
-    return np.array(list(by_depth.values()), float).T
+    return np.concatenate([_column(bits) for bits in by_depth.values()], axis=1)
 
 
 def _interval(values: Floats) -> tuple[float, float, float]:
@@ -280,7 +286,7 @@ def _interval(values: Floats) -> tuple[float, float, float]:
 
 
 def _with_interval(values: Floats) -> str:
-    mean, low, high = _interval(np.asarray(values, float))
+    mean, low, high = _interval(values)
     return f"{mean:.0%} [{low:.0%}, {high:.0%}]"
 
 
@@ -289,8 +295,8 @@ def _points(values: Floats) -> str:
     return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
-def _percent(values: Any) -> str:
-    return f"{np.mean(values):.0%}"
+def _percent(bits: str) -> str:
+    return f"{_column(bits).mean():.0%}"
 
 
 def draw(report: Report, figure: Figure) -> None:
@@ -302,7 +308,7 @@ def draw(report: Report, figure: Figure) -> None:
     for across, (form, k) in zip(panels, lines, strict=True):
         for axes, policy in zip(across, settings["policies"], strict=True):
             rows = [r for r in report["rows"] if (r["form"], r["K"], r["policy"]) == (form, k, policy)]
-            heat = np.array([[np.mean(right) for right in r["right"].values()] for r in rows])
+            heat = np.array([[_column(right).mean() for right in r["right"].values()] for r in rows])
             image = axes.imshow(heat.T, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
             axes.set_xticks(range(len(rows)), [f"{r['minutes']:g} min" for r in rows], fontsize=8)
             axes.set_yticks(range(heat.shape[1]), [f"{float(d):.0%}" for d in rows[0]["right"]], fontsize=8)
