@@ -64,14 +64,14 @@ class Benchmark:
         base = self.quick if parsed.quick else (self.full or self.default) if parsed.full else self.default
         given = {f.name: getattr(parsed, f.name) for f in fields(base)}
         settings = replace(base, **{name: _as_field(value) for name, value in given.items() if value is not None})
-        try:
-            report = self.run(settings)
-        except MismatchError as error:
-            sys.exit(f"{self.name}: {error}")
         out = parsed.out or (QUICK_RESULTS if parsed.quick else RESULTS)
         recorded = out / f"{self.name}.json"
-        if self.merge and parsed.merge and recorded.exists():
-            report = self._merged(json.loads(recorded.read_text()), report)
+        try:
+            report = self.run(settings)
+            if self.merge and parsed.merge and recorded.exists():
+                report = self._merged(json.loads(recorded.read_text()), report)
+        except MismatchError as error:
+            sys.exit(f"{self.name}: {error}")
         self.write(report, out)
         print(self.markdown(report))
         print(f"written to {out / self.name}.json, .md and .png")

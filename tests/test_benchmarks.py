@@ -23,7 +23,7 @@ def bench():
     sys.path.insert(0, str(ROOT))
     names = ("timing", "errors", "report", "shapes", "rivals", "ceiling", "compress", "compress_rivals", "answer")
     names += ("attention", "cache", "scaling", "decode", "guard", "clips", "haystacks", "needle", "seven_b", "__main__")
-    names += ("recordings", "live", "two_events")
+    names += ("recordings", "live", "two_events", "how_often")
     yield SimpleNamespace(**{name: importlib.import_module(f"benchmarks.{name}") for name in names})
     sys.path.remove(str(ROOT))
 
@@ -336,7 +336,37 @@ def test_needle(bench, clips, tmp_path):
         assert row["num_questions"] == 2
         assert row["num_pairs"] == 1
     full = [r for r in report["rows"] if r["form"] == "full"]
-    assert all(r["found"] == {"0.3": 1.0, "0.7": 1.0} and r["pairs_found"] == 1.0 for r in full), "it sees every frame"
+    assert all(r["found"] == {"0.3": "1", "0.7": "1"} and r["pairs_found"] == "1" for r in full), "it sees every frame"
+    joined = run(bench.needle, tmp_path, "--minutes", "1", "--budgets", "4", "--merge")
+    names = [(r["minutes"], r["form"], r["K"], r["policy"]) for r in joined["rows"]]
+    assert set(names) == {(r["minutes"], r["form"], r["K"], r["policy"]) for r in report["rows"]} | {
+        (1.0, "embeds", 4, "relevant"),
+        (1.0, "embeds", 4, "uniform"),
+    }
+    assert len(names) == len(set(names))
+    with pytest.raises(SystemExit, match="same settings"):
+        run(bench.needle, tmp_path, "--minutes", "1", "--seed", "1", "--merge")
+
+
+def test_haystacks_of_all_lengths_hold_the_same_needles_in_the_same_scenes(bench, tmp_path):
+    from voco_video import Fit, read_frames
+
+    options = {"depths": (0.2, 0.8), "needles_per_depth": 3, "seed": 3}
+    seen = []
+    for num_seconds in (60, 300):
+        haystacks = bench.haystacks.make_haystacks(tmp_path, num_seconds=num_seconds, **options)
+        shown = {}
+        for haystack in haystacks:
+            pixels = read_frames(haystack.path, fit=Fit(64, 64, mode="stretch")).pixels
+            for n in haystack.needles:
+                start = int(n.start_seconds)
+                assert abs(start - n.depth * num_seconds) <= 2 * bench.haystacks.GAP_SECONDS
+                shown[n.group, n.depth, n.name, n.place] = pixels[start - 3 : start + 5].astype(int)
+        seen.append(shown)
+    short, long = seen
+    assert sorted(short) == sorted(long)
+    assert len(short) == 6
+    assert all(np.abs(short[n] - long[n]).mean() < 3 for n in short), "what is left is the encoder's"
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import weakref
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 from models import random_pixels, tiny_voco
 
 from voco_video.answer import answer_note
-from voco_video.api import CompressedVideo, Part, VideoModel, find, load_model
+from voco_video.api import CompressedVideo, Part, VideoModel, concat, find, load_model
 from voco_video.assembly import assemble
 from voco_video.backbone import CACHE_ARGUMENT
 from voco_video.cache import CacheKey, FrameCache
@@ -23,7 +24,16 @@ from voco_video.data.rendering import write_clip
 from voco_video.errors import ModelError, UsageError
 from voco_video.moments import find_moments, frame_ends
 from voco_video.parts import read_chosen, read_chunks
-from voco_video.retrieval import FrameScorer, Retriever, attention_scores, frame_keys, last_token_queries
+from voco_video.retrieval import (
+    FrameScorer,
+    FrameSearch,
+    Retriever,
+    attention_scores,
+    frame_keys,
+    last_token_queries,
+    question_states,
+    token_features,
+)
 from voco_video.view import ViewOptions, by_relevance, choose_view, context_budget
 
 TEXT = torch.tensor([5, 11, 42, 7])
@@ -75,6 +85,14 @@ def test_relevant_takes_the_best_frames_with_their_neighbours():
     view = choose_view(30, 1, max_voco_tokens=6, options=ViewOptions(policy="relevant", neighbours=1), scores=scores)
     assert view.frames.tolist() == [2, 3, 4, 19, 20, 21]
     assert by_relevance(scores, 0, 2).tolist() == [20, 3]
+
+
+def test_relevant_fills_no_budget_with_frames_that_have_nothing_to_do_with_it():
+    scores, is_about = -np.arange(30.0), np.arange(30) == 12
+    options = ViewOptions(policy="relevant", neighbours=1)
+    view = choose_view(30, 1, max_voco_tokens=8, options=options, scores=scores, is_about=is_about | (scores == 0))
+    assert view.frames.tolist() == [0, 1, 11, 12, 13]
+    assert "saw 5 of 30 frames (relevant, 5 tokens)" in view.note
 
 
 def test_elastic_covers_the_video_and_shows_the_best_frames_whole():
@@ -372,7 +390,9 @@ def test_a_scorer_is_the_formula(tmp_path):
         scorer.frame_scale.uniform_(0.5, 2)
         scorer.question_mean.normal_()
         slow = scorer(*(t[None] for t in scorer.question(hidden)), tokens)[0]
-        assert torch.allclose(scorer.fast_scores(*scorer.folded(hidden), tokens), slow, atol=1e-4)
+        odds = scorer.odds(*scorer.question(hidden), scorer.project(tokens))
+        assert odds.shape == (3, 4)
+        assert torch.allclose(odds.sum(0).log() + scorer.bias, slow, atol=1e-4)
         queries, gates = scorer.question(hidden[None])
     Retriever({"kv": scorer}, "ab" * 32).save(tmp_path)
     again = Retriever.load(tmp_path)
@@ -382,6 +402,46 @@ def test_a_scorer_is_the_formula(tmp_path):
     (tmp_path / "retrieval.safetensors").write_bytes(b"no such thing")
     with pytest.raises(ModelError, match=r"retrieval\.safetensors"):
         Retriever.load(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["embeds", "kv"])
+def test_searching_segments_is_the_formula_over_all_frames(tiny, clip, form, monkeypatch):
+    """Whether projected frames are kept or not, however they lie on disk, and for question after question."""
+    video = concat([tiny.compress(clip, fps=10, form=form), tiny.compress(clip, fps=4, form=form)])
+    assert len(list(read_chunks(video.parts))) > 3
+    scorer = tiny.retriever.scorers[form]
+    for kept_bytes, step in ((1 << 30, 256), (1 << 30, 50), (100_000, 7)):
+        monkeypatch.setattr("voco_video.retrieval.KEPT_BYTES", kept_bytes)
+        monkeypatch.setattr("voco_video.retrieval.FRAMES_PER_STEP", step)
+        again = concat([video])
+        for question in ("where is the star?", "who appears first, the red star or the blue circle?"):
+            queries, gates = scorer.question(question_states(tiny.voco, question)[None])
+            slow = scorer(queries, gates, token_features(video.tokens()))[0]
+            assert np.abs(again.frame_scores(question) - slow.numpy()).max() < 1e-3
+        assert bool(again._search._kept) == (kept_bytes > 200_000)
+    kept = weakref.ref(again._search)
+    del again
+    assert kept() is None, "what is kept goes with the video, without waiting for the garbage collector"
+
+
+def test_each_thing_that_a_question_names_has_its_claim():
+    """Of two tokens one speaks far more for its frames than the other does for others; both have their best first."""
+    scorer = FrameScorer(2, 1)
+    by_token = torch.tensor([[9.0, 8.5, 2.0, -5.0, -5.0, 4.0], [-5.0, -5.0, -5.0, 1.0, 0.5, -5.0], [-20.0] * 6])
+
+    class Fixed(FrameSearch):
+        def _opened(self):
+            return scorer, ()
+
+    scorer.odds = lambda queries, gates, keys: (by_token - scorer.bias).exp()
+    search = Fixed(None, lambda: ())
+    search._kept = [torch.empty(0)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("voco_video.retrieval.question_states", lambda model, question: torch.zeros(3, 2))
+        found = search.scores("this or that?")
+    assert np.allclose(found.scores, by_token.logsumexp(0), atol=1e-5)
+    assert np.allclose(found.claims, [0, -0.5, -6, 0, -0.5, -5], atol=1e-5)
+    assert found.is_about.tolist() == [True, True, False, True, True, True], "the last is certain, if not the best"
 
 
 def test_what_was_learned_with_other_weights_is_not_used(tiny, clip, caplog):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
@@ -18,7 +18,7 @@ from voco_video.errors import ModelError, UsageError
 from voco_video.model import Prefix, VocoTokens
 from voco_video.moments import Moment, find_moments, weighted
 from voco_video.parts import Part, read_chosen, read_chunks
-from voco_video.retrieval import frame_scores
+from voco_video.retrieval import FrameScores, FrameSearch
 from voco_video.view import Policy, View, ViewOptions, choose_view, clock_frames, clock_text, context_budget
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 AS_FITS = ViewOptions()  # as many frames as the context has room for
-_SCORES_KEPT = 64  # questions whose scores are remembered, 4 bytes a frame each
+_SCORES_KEPT = 64  # questions whose scores are remembered, 9 bytes a frame each
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,12 +127,15 @@ class CompressedVideo:
         if budget is None and per_frame and self.num_frames:
             budget = self._context_budget(per_frame, options)
         fits = budget is None or self.num_frames * per_frame <= budget
-        scores = None
+        order = is_about = None
         if options.needs_scores and not fits:
             if question is None:
                 raise UsageError(f"policy {options.policy!r} chooses frames by the question, so it needs one")
-            scores = self.frame_scores(question)
-        return choose_view(self.num_frames, per_frame, max_voco_tokens=budget, options=options, scores=scores)
+            found = self._found(question)
+            order, is_about = (found.scores if found.claims is None else found.claims), found.is_about
+        return choose_view(
+            self.num_frames, per_frame, max_voco_tokens=budget, options=options, scores=order, is_about=is_about
+        )
 
     def _context_budget(self, num_voco_tokens: int, options: ViewOptions) -> int | None:
         """What the context length leaves for frames beside text, the clock's included; one frame at least."""
@@ -159,20 +162,18 @@ class CompressedVideo:
         return list(tokenizer(clock_text(seconds), add_special_tokens=False).input_ids)
 
     def frame_scores(self, question: str) -> np.ndarray:
-        """How much each frame has to do with a question, float32 ``[F]``, see `voco_video.retrieval.frame_scores`.
+        """How much each frame has to do with a question, float32 ``[F]``, see `voco_video.retrieval.FrameScores`.
 
         >>> video.frame_scores("the red star").argmax()                   # doctest: +SKIP
         4017
         """
+        return self._found(question).scores
+
+    def _found(self, question: str) -> FrameScores:
         if question not in self._scores:
             if len(self._scores) >= _SCORES_KEPT:
                 self._scores.clear()
-            retriever = self.model.retriever
-            if retriever is not None and not retriever.belongs_to(self.model.voco, self.model.fingerprint):
-                log.warning("what finds frames was trained with other weights than this model's; attention finds them")
-                retriever = None
-            chunks = read_chunks(self.parts)
-            self._scores[question] = frame_scores(self.model.voco, question, chunks, retriever=retriever)
+            self._scores[question] = self._search.scores(question)
         return self._scores[question]
 
     def find(self, query: str, *, num_moments: int = 5) -> list[Moment]:
@@ -234,7 +235,15 @@ class CompressedVideo:
         return {}
 
     @cached_property
-    def _scores(self) -> dict[str, np.ndarray]:
+    def _search(self) -> FrameSearch:
+        retriever = self.model.retriever
+        if retriever is not None and not retriever.belongs_to(self.model.voco, self.model.fingerprint):
+            log.warning("what finds frames was trained with other weights than this model's; attention finds them")
+            retriever = None
+        return FrameSearch(self.model.voco, partial(read_chunks, self.parts), retriever=retriever)
+
+    @cached_property
+    def _scores(self) -> dict[str, FrameScores]:
         return {}
 
     @overload

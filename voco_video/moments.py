@@ -35,7 +35,7 @@ def find_moments(scores: Floats, pts_seconds: Floats, *, num_moments: int) -> li
     Height is over the median of all scores, so it does not matter in what unit they are.
 
     Args:
-        scores: ``[F]``, as `voco_video.retrieval.frame_scores` gives them.
+        scores: ``[F]``, see `voco_video.retrieval.FrameScores`.
         pts_seconds: ``[F]``; no moment reaches over a gap, or to another video, where times go back.
         num_moments: how many at most.
 

@@ -40,11 +40,12 @@ class Part:
 
 
 def read_chunks(parts: Sequence[Part]) -> Iterator[VocoTokens]:
-    """All frames in order, as many at a time as take `CHUNK_BYTES`; memory-mapped within a segment."""
+    """All frames in order, at most as many at a time as take `CHUNK_BYTES`; memory-mapped, so nothing is copied."""
     for part in parts:
         size = max(1, CHUNK_BYTES // max(1, part.entry.bytes_per_frame))
-        for start in range(part.start, part.stop, size):
-            yield read_tokens(part.entry, start, min(start + size, part.stop))
+        for begin, end in part.entry.mapped_windows(part.start, part.stop):
+            for start in range(begin, end, size):
+                yield read_tokens(part.entry, start, min(start + size, end))
 
 
 def read_chosen(parts: Sequence[Part], frames: npt.NDArray[np.int64], *, num_voco_tokens: int) -> VocoTokens:

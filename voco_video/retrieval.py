@@ -7,7 +7,13 @@ tokens j to keys, in H heads, and the score is the logarithm of the odds that th
 
     s(question, frame) = b + log sum over t, h, j of exp(2 q_th . k_jh / sqrt(R) + g_th)
 
-so a question that names two things finds frames with either. The sum over tokens is ColBERT's late interaction
+so a question that names two things finds frames with either. One of them may be easier to tell than the other, so
+frames are chosen (`FrameScores.claims`) by how near they come to the best one for the token t that speaks most for
+them:
+
+    c(frame) = max over t of  s_t(frame) - max(0, largest s_t of all frames)      s_t: s with the terms of t alone
+
+which gives each thing that is found its share of a budget. The sum over tokens is ColBERT's late interaction
 (arXiv:2004.12832, equation 3) with a soft maximum, and gates in place of its stop list.
 
 Training-free, for models without one: the attention of the question's last token to each frame as if it stood alone
@@ -17,8 +23,9 @@ before the question, its logarithm averaged over heads and over layers behind th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +46,9 @@ from voco_video.model import Form, VocoModel, VocoTokens
 
 RETRIEVAL_WEIGHTS = "retrieval.safetensors"
 FRAMES_PER_STEP = 256  # few enough for products to stay in the processor's cache
+KEPT_BYTES = 128 << 20  # of what is remembered of a video's frames: nine hours of the embedded model's
 NUM_HEADS, HEAD_DIM, HIDDEN = 4, 32, 256
+NEAR_BEST, CERTAIN = 1.5, 3.0  # logarithms of odds; tuned on haystacks of seed 7, `benchmarks.needle` reports seed 0
 _RECORDING = "voco_recorded_queries"
 
 
@@ -87,35 +96,32 @@ class FrameScorer(nn.Module):
         Returns:
             Logarithms of odds, ``[Q, F]``.
         """
-        keys = self.keys((tokens - self.frame_mean) / self.frame_scale).unflatten(-1, (NUM_HEADS, HEAD_DIM))
-        by_head = keys.permute(2, 3, 0, 1).flatten(2)  # [H, R, F * K]
+        by_head = self.project(tokens).flatten(2)  # [H, R, F * K]
         products = queries.permute(2, 0, 1, 3).flatten(1, 2) @ by_head  # [H, Q * T, F * K]
         products = products.unflatten(2, tokens.shape[:2]).logsumexp(-1)  # [H, Q * T, F]
         products = products.unflatten(1, queries.shape[:2]) + gates.permute(2, 0, 1)[..., None]  # [H, Q, T, F]
         return products.transpose(1, 2).flatten(0, 1).logsumexp(0) + self.bias  # [Q, F]
 
-    def folded(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """One question as what its frames' tokens are multiplied with as they are: it costs no projection of frames.
-
-        Args:
-            hidden: ``[T, D]``.
-
-        Returns:
-            Directions ``[T * H, W]`` and constants ``[T * H]``, for `fast_scores`.
-        """
-        queries, gates = self.question(hidden)  # [T, H, R], [T, H]
+    def project(self, tokens: Tensor) -> Tensor:
+        """Frames' tokens ``[F, K, W]`` to keys ``[H, R, F, K]``, all that any question needs of them."""
         weights = self.keys.weight / self.frame_scale  # [H * R, W]
         offsets = self.keys.bias - weights @ self.frame_mean
-        directions = torch.einsum("thr,hrw->thw", queries, weights.unflatten(0, (NUM_HEADS, HEAD_DIM)))
-        constants = gates + (queries * offsets.unflatten(0, (NUM_HEADS, HEAD_DIM))).sum(-1)
-        return directions.flatten(0, 1), constants.flatten()
+        keys = torch.addmm(offsets[:, None], weights, tokens.flatten(0, 1).T)  # [H * R, F * K]
+        return keys.unflatten(0, (NUM_HEADS, HEAD_DIM)).unflatten(2, tokens.shape[:2])
 
-    def fast_scores(self, directions: Tensor, constants: Tensor, tokens: Tensor) -> Tensor:
-        """What `forward` gives for one question, with a fifth of its work: ``[F, K, W] -> [F]``."""
-        products = torch.addmm(constants[:, None], directions, tokens.flatten(0, 1).T)  # [T * H, F * K]
+    def odds(self, queries: Tensor, gates: Tensor, keys: Tensor) -> Tensor:
+        """What each of one question's tokens adds to the odds of each frame, before the bias.
+
+        Args:
+            queries, gates: of one question, ``[T, H, R]`` and ``[T, H]``.
+            keys: as `project` gives them.
+
+        Returns:
+            ``[T, F]``; the logarithm of their sum over T, plus the bias, is what `forward` gives.
+        """
+        products = torch.baddbmm(gates.T[..., None], queries.transpose(0, 1), keys.flatten(2))  # [H, T, F * K]
         # One pass instead of a logsumexp for each sum; float32 holds the exponentials of anything from -87 to 88.
-        sums = products.clamp_(-80, 80).exp_().sum(0).unflatten(0, tokens.shape[:2]).sum(1)
-        return sums.log() + self.bias
+        return products.clamp_(-80, 80).exp_().unflatten(2, keys.shape[2:]).sum((0, 3))
 
 
 @dataclass(frozen=True)
@@ -267,44 +273,105 @@ def frame_keys(model: VocoModel, tokens: VocoTokens) -> tuple[Tensor, int]:
 # ---------------------------------------------------------------------- both
 
 
-def frame_scores(
-    model: VocoModel, question: str, chunks: Iterable[VocoTokens], *, retriever: Retriever | None = None
-) -> np.ndarray:
-    """How much each cached frame has to do with a question; only their order means something, without a retriever.
+@dataclass(frozen=True, eq=False)
+class FrameScores:
+    """How much each of F frames has to do with a question.
+
+    Attributes:
+        scores: float32 ``[F]``. With a retriever logarithms of odds: above 0 it is likelier than not that the frame
+            shows what is asked about. Without one only their order means something.
+        claims: float32 ``[F]``, 0 for the best frames and less for others: in what order frames are worth seeing, where
+            a question names several things. None without a retriever.
+        is_about: bool ``[F]``: those within `NEAR_BEST` of the best claim, and those that are `CERTAIN`. Others would
+            only mislead. None without a retriever.
+    """
+
+    scores: np.ndarray
+    claims: np.ndarray | None = None
+    is_about: np.ndarray | None = None
+
+
+class FrameSearch:
+    """Holds frames against one question after another.
+
+    With a retriever, what it reads of frames is projected once and kept, where that is little: 512 bytes a token,
+    15 MB for an hour at one frame a second and K = 8. A further question then reads nothing from disk.
 
     Args:
-        chunks: frames a few hundred at a time, of one form.
+        model: what compressed the frames.
+        read: gives all frames, a few hundred at a time, whenever it is called; of one form.
         retriever: the model's, where it has one.
-
-    Returns:
-        float32 ``[F]``. With a retriever logarithms of odds: above 0 it is likelier than not that the frame shows it.
-
-    Raises:
-        UsageError: the question is empty.
-        ModelError: the model has no tokenizer or no chat template.
     """
-    scored = [scores.cpu() for scores in _scored(model, question, chunks, retriever)]
-    return torch.cat(scored).numpy() if scored else np.empty(0, np.float32)
 
+    def __init__(
+        self, model: VocoModel, read: Callable[[], Iterable[VocoTokens]], *, retriever: Retriever | None = None
+    ) -> None:
+        self._model, self._read, self._retriever = model, read, retriever
+        self._kept: list[Tensor] | None = None
 
-@torch.inference_mode()
-def _scored(
-    model: VocoModel, question: str, chunks: Iterable[VocoTokens], retriever: Retriever | None
-) -> Iterator[Tensor]:
-    asked: Any = None  # what is known of the question, once the first chunk has told the form of the frames
-    for tokens in chunks:
-        if tokens.num_voco_tokens == 0:
+    @torch.inference_mode()
+    def scores(self, question: str) -> FrameScores:
+        """How much each frame has to do with a question.
+
+        Raises:
+            UsageError: the question is empty, or the frames keep no tokens.
+            ModelError: the model has no tokenizer or no chat template.
+        """
+        scorer, chunks = self._opened()
+        if scorer is None:
+            parts = list(self._by_attention(question, chunks))
+            return FrameScores(torch.cat(parts).cpu().numpy() if parts else np.empty(0, np.float32))
+        queries, gates = scorer.question(question_states(self._model, question))
+        keys = self._kept if self._kept is not None else self._projected(scorer, chunks)
+        odds = torch.cat([scorer.odds(queries, gates, part) for part in keys], dim=1)  # [T, F]
+        scores = odds.sum(0).log() + scorer.bias
+        by_token = odds.log() + scorer.bias
+        claims = (by_token - by_token.amax(1, keepdim=True).clamp(min=0)).amax(0)
+        claims -= claims.max()
+        is_about = (claims >= -NEAR_BEST) | (scores >= CERTAIN)
+        return FrameScores(*(t.cpu().numpy() for t in (scores, claims, is_about)))
+
+    def _opened(self) -> tuple[FrameScorer | None, Iterable[VocoTokens]]:
+        """What scores these frames, and the frames; the first chunk tells their form."""
+        chunks = iter(self._read())
+        first = next(chunks, None)
+        if first is None:
+            return None, ()
+        if first.num_voco_tokens == 0:
             raise UsageError("these frames keep no tokens (compressor 'none'), so nothing can be found in them")
-        scorer = retriever.scorers.get(tokens.form) if retriever and tokens.elastic else None
-        if scorer is not None:
-            scorer.to(model.backbone.device)
-            asked = directions, constants = asked or scorer.folded(question_states(model, question))
-            features = token_features(tokens).to(model.backbone.device)
-            yield torch.cat(
-                [scorer.fast_scores(directions, constants, part) for part in features.split(FRAMES_PER_STEP)]
-            )
-            continue
-        keys, position = frame_keys(model, tokens)
-        if asked is None:
-            asked = last_token_queries(model, question, position=position, form=tokens.form)
-        yield attention_scores(asked, keys)
+        scorer = self._retriever.scorers.get(first.form) if self._retriever and first.elastic else None
+        return scorer and scorer.to(self._model.backbone.device), chain([first], chunks)
+
+    def _projected(self, scorer: FrameScorer, chunks: Iterable[VocoTokens]) -> Iterator[Tensor]:
+        """Keys of some frames at a time, ``[H, R, F, K]``; kept for the next question while they are few."""
+        kept, size_bytes = [], 0
+        for features in _regrouped(token_features(tokens) for tokens in chunks):
+            keys = scorer.project(features.to(self._model.backbone.device))
+            size_bytes += keys.nbytes
+            if size_bytes <= KEPT_BYTES:
+                kept.append(keys)
+            else:
+                kept.clear()
+            yield keys
+        if size_bytes <= KEPT_BYTES:
+            self._kept = kept
+
+    def _by_attention(self, question: str, chunks: Iterable[VocoTokens]) -> Iterator[Tensor]:
+        queries = None
+        for tokens in chunks:
+            keys, position = frame_keys(self._model, tokens)
+            if queries is None:
+                queries = last_token_queries(self._model, question, position=position, form=tokens.form)
+            yield attention_scores(queries, keys)
+
+
+def _regrouped(pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Pieces of any number of frames as pieces of `FRAMES_PER_STEP` at most, and hardly less."""
+    waiting: list[Tensor] = []
+    for piece in pieces:
+        waiting.append(piece)
+        if sum(map(len, waiting)) >= FRAMES_PER_STEP:
+            yield from torch.cat(waiting).split(FRAMES_PER_STEP)
+            waiting = []
+    if waiting:
+        yield from torch.cat(waiting).split(FRAMES_PER_STEP)

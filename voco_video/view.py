@@ -25,9 +25,9 @@ class ViewOptions:
     Attributes:
         max_voco_tokens: budget over all frames; None: what the model's context length leaves beside text.
         policy: ``"uniform"`` spreads the frames evenly, ``"recent"`` takes the last ones, ``"relevant"`` those that
-            have most to do with the question, with their neighbours; ``"elastic"`` spends half of the budget on many
-            frames at one VoCo token each and the rest on the relevant ones at all k. Where everything fits, everything
-            is seen.
+            have most to do with the question, with their neighbours, and no more than those where the model has
+            learned which frames a question is about; ``"elastic"`` spends half of the budget on many frames at one
+            VoCo token each and the rest on the relevant ones at all k. Where everything fits, everything is seen.
         neighbours: frames before and after each relevant one that are taken with it.
         clock_every_seconds: tell the model the time as text, before the first frame and then this often; None: never.
 
@@ -114,6 +114,7 @@ def choose_view(
     max_voco_tokens: int | None,
     options: ViewOptions,
     scores: Floats | None = None,
+    is_about: npt.NDArray[np.bool_] | None = None,
 ) -> View:
     """Frames that meet a budget, in time order.
 
@@ -122,6 +123,7 @@ def choose_view(
         num_voco_tokens: k that a frame is seen with; under ``elastic`` the relevant ones.
         max_voco_tokens: the budget, `ViewOptions.max_voco_tokens` or what the context length leaves; None: no limit.
         scores: ``[F]``, how much each frame has to do with the question, for policies that need it.
+        is_about: ``[F]``; under ``relevant`` no other frames are seen but these and their neighbours.
 
     Raises:
         UsageError: the budget does not hold a single frame.
@@ -148,7 +150,7 @@ def choose_view(
     elif options.policy == "recent":
         frames = np.arange(num_frames - fitting, num_frames)
     else:
-        frames = np.sort(by_relevance(_checked(scores, num_frames), options.neighbours, fitting))
+        frames = np.sort(by_relevance(_checked(scores, num_frames), options.neighbours, fitting, is_about))
     return View(frames, np.full(len(frames), num_voco_tokens, np.int64), num_frames, options.policy)
 
 
@@ -177,14 +179,19 @@ def spread(num_frames: int, num_chosen: int) -> Ints:
     return ((2 * np.arange(num_chosen) + 1) * num_frames // (2 * num_chosen)).astype(np.int64)
 
 
-def by_relevance(scores: Floats, neighbours: int, num_frames: int) -> Ints:
-    """The most relevant frames, best first, each followed by its neighbours, nearest first.
+def by_relevance(
+    scores: Floats, neighbours: int, num_frames: int, is_about: npt.NDArray[np.bool_] | None = None
+) -> Ints:
+    """The most relevant frames, best first, each followed by its neighbours, nearest first; all, or those that may be.
 
     >>> by_relevance(np.array([0.0, 0.0, 3.0, 0.0, 1.0, 2.0]), neighbours=1, num_frames=5)
     array([2, 1, 3, 5, 4])
     """
     steps = [0, *(side * n for n in range(1, neighbours + 1) for side in (-1, 1))]
-    peaks = np.argsort(-scores, kind="stable")[:num_frames]  # each is one frame itself, so more are never needed
+    peaks = np.argsort(-scores, kind="stable")
+    if is_about is not None:
+        peaks = peaks[is_about[peaks]]
+    peaks = peaks[:num_frames]  # each is one frame itself, so more are never needed
     order = (peaks[:, None] + np.array(steps)).flatten()
     order = order[(order >= 0) & (order < len(scores))]
     _, first = np.unique(order, return_index=True)

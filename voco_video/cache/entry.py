@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -184,6 +186,11 @@ class CacheEntry:
             return windows[0]
         return {name: torch.cat([window[name] for window in windows]) for name in self.tensors}
 
+    def mapped_windows(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Cut frames [start, stop) into windows that `read` maps instead of copying: where segments end."""
+        for segment in self._overlapping(start, stop):
+            yield max(start, segment.first_frame), min(stop, segment.stop_frame)
+
     def verify(self, *, full: bool = True) -> None:
         """CacheError unless every segment has its size and, with `full`, the BLAKE3 it was written with."""
         hold, fresh_reader = self._held(), SegmentReader()  # fresh: hashes also what was read before
@@ -221,7 +228,9 @@ class CacheEntry:
         return f"CacheEntry({self.digest}, num_frames={self.num_frames}, size_bytes={self.size_bytes})"
 
     def _overlapping(self, start: int, stop: int) -> list[Segment]:
-        return [s for s in self._manifest.segments if s.first_frame < stop and s.stop_frame > start]
+        segments = self._manifest.segments
+        first = bisect_right(segments, start, key=lambda segment: segment.stop_frame)
+        return list(takewhile(lambda segment: segment.first_frame < stop, segments[first:]))
 
     def _read_segment(self, segment: Segment, start: int, stop: int) -> dict[str, torch.Tensor]:
         begin = max(start - segment.first_frame, 0)
