@@ -59,8 +59,8 @@ out.
 
 Who says so: EgoSchema's subset_answers.json (500) and lmms-eval's task (5031). NExT-QA's author for videos (issue 16 of
 doc-doc/NExT-QA); others who read the files for questions: of val 4996, of test 8.56 and of train 34 thousand, whose last
-digits no source was found for. Video-MME's README. Of MLVU only others who read the files; nobody's count of its videos
-could be checked."""
+digits no source was found for. Video-MME's README. Of MLVU only others who read the files; no count of its videos could
+be checked."""
 
 NEXTQA_TYPES = {
     "CW": "causal why",
