@@ -57,10 +57,10 @@ CHOICE_SIZES = {
 its test all of them. MLVU's val is what it calls dev; of both its splits the questions that ask for free text are left
 out.
 
-Who says so: EgoSchema's subset_answers.json (500) and lmms-eval's task (5031). NExT-QA's author for videos (issue 16 of
-doc-doc/NExT-QA); others who read the files for questions: of val 4996, of test 8.56 and of train 34 thousand, whose last
-digits no source was found for. Video-MME's README. Of MLVU only others who read the files; no count of its videos could
-be checked."""
+Who says so: EgoSchema's subset_answers.json (500) and lmms-eval's task (5031). NExT-QA's author for videos (issue 16
+of doc-doc/NExT-QA); others who read the files for questions: of val 4996, of test 8.56 and of train 34 thousand,
+whose last digits no source was found for. Video-MME's README. Of MLVU only others who read the files; no count of its
+videos could be checked."""
 
 NEXTQA_TYPES = {
     "CW": "causal why",
@@ -381,7 +381,10 @@ def _samples(asked: Sequence[_Asked], tree: Tree) -> tuple[Sample, ...]:
     for one in asked:
         turns.setdefault(one.video, []).append(one.turn)
         first.setdefault(one.video, one)
-    return tuple(
-        Sample(video, (Media("video", video, tree.clip(first[video].names, folder=first[video].folder)),), tuple(those))
-        for video, those in turns.items()
-    )
+    # Where some of the folders are there, a video of another one is missing, though its name may be in them.
+    folders = {one.folder for one in asked} & tree.clips_by_folder.keys()
+    paths = {
+        video: tree.clip(one.names, folder=one.folder) if not folders or one.folder in folders else None
+        for video, one in first.items()
+    }
+    return tuple(Sample(video, (Media("video", video, paths[video]),), tuple(those)) for video, those in turns.items())
