@@ -16,15 +16,18 @@ The answer of a question is its option's letter. Options lose the letters that V
 
 Checked against these, on GitHub unless they are data sets of huggingface.co:
 
-    egoschema  egoschema/EgoSchema: questions.json, subset_answers.json, download.py, validate.py
+    egoschema  egoschema/EgoSchema: questions.json (an early one), subset_answers.json, download.py, validate.py
     nextqa     doc-doc/NExT-QA: dataset/nextqa/val.csv, test.csv and map_vid_vidorID.json, eval_mc.py
     videomme   data set lmms-lab/Video-MME: the fields in its README.md; EvolvingLMMs-Lab/lmms-eval:
                lmms_eval/tasks/videomme/utils.py; open-compass/VLMEvalKit: vlmeval/dataset/videomme.py;
                BradyFU/Video-MME: README.md, evaluation/output_test_template.json (example replies to 3 or 5 of the
                900 videos, with commas that JSON forbids, and so not looked for)
-    mlvu       FlagOpen/FlagEmbedding: MLVU/data, MLVU/evaluation/multiple_choice_evaluation/choice_bench.py;
-               JUNJIE99/MLVU: evaluation_test; VLMEvalKit: vlmeval/dataset/mlvu.py for the folders. test_mcq_gt.json
-               itself could not be read, only loaders of it
+    mlvu       FlagOpen/FlagEmbedding and its fork H-UMBLE/flagembedding: MLVU/data,
+               MLVU/evaluation/multiple_choice_evaluation/choice_bench.py; JUNJIE99/MLVU: evaluation_test;
+               VLMEvalKit: vlmeval/dataset/mlvu.py for the folders. test_mcq_gt.json itself could not be read, only
+               loaders of it
+
+Of long files only parts were read.
 """
 
 from __future__ import annotations
