@@ -103,7 +103,8 @@ def videomme_rows() -> list[dict[str, Any]]:
 
 
 def write_videomme(root: Path, *, layout: str = "jsonl") -> Path:
-    """Nine questions: as the published parquet, as its rows in JSON lines, or as the authors' scorer takes them."""
+    """Nine questions: as the published parquet, as its rows in JSON lines, or as the authors' own file has them, a
+    video's together, with the names of today ("nested") or of its first publication ("first")."""
     rows = videomme_rows()
     root.mkdir(parents=True, exist_ok=True)
     if layout == "parquet":
@@ -114,15 +115,17 @@ def write_videomme(root: Path, *, layout: str = "jsonl") -> Path:
     elif layout == "jsonl":
         (root / "videomme.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     else:
-        of_video = ("video_id", "duration", "domain", "sub_category")
+        first = {"duration": "duration_category", "domain": "video_category", "sub_category": "video_sub_category"}
+        renamed = first | {"options": "choices"} if layout == "first" else {}
+        of_video = ("video_id", "duration", "domain", "sub_category", "url")
+        of_question = ("question_id", "task_type", "question", "options", "answer")
         videos: dict[str, dict[str, Any]] = {}
         for row in rows:
-            video = videos.setdefault(row["video_id"], {name: row[name] for name in of_video} | {"questions": []})
-            video["questions"].append(
-                {n: row[n] for n in ("question_id", "task_type", "question", "options", "answer")}
-            )
-        write_json(root / "output_test_template.json", list(videos.values()))
-    named = {row["video_id"] if layout == "template" else row["videoID"] for row in rows}
+            video = {renamed.get(name, name): row[name] for name in of_video} | {"questions": []}
+            questions = videos.setdefault(row["video_id"], video)["questions"]
+            questions.append({renamed.get(name, name): row[name] for name in of_question})
+        write_json(root / "Video-MME.json", list(videos.values()))
+    named = {row["video_id"] if layout in ("nested", "first") else row["videoID"] for row in rows}
     for number, name in enumerate(sorted(named)):
         encode(root / "data" / f"{name}.mp4", number)
     return root
@@ -163,6 +166,35 @@ def write_mlvu(root: Path) -> Path:
     }
     write_json(root / "json" / "9_summary.json", [free])
     encode(root / "video" / "9_summary" / "needle_32.mp4", 9)
+    return root
+
+
+def mlvu_test_rows() -> list[dict[str, Any]]:
+    """Rows of test_mcq_gt.json: six candidates, and an id that names the task."""
+    asked = (("test_film_1.mp4", "plotQA", "PQA_0"), ("test_film_1.mp4", "needleQA", "NQA_0"))
+    asked += (("test_game_2.mp4", "sportsQA", "SQA_0"),)
+    return [
+        {
+            "video": video,
+            "duration": 431.2,
+            "question": f"What is thing {place} of the video?",
+            "candidates": [f"{kind} {number}" for number in range(6)],
+            "answer": f"{kind} {5 - place}",
+            "question_type": kind,
+            "question_id": question_id,
+        }
+        for place, (video, kind, question_id) in enumerate(asked)
+    ]
+
+
+def write_mlvu_test(root: Path) -> Path:
+    """Three questions on two videos, which lie together; beside them the questions without answers."""
+    rows = mlvu_test_rows()
+    write_json(root / "test-ground-truth" / "test_mcq_gt.json", rows)
+    secret = [{name: value for name, value in row.items() if name != "answer"} for row in rows]
+    write_json(root / "test_multi_choice_tasks.json", secret)
+    for number, video in enumerate(("test_film_1.mp4", "test_game_2.mp4")):
+        encode(root / "MLVU_Test" / "video" / video, number)
     return root
 
 

@@ -374,7 +374,8 @@ def test_evaluate_from_the_command_line(run, sets, checkpoint, dataset):
 def test_a_users_mistakes(run, sets, checkpoint, tmp_path):
     write_dataset(tmp_path / "msvd", layout="msvd", num_videos=4, size=32)
     cases = (
-        (["mlvu", "--root", sets["mlvu"], "--split", "test"], 2, "mlvu has val"),
+        (["mlvu", "--root", sets["mlvu"], "--split", "train"], 2, "mlvu has val and test"),
+        (["mlvu", "--root", sets["mlvu"], "--split", "test"], 1, "(looked for test_mcq_gt.json)"),
         (["mlvu", "--root", sets["mlvu"], "--rank-vocabulary", "5"], 2, "mlvu is multiple choice; use --answer-by"),
         (["mlvu", "--root", sets["mlvu"], "--answer-by", "luck"], 2, "luck"),
         (["mlvu", "--root", tmp_path], 1, "no annotations of the val split"),

@@ -16,6 +16,7 @@ from choice_sets import (
     videomme_rows,
     write_json,
     write_mlvu,
+    write_mlvu_test,
     write_nextqa,
     write_videomme,
 )
@@ -80,14 +81,26 @@ def test_nextqa(sets: dict[str, Path]) -> None:
     assert turn.options == tuple(f"ch answer {place}" for place in range(5))
 
 
-@pytest.mark.parametrize("layout", ["parquet", "jsonl", "template"])
+def test_nextqa_from_a_parquet(sets: dict[str, Path], tmp_path: Path) -> None:
+    """lmms-lab's copy, MC/test-00000-of-00001.parquet: the same columns, but numbers where the .csv has text."""
+    pytest.importorskip("pyarrow", reason="parquet files need pyarrow, which the extra `eval` brings")
+    from pyarrow import Table, parquet
+
+    rows = [dict(zip(NEXTQA_COLUMNS, row)) | {"video": int(row[0])} for row in nextqa_rows()]
+    parquet.write_table(Table.from_pylist(rows), path := tmp_path / "test-00000-of-00001.parquet")
+    copied = load_dataset("nextqa", sets["nextqa"], split="test", annotations=path)
+    assert list(copied.questions()) == list(load_dataset("nextqa", sets["nextqa"], split="val").questions())
+
+
+@pytest.mark.parametrize("layout", ["parquet", "jsonl", "nested", "first"])
 def test_videomme(tmp_path: Path, layout: str) -> None:
     if layout == "parquet":
         pytest.importorskip("pyarrow", reason="parquet files need pyarrow, which the extra `eval` brings")
     loaded = load_dataset("videomme", write_videomme(tmp_path / "set", layout=layout))
     assert loaded.missing == ()
     assert [len(sample.turns) for sample in loaded.samples] == [3, 3, 3]
-    named = ["001", "301", "601"] if layout == "template" else ["abcdefghijk", "-N1cdUjctpG", "_26dzf-vc5g"]
+    by_number = layout in ("nested", "first")
+    named = ["001", "301", "601"] if by_number else ["abcdefghijk", "-N1cdUjctpG", "_26dzf-vc5g"]
     assert [Path(path).stem for path in files(loaded).values()] == named == [sample.name for sample in loaded.samples]
     for number, (row, (_, turn)) in enumerate(zip(videomme_rows(), loaded.questions(), strict=True)):
         assert turn == Turn(
@@ -123,13 +136,44 @@ def test_mlvu(sets: dict[str, Path]) -> None:
     assert turns(loaded)["1_plotQA_1"].options == ("plotQA w1", "plotQA x1", "plotQA y1", "plotQA z1")
 
 
+def test_mlvu_test(tmp_path: Path) -> None:
+    root = write_mlvu_test(tmp_path / "set")
+    loaded = load_dataset("mlvu", root, split="test")
+    assert loaded.annotations == (root / "test-ground-truth/test_mcq_gt.json",)
+    assert files(loaded) == {name: str(root / f"MLVU_Test/video/{name}.mp4") for name in ("test_film_1", "test_game_2")}
+    assert [(t.question_id, t.question_type, t.answer, len(t.options)) for _, t in loaded.questions()] == [
+        ("PQA_0", "plotQA", "F", 6),
+        ("NQA_0", "needleQA", "E", 6),
+        ("SQA_0", "sportsQA", "D", 6),
+    ]
+    with pytest.raises(DataError, match=r"test_multi_choice_tasks\.json, row 1: has no 'answer'"):
+        load_dataset("mlvu", root, split="test", annotations=root / "test_multi_choice_tasks.json")
+    with pytest.raises(DataError, match=r"no annotations of the val split in it \(looked for 1_plotQA\.json"):
+        load_dataset("mlvu", root)
+
+
+def test_candidates_that_are_empty_or_equal(tmp_path: Path) -> None:
+    """Both are in 1_plotQA.json as published. The authors' script takes the last candidate that reads as the answer."""
+    rows = [
+        MLVU | {"candidates": ["", "There is one", "There is none", ""], "answer": "There is none"},
+        MLVU | {"candidates": ["Blue", "Red", "White", "Blue"], "answer": "Blue"},
+    ]
+    write_json(tmp_path / "1_plotQA.json", rows)
+    empty, equal = turns(load_dataset("mlvu", tmp_path)).values()
+    assert (empty.options, empty.answer) == (("There is one", "There is none"), "B")
+    assert (equal.options, equal.answer) == (("Blue", "Red", "White", "Blue"), "D")
+
+
 def test_a_tasks_video_is_never_taken_from_another_tasks_folder(tmp_path: Path) -> None:
     root = write_mlvu(tmp_path / "set")
     (root / "video/7_topic_reasoning/movie101_66.mp4").rename(root / "video/7_topic_reasoning/other.mp4")
     assert load_dataset("mlvu", root).missing == ("7_topic_reasoning/movie101_66",)
     (root / "video/7_topic_reasoning/other.mp4").unlink()
     (root / "video/7_topic_reasoning").rmdir()
-    # Without any folder of its name all videos may lie together.
+    assert load_dataset("mlvu", root).missing == ("7_topic_reasoning/movie101_66",)
+    # Without any task's folder all videos lie together.
+    for path in list((root / "video").rglob("*.mp4")):
+        path.rename(root / path.name)
     assert load_dataset("mlvu", root).missing == ()
 
 
@@ -142,14 +186,15 @@ def test_one_task_alone(sets: dict[str, Path]) -> None:
 
 
 def test_published_sizes() -> None:
-    """As their papers and repositories give them; MLVU's tasks have 539, 355, 352, 206, 259, 200 and 263 questions."""
+    """Of MLVU's tasks copies give 539 (plot) and 259 (order) questions apart; the other five are 1376 together."""
     assert published_size("egoschema", "test") == SplitSize(5031, 5031)
     assert published_size("egoschema", "val") == SplitSize(500, 500)
     assert published_size("nextqa", "val") == SplitSize(570, 4996)
     assert published_size("nextqa", "test") == SplitSize(1000, 8564)
     assert sum(size.num_questions for (name, _), size in CHOICE_SIZES.items() if name == "nextqa") == 47692
     assert published_size("videomme", "test") == SplitSize(900, 2700)
-    assert published_size("mlvu", "val") == SplitSize(None, 539 + 355 + 352 + 206 + 259 + 200 + 263)
+    assert published_size("mlvu", "val") == SplitSize(None, 539 + 259 + 1376)
+    assert published_size("mlvu", "test") == SplitSize(None, 502)
     assert {name for name, _ in CHOICE_SIZES} == set(CHOICE_SETS)
 
 
@@ -208,6 +253,10 @@ def test_the_published_name_goes_first(tmp_path: Path) -> None:
     (root / "videomme.jsonl").rename(root / "kept.jsonl")
     assert load_dataset("videomme", root).num_questions == 1
     assert load_dataset("videomme", root, annotations=root / "kept.jsonl").num_questions == 9
+    # Example replies in the authors' repository, to a few of the videos.
+    (root / "my_video_mme.json").unlink()
+    with pytest.raises(DataError, match="no annotations of the test split"):
+        load_dataset("videomme", root)
 
 
 # --- faults
@@ -275,7 +324,23 @@ def without(row: dict[str, Any], name: str) -> dict[str, Any]:
             {"test.json": [without(without(MME, "videoID"), "video_id")]},
             r"row 1: has no 'videoID' or 'video_id'",
         ),
-        ("mlvu val", {"1_plotQA.json": [MLVU | {"answer": "z"}]}, r"row 1: answer is 'z', but is none of .* x, y"),
+        (
+            "mlvu val",
+            {"1_plotQA.json": [MLVU | {"answer": "z"}]},
+            r"row 1: answer is 'z', but is none of .* x, y; .* a newer copy",
+        ),
+        (
+            "mlvu val",
+            {"1_plotQA.json": [MLVU | {"question": "", "candidates": ["", ""], "answer": ""}]},
+            r"row 1: 'answer' is empty; MLVU repaired such rows in 2024: take a newer copy",
+        ),
+        ("mlvu val", {"1_plotQA.json": [MLVU | {"candidates": ["x", ""]}]}, r"row 1: has 1 options, but has to have 2"),
+        ("mlvu val", {"1_plotQA.json": [MLVU | {"candidates": ["x", None]}]}, r"row 1: 'candidates\[1\]' is None"),
+        (
+            "mlvu val",
+            {"1_plotQA.json": [without(MLVU, "answer")]},
+            r"row 1: has no 'answer'; its fields are video, question",
+        ),
         ("mlvu val", {"1_plotQA.json": [without(MLVU, "candidates")]}, r"row 1: has no 'candidates': free text"),
         ("mlvu val", {"8_sub_scene.json": [MLVU]}, r"no annotations of the val split"),
     ],
@@ -311,7 +376,7 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("dataset", "split", "message"),
     [
-        ("mlvu", "test", "split is 'test', but mlvu has val"),
+        ("mlvu", "train", "split is 'train', but mlvu has val and test"),
         ("egoschema", "train", "egoschema has val and test"),
         ("videomme", "val", "videomme has test"),
     ],

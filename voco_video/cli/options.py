@@ -115,7 +115,7 @@ CacheDir = Annotated[
 Split = Annotated[
     SplitChoice | None,
     typer.Option(
-        help="Which part of the set. [default: test; of egoschema and mlvu, whose test answers are not public, val]"
+        help="Which part of the set. [default: test; val of egoschema, whose test answers are not public, and of mlvu]"
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Compress again even where the cache has the video.")]

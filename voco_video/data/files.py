@@ -66,17 +66,17 @@ class Row:
             raise self.error(f"{next(n for n in names if n in self.values)!r} is empty")
         return text
 
-    def texts(self, name: str) -> tuple[str, ...]:
-        """A field that holds a list, each of its values as `filled` gives it.
+    def texts(self, name: str, *, may_be_empty: bool = False) -> tuple[str, ...]:
+        """A field that holds a list, each of its values as `filled` gives it, or as `text` where they may be empty.
 
         Raises:
-            DataError: it is not there, is no list or an empty one, or one of its values is empty or no text.
+            DataError: it is not there, is no list or an empty one, or one of its values is no text or empty.
         """
         values = self.values.get(name)
         if not isinstance(values, list) or not values:
             raise self.error(f"{name!r} is {values!r:.80}, but has to be a list of texts")
-        items = {f"{name}[{place}]": value for place, value in enumerate(values)}
-        return tuple(Row(self.path, self.number, items).filled(item) for item in items)
+        row = Row(self.path, self.number, {f"{name}[{place}]": value for place, value in enumerate(values)})
+        return tuple((row.text if may_be_empty else row.filled)(item) for item in row.values)
 
 
 def read_rows(path: Path) -> Iterator[Row]:

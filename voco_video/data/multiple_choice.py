@@ -5,12 +5,29 @@
     nextqa     {split}.csv (video, question, answer, qid, type, a0 to a4; answer is a place); clips <video>.mp4, which
                VidOR keeps in folders that map_vid_vidorID.json names
     videomme   a .parquet, .jsonl or .json (videoID, question_id, duration, task_type, question, options, answer), or
-               the .json of the authors' scorer with a video's questions together; clips <videoID>.mp4
-    mlvu       json/1_plotQA.json to json/7_topic_reasoning.json (video, question, candidates, answer, question_type);
-               clips <video> in a folder named as the file is. 8_sub_scene.json and 9_summary.json ask for free text
-               and are not read
+               the authors' .json with a video's questions together (video_id, duration or duration_category,
+               options or choices); clips <videoID>.mp4
+    mlvu       val: json/1_plotQA.json to json/7_topic_reasoning.json (video, question, candidates, answer,
+               question_type); clips <video> in a folder named as the file is. 8_sub_scene.json and 9_summary.json ask
+               for free text and are not read
+               test: test-ground-truth/test_mcq_gt.json, with a question_id and six candidates; clips <video>
 
 The answer of a question is its option's letter. Options lose the letters that Video-MME writes before them.
+
+Checked against these, on GitHub unless they are data sets of huggingface.co:
+
+    egoschema  egoschema/EgoSchema: questions.json (an early one), subset_answers.json, download.py, validate.py
+    nextqa     doc-doc/NExT-QA: dataset/nextqa/val.csv, test.csv and map_vid_vidorID.json, eval_mc.py
+    videomme   data set lmms-lab/Video-MME: the fields in its README.md; EvolvingLMMs-Lab/lmms-eval:
+               lmms_eval/tasks/videomme/utils.py; open-compass/VLMEvalKit: vlmeval/dataset/videomme.py;
+               BradyFU/Video-MME: README.md, evaluation/output_test_template.json (example replies to 3 or 5 of the
+               900 videos, with commas that JSON forbids, and so not looked for)
+    mlvu       FlagOpen/FlagEmbedding and its fork H-UMBLE/flagembedding: MLVU/data,
+               MLVU/evaluation/multiple_choice_evaluation/choice_bench.py; JUNJIE99/MLVU: evaluation_test;
+               VLMEvalKit: vlmeval/dataset/mlvu.py for the folders. test_mcq_gt.json itself could not be read, only
+               loaders of it
+
+Of long files only parts were read.
 """
 
 from __future__ import annotations
@@ -37,9 +54,16 @@ CHOICE_SIZES = {
     ("nextqa", "test"): SplitSize(1000, 8564),
     ("videomme", "test"): SplitSize(900, 2700),
     ("mlvu", "val"): SplitSize(None, 2174),
+    ("mlvu", "test"): SplitSize(None, 502),
 }
 """Videos with questions, and questions, by set and split. EgoSchema's val are the questions whose answers are public,
-its test all of them. MLVU's val is what it calls dev, without its 419 questions that ask for free text."""
+its test all of them. MLVU's val is what it calls dev; of both its splits the questions that ask for free text are left
+out.
+
+Who says so: EgoSchema's subset_answers.json (500) and lmms-eval's task (5031). NExT-QA's author for videos (issue 16
+of doc-doc/NExT-QA); others who read the files for questions: of val 4996, of test 8.56 and of train 34 thousand,
+whose last digits no source was found for. Video-MME's README. Of MLVU only others who read the files; no count of its
+videos could be checked."""
 
 NEXTQA_TYPES = {
     "CW": "causal why",
@@ -55,6 +79,8 @@ NEXTQA_TYPES = {
 
 DURATION_CLASSES = ("short", "medium", "long")
 """Video-MME's, by rising length: up to 2 minutes, 4 to 15, 30 to 60."""
+
+_MLVU_REPAIRED = "MLVU repaired such rows in 2024: take a newer copy of the file"
 
 SUBSET_ANSWERS_NAME = "subset_answers.json"
 NEXTQA_MAP_NAME = "map_vid_vidorID.json"
@@ -123,13 +149,14 @@ def load_multiple_choice(
     if not paths:
         looked = choices_looked_for(dataset, split)
         raise DataError(f"{annotations or root}: no annotations of the {split} split in it ({looked})")
-    asked = list(_LAYOUTS[dataset].read(paths, split))
+    asked = list(_layout(dataset, split).read(paths, split))
     _check_unique(asked, paths[0])
     return Dataset(dataset, split, tuple(paths), _samples(asked, tree))
 
 
 def default_split(dataset: str) -> str:
-    """The split that is meant where none is named: "test", or "val" where only that has public answers."""
+    """The split that is meant where none is named: "test", but "val" of EgoSchema, whose test answers are not public,
+    and of MLVU, whose published figures are mostly of that."""
     return _DEFAULT_SPLITS.get(dataset, "test")
 
 
@@ -155,7 +182,7 @@ def find_choice_annotations(dataset: str, place: str | os.PathLike[str], split: 
     Raises:
         DataError: no such place, or two files with equal right.
     """
-    layout = _LAYOUTS[dataset]
+    layout = _layout(dataset, split)
     if Path(place).is_file():
         return _with_beside(layout, [Path(place)])
     tree = Tree(Path(place))
@@ -182,7 +209,7 @@ def _with_beside(layout: _Layout, paths: Sequence[Path]) -> tuple[Path, ...]:
 
 def choices_looked_for(dataset: str, split: str) -> str:
     """The names that a set's annotations have, in words."""
-    return f"looked for {_LAYOUTS[dataset].looked_for.replace('{split}', split)}"
+    return f"looked for {_layout(dataset, split).looked_for.replace('{split}', split)}"
 
 
 def nextqa_places(tree: Tree) -> dict[str, str]:
@@ -232,7 +259,7 @@ def _read_nextqa(paths: Sequence[Path], split: str) -> Iterator[_Asked]:
 
 def _read_videomme(paths: Sequence[Path], split: str) -> Iterator[_Asked]:
     for place, row in enumerate(_questions_of(read_rows(paths[0]))):
-        options = _checked(row, without_labels(row.texts("options")))
+        options = _checked(row, without_labels(row.texts("choices" if row.has("choices") else "options")))
         answer, duration = row.filled("answer").upper(), row.filled("duration", "duration_category").lower()
         if answer not in LETTERS[: len(options)]:
             raise row.error(f"answer is {answer!r:.80}, but has to be one of {', '.join(LETTERS[: len(options)])}")
@@ -247,7 +274,7 @@ def _read_videomme(paths: Sequence[Path], split: str) -> Iterator[_Asked]:
 
 
 def _questions_of(rows: Iterable[Row]) -> Iterator[Row]:
-    """One row a question; the authors' scorer keeps a video's questions together in one."""
+    """One row a question; the authors' own file keeps a video's questions together in one."""
     for row in rows:
         questions = row.values.get("questions")
         if questions is None:
@@ -262,23 +289,35 @@ def _questions_of(rows: Iterable[Row]) -> Iterator[Row]:
 def _read_mlvu(paths: Sequence[Path], split: str) -> Iterator[_Asked]:
     place = 0
     for path in paths:
+        # Tasks have folders, in which videos of the same name may lie; test's lie together.
+        folder = path.stem if split == "val" else ""
         for row in read_rows(path):
-            if not row.has("candidates"):
-                raise row.error("has no 'candidates': free text is not scored here, only multiple choice")
-            options, answer = _checked(row, row.texts("candidates")), row.filled("answer")
-            if answer not in options:
-                raise row.error(f"answer is {answer!r:.80}, but is none of the candidates {', '.join(options):.200}")
+            options, letter = _mlvu_choice(row)
             video, kind = Path(row.filled("video")).stem, row.filled("question_type")
-            # The published rows have no ids; their places in the published files are what is left.
+            # The rows of val have no ids; their places in the published files are what is left.
             question_id = row.filled("question_id") if row.has("question_id") else f"{path.stem}_{row.number - 1}"
-            letter = LETTERS[options.index(answer)]
             turn = Turn(row.filled("question"), letter, question_id, kind, place, options)
-            # Tasks may have videos of the same name.
-            yield _Asked(f"{path.stem}/{video}", turn, (video,), path.stem)
+            yield _Asked(f"{folder}/{video}" if folder else video, turn, (video,), folder)
             place += 1
 
 
-_LAYOUTS = {
+def _mlvu_choice(row: Row) -> tuple[tuple[str, ...], str]:
+    """The candidates, and the letter of the one that the answer repeats.
+
+    Some candidates are empty; they are no options. Of two equal ones the last is right, as in choice_bench.py.
+    """
+    if not row.has("candidates"):
+        raise row.error("has no 'candidates': free text is not scored here, only multiple choice")
+    if not (answer := row.text("answer")):
+        raise row.error(f"'answer' is empty; {_MLVU_REPAIRED}")
+    options = _checked(row, tuple(text for text in row.texts("candidates", may_be_empty=True) if text))
+    if answer not in options:
+        listed = ", ".join(options)
+        raise row.error(f"answer is {answer!r:.80}, but is none of the candidates {listed:.200}; {_MLVU_REPAIRED}")
+    return options, LETTERS[len(options) - 1 - options[::-1].index(answer)]
+
+
+_LAYOUTS = {  # by set, and by set and split where splits differ
     "egoschema": _Layout(
         (r"questions\.json",),
         _read_egoschema,
@@ -291,13 +330,17 @@ _LAYOUTS = {
             r"test-\d+-of-\d+\.parquet",
             r"(?i:.*video[_-]?mme.*)\.(parquet|jsonl|json)",
             r"test\.(parquet|jsonl|json)",
-            r"output_test_template\.json",
         ),
         _read_videomme,
-        "test-00000-of-00001.parquet, output_test_template.json, and a .parquet, .jsonl or .json named videomme",
+        "test-00000-of-00001.parquet, and a .parquet, .jsonl or .json named videomme",
     ),
     "mlvu": _Layout((rf"{_MLVU_TASKS}\.json",), _read_mlvu, "1_plotQA.json to 7_topic_reasoning.json", several=True),
+    "mlvu test": _Layout((r"test_mcq_gt\.json",), _read_mlvu, "test_mcq_gt.json"),
 }
+
+
+def _layout(dataset: str, split: str) -> _Layout:
+    return _LAYOUTS.get(f"{dataset} {split}") or _LAYOUTS[dataset]
 
 
 # ------------------------------------------------------------------ parts
@@ -341,7 +384,10 @@ def _samples(asked: Sequence[_Asked], tree: Tree) -> tuple[Sample, ...]:
     for one in asked:
         turns.setdefault(one.video, []).append(one.turn)
         first.setdefault(one.video, one)
-    return tuple(
-        Sample(video, (Media("video", video, tree.clip(first[video].names, folder=first[video].folder)),), tuple(those))
-        for video, those in turns.items()
-    )
+    # Where some of the folders are there, a video of another one is missing, though its name may be in them.
+    folders = {one.folder for one in asked} & tree.clips_by_folder.keys()
+    paths = {
+        video: tree.clip(one.names, folder=one.folder) if not folders or one.folder in folders else None
+        for video, one in first.items()
+    }
+    return tuple(Sample(video, (Media("video", video, paths[video]),), tuple(those)) for video, those in turns.items())

@@ -22,6 +22,7 @@ class Source:
     folders: dict[str, str] = field(default_factory=dict)
 
 
+_MLVU = "https://huggingface.co/datasets/MLVU/MVLU (test: https://huggingface.co/datasets/MLVU/MLVU_Test)"
 _VISUAL_GENOME = "https://cs.stanford.edu/people/rak248/VG_100K_2"
 
 SOURCES = {
@@ -37,13 +38,14 @@ SOURCES = {
         "https://github.com/MILVLG/activitynet-qa/tree/master/dataset", "http://activity-net.org/download.html"
     ),
     "egoschema": Source("https://github.com/egoschema/EgoSchema", "https://github.com/egoschema/EgoSchema#readme"),
-    "nextqa": Source(
-        "https://github.com/doc-doc/NExT-QA/tree/main/dataset/nextqa", "https://xdshang.github.io/docs/vidor.html"
+    "nextqa": Source(  # VidOR's own page lacks the videos of test
+        "https://github.com/doc-doc/NExT-QA/tree/main/dataset/nextqa",
+        "https://github.com/doc-doc/NExT-QA#data-preparation",
     ),
     "videomme": Source(
         "https://huggingface.co/datasets/lmms-lab/Video-MME", "https://huggingface.co/datasets/lmms-lab/Video-MME"
     ),
-    "mlvu": Source("https://huggingface.co/datasets/MLVU/MVLU", "https://huggingface.co/datasets/MLVU/MVLU"),
+    "mlvu": Source(_MLVU, _MLVU),
     "llava-mix665k": Source(
         "https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K/blob/main/llava_v1_5_mix665k.json",
         folders={
