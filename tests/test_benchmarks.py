@@ -424,7 +424,7 @@ def test_live(bench, tmp_path, monkeypatch):
     assert [row["source"] for row in report["rows"]] == ["file", "pipe", "http"]
     for row in report["rows"]:
         assert -2 < row["first_frame"]["seconds"][0] <= row["all_frames"]["seconds"][0]
-    # Which frames were there is the machine's doing, so only that they are answered from: right ones are test_live_delay's.
+    # Which frames were there is the machine's doing; that answers are right is for test_live_delay.
     assert list(report["command"]["answers"]) == ["file", "pipe", "http"]
     assert {report["command"]["truth"], *report["command"]["answers"].values()} <= set(PLACES)
     assert report["publishing"]["log_bytes_each"] > 100
