@@ -4,7 +4,8 @@
 
 MovingShapes haystacks (`benchmarks.haystacks.make_repeats`) in which shapes appear one to four times for two seconds.
 
-    search      the moments of `find` whose frames likelier than not show it, counted: what a user of `find` sees
+    search      the moments of `find` whose frames likelier than not show it (a score above 0), counted
+    certain     those whose score is at least `retrieval.CERTAIN`, what policy `relevant` shows in any case
     relevant    the model's own answer to "how many times does ... appear?", from the frames that the question is about
     uniform     the same from frames spread evenly
 """
@@ -22,13 +23,15 @@ from benchmarks.report import Benchmark, Report, option, table
 from voco_video.api import CompressedVideo, load_model
 from voco_video.bootstrap import Estimate, resample
 from voco_video.data.moving_shapes_qa import NUMBERS
+from voco_video.retrieval import CERTAIN
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TIMES = (1, 2, 3, 4)
 MOST_MOMENTS = 50
-WAYS = ("search", "relevant", "uniform")
+WAYS = ("search", "certain", "relevant", "uniform")
+LEAST_SCORES = {"search": 0.0, "certain": CERTAIN}
 
 
 @dataclass(frozen=True)
@@ -66,26 +69,23 @@ def measure(settings: Settings) -> Report:
     return {"rows": rows}
 
 
-def counted(haystack: Haystack, video: CompressedVideo, way: str, settings: Settings) -> list[tuple[int, int]]:
-    """For every name how many times it appears, and how many times the way says; -1 where it gives no number."""
-    pairs = []
+def counted(haystack: Haystack, video: CompressedVideo, way: str, settings: Settings) -> list[tuple[int, int | None]]:
+    """For every name how many times it appears, and how many times the way says; None where it gives no number."""
+    pairs: list[tuple[int, int | None]] = []
     for group in sorted({n.group for n in haystack.needles}):
-        appearances = [n for n in haystack.needles if n.group == group]
-        said = (
-            by_search(video, appearances[0].name)
-            if way == "search"
-            else asked(video, appearances[0].name, way, settings)
-        )
-        pairs.append((len(appearances), said))
+        names = [n.name for n in haystack.needles if n.group == group]
+        least = LEAST_SCORES.get(way)
+        said = asked(video, names[0], way, settings) if least is None else by_search(video, names[0], least)
+        pairs.append((len(names), said))
     return pairs
 
 
-def by_search(video: CompressedVideo, name: str) -> int:
-    """Moments whose best frame likelier than not shows it: scores are logarithms of odds."""
-    return sum(moment.score > 0 for moment in video.find(f"the {name}", num_moments=MOST_MOMENTS))
+def by_search(video: CompressedVideo, name: str, least: float) -> int:
+    """Moments whose best frame has at least that score, a logarithm of odds."""
+    return sum(moment.score >= least for moment in video.find(f"the {name}", num_moments=MOST_MOMENTS))
 
 
-def asked(video: CompressedVideo, name: str, policy: Any, settings: Settings) -> int:
+def asked(video: CompressedVideo, name: str, policy: Any, settings: Settings) -> int | None:
     """The number word that the model says."""
     answer = video.ask(
         f"how many times does the {name} appear?",
@@ -95,10 +95,10 @@ def asked(video: CompressedVideo, name: str, policy: Any, settings: Settings) ->
         max_new_tokens=4,
     )
     word = answer.text.strip(" .").lower()
-    return NUMBERS.index(word) if word in NUMBERS else -1
+    return NUMBERS.index(word) if word in NUMBERS else None
 
 
-def summary(found: list[list[tuple[int, int]]]) -> Report:
+def summary(found: list[list[tuple[int, int | None]]]) -> Report:
     """Shares over all names, with intervals over videos."""
     every = [pair for pairs in found for pair in pairs]
     right = np.array([[said == truth] for truth, said in every], float)
@@ -110,8 +110,14 @@ def summary(found: list[list[tuple[int, int]]]) -> Report:
         "right": estimate.value,
         "interval": [estimate.low, estimate.high],
         "by_times": by_times,
-        "mean_said": {str(n): float(np.mean([said for truth, said in every if truth == n])) for n in TIMES},
+        "mean_said": {str(n): mean_number([said for truth, said in every if truth == n]) for n in TIMES},
     }
+
+
+def mean_number(said: list[int | None]) -> float | None:
+    """Of those that are numbers."""
+    numbers = [number for number in said if number is not None]
+    return float(np.mean(numbers)) if numbers else None
 
 
 def ratios(report: Report) -> dict[str, float]:
@@ -125,14 +131,14 @@ def markdown(report: Report) -> str:
     cells = []
     for r in report["rows"]:
         right = Estimate(r["right"], *r["interval"]).text(100)
-        said = ", ".join(f"{r['mean_said'][str(n)]:.1f}" for n in TIMES)
+        said = ", ".join("–" if (m := r["mean_said"][str(n)]) is None else f"{m:.1f}" for n in TIMES)
         shares = [f"{r['by_times'][str(n)]:.0%}" for n in TIMES]
         cells.append([f"{r['minutes']:g} min", r["form"], r["way"], right, *shares, said])
     first, settings = report["rows"][0], report["settings"]
     about = (
         f"Model `{settings['model']}`, {first['num_questions']} questions a row, exact counts; guessing: "
         f"{1 / len(TIMES):.0%}. Answers see {settings['num_frames_seen']} frames; the model was never taught to count "
-        "appearances. 95 % intervals over videos."
+        "appearances (– where it says no number). 95 % intervals over videos."
     )
     return "\n\n".join(["# How many times", about, table(headings, cells)])
 
@@ -142,7 +148,12 @@ def draw(report: Report, figure: Figure) -> None:
     axes = figure.subplots()
     for r in report["rows"]:
         label = f"{r['minutes']:g} min, {r['form']}, {r['way']}"
-        axes.plot(TIMES, [r["mean_said"][str(n)] for n in TIMES], "o-" if r["way"] == "search" else "x:", label=label)
+        axes.plot(
+            TIMES,
+            [r["mean_said"][str(n)] or float("nan") for n in TIMES],
+            "o-" if r["way"] in LEAST_SCORES else "x:",
+            label=label,
+        )
     axes.plot(TIMES, TIMES, color="black", linewidth=1)
     axes.set(xlabel="times that it appears", ylabel="mean of what is said", xticks=TIMES)
     axes.legend(fontsize=7)

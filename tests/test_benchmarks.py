@@ -353,7 +353,7 @@ def test_needle(bench, clips, tmp_path):
 def test_how_often(bench, clips, tmp_path, monkeypatch):
     monkeypatch.setattr(bench.how_often, "CLIPS", clips)
     report = run(bench.how_often, tmp_path)
-    assert [r["way"] for r in report["rows"]] == ["search", "relevant", "uniform"]
+    assert [r["way"] for r in report["rows"]] == ["search", "certain", "relevant", "uniform"]
     assert {r["num_questions"] for r in report["rows"]} == {4}
     searched = report["rows"][0]
     assert searched["right"] == np.mean(list(searched["by_times"].values()))

@@ -17,7 +17,7 @@ from voco_video.batching import Batching, BatchSize
 from voco_video.cache import FrameCache
 from voco_video.checkpoint import find_checkpoint, load_voco_model, save_voco_model
 from voco_video.compress import CompressOptions, Form, Progress, Storage, compress_video
-from voco_video.compressed import CompressedVideo, Found, concat, find
+from voco_video.compressed import CompressedVideo
 from voco_video.errors import CacheError, ModelError
 from voco_video.fingerprints import remembered
 from voco_video.loading import WeightBits
@@ -25,6 +25,7 @@ from voco_video.model import VocoModel
 from voco_video.parts import Part
 from voco_video.retrieval import Retriever
 from voco_video.sampling import Sampling
+from voco_video.several import Found, concat, find
 from voco_video.stream import Stream, StreamOptions, WhenBehind
 
 __all__ = ["CompressedVideo", "Found", "Part", "VideoModel", "VideoStream", "concat", "find", "load_model"]

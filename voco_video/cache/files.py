@@ -39,10 +39,12 @@ class ReadHold:
 
     @property
     def directory_fd(self) -> int:
+        """Descriptor of the entry's directory."""
         return self._fds[0]
 
     @property
     def index_fd(self) -> int:
+        """Descriptor of its index, which the lock is on."""
         return self._fds[1]
 
     @classmethod

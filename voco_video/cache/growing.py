@@ -65,6 +65,7 @@ class GrowingLog:
 
     @property
     def num_frames(self) -> int:
+        """Frames that are published."""
         return self.segments[-1].stop_frame if self.segments else 0
 
     @classmethod

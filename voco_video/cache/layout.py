@@ -35,6 +35,7 @@ class Layout:
 
     @property
     def trash_dir(self) -> Path:
+        """Where discarded entries lie until nobody reads them."""
         return self.cache_dir / "trash"
 
     def directory(self, digest: str) -> Path:
@@ -49,6 +50,7 @@ class Layout:
         return sorted(path for path in found if is_digest(path.name) and path.name[:2] == path.parent.name)
 
     def trash(self) -> list[Path]:
+        """The directories of discarded entries."""
         return sorted(self.trash_dir.glob("*"))
 
     def make_lock_path(self, digest: str) -> Path:
@@ -57,6 +59,7 @@ class Layout:
         return self._lock_path(digest)
 
     def is_being_written(self, digest: str) -> bool:
+        """Whether a process holds the entry's write lock."""
         return is_locked(self._lock_path(digest))
 
     def discard(self, directory: Path) -> None:
@@ -96,6 +99,7 @@ class Layout:
             lock.release(delete_file=not directory.exists())
 
     def empty_trash(self) -> None:
+        """Delete the discarded entries that nobody reads."""
         for directory in self.trash():
             delete_unless_held(directory)
 

@@ -55,13 +55,16 @@ class TensorSpec:
 
     @property
     def frame_bytes(self) -> int:
+        """Bytes of one frame."""
         return prod(self.shape) * self.dtype.itemsize
 
     def to_json(self) -> dict[str, Any]:
+        """What `from_json` reads."""
         return {"dtype": _DTYPE_NAMES[self.dtype], "shape": list(self.shape)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> TensorSpec:
+        """The specification that `to_json` wrote."""
         return cls(DTYPES[value["dtype"]], tuple(value["shape"]))
 
 
@@ -75,10 +78,12 @@ class Batch:
 
     @property
     def num_frames(self) -> int:
+        """F."""
         return len(self.pts_seconds)
 
     @property
     def stop_frame(self) -> int:
+        """One past the last frame."""
         return self.first_frame + self.num_frames
 
     @property
@@ -107,14 +112,17 @@ class Segment:
     pts_seconds: tuple[float, ...]
 
     def to_json(self) -> dict[str, Any]:
+        """What `from_json` reads."""
         return {**vars(self), "pts_seconds": list(self.pts_seconds)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Segment:
+        """The record that `to_json` wrote."""
         return cls(**{**value, "pts_seconds": tuple(value["pts_seconds"])})
 
     @property
     def stop_frame(self) -> int:
+        """One past the last frame."""
         return self.first_frame + self.num_frames
 
 
