@@ -88,10 +88,9 @@ def make_haystacks(
         names = {s.needle.name for s in scenes}
         groups = sorted({s.group for s in scenes})
         for at in range(0, len(groups), per_video):
-            inside = [s for s in scenes if s.group in groups[at : at + per_video]]
-            order = [groups[at : at + per_video].index(s.group) for s in inside]
-            count = len(set(order))
-            starts = [_start(s.depth, n, count, num_seconds) for s, n in zip(inside, order, strict=True)]
+            here = groups[at : at + per_video]
+            inside = [s for s in scenes if s.group in here]
+            starts = [_start(s.depth, here.index(s.group), len(here), num_seconds) for s in inside]
             haystacks.append(_make(folder, num_seconds, inside, names, starts=starts, seed=1000 * seed + groups[at]))
     return haystacks
 
@@ -102,9 +101,8 @@ def make_repeats(folder: Path, *, num_seconds: int, times: tuple[int, ...], num_
     The appearances of a name make a group.
     """
     rng = np.random.default_rng((seed, num_seconds))
-    every = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
     counts = [count for count in times for _ in range(num_names)]
-    names = [every[i] for i in rng.permutation(len(every))[: len(counts)]]
+    names = _names(len(counts), rng)
     appearances = [(group, name) for group, (name, count) in enumerate(zip(names, counts)) for _ in range(count)]
     scenes, starts = [], []
     for place, i in enumerate(rng.permutation(len(appearances))):
@@ -117,6 +115,12 @@ def make_repeats(folder: Path, *, num_seconds: int, times: tuple[int, ...], num_
     return _make(folder, num_seconds, scenes, set(names), starts=starts, seed=1000 * seed)
 
 
+def _names(count: int, rng: np.random.Generator) -> list[str]:
+    """So many different colours and shapes."""
+    every = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
+    return [every[i] for i in rng.permutation(len(every))[:count]]
+
+
 def _surroundings(seed: int, index: int, without: Sequence[str]) -> list[ShapeObject]:
     """A test scene without those names, its times counted from where a needle appears."""
     scene = draw_scene(1000 + seed, split="test", index=index)
@@ -127,8 +131,7 @@ def _surroundings(seed: int, index: int, without: Sequence[str]) -> list[ShapeOb
 def _needle_scenes(depths: tuple[float, ...], groups: range, *, seed: int) -> list[_NeedleScene]:
     """The needles of a set: one a group and depth, each in a test scene without any of their names."""
     rng = np.random.default_rng((seed, groups.start))
-    every = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
-    names = [every[i] for i in rng.permutation(len(every))[: len(depths) * len(groups)]]
+    names = _names(len(depths) * len(groups), rng)
     scenes, unused = [], list(names)
     for group in groups:
         for i, depth in enumerate(depths):
@@ -168,8 +171,7 @@ def needle_scene(
 ) -> tuple[Scene, list[Needle]]:
     """A haystack as a scene, and a needle for each of the times at which one is wanted."""
     rng = np.random.default_rng(seed)
-    every = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
-    names = [every[i] for i in rng.permutation(len(every))[: len(starts_seconds)]]
+    names = _names(len(starts_seconds), rng)
     scenes = []
     for number, (name, start) in enumerate(zip(names, starts_seconds, strict=True)):
         others = _surroundings(seed, number, names)

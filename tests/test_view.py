@@ -429,13 +429,9 @@ def test_each_thing_that_a_question_names_has_its_claim():
     scorer = FrameScorer(2, 1)
     by_token = torch.tensor([[9.0, 8.5, 2.0, -5.0, -5.0, 4.0], [-5.0, -5.0, -5.0, 1.0, 0.5, -5.0], [-20.0] * 6])
 
-    class Fixed(FrameSearch):
-        def _opened(self):
-            return scorer, ()
-
     scorer.odds = lambda queries, gates, keys: (by_token - scorer.bias).exp()
-    search = Fixed(None, lambda: ())
-    search._kept = [torch.empty(0)]
+    search = FrameSearch(None, lambda: ())
+    search._kept = scorer, [torch.empty(0)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("voco_video.retrieval.question_states", lambda model, question: torch.zeros(3, 2))
         found = search.scores("this or that?")

@@ -307,7 +307,7 @@ class FrameSearch:
         self, model: VocoModel, read: Callable[[], Iterable[VocoTokens]], *, retriever: Retriever | None = None
     ) -> None:
         self._model, self._read, self._retriever = model, read, retriever
-        self._kept: list[Tensor] | None = None
+        self._kept: tuple[FrameScorer, list[Tensor]] | None = None
 
     @torch.inference_mode()
     def scores(self, question: str) -> FrameScores:
@@ -317,12 +317,16 @@ class FrameSearch:
             UsageError: the question is empty, or the frames keep no tokens.
             ModelError: the model has no tokenizer or no chat template.
         """
+        if self._kept is not None:
+            return self._by_learned(question, *self._kept)
         scorer, chunks = self._opened()
-        if scorer is None:
-            parts = list(self._by_attention(question, chunks))
-            return FrameScores(torch.cat(parts).cpu().numpy() if parts else np.empty(0, np.float32))
+        if scorer is not None:
+            return self._by_learned(question, scorer, self._projected(scorer, chunks))
+        parts = list(self._by_attention(question, chunks))
+        return FrameScores(torch.cat(parts).cpu().numpy() if parts else np.empty(0, np.float32))
+
+    def _by_learned(self, question: str, scorer: FrameScorer, keys: Iterable[Tensor]) -> FrameScores:
         queries, gates = scorer.question(question_states(self._model, question))
-        keys = self._kept if self._kept is not None else self._projected(scorer, chunks)
         odds = torch.cat([scorer.odds(queries, gates, part) for part in keys], dim=1)  # [T, F]
         scores = odds.sum(0).log() + scorer.bias
         by_token = odds.log() + scorer.bias
@@ -354,7 +358,7 @@ class FrameSearch:
                 kept.clear()
             yield keys
         if size_bytes <= KEPT_BYTES:
-            self._kept = kept
+            self._kept = scorer, kept
 
     def _by_attention(self, question: str, chunks: Iterable[VocoTokens]) -> Iterator[Tensor]:
         queries = None
