@@ -34,6 +34,7 @@ from PIL import Image
 
 import voco_video.decoding as decoding
 import voco_video.demuxing as demuxing
+import voco_video.runs as runs
 from voco_video.backends import check_backend
 from voco_video.demuxing import Source, scan
 from voco_video.errors import UsageError, VideoError
@@ -115,7 +116,7 @@ def test_every_backend_gives_the_frames_the_plan_names(clip, backend):
 
 @pytest.mark.parametrize("seek_packets", [5, 200])
 def test_shortcuts_change_no_pixel(clip, monkeypatch, seek_packets):
-    monkeypatch.setattr(decoding, "SEEK_PACKETS", seek_packets)
+    monkeypatch.setattr(runs, "SEEK_PACKETS", seek_packets)
     reference = [pixels for _, pixels in decode_plainly(clip, SMALL)]
     with open_video(clip) as video:
         assert len(reference) == video.info.num_frames
@@ -182,9 +183,9 @@ def test_sound_files_are_gone_through_once(folder, name, opened):
 @pytest.mark.parametrize("name", ["h264_opengop.mp4", "h264_opengop.ts", "hevc_opengop.mp4", "vp9_altref.webm"])
 def test_seeking_is_given_up_where_the_container_lands_too_late(folder, monkeypatch, name):
     path = CLIPS[name].write(folder)
-    monkeypatch.setattr(decoding, "SEEK_PACKETS", 5)
+    monkeypatch.setattr(runs, "SEEK_PACKETS", 5)
     monkeypatch.setattr(demuxing, "KEPT_BYTES", 0)
-    monkeypatch.setattr(decoding._Cursor, "_find_place", lambda self, latest: False)
+    monkeypatch.setattr(runs._Cursor, "_find_place", lambda self, latest: False)
     late = Sampling(timestamps=(probe(path).end_seconds - 0.1,))
     assert read_numbers(read_frames(path, late).pixels) == [CLIPS[name].num_frames - 3]
 

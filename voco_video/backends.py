@@ -17,9 +17,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from voco_video.decoding import FrameReader, Indices, keyframes_start_anew
+from voco_video.decoding import FrameReader
 from voco_video.demuxing import Source, StreamFacts, StreamIndex
 from voco_video.errors import UsageError
+from voco_video.runs import Indices, keyframes_start_anew
 
 logger = logging.getLogger("voco_video")
 

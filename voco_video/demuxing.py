@@ -72,6 +72,11 @@ class StreamIndex:
         """[M] presentation times in seconds."""
         return self.to_seconds(self.pts)
 
+    @property
+    def first_keyframe(self) -> int:
+        """Index of the first frame that is one; 0 where the file marks none."""
+        return 0 if self.is_counted else int(np.argmax(self.is_keyframe))
+
     def to_seconds(self, ticks: Ticks | int) -> Any:
         """Ticks to float64 seconds, one rounding only, so that 1 000 ticks of 1/1000 s are exactly 1.0."""
         return np.multiply(ticks, self.time_base.numerator) / np.float64(self.time_base.denominator)
@@ -188,7 +193,7 @@ def _best_video_stream(path: Path, container: Any) -> Any:
     return stream
 
 
-def _num_processors() -> int:
+def num_processors() -> int:
     """Those that this process may run on, where the system says which."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -196,7 +201,7 @@ def _num_processors() -> int:
 def _open_decoder(path: Path, decoder: Any, num_threads: int | None) -> None:
     import av
 
-    decoder.thread_count = num_threads or min(_MAX_THREADS, 2 * _num_processors())
+    decoder.thread_count = num_threads or min(_MAX_THREADS, 2 * num_processors())
     decoder.thread_type = "SLICE" if num_threads == 1 else "AUTO"
     # Some decoders (dav1d) take what is to be skipped when they open, for good: open before it is ever set.
     try:
