@@ -9,6 +9,7 @@ idle. Runs need nothing of each other:
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -16,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from voco_video.demuxing import Source, StreamIndex, num_processors
+from voco_video.errors import VideoError
 from voco_video.runs import Run, RunReader
 
 NUM_LANES = 2
+THREAD_NAME = "voco-video-lane"
 # What there must be to do beside the longest run: fewer packets do not pay for opening the file once more.
 LANE_PACKETS = 60
 HELD_BYTES = 64 << 20  # of decoded frames that wait for others
@@ -49,12 +52,12 @@ def read_side_by_side(
             handover.fill(number, reader.read(runs[number]))
 
     def open_and_read_all() -> None:
-        with Source(path) as own:
+        with contextlib.suppress(VideoError), Source(path) as own:  # the first lane can do without this one
             own.kept_packets = kept_packets
             read_all(own)
 
     works = [lambda: read_all(source), *[open_and_read_all] * (NUM_LANES - 1)]
-    lanes = [threading.Thread(target=handover.guarded, args=(work,), daemon=True) for work in works]
+    lanes = [threading.Thread(target=handover.guarded, args=(work,), name=THREAD_NAME, daemon=True) for work in works]
     for lane in lanes:
         lane.start()
     try:
