@@ -70,13 +70,11 @@ def plan_runs(index: StreamIndex, frames: Indices, *, can_jump: bool) -> list[Ru
     """Split wanted frames (distinct, ascending) into runs, jumping where a keyframe saves enough decoding."""
     if not len(frames):
         return []
-    in_file_order = np.argsort(index.packet_of)
-    settled_pts = np.empty_like(index.pts)
-    settled_pts[in_file_order] = np.maximum.accumulate(index.pts[in_file_order])
-    settled_pts = settled_pts[frames]
+    packets = index.packet_of[frames]  # [F]
+    first_packets = np.minimum.accumulate(index.packet_of[::-1])[::-1]  # [M] of a frame and all later ones
+    settled_pts = index.pts[np.searchsorted(first_packets, packets, side="right") - 1]  # [F]
     if not can_jump:
         return [_run_from(index, 0, frames, settled_pts)]
-    packets = index.packet_of[frames]
     entries = _entries_of(index, frames)  # [F]
     next_packets = np.concatenate(([0], np.maximum.accumulate(packets)[:-1] + 1))  # [F]
     saved = index.entry_packets[entries] - next_packets
