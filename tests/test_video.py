@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import tracemalloc
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -244,12 +245,23 @@ def test_an_unread_video_leaves_no_open_file(bframes):
     assert num_open() == 0
 
 
+def test_a_frame_is_settled_by_the_latest_one_that_lies_before_it_in_the_file(bframes):
+    with Source(bframes) as source:
+        index, _ = scan(source)
+    rng = np.random.default_rng(0)
+    for packet_of in (index.packet_of, rng.permutation(len(index.pts)), rng.permutation(200)[: len(index.pts)]):
+        shuffled = replace(index, packet_of=packet_of)
+        frames = np.flatnonzero(rng.random(len(index.pts)) < 0.5)
+        (run,) = runs.plan_runs(shuffled, frames, can_jump=False)
+        assert run.settled_pts.tolist() == [index.pts[packet_of <= packet_of[frame]].max() for frame in frames]
+
+
 def test_jumps_go_to_the_last_keyframe_that_saves_decoding(bframes):
     with Source(bframes) as source:
         index, _ = scan(source)
-    runs = decoding.plan_runs(index, np.array([3, 20, 30, 71, 100]), can_jump=True)
-    assert [(run.entry_packet, run.frames.tolist()) for run in runs] == [(0, [3, 20, 30]), (48, [71]), (96, [100])]
-    (run,) = decoding.plan_runs(index, np.array([3, 100]), can_jump=False)
+    planned = runs.plan_runs(index, np.array([3, 20, 30, 71, 100]), can_jump=True)
+    assert [(run.entry_packet, run.frames.tolist()) for run in planned] == [(0, [3, 20, 30]), (48, [71]), (96, [100])]
+    (run,) = runs.plan_runs(index, np.array([3, 100]), can_jump=False)
     assert run.entry_packet == 0
 
 
