@@ -295,3 +295,34 @@ def test_freed_memory_is_kept_unless_the_environment_says_otherwise(chosen):
     command = [sys.executable, "-c", FAULTS]
     faults = int(subprocess.run(command, env=unset | chosen, capture_output=True, check=True, text=True).stdout)
     assert (faults > 200) == bool(chosen)
+
+
+THREADS = """
+import resource, threading
+import numpy as np
+from voco_video.batching import keep_freed_memory
+keep_freed_memory()
+ends = threading.Event()
+def work(done):
+    blocks = [np.ones(12_500) for _ in range(200)]
+    del blocks
+    done.set()
+    ends.wait()
+for _ in range(4):
+    done = threading.Event()
+    threading.Thread(target=work, args=(done,)).start()
+    done.wait()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+ends.set()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is told")
+@pytest.mark.parametrize("chosen", [{}, {"MALLOC_TRIM_THRESHOLD_": str(2**29)}])
+def test_what_a_thread_frees_serves_the_next(chosen):
+    """Four threads that all live on have 20 MB each, one after the other."""
+    unset = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    command = [sys.executable, "-c", THREADS]
+    peaks = subprocess.run(command, env=unset | chosen, capture_output=True, check=True, text=True).stdout.split()
+    grown_mib = (int(peaks[-1]) - int(peaks[0])) / 1024
+    assert (grown_mib > 40) == bool(chosen)

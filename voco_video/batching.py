@@ -28,7 +28,7 @@ FREE_SHARE = 0.8  # of the memory that is free; the rest is for what allocators 
 _NO_CUDA_LIMIT = 16
 _CGROUP = Path("/sys/fs/cgroup")
 _KEPT_BYTES = 2**29
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of <malloc.h>
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +38,15 @@ def keep_freed_memory() -> None:
 
     By default large blocks go back to the system and come again page by page, zeroed, batch after batch: up to 40 % of
     the time of a small model, and what made that time vary.
+
+    All threads share one heap. With heaps of their own, what one thread has freed would not serve another: each thread
+    that opens a file of hours would keep FFmpeg's list of its packets, tens of MiB, beside what listing them has left.
     """
     if any(name == "GLIBC_TUNABLES" or name.startswith("MALLOC_") for name in os.environ):
         return
     _call_libc("mallopt", _M_TRIM_THRESHOLD, _KEPT_BYTES)
     _call_libc("mallopt", _M_MMAP_THRESHOLD, _KEPT_BYTES)
+    _call_libc("mallopt", _M_ARENA_MAX, 1)
 
 
 def _call_libc(name: str, *arguments: int) -> None:

@@ -24,7 +24,7 @@ NUM_LANES = 2
 THREAD_NAME = "voco-video-lane"
 # What there must be to do beside the longest run: fewer packets do not pay for opening the file once more.
 LANE_PACKETS = 60
-HELD_BYTES = 64 << 20  # of decoded frames that wait for others
+HELD_BYTES = 32 << 20  # of decoded frames that wait for others
 _POLL_SECONDS = 0.05  # how often a wait looks whether another thread has stopped the reading
 
 
