@@ -298,7 +298,7 @@ def test_freed_memory_is_kept_unless_the_environment_says_otherwise(chosen):
 
 
 THREADS = """
-import resource, threading
+import pathlib, resource, threading
 import numpy as np
 from voco_video.batching import keep_freed_memory
 keep_freed_memory()
@@ -312,7 +312,7 @@ for _ in range(4):
     done = threading.Event()
     threading.Thread(target=work, args=(done,)).start()
     done.wait()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize())
 ends.set()
 """
 
@@ -323,6 +323,6 @@ def test_what_a_thread_frees_serves_the_next(chosen):
     """Four threads that all live on have 20 MB each, one after the other."""
     unset = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
     command = [sys.executable, "-c", THREADS]
-    peaks = subprocess.run(command, env=unset | chosen, capture_output=True, check=True, text=True).stdout.split()
-    grown_mib = (int(peaks[-1]) - int(peaks[0])) / 1024
+    resident = subprocess.run(command, env=unset | chosen, capture_output=True, check=True, text=True).stdout.split()
+    grown_mib = (int(resident[-1]) - int(resident[0])) / 2**20
     assert (grown_mib > 40) == bool(chosen)
