@@ -63,7 +63,7 @@ class VideoInfo:
 class Video:
     """An opened video: what it is, which frames a sampling takes, and those frames. Made by `open_video`.
 
-    Holds the times of all frames (about 40 bytes each). Until the first `batches` also what opening a small file has
+    Holds the times of all frames (about 30 bytes each). Until the first `batches` also what opening a small file has
     left: the open file, its packets and its decoder.
     """
 
