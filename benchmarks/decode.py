@@ -174,12 +174,14 @@ def missing_sides() -> dict[str, str]:
 
 def measure(settings: Settings) -> Report:
     """A row for every codec, duration and choice of frames."""
+    clips = list(itertools.product(settings.codecs, settings.seconds))
+    # Made before the sides are imported: each brings an FFmpeg of its own, beside which encoding VP9 fails.
+    paths = [make_clip(CLIPS, codec, min(seconds, MINUTE), max(1, seconds // MINUTE)) for codec, seconds in clips]
     missing = missing_sides()
     sides = {name: side for name, side in SIDES.items() if name not in missing}
     rows = []
-    for codec, seconds in itertools.product(settings.codecs, settings.seconds):
+    for (codec, seconds), path in zip(clips, paths, strict=True):
         once, is_short = min(seconds, MINUTE), seconds <= MINUTE
-        path = make_clip(CLIPS, codec, once, seconds // once)
         taking_part = {name: side for name, side in sides.items() if is_short or name != SHORT_ONLY}
         for choice, frames in frame_choices(seconds // once * once * FPS, settings.choices).items():
             if choice == "all" and not is_short:
