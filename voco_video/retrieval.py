@@ -135,9 +135,8 @@ class FrameScorer(nn.Module):
         for tokens in kept:
             products = torch.addmm(offsets.flatten(), tokens.flatten(0, 1), weights.flatten(0, 1).T)  # [F * K, T * H]
             # One pass instead of a logsumexp for each sum; float32 holds the exponentials of anything from -87 to 88.
-            by_head = products.clamp_(-80, 80).exp_().unflatten(0, tokens.shape[:2]).sum(1)
-            odds.append(by_head.unflatten(1, gates.shape).sum(2))
-        return torch.cat(odds)
+            odds.append(products.clamp_(-80, 80).exp_().unflatten(0, tokens.shape[:2]).sum(1))
+        return torch.cat(odds).unflatten(1, gates.shape).sum(2)
 
     @property
     def _is_wide(self) -> bool:
