@@ -97,11 +97,35 @@ def test_a_window_opens_only_its_segments(cache: FrameCache) -> None:
 def test_a_window_inside_a_segment_is_mapped_not_copied(cache: FrameCache) -> None:
     entry = write(cache, key())
     window = entry.read(1, 3)["keys"]
-    assert window.untyped_storage().nbytes() == 4 * 6 * 4  # all four frames: a view, not a copy
-    assert mapped_file(window.data_ptr()) == str(entry.directory / "segment-000000.safetensors")
+    segment = entry.directory / "segment-000000.safetensors"
+    assert window.untyped_storage().nbytes() == segment.stat().st_size  # all of the file: a view, not a copy
+    assert mapped_file(window.data_ptr()) == str(segment)
     window.fill_(7)  # private to this read
     assert_same(entry.read(1, 3), frames(1, 3))
     entry.verify()
+
+
+def test_a_longer_window_is_read_from_its_segments(cache: FrameCache) -> None:
+    entry = write(cache, key(), num_frames=12)  # segments of 4
+    for window in ((0, 12), (3, 5), (2, 11), (4, 12)):
+        assert_same(entry.read(*window), frames(*window))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "preadv", lambda fd, buffers, offset, read=os.preadv: read(fd, [buffers[0][:5]], offset))
+        assert_same(entry.read(1, 12), frames(1, 12))  # no more at once than the system likes to give
+        patch.setattr(os, "preadv", lambda fd, buffers, offset: 0)
+        with pytest.raises(CacheError, match=r"segment-000000\.safetensors was cut off while it was read"):
+            entry.read(1, 12)
+
+
+def test_a_row_of_each_frame_is_read_alone(cache: FrameCache) -> None:
+    entry = write(cache, key(), num_frames=12)  # segments of 4
+    for start, stop in ((0, 12), (1, 3), (2, 11), (5, 5)):
+        whole = frames(start, stop)
+        for row in (0, 1, -1):
+            read = entry.read_row(["keys", "values"], row, start, stop)
+            assert_same(read, {name: whole[name][:, row] for name in ("keys", "values")})
+    with pytest.raises(UsageError, match="not within"):
+        entry.read_row(["keys"], 0, 3, 13)
 
 
 def mapped_file(address: int) -> str:

@@ -17,13 +17,13 @@ from voco_video.api import CompressedVideo, Part, VideoModel, concat, find, load
 from voco_video.assembly import assemble
 from voco_video.backbone import CACHE_ARGUMENT
 from voco_video.cache import CacheKey, FrameCache
-from voco_video.compress import stored_tensors
+from voco_video.compress import read_tokens, stored_tensors
 from voco_video.compressors import compress_frames, parse_compressor
 from voco_video.data.moving_shapes import demo_scene
 from voco_video.data.rendering import write_clip
 from voco_video.errors import ModelError, UsageError
 from voco_video.moments import find_moments, frame_ends
-from voco_video.parts import read_chosen, read_chunks
+from voco_video.parts import read_chosen, read_chunks, read_features
 from voco_video.retrieval import (
     FrameScorer,
     FrameSearch,
@@ -325,6 +325,19 @@ def test_chosen_frames_and_chunks_are_what_was_written(model, vision_tokens, tmp
     assert torch.equal(torch.cat([c.tensors()[name] for c in chunks]), joined)
 
 
+@pytest.mark.parametrize("storage", ["native", "int8"])
+@pytest.mark.parametrize("form", ["kv", "embeds"])
+def test_what_a_search_reads_is_what_it_makes_of_all_tokens(tiny, clip, form, storage, monkeypatch):
+    """Only the last layer's values are read, over segments and within them."""
+    entry = tiny.compress(clip, fps=10, form=form, storage=storage).parts[0].entry
+    for start, stop in ((0, 80), (3, 7), (31, 66)):
+        part = Part(entry, start, stop)
+        whole = token_features(read_tokens(entry, start, stop))
+        for frames in (200, 30, 7):
+            monkeypatch.setattr("voco_video.parts.FRAMES_PER_STEP", frames)
+            assert torch.equal(torch.cat(list(read_features([part]))), whole)
+
+
 def test_attention_scores_are_means_over_heads_behind_the_first_layer():
     generator = torch.Generator().manual_seed(0)
     queries = torch.randn(3, 4, 8, generator=generator)
@@ -370,10 +383,12 @@ def test_queries_and_keys_are_those_of_the_frame_alone(tiny, clip, form):
         assert torch.allclose(to_frame, odds.log() + own, atol=1e-3)
 
 
-def test_a_scorer_is_the_formula(tmp_path):
+@pytest.mark.parametrize("width", [5, 200])
+def test_a_scorer_is_the_formula(tmp_path, width):
     torch.manual_seed(0)
-    scorer = FrameScorer(6, 5)
-    hidden, tokens = torch.randn(3, 6), torch.randn(4, 2, 5)
+    scorer = FrameScorer(6, width)
+    hidden, tokens = torch.randn(3, 6), torch.randn(4, 2, width)
+    assert scorer.compact(tokens).shape == (4, 2, min(width, 128)), "keys, where those are fewer numbers"
     queries, gates = scorer.question(hidden[None])
     with torch.no_grad():
         fast = scorer(queries, gates, tokens)[0]
@@ -390,9 +405,9 @@ def test_a_scorer_is_the_formula(tmp_path):
         scorer.frame_scale.uniform_(0.5, 2)
         scorer.question_mean.normal_()
         slow = scorer(*(t[None] for t in scorer.question(hidden)), tokens)[0]
-        odds = scorer.odds(*scorer.question(hidden), scorer.project(tokens))
-        assert odds.shape == (3, 4)
-        assert torch.allclose(odds.sum(0).log() + scorer.bias, slow, atol=1e-4)
+        odds = scorer.odds(*scorer.question(hidden), scorer.compact(tokens).split(3))
+        assert odds.shape == (4, 3)
+        assert torch.allclose(odds.sum(1).log() + scorer.bias, slow, atol=1e-4)
         queries, gates = scorer.question(hidden[None])
     Retriever({"kv": scorer}, "ab" * 32).save(tmp_path)
     again = Retriever.load(tmp_path)
@@ -408,13 +423,14 @@ def test_a_scorer_is_the_formula(tmp_path):
 def test_searching_segments_is_the_formula_over_all_frames(tiny, clip, form, monkeypatch):
     """Whether projected frames are kept or not, however they lie on disk, and for question after question."""
     video = concat([tiny.compress(clip, fps=10, form=form), tiny.compress(clip, fps=4, form=form)])
-    assert len(list(read_chunks(video.parts))) > 3
+    monkeypatch.setattr("voco_video.parts.FRAMES_PER_STEP", 25)
+    assert len(list(read_features(video.parts))) > 3
     scorer = tiny.retriever.scorers[form]
     for kept_bytes, step in ((1 << 30, 256), (1 << 30, 50), (100_000, 7)):
         monkeypatch.setattr("voco_video.retrieval.KEPT_BYTES", kept_bytes)
         monkeypatch.setattr("voco_video.retrieval.FRAMES_PER_STEP", step)
         again = concat([video])
-        for question in ("where is the star?", "who appears first, the red star or the blue circle?"):
+        for question in ("where is the star?", "where is the circle?", "who appears first, the red star or the star?"):
             queries, gates = scorer.question(question_states(tiny.voco, question)[None])
             slow = scorer(queries, gates, token_features(video.tokens()))[0]
             assert np.abs(again.frame_scores(question) - slow.numpy()).max() < 1e-3
@@ -429,11 +445,10 @@ def test_each_thing_that_a_question_names_has_its_claim():
     scorer = FrameScorer(2, 1)
     by_token = torch.tensor([[9.0, 8.5, 2.0, -5.0, -5.0, 4.0], [-5.0, -5.0, -5.0, 1.0, 0.5, -5.0], [-20.0] * 6])
 
-    scorer.odds = lambda queries, gates, keys: (by_token - scorer.bias).exp()
-    search = FrameSearch(None, lambda: ())
-    search._kept = scorer, [torch.empty(0)]
+    search = FrameSearch(None, tuple, tuple)
+    search._scorer = scorer
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("voco_video.retrieval.question_states", lambda model, question: torch.zeros(3, 2))
+        patch.setattr(FrameSearch, "_odds", lambda *arguments: (by_token - scorer.bias).exp().T)
         found = search.scores("this or that?")
     assert np.allclose(found.scores, by_token.logsumexp(0), atol=1e-5)
     assert np.allclose(found.claims, [0, -0.5, -6, 0, -0.5, -5], atol=1e-5)

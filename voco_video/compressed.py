@@ -17,7 +17,7 @@ from voco_video.compress import CompressResult, Form, StageSeconds, compressor_o
 from voco_video.errors import ModelError, UsageError
 from voco_video.model import Prefix, VocoTokens
 from voco_video.moments import Moment, find_moments, weighted
-from voco_video.parts import Part, read_chosen, read_chunks
+from voco_video.parts import Part, read_chosen, read_chunks, read_features
 from voco_video.retrieval import FrameScores, FrameSearch
 from voco_video.view import Policy, View, ViewOptions, choose_view, clock_frames, clock_text, context_budget
 
@@ -240,7 +240,9 @@ class CompressedVideo:
         if retriever is not None and not retriever.belongs_to(self.model.voco, self.model.fingerprint):
             log.warning("what finds frames was trained with other weights than this model's; attention finds them")
             retriever = None
-        return FrameSearch(self.model.voco, partial(read_chunks, self.parts), retriever=retriever)
+        scorer = retriever.scorers.get(self.form) if retriever and self.compressor == "voco" else None
+        readers = partial(read_chunks, self.parts), partial(read_features, self.parts)
+        return FrameSearch(self.model.voco, *readers, scorer=scorer)
 
     @cached_property
     def _scores(self) -> dict[str, FrameScores]:

@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -104,24 +104,48 @@ class FrameScorer(nn.Module):
 
     def project(self, tokens: Tensor) -> Tensor:
         """Frames' tokens ``[F, K, W]`` to keys ``[H, R, F, K]``, all that any question needs of them."""
-        weights = self.keys.weight / self.frame_scale  # [H * R, W]
-        offsets = self.keys.bias - weights @ self.frame_mean
+        weights, offsets = self._projection()
         keys = torch.addmm(offsets[:, None], weights, tokens.flatten(0, 1).T)  # [H * R, F * K]
         return keys.unflatten(0, (NUM_HEADS, HEAD_DIM)).unflatten(2, tokens.shape[:2])
 
-    def odds(self, queries: Tensor, gates: Tensor, keys: Tensor) -> Tensor:
+    def compact(self, tokens: Tensor) -> Tensor:
+        """What is to be kept of frames' tokens, ``[F, K, W]``: themselves or, where those are fewer numbers, keys."""
+        return self.project(tokens).permute(2, 3, 0, 1).flatten(2) if self._is_wide else tokens
+
+    def odds(self, queries: Tensor, gates: Tensor, kept: Iterable[Tensor]) -> Tensor:
         """What each of one question's tokens adds to the odds of each frame, before the bias.
+
+        Queries are taken to where tokens are, q . (P x) = (P' q) . x: one question's are fewer than a video's tokens.
 
         Args:
             queries, gates: of one question, ``[T, H, R]`` and ``[T, H]``.
-            keys: as `project` gives them.
+            kept: ``[F, K, W]`` of some frames at a time, see `compact`.
 
         Returns:
-            ``[T, F]``; the logarithm of their sum over T, plus the bias, is what `forward` gives.
+            ``[F, T]``; the logarithm of their sum over T, plus the bias, is what `forward` gives.
         """
-        products = torch.baddbmm(gates.T[..., None], queries.transpose(0, 1), keys.flatten(2))  # [H, T, F * K]
-        # One pass instead of a logsumexp for each sum; float32 holds the exponentials of anything from -87 to 88.
-        return products.clamp_(-80, 80).exp_().unflatten(2, keys.shape[2:]).sum((0, 3))
+        if self._is_wide:
+            heads = torch.eye(NUM_HEADS, device=queries.device)
+            weights, offsets = torch.einsum("thr,hg->thgr", queries, heads).flatten(2), gates
+        else:
+            projection, shift = (t.unflatten(0, (NUM_HEADS, HEAD_DIM)) for t in self._projection())
+            weights = torch.einsum("thr,hrw->thw", queries, projection)
+            offsets = gates + torch.einsum("thr,hr->th", queries, shift)
+        odds = []
+        for tokens in kept:
+            products = torch.addmm(offsets.flatten(), tokens.flatten(0, 1), weights.flatten(0, 1).T)  # [F * K, T * H]
+            # One pass instead of a logsumexp for each sum; float32 holds the exponentials of anything from -87 to 88.
+            odds.append(products.clamp_(-80, 80).exp_().unflatten(0, tokens.shape[:2]).sum(1))
+        return torch.cat(odds).unflatten(1, gates.shape).sum(2)
+
+    @property
+    def _is_wide(self) -> bool:
+        return len(self.frame_mean) > NUM_HEADS * HEAD_DIM
+
+    def _projection(self) -> tuple[Tensor, Tensor]:
+        """Weights ``[H * R, W]`` and offsets ``[H * R]`` for tokens as they are, without mean and scale taken off."""
+        weights = self.keys.weight / self.frame_scale
+        return weights, self.keys.bias - weights @ self.frame_mean
 
 
 @dataclass(frozen=True)
@@ -184,13 +208,21 @@ def token_features(tokens: VocoTokens) -> Tensor:
         assert tokens.embeds is not None
         return tokens.embeds.float()
     assert tokens.values is not None
-    return tokens.values[:, -1].transpose(1, 2).flatten(2).float()  # [F, K, kv_heads * head_dim]
+    return value_features(tokens.values[:, -1])
+
+
+def value_features(values: Tensor) -> Tensor:
+    """The same of the last layer's values, ``[F, kv_heads, K, head_dim]``."""
+    return values.transpose(1, 2).flatten(2).float()  # [F, K, kv_heads * head_dim]
 
 
 @torch.inference_mode()
 def question_states(model: VocoModel, question: str) -> Tensor:
     """Last hidden states of a question that stands alone, read with the compressing weights, float32 ``[T, D]``."""
-    prompt = question_ids(model, question)
+    return _states(model, question_ids(model, question))
+
+
+def _states(model: VocoModel, prompt: list[int]) -> Tensor:
     with adapters_off(model.backbone.decoder):
         output = model.backbone.decoder(inputs_embeds=model.backbone.embed(prompt)[None], use_cache=False)
     return output.last_hidden_state[0].float()
@@ -294,20 +326,29 @@ class FrameScores:
 class FrameSearch:
     """Holds frames against one question after another.
 
-    With a retriever, what it reads of frames is projected once and kept, where that is little: 512 bytes a token,
-    15 MB for an hour at one frame a second and K = 8. A further question then reads nothing from disk.
+    With a scorer, what it reads of frames is kept, where that is little: at most 512 bytes a token, 15 MB for an hour
+    at one frame a second and K = 8. A further question then reads nothing from disk, and what its first tokens say is
+    known where the question before began with the same ones; those of the chat template always are.
 
     Args:
         model: what compressed the frames.
-        read: gives all frames, a few hundred at a time, whenever it is called; of one form.
-        retriever: the model's, where it has one.
+        read: gives all frames, some at a time, whenever it is called; of one form.
+        read_features: in the same way what `token_features` makes of them.
+        scorer: what has learned to tell frames of that form; None where nothing has.
     """
 
     def __init__(
-        self, model: VocoModel, read: Callable[[], Iterable[VocoTokens]], *, retriever: Retriever | None = None
+        self,
+        model: VocoModel,
+        read: Callable[[], Iterable[VocoTokens]],
+        read_features: Callable[[], Iterable[Tensor]],
+        *,
+        scorer: FrameScorer | None = None,
     ) -> None:
-        self._model, self._read, self._retriever = model, read, retriever
-        self._kept: tuple[FrameScorer, list[Tensor]] | None = None
+        self._model, self._read, self._read_features = model, read, read_features
+        self._scorer = scorer and scorer.to(model.backbone.device)
+        self._kept: list[Tensor] | None = None
+        self._asked: tuple[list[int], Tensor] = [], torch.empty(0)  # token ids, and their odds [F, T]
 
     @torch.inference_mode()
     def scores(self, question: str) -> FrameScores:
@@ -317,52 +358,49 @@ class FrameSearch:
             UsageError: the question is empty, or the frames keep no tokens.
             ModelError: the model has no tokenizer or no chat template.
         """
-        if self._kept is not None:
-            return self._by_learned(question, *self._kept)
-        scorer, chunks = self._opened()
-        if scorer is not None:
-            return self._by_learned(question, scorer, self._projected(scorer, chunks))
-        parts = list(self._by_attention(question, chunks))
+        if self._scorer is not None:
+            return self._by_learned(question, self._scorer)
+        parts = list(self._by_attention(question))
         return FrameScores(torch.cat(parts).cpu().numpy() if parts else np.empty(0, np.float32))
 
-    def _by_learned(self, question: str, scorer: FrameScorer, keys: Iterable[Tensor]) -> FrameScores:
-        queries, gates = scorer.question(question_states(self._model, question))
-        odds = torch.cat([scorer.odds(queries, gates, part) for part in keys], dim=1)  # [T, F]
-        scores = odds.sum(0).log() + scorer.bias
-        by_token = odds.log() + scorer.bias
-        claims = (by_token - by_token.amax(1, keepdim=True).clamp(min=0)).amax(0)
+    def _by_learned(self, question: str, scorer: FrameScorer) -> FrameScores:
+        odds = self._odds(question, scorer)  # [F, T]
+        scores, by_token = odds.sum(1).log() + scorer.bias, odds.log() + scorer.bias
+        claims = (by_token - by_token.amax(0).clamp(min=0)).amax(1)
         claims -= claims.max()
         is_about = (claims >= -NEAR_BEST) | (scores >= CERTAIN)
         return FrameScores(*(t.cpu().numpy() for t in (scores, claims, is_about)))
 
-    def _opened(self) -> tuple[FrameScorer | None, Iterable[VocoTokens]]:
-        """What scores these frames, and the frames; the first chunk tells their form."""
-        chunks = iter(self._read())
-        first = next(chunks, None)
-        if first is None:
-            return None, ()
-        if first.num_voco_tokens == 0:
-            raise UsageError("these frames keep no tokens (compressor 'none'), so nothing can be found in them")
-        scorer = self._retriever.scorers.get(first.form) if self._retriever and first.elastic else None
-        return scorer and scorer.to(self._model.backbone.device), chain([first], chunks)
+    def _odds(self, question: str, scorer: FrameScorer) -> Tensor:
+        """What each token of a question adds to the odds of each frame, ``[F, T]``."""
+        ids = question_ids(self._model, question)
+        queries, gates = scorer.question(_states(self._model, ids))
+        known, odds = self._asked
+        num_known = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(known, ids[:-1], strict=False)))
+        kept = self._compacted(scorer) if self._kept is None else self._kept
+        new = scorer.odds(queries[num_known:], gates[num_known:], kept)
+        self._asked = ids, torch.cat([odds[:, :num_known], new], dim=1) if num_known else new
+        return self._asked[1]
 
-    def _projected(self, scorer: FrameScorer, chunks: Iterable[VocoTokens]) -> Iterator[Tensor]:
-        """Keys of some frames at a time, ``[H, R, F, K]``; kept for the next question while they are few."""
+    def _compacted(self, scorer: FrameScorer) -> Iterator[Tensor]:
+        """What is kept of some frames at a time, ``[F, K, W]``; the next question finds it while it is little."""
         kept, size_bytes = [], 0
-        for features in _regrouped(token_features(tokens) for tokens in chunks):
-            keys = scorer.project(features.to(self._model.backbone.device))
-            size_bytes += keys.nbytes
+        for features in _regrouped(self._read_features()):
+            piece = scorer.compact(features.to(self._model.backbone.device))
+            size_bytes += piece.nbytes
             if size_bytes <= KEPT_BYTES:
-                kept.append(keys)
+                kept.append(piece)
             else:
                 kept.clear()
-            yield keys
+            yield piece
         if size_bytes <= KEPT_BYTES:
-            self._kept = scorer, kept
+            self._kept = kept
 
-    def _by_attention(self, question: str, chunks: Iterable[VocoTokens]) -> Iterator[Tensor]:
+    def _by_attention(self, question: str) -> Iterator[Tensor]:
         queries = None
-        for tokens in chunks:
+        for tokens in self._read():
+            if tokens.num_voco_tokens == 0:
+                raise UsageError("these frames keep no tokens (compressor 'none'), so nothing can be found in them")
             keys, position = frame_keys(self._model, tokens)
             if queries is None:
                 queries = last_token_queries(self._model, question, position=position, form=tokens.form)
@@ -375,7 +413,7 @@ def _regrouped(pieces: Iterable[Tensor]) -> Iterator[Tensor]:
     for piece in pieces:
         waiting.append(piece)
         if sum(map(len, waiting)) >= FRAMES_PER_STEP:
-            yield from torch.cat(waiting).split(FRAMES_PER_STEP)
+            yield from (torch.cat(waiting) if waiting[1:] else piece).split(FRAMES_PER_STEP)
             waiting = []
     if waiting:
         yield from torch.cat(waiting).split(FRAMES_PER_STEP)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from itertools import takewhile
 from pathlib import Path
@@ -152,7 +152,7 @@ class CacheEntry:
 
         Opens only the segments that overlap the window. A window inside one segment is a memory-mapped view:
         no bytes are copied, and writing to it changes neither the file nor later reads. A longer window is
-        copied once.
+        read into memory, each byte once.
 
         The first read of each segment in this process reads all of it once to check its BLAKE3.
 
@@ -174,17 +174,33 @@ class CacheEntry:
             >>> entry.read(1, 3)["embeds"].shape
             torch.Size([2, 2, 8])
         """
-        stop = self.num_frames if stop is None else stop
-        if not 0 <= start <= stop <= self.num_frames:
-            raise UsageError(f"frames [{start}, {stop}) are not within [0, {self.num_frames}) of {self.digest}")
-        if start < stop:
-            self._held()  # first: an entry that grew meanwhile may have these frames in other segments now
-        windows = [self._read_segment(segment, start, stop) for segment in self._overlapping(start, stop)]
-        if not windows:
-            return {name: torch.empty(0, *spec.shape, dtype=spec.dtype) for name, spec in self.tensors.items()}
-        if len(windows) == 1:
-            return windows[0]
-        return {name: torch.cat([window[name] for window in windows]) for name in self.tensors}
+        stop = self._checked_stop(start, stop)
+        segments = self._overlapping(start, stop)
+        if len(segments) != 1:
+            return self._copied(self.tensors, start, stop)
+        with self._reading(segments[0].file) as directory_fd:
+            # Mapped afresh for each read: views of one mapping would see each other's in-place changes.
+            mapped = self._reader.open(directory_fd, segments[0], key_digest=self.digest)
+        inside = slice(start - segments[0].first_frame, stop - segments[0].first_frame)
+        return {name: mapped[name][inside] for name in self.tensors}
+
+    def read_row(
+        self, names: Collection[str], row: int, start: int = 0, stop: int | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Of some tensors one row of each frame, such as one layer's values, as tensors [stop - start, …] by name.
+
+        Nothing else is read, and what is read is copied.
+
+        Args:
+            row: index on the first axis of a frame; negative ones count from its end.
+            start, stop: as for `read`.
+
+        Raises:
+            UsageError, CacheError: as for `read`.
+        """
+        stop = self._checked_stop(start, stop)
+        specs = {name: replace(self.tensors[name], shape=self.tensors[name].shape[1:]) for name in names}
+        return self._copied(specs, start, stop, row=row)
 
     def mapped_windows(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """Cut frames [start, stop) into windows that `read` maps instead of copying: where segments end."""
@@ -232,17 +248,37 @@ class CacheEntry:
         first = bisect_right(segments, start, key=lambda segment: segment.stop_frame)
         return list(takewhile(lambda segment: segment.first_frame < stop, segments[first:]))
 
-    def _read_segment(self, segment: Segment, start: int, stop: int) -> dict[str, torch.Tensor]:
-        begin = max(start - segment.first_frame, 0)
-        end = min(stop - segment.first_frame, segment.num_frames)
+    def _checked_stop(self, start: int, stop: int | None) -> int:
+        stop = self.num_frames if stop is None else stop
+        if not 0 <= start <= stop <= self.num_frames:
+            raise UsageError(f"frames [{start}, {stop}) are not within [0, {self.num_frames}) of {self.digest}")
+        if start < stop:
+            self._held()  # first: an entry that grew meanwhile may have these frames in other segments now
+        return stop
+
+    def _copied(
+        self, specs: Mapping[str, TensorSpec], start: int, stop: int, *, row: int | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Frames [start, stop), or a row of each, of any number of segments."""
+        tensors = {n: torch.empty(stop - start, *spec.shape, dtype=spec.dtype) for n, spec in specs.items()}
+        buffers = {n: (t.view(-1).view(torch.uint8).numpy().data, t[:1].nbytes) for n, t in tensors.items()}
+        for segment in self._overlapping(start, stop) if start < stop else ():
+            begin, end = max(start, segment.first_frame), min(stop, segment.stop_frame)
+            inside = range(begin - segment.first_frame, end - segment.first_frame)
+            places = {n: b[(begin - start) * size : (end - start) * size] for n, (b, size) in buffers.items()}
+            with self._reading(segment.file) as directory_fd:
+                self._reader.copy(directory_fd, segment, inside, places, row=row, key_digest=self.digest)
+        return tensors
+
+    @contextmanager
+    def _reading(self, file: str) -> Iterator[int]:
+        """The directory's descriptor; errors in the block say whose they are."""
         hold = self._held()
         try:
-            with os_errors_as_cache_errors(f"read {segment.file}"):
-                # Mapped afresh for each read: views of one mapping would see each other's in-place changes.
-                mapped = self._reader.open(hold.directory_fd, segment, key_digest=self.digest)
+            with os_errors_as_cache_errors(f"read {file}"):
+                yield hold.directory_fd
         except CacheError as error:
             raise damaged(self.directory, error) from error
-        return {name: mapped.get_slice(name)[begin:end] for name in self.tensors}
 
     def _continues(self, manifest: Manifest) -> bool:
         """Whether this is still the entry that was opened, if with more frames or in other segments."""

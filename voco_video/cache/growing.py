@@ -310,7 +310,7 @@ class GrowingWriter:
         directory_fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             mapped = self._reader.open(directory_fd, segment, key_digest=self.key.digest)
-            tensors = {name: mapped.get_tensor(name) for name in self.log.tensors}
+            tensors = {name: mapped[name] for name in self.log.tensors}
         finally:
             os.close(directory_fd)
         return Batch(segment.first_frame, tensors, np.array(segment.pts_seconds))

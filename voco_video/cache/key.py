@@ -103,11 +103,11 @@ def digest_file(path: Path | str) -> str:
         'af1349b9f5f9a1a6'
     """
     try:
-        is_large = os.stat(path).st_size >= _MULTITHREAD_FROM_BYTES
-        digest = blake3(max_threads=blake3.AUTO if is_large else 1)
+        size_bytes = os.stat(path).st_size
+        digest = blake3(max_threads=blake3.AUTO if size_bytes >= _MULTITHREAD_FROM_BYTES else 1)
         # Not mapped: pages of a mapped file count as this process's memory for as long as they are mapped.
         with open(path, "rb", buffering=0) as file:
-            buffer = memoryview(bytearray(_READ_BYTES))
+            buffer = memoryview(bytearray(min(size_bytes or _READ_BYTES, _READ_BYTES)))
             while size := file.readinto(buffer):
                 digest.update(buffer[:size])
         return digest.hexdigest()

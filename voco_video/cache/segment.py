@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from blake3 import blake3
-from safetensors import SafetensorError, safe_open
 
 from voco_video.cache.key import FORMAT_VERSION, digest_file
 from voco_video.errors import CacheError
@@ -180,8 +179,30 @@ def check_size(directory_fd: int, segment: Segment) -> None:
         size_bytes = os.stat(segment.file, dir_fd=directory_fd).st_size
     except FileNotFoundError:
         raise CacheError(f"{segment.file} is missing") from None
+    _check_size(size_bytes, segment)
+
+
+def _check_size(size_bytes: int, segment: Segment) -> None:
     if size_bytes != segment.size_bytes:
         raise CacheError(f"{segment.file} has {size_bytes} bytes instead of {segment.size_bytes}")
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a checked file says of itself: whose it is, and by name each tensor's dtype, shape and bytes in the file."""
+
+    key_digest: str
+    tensors: Mapping[str, tuple[torch.dtype, list[int], int, int]]
+
+    @classmethod
+    def read(cls, fd: int) -> _Header:
+        length = int.from_bytes(os.pread(fd, 8, 0), "little")
+        header = json.loads(os.pread(fd, length, 8))
+        key_digest, tensors = header.pop("__metadata__")["key_digest"], {}
+        for name, tensor in header.items():
+            begin, end = (8 + length + offset for offset in tensor["data_offsets"])
+            tensors[name] = (DTYPES[tensor["dtype"]], tensor["shape"], begin, end)
+        return cls(key_digest, tensors)
 
 
 class SegmentReader:
@@ -192,33 +213,93 @@ class SegmentReader:
     """
 
     def __init__(self) -> None:
-        self._verified: set[tuple[int | str, ...]] = set()
+        self._checked: dict[tuple[int | str, ...], _Header] = {}
 
-    def open(self, directory_fd: int, segment: Segment, *, key_digest: str) -> safe_open:
-        """Memory-map one segment; CacheError saying what is wrong with the file if it is not the recorded
-        one."""
-        check_size(directory_fd, segment)
-        fd = os.open(segment.file, os.O_RDONLY, dir_fd=directory_fd)
+    def open(self, directory_fd: int, segment: Segment, *, key_digest: str) -> dict[str, torch.Tensor]:
+        """Memory-map the tensors of one segment, ``[F, ...]`` by name; writing to them changes no file.
+
+        Raises:
+            CacheError: the file is not the recorded one; says what is wrong with it.
+        """
+        fd, header = self._open(directory_fd, segment, key_digest)
         try:
-            path = f"/dev/fd/{fd}"  # this very file, whatever happens to its name meanwhile
-            self._verify(fd, path, segment)
-            tensors = safe_open(path, framework="pt")
-        except SafetensorError as error:
-            raise CacheError(f"{segment.file} is not a safetensors file: {error}") from error
+            file = torch.from_file(f"/dev/fd/{fd}", shared=False, size=segment.size_bytes, dtype=torch.uint8)
         finally:
             os.close(fd)
-        if (tensors.metadata() or {}).get("key_digest") != key_digest:
-            raise CacheError(f"{segment.file} belongs to another key")
-        return tensors
+        tensors = header.tensors.items()
+        return {name: file[begin:end].view(dtype).view(shape) for name, (dtype, shape, begin, end) in tensors}
 
-    def _verify(self, fd: int, path: str, segment: Segment) -> None:
+    def copy(
+        self,
+        directory_fd: int,
+        segment: Segment,
+        frames: range,
+        buffers: Mapping[str, memoryview],
+        *,
+        row: int | None = None,
+        key_digest: str,
+    ) -> None:
+        """Read frames of one segment, or one row of each, into memory; takes less than the page faults of a mapping do.
+
+        Args:
+            frames: which of the segment's.
+            buffers: by name of tensor, bytes for all of them.
+            row: index on the first axis of a frame, where only that is read.
+
+        Raises:
+            CacheError: as for `open`.
+        """
+        fd, header = self._open(directory_fd, segment, key_digest)
+        try:
+            for name, buffer in buffers.items():
+                _, shape, begin, end = header.tensors[name]
+                frame_bytes = (end - begin) // segment.num_frames
+                if row is None:
+                    _read_fully(fd, buffer, begin + frames.start * frame_bytes, segment)
+                    continue
+                size = len(buffer) // len(frames)
+                begin += range(shape[1])[row] * size
+                for number, frame in enumerate(frames):  # thousands: this loop is what reading a row costs
+                    place, offset = buffer[number * size : (number + 1) * size], begin + frame * frame_bytes
+                    if os.preadv(fd, (place,), offset) < size:
+                        _read_fully(fd, place, offset, segment)
+        finally:
+            os.close(fd)
+
+    def _open(self, directory_fd: int, segment: Segment, key_digest: str) -> tuple[int, _Header]:
+        """A descriptor of a file that is as recorded, and its header."""
+        try:
+            fd = os.open(segment.file, os.O_RDONLY, dir_fd=directory_fd)
+        except FileNotFoundError:
+            raise CacheError(f"{segment.file} is missing") from None
+        try:
+            header = self._header(fd, segment)
+            if header.key_digest != key_digest:
+                raise CacheError(f"{segment.file} belongs to another key")
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd, header
+
+    def _header(self, fd: int, segment: Segment) -> _Header:
         stat = os.fstat(fd)
+        _check_size(stat.st_size, segment)
         state = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, segment.blake3)
-        if state in self._verified:
-            return
-        if digest_file(path) != segment.blake3:
-            raise CacheError(f"{segment.file} does not match its checksum")
-        self._verified.add(state)
+        header = self._checked.get(state)
+        if header is None:
+            if digest_file(f"/dev/fd/{fd}") != segment.blake3:  # this very file, whatever happens to its name
+                raise CacheError(f"{segment.file} does not match its checksum")
+            header = self._checked[state] = _Header.read(fd)
+        return header
+
+
+def _read_fully(fd: int, buffer: memoryview, offset: int, segment: Segment) -> None:
+    done = 0
+    while done < len(buffer):
+        size = os.preadv(fd, [buffer[done:] if done else buffer], offset + done)
+        if not size:
+            raise CacheError(f"{segment.file} was cut off while it was read")
+        done += size
 
 
 def _file_chunks(batches: Sequence[Batch], key_digest: str) -> Iterator[memoryview]:
