@@ -428,7 +428,7 @@ def test_searching_segments_is_the_formula_over_all_frames(tiny, clip, form, mon
     scorer = tiny.retriever.scorers[form]
     for kept_bytes, step in ((1 << 30, 256), (1 << 30, 50), (100_000, 7)):
         monkeypatch.setattr("voco_video.retrieval.KEPT_BYTES", kept_bytes)
-        monkeypatch.setattr("voco_video.retrieval.FRAMES_PER_STEP", step)
+        monkeypatch.setattr("voco_video.parts.FRAMES_PER_STEP", step)
         again = concat([video])
         for question in ("where is the star?", "where is the circle?", "who appears first, the red star or the star?"):
             queries, gates = scorer.question(question_states(tiny.voco, question)[None])

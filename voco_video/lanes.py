@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ class _Handover:
             self._halted = True
             self._changed.notify_all()
 
-    def guarded(self, work: Any) -> None:
+    def guarded(self, work: Callable[[], None]) -> None:
         """Run a lane; what it fails with goes to whoever asks for frames."""
         try:
             work()

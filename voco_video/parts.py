@@ -14,9 +14,10 @@ from voco_video.cache import CacheEntry
 from voco_video.compress import read_tokens
 from voco_video.model import VocoTokens
 from voco_video.quantize import dequantize
-from voco_video.retrieval import FRAMES_PER_STEP, token_features, value_features
+from voco_video.retrieval import token_features, value_features
 
 CHUNK_BYTES = 64 << 20
+FRAMES_PER_STEP = 256  # of a search: few enough for products to stay in the processor's cache
 
 
 @dataclass(frozen=True)

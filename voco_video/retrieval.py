@@ -45,7 +45,6 @@ from voco_video.errors import ModelError, UsageError
 from voco_video.model import Form, VocoModel, VocoTokens
 
 RETRIEVAL_WEIGHTS = "retrieval.safetensors"
-FRAMES_PER_STEP = 256  # few enough for products to stay in the processor's cache
 KEPT_BYTES = 128 << 20  # of what is remembered of a video's frames: nine hours of the embedded model's
 NUM_HEADS, HEAD_DIM, HIDDEN = 4, 32, 256
 NEAR_BEST, CERTAIN = 1.5, 3.0  # logarithms of odds; tuned on haystacks of seed 7, `benchmarks.needle` reports seed 0
@@ -385,7 +384,7 @@ class FrameSearch:
     def _compacted(self, scorer: FrameScorer) -> Iterator[Tensor]:
         """What is kept of some frames at a time, ``[F, K, W]``; the next question finds it while it is little."""
         kept, size_bytes = [], 0
-        for features in _regrouped(self._read_features()):
+        for features in self._read_features():
             piece = scorer.compact(features.to(self._model.backbone.device))
             size_bytes += piece.nbytes
             if size_bytes <= KEPT_BYTES:
@@ -405,15 +404,3 @@ class FrameSearch:
             if queries is None:
                 queries = last_token_queries(self._model, question, position=position, form=tokens.form)
             yield attention_scores(queries, keys)
-
-
-def _regrouped(pieces: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Pieces of any number of frames as pieces of `FRAMES_PER_STEP` at most, and hardly less."""
-    waiting: list[Tensor] = []
-    for piece in pieces:
-        waiting.append(piece)
-        if sum(map(len, waiting)) >= FRAMES_PER_STEP:
-            yield from (torch.cat(waiting) if waiting[1:] else piece).split(FRAMES_PER_STEP)
-            waiting = []
-    if waiting:
-        yield from torch.cat(waiting).split(FRAMES_PER_STEP)
