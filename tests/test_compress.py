@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import multiprocessing
 import random
@@ -269,10 +270,15 @@ def assert_same_tokens(left, right):
 
 
 def _compress_in_child(clip: str, frames: int, told) -> None:
-    """Load the model, then wait to be told the cache directory."""
+    """Load the model, wait to be told the cache directory, then say "started" and a word for every batch."""
     torch.set_num_threads(1)
     voco = voco_tiny_in_kv()
     cache_dir = told.recv()
+
+    def report(progress: Progress) -> None:
+        told.send("batch")
+        time.sleep(0.01)  # a slower run gives the kill more places to hit
+
     told.send("started")
     compress_video(
         voco,
@@ -280,7 +286,7 @@ def _compress_in_child(clip: str, frames: int, told) -> None:
         cache=FrameCache(cache_dir),
         sampling=Sampling(num_frames=frames),
         options=CompressOptions(batch_size=4),
-        on_progress=lambda progress: time.sleep(0.01),  # a slower run gives the kill more places to hit
+        on_progress=report,
     )
 
 
@@ -318,7 +324,11 @@ def test_kill_9_at_many_moments(voco, clip, tmp_path, processes):
         child, tell = waiting.pop(0)
         tell.send(str(cache_dir))
         assert tell.recv() == "started"
-        child.join(rng.uniform(0.0, 1.0))
+        # A place in the work first, so that kills also hit the middle where a busy machine takes long to get there.
+        with contextlib.suppress(EOFError):  # the run was through before
+            for _ in range(rng.randrange(20)):
+                tell.recv()
+        child.join(rng.uniform(0.0, 0.05))
         child.kill()
         child.join()
         killed += child.exitcode == -signal.SIGKILL

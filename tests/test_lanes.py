@@ -14,7 +14,7 @@ import voco_video.runs as runs
 from voco_video.errors import VideoError
 from voco_video.frames import Fit
 from voco_video.lanes import pays_side_by_side
-from voco_video.runs import CannotSeekError, DamagedError, RunReader, plan_runs
+from voco_video.runs import CannotSeekError, DamagedError, Run, RunReader, plan_runs
 from voco_video.sampling import Sampling
 from voco_video.video import open_video, read_frames
 
@@ -62,8 +62,10 @@ def assert_same(got, expected):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kept_bytes", [0, demuxing.KEPT_BYTES], ids=["large file", "small file"])
 @pytest.mark.parametrize("held_bytes", [1, lanes.HELD_BYTES])
-def test_two_lanes_give_what_one_gives(folder, monkeypatch, opened, name, kept_bytes, held_bytes):
+@pytest.mark.parametrize("num_threads", [None, 1])
+def test_two_lanes_give_what_one_gives(folder, monkeypatch, opened, name, kept_bytes, held_bytes, num_threads):
     path = CLIPS[name].write(folder)
+    monkeypatch.setattr(lanes, "threads_each", lambda runs, frame_bytes: num_threads)
     monkeypatch.setattr(demuxing, "KEPT_BYTES", kept_bytes)
     monkeypatch.setattr(lanes, "HELD_BYTES", held_bytes)
     monkeypatch.setattr(runs, "SEEK_PACKETS", 5)
@@ -73,7 +75,7 @@ def test_two_lanes_give_what_one_gives(folder, monkeypatch, opened, name, kept_b
         opened.clear()
         assert_same(read_frames(path, sampling, fit=SMALL), expected)
         num_side_by_side += len(opened)
-    assert num_side_by_side >= 1
+    assert num_side_by_side >= (2 if num_threads else 1)
     assert not lane_threads()
 
 
@@ -112,8 +114,10 @@ def test_no_lane_outlives_its_reading(folder, monkeypatch, opened, how):
     assert not lane_threads()
 
 
-def test_the_first_lane_goes_on_where_the_second_cannot_open_the_file(folder, monkeypatch, opened):
+@pytest.mark.parametrize("num_threads", [None, 1])
+def test_the_first_lane_goes_on_where_the_file_cannot_be_opened_again(folder, monkeypatch, opened, num_threads):
     path = CLIPS["h264_bframes.mp4"].write(folder)
+    monkeypatch.setattr(lanes, "threads_each", lambda runs, frame_bytes: num_threads)
     expected = read_by_one_lane(path, SAMPLINGS[1])
 
     def vanished(path, **options):
@@ -166,3 +170,17 @@ def test_a_second_decoder_is_opened_for_enough_work_alone(folder, monkeypatch):
     assert not pays_side_by_side([])
     monkeypatch.setattr(lanes, "num_processors", lambda: 1)
     assert not pays_side_by_side(planned)
+
+
+def test_lanes_have_one_thread_each_where_none_waits_for_another(monkeypatch):
+    def of(num_packets, num_frames):
+        return Run(0, 0, True, np.arange(num_frames), np.arange(num_frames), num_packets - 1)
+
+    monkeypatch.setattr(lanes, "num_processors", lambda: 2)
+    even = [of(250, 8)] * 6
+    assert lanes.threads_each(even, frame_bytes=1 << 20) == 1
+    assert lanes.threads_each([*even, of(20, 1)], frame_bytes=1 << 20) == 1
+    assert lanes.threads_each([of(250, 8), of(50, 2)], frame_bytes=1 << 20) is None  # one would be alone at the end
+    assert lanes.threads_each([of(250, 250)] * 6, frame_bytes=1 << 20) is None  # more than may wait
+    monkeypatch.setattr(lanes, "num_processors", lambda: 4)
+    assert lanes.threads_each(even, frame_bytes=1 << 20) is None  # which would leave processors idle

@@ -152,14 +152,17 @@ class Layout:
 
     @property
     def kept_height(self) -> int:
+        """Rows of the result that show the picture."""
         return min(self.height, self.scaled_height)
 
     @property
     def kept_width(self) -> int:
+        """Columns of the result that show the picture."""
         return min(self.width, self.scaled_width)
 
     @property
     def has_border(self) -> bool:
+        """Whether some of the result shows no picture."""
         return (self.kept_height, self.kept_width) != (self.height, self.width)
 
 

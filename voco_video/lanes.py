@@ -1,7 +1,7 @@
 """Runs decoded side by side: a decoder of its own for each lane, frames handed on in the order of the runs.
 
 The threads of one decoder wait for each other, at every drain for all of them, so that one alone leaves processors
-idle. Runs need nothing of each other:
+idle. Runs need nothing of each other, and where there is no processor for more, a thread each costs the least:
 
     lane 0   [run 0        ][run 3    ]      a lane takes the next run when it is through with one,
     lane 1   [run 1 ][run 2       ]          and waits while too much has come out that is not asked for yet
@@ -25,6 +25,8 @@ THREAD_NAME = "voco-video-lane"
 # What there must be to do beside the longest run: fewer packets do not pay for opening the file once more.
 LANE_PACKETS = 60
 HELD_BYTES = 32 << 20  # of decoded frames that wait for others
+# How much more than its share a lane may have to do for it to be alone at the end with one thread.
+EVEN = 1.05
 _POLL_SECONDS = 0.05  # how often a wait looks whether another thread has stopped the reading
 
 
@@ -34,17 +36,28 @@ def pays_side_by_side(runs: Sequence[Run]) -> bool:
     return num_processors() > 1 and sum(lengths) - max(lengths, default=0) >= LANE_PACKETS
 
 
+def threads_each(runs: Sequence[Run], frame_bytes: int) -> int | None:
+    """1 where lanes are as many as processors and none of them would wait for the other long; else None, the usual."""
+    loads = [0] * NUM_LANES
+    for run in runs:
+        loads[loads.index(min(loads))] += run.num_packets
+    is_even = max(loads) * NUM_LANES <= EVEN * sum(loads)
+    has_room = max(len(run.frames) for run in runs) * frame_bytes <= HELD_BYTES
+    return 1 if num_processors() <= NUM_LANES and is_even and has_room else None
+
+
 def read_side_by_side(
     source: Source, path: Path, index: StreamIndex, runs: Sequence[Run], *, can_seek: bool, stop: threading.Event
 ) -> Iterator[tuple[int, Any]]:
     """Yield (frame index, `av.VideoFrame`) of all runs in their order, as one `RunReader` would.
 
-    source:  freshly opened or scanned, for the first lane; the other opens the file again
+    source:  freshly opened or scanned, for the first lane; for lanes with one thread the file is opened again
     stop:    set by another thread to end early
 
     Raises what `RunReader.read` raises, after the frames before that place.
     """
     handover, kept_packets = _Handover(runs, stop), source.kept_packets
+    num_threads = threads_each(runs, frame_bytes=source.decoder.width * source.decoder.height * 3 // 2)
 
     def read_all(own: Source) -> None:
         reader = RunReader(own, index, can_seek=can_seek, is_stopped=handover.is_stopped)
@@ -52,11 +65,17 @@ def read_side_by_side(
             handover.fill(number, reader.read(runs[number]))
 
     def open_and_read_all() -> None:
-        with contextlib.suppress(VideoError), Source(path) as own:  # the first lane can do without this one
+        # Where that fails the first lane goes on with `source`, alone.
+        with contextlib.suppress(VideoError), Source(path, num_threads=num_threads) as own:
             own.kept_packets = kept_packets
             read_all(own)
 
-    works = [lambda: read_all(source), *[open_and_read_all] * (NUM_LANES - 1)]
+    def read_first() -> None:
+        if num_threads:
+            open_and_read_all()
+        read_all(source)
+
+    works = [read_first, *[open_and_read_all] * (NUM_LANES - 1)]
     lanes = [threading.Thread(target=handover.guarded, args=(work,), name=THREAD_NAME, daemon=True) for work in works]
     for lane in lanes:
         lane.start()

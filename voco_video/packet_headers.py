@@ -31,6 +31,7 @@ class HevcLayers:
         self._length_bytes = (extradata[21] & 3) + 1 if len(extradata) > 22 and extradata[0] == 1 else 0
 
     def layer(self, packet: Any) -> int:
+        """The temporal sub-layer, 0 the lowest; 0 where no slice is found."""
         data = memoryview(packet)
         for start in self._units(data):
             if start + 1 < len(data) and (data[start] >> 1) & 0x3F < 32:  # a slice

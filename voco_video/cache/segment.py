@@ -87,10 +87,12 @@ class Batch:
 
     @property
     def size_bytes(self) -> int:
+        """Of all tensors."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     @property
     def specs(self) -> dict[str, TensorSpec]:
+        """By name, what every frame of a tensor looks like."""
         return {name: TensorSpec(tensor.dtype, tuple(tensor.shape[1:])) for name, tensor in self.tensors.items()}
 
     def copied(self) -> Batch:
@@ -126,6 +128,7 @@ class Segment:
 
 
 def segment_file(index: int) -> str:
+    """The name of an entry's `index`-th segment."""
     return f"segment-{index:06d}.safetensors"
 
 

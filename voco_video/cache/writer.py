@@ -53,6 +53,7 @@ class Journal:
 
     @property
     def num_frames(self) -> int:
+        """In whole segments."""
         return self.segments[-1].stop_frame if self.segments else 0
 
     @classmethod
@@ -159,6 +160,7 @@ class EntryWriter:
 
     @property
     def num_frames(self) -> int:
+        """Appended so far, those of an interrupted run included."""
         if self.entry is not None:
             return self.entry.num_frames
         return self._buffer[-1].stop_frame if self._buffer else self._journal.num_frames

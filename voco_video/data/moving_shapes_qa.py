@@ -83,6 +83,7 @@ class View:
 
     @cached_property
     def objects(self) -> tuple[ShapeObject, ...]:
+        """Those of the scene, or those that are to be seen at that moment."""
         return self.scene.objects if self.seconds is None else self.scene.visible_at(self.seconds)
 
     @cached_property
@@ -95,11 +96,13 @@ class View:
 
     @cached_property
     def unique_colours(self) -> list[ShapeObject]:
+        """Objects whose colour no other has."""
         colours = [o.colour for o in self.objects]
         return [o for o in self.objects if colours.count(o.colour) == 1]
 
     @cached_property
     def unique_shapes(self) -> list[ShapeObject]:
+        """Objects whose shape no other has."""
         shapes = [o.shape for o in self.objects]
         return [o for o in self.objects if shapes.count(o.shape) == 1]
 
@@ -442,6 +445,7 @@ def plural(shape: str) -> str:
 
 
 def time_word(scene: Scene, thing: ShapeObject) -> str:
+    """When a thing is there: "always", "early", "late", or "between" where that is not clear."""
     begin, end = thing.appears_seconds, thing.disappears_seconds
     if end - begin >= scene.duration_seconds:
         return "always"
