@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from voco_video.errors import VideoError
 from voco_video.frames import Orientation
+from voco_video.heif import is_tiled, whole_picture
 from voco_video.packet_headers import HevcLayers, shows_picture
 from voco_video.picture_facts import AspectReader
 
@@ -175,6 +176,9 @@ def _open_container(path: Path) -> Any:
     if set(container.format.name.split(",")) & _NOT_VIDEO_FORMATS:
         container.close()
         raise VideoError(f"{path}: is not a video file (FFmpeg takes it for {container.format.long_name!r})")
+    if is_tiled(container):
+        with container:
+            return av.open(whole_picture(path, container), format="png_pipe")
     return container
 
 
