@@ -127,7 +127,7 @@ def _encoded(tile: np.ndarray, codec: str) -> tuple[bytes, bytes]:
         config = b"av1C"
     else:
         with av.open(memory, "w", format="mp4") as container:
-            options = {"x265-params": "log-level=none", "crf": "4", "preset": "ultrafast"}
+            options = {"x265-params": "log-level=none:pools=none:frame-threads=1", "crf": "4", "preset": "ultrafast"}
             stream = container.add_stream("libx265", rate=1, options=options)
             stream.height, stream.width, stream.pix_fmt = *tile.shape[:2], "yuv444p"
             container.mux([*stream.encode(av.VideoFrame.from_ndarray(tile, format="rgb24")), *stream.encode(None)])
