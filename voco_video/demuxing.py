@@ -13,7 +13,9 @@ from typing import Any
 
 from voco_video.errors import VideoError
 from voco_video.frames import Orientation
+from voco_video.heif import is_tiled, whole_picture
 from voco_video.packet_headers import HevcLayers
+from voco_video.picture_facts import AspectReader
 
 logger = logging.getLogger("voco_video")
 
@@ -43,6 +45,7 @@ class StreamFacts:
     stored_height: int
     stored_width: int
     sample_aspect_ratio: Fraction
+    coded_aspect: Fraction | None
     orientation: Orientation
     num_video_streams: int
 
@@ -174,10 +177,6 @@ def stream_facts(source: Source, picture: Any | None) -> StreamFacts:
     height, width = (picture.height, picture.width) if picture else (decoder.height, decoder.width)
     if not (height and width):
         raise VideoError(f"{source.path}: not one frame could be decoded ({decoder.codec.long_name})")
-    matrix = None
-    for side_data in picture.side_data if picture else ():
-        if side_data.type.name == "DISPLAYMATRIX":
-            matrix = bytes(side_data)
     return StreamFacts(
         container=source.container.format.name,
         codec=decoder.codec.canonical_name,
@@ -185,7 +184,8 @@ def stream_facts(source: Source, picture: Any | None) -> StreamFacts:
         stored_height=height,
         stored_width=width,
         sample_aspect_ratio=stream.sample_aspect_ratio or Fraction(1),
-        orientation=Orientation.from_matrix(matrix),
+        coded_aspect=AspectReader().read(picture) if picture else None,
+        orientation=Orientation.of_frame(picture) if picture else Orientation(),
         num_video_streams=sum(
             not other.disposition & Disposition.attached_pic for other in source.container.streams.video
         ),
@@ -215,6 +215,9 @@ def _open_container(path: Path) -> Any:
     if set(container.format.name.split(",")) & _NOT_VIDEO_FORMATS:
         container.close()
         raise VideoError(f"{path}: is not a video file (FFmpeg takes it for {container.format.long_name!r})")
+    if is_tiled(container):
+        with container:
+            return av.open(whole_picture(path, container), format="png_pipe")
     return container
 
 

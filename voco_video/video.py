@@ -25,7 +25,7 @@ import numpy.typing as npt
 from voco_video.backends import check_backend, open_reader
 from voco_video.demuxing import Source, StreamFacts
 from voco_video.errors import UsageError, VideoError
-from voco_video.frames import Fit, FrameBatch, FrameScaler, display_size, plan_layout
+from voco_video.frames import Fit, FrameBatch, FrameScaler, display_size
 from voco_video.packet_index import StreamIndex, scan
 from voco_video.picture_index import index_again, index_frames
 from voco_video.runs import all_whole
@@ -230,7 +230,16 @@ class Video:
         source: Source | None,
     ) -> Iterator[FrameBatch]:
         reader = open_reader(self._backend, self._path, self._index, self._facts, stop, source)
-        scaler = FrameScaler(fit, plan_layout(*self._display_size, fit), self._facts.orientation)
+        facts = self._facts
+        scaler = FrameScaler(
+            fit,
+            stored_height=facts.stored_height,
+            stored_width=facts.stored_width,
+            sample_aspect_ratio=facts.sample_aspect_ratio,
+            orientation=facts.orientation,
+            coded_aspect=facts.coded_aspect if self._backend == "pyav" else None,
+            name=str(self._path),
+        )
         num_left = len(plan) - first_frame
         pixels: npt.NDArray[np.uint8] | None = None
         pts_seconds: list[float] = []
