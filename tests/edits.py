@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+from av.stream import Disposition
 
 _TS_BYTES = 188
 
@@ -125,4 +126,58 @@ def spoil_packets(source: Path, target: Path, numbers: set[int]) -> Path:
             data[place + 4 : place + len(packet)] = b"\xff" * (len(packet) - 4)
         place += len(packet)
     target.write_bytes(data)
+    return target
+
+
+def replace_bytes(source: Path, target: Path, old: bytes, new: bytes) -> Path:
+    """Copy a file with the first of these bytes replaced by as many others."""
+    data = source.read_bytes()
+    place = data.index(old)
+    target.write_bytes(data[:place] + new + data[place + len(old) :])
+    return target
+
+
+def flag_keyframes(source: Path, target: Path, is_key: Callable[[int], bool]) -> Path:
+    """Copy a file with the container's keyframe flags replaced, number by number."""
+
+    def edit(packets: list[Any]) -> list[Any]:
+        for number, packet in enumerate(packets):
+            packet.is_keyframe = is_key(number)
+        return packets
+
+    return remux(source, target, edit)
+
+
+def uncode_pictures(source: Path, target: Path, numbers: set[int]) -> Path:
+    """Copy an MPEG-4 file at 25 fps with these P-pictures made empty ("not coded"): the one before stays."""
+
+    def edit(packets: list[Any]) -> list[Any]:
+        for number in numbers:
+            data = bytearray(bytes(packets[number])[:8])
+            # Start code (4 bytes), type (2 bits), seconds (1), mark (1), time (5), mark (1): then whether it is coded.
+            data[5] &= ~0x20
+            empty, whole = av.Packet(bytes(data)), packets[number]
+            empty.pts, empty.dts, empty.duration = whole.pts, whole.dts, whole.duration
+            empty.time_base = whole.time_base
+            packets[number] = empty
+        return packets
+
+    return remux(source, target, edit)
+
+
+def add_cover(source: Path, target: Path) -> Path:
+    """Copy a file and put a cover picture in front, a second video stream."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        cover = new.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 640, 480, "yuvj420p"
+        cover.disposition = Disposition.attached_pic
+        stream = new.add_stream_from_template(old.streams.video[0])
+        picture = av.VideoFrame(640, 480, "yuvj420p")
+        picture.pts = 0
+        new.mux(cover.encode(picture))
+        new.mux(cover.encode(None))
+        for packet in old.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                new.mux(packet)
     return target

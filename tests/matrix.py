@@ -11,14 +11,19 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from clips import Clip
+from clips import Clip, cut_start, hide_pictures, turn
 from edits import (
+    add_cover,
     drop_box,
     edit_mkv_times,
     edit_mp4_offsets,
     edit_ts_times,
+    flag_keyframes,
     join,
+    remux,
+    replace_bytes,
     spoil_packets,
+    uncode_pictures,
 )
 
 HEIGHT, WIDTH = 64, 96
@@ -42,6 +47,7 @@ class Case:
     numbers: tuple[int, ...]
     num_lost: int = 0
     is_fast: bool = False
+    quarter_turns: int = 0  # anticlockwise, of what is shown, to the picture as it was drawn
 
     @property
     def step(self) -> float:
@@ -96,6 +102,7 @@ def _edited(
     numbers: Sequence[int] | None = None,
     num_lost: int = 0,
     is_fast: bool = False,
+    quarter_turns: int = 0,
     **options: object,
 ) -> Case:
     def make(folder: Path) -> Path:
@@ -104,7 +111,7 @@ def _edited(
         return folder / name
 
     shown = tuple(range(len(times))) if numbers is None else tuple(numbers)
-    return Case(name, make, tuple(times), shown, num_lost, is_fast)
+    return Case(name, make, tuple(times), shown, num_lost, is_fast, quarter_turns)
 
 
 def _joined(name: str, first: Clip, second: Clip, times: Sequence[float], is_fast: bool = False) -> Case:
@@ -212,4 +219,90 @@ PLAIN = [
     for name in names.split()
 ]  # fmt: skip
 
-MATRIX = [*TIMES, *PLAIN]
+# --- flags, packets, streams, sizes
+
+_OPEN_GOP = {**_H264, "x264-params": _H264["x264-params"] + ":open-gop=1:b-pyramid=normal:ref=3"}
+_MBAFF = {**_H264, "x264-params": "tff=1:bframes=2:b-adapt=0"}
+_CODED = [number for number in range(30) if number not in (11, 23)]
+_FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}
+
+ODD = [
+    _plain(clip("open_gop.mp4", options=_OPEN_GOP, num_frames=50), is_fast=True),
+    _plain(clip("open_gop.mkv", options=_OPEN_GOP, num_frames=50)),
+    _plain(clip("open_gop.ts", options=_OPEN_GOP, num_frames=50), first=_LATE_B),
+    _plain(clip("hevc.ts", "libx265", num_frames=50), first=_LATE_B),
+    _plain(clip("one.mp4", num_frames=1), is_fast=True),
+    _plain(clip("one.ts", num_frames=1)),
+    _plain(clip("one.gif", "gif", num_frames=1, pixel_format="rgb8")),
+    _plain(clip("one.webm", "libvpx-vp9", num_frames=1)),
+    _plain(clip("two.mp4", num_frames=2)),
+    _plain(clip("two.mkv", num_frames=2), is_fast=True),
+    _plain(clip("two.avi", num_frames=2)),
+    _plain(clip("two.264", num_frames=2)),
+    _plain(clip("moving.gif", "gif", pixel_format="rgb8")),
+    _edited("hidden.webm", clip("shown.webm", "libvpx"), hide_pictures, every=4, is_fast=True,
+            times=[_STEP * n for n in range(30) if n % 4 != 3], numbers=[n for n in range(30) if n % 4 != 3]),
+    _plain(clip("mbaff.ts", options=_MBAFF), first=_LATE_B, is_fast=True),
+    _plain(clip("mbaff.mp4", options=_MBAFF)),
+    _plain(clip("interlaced.ts", "mpeg2video", options={**_MPEG, "flags": "+ildct+ilme", "field_order": "tt"}),
+           first=_STEP),
+    _plain(clip("skips.avi", "mpeg4", pts=(*range(10), *range(15, 35)), options={"g": "12", "bf": "0", "b": "1500k"}),
+           is_fast=True),
+    *(_edited(f"empty.{ending}", clip(f"full.{ending}", "mpeg4", options={"g": "12", "bf": "0", "b": "1500k"}),
+              uncode_pictures, {11, 23}, times=[_STEP * number for number in _CODED], numbers=_CODED,
+              is_fast=ending == "avi") for ending in ("avi", "mp4", "mkv")),
+    _edited("all_key.mp4", MP4_B, drop_box, b"stss", times=even(30), is_fast=True),
+    _edited("all_key.mkv", MKV_B, flag_keyframes, lambda n: True, times=even(30)),
+    _edited("no_key.mkv", MKV_B, flag_keyframes, lambda n: False, times=even(30)),
+    _edited("wrong_key.mkv", MKV_B, flag_keyframes, lambda n: n % 7 == 3, times=even(30), is_fast=True),
+    _edited("wrong_key.mp4", MP4_B, flag_keyframes, lambda n: n % 7 == 3, times=even(30)),
+    _edited("wrong_key.nut", clip("h264_b.nut"), flag_keyframes, lambda n: n % 7 == 3, times=even(30, _LATE_B)),
+    _edited("wrong_key.avi", clip("mpeg4_b.avi", "mpeg4"), flag_keyframes, lambda n: n % 7 == 3, times=even(30)),
+    _plain(clip("streams.mkv", num_video_streams=2)),
+    _plain(clip("streams.mp4", num_video_streams=2)),
+    _plain(clip("streams.ts", num_video_streams=2), first=_LATE_B, is_fast=True),
+    _edited("cover.mp4", MP4_B, add_cover, times=even(30)),
+    _edited("cover.mkv", MKV_B, add_cover, times=even(30)),
+    _joined("sizes.ts", TS_B, clip("large.ts", height=128, width=192, first_number=100), even(60, _LATE_B),
+            is_fast=True),
+    *(_edited(f"turned{degrees}.mp4", MP4_B, turn, matrix, times=even(30), quarter_turns=turns, is_fast=degrees == 90)
+      for degrees, turns, matrix in ((90, 1, (0, 1, -1, 0)), (180, 2, (-1, 0, 0, -1)), (270, 3, (0, -1, 1, 0)))),
+    _edited("fragments.mp4", MP4_B, remux, list, options=_FRAGMENTS, times=even(30, _LATE_B), is_fast=True),
+    _edited("fragments_hevc.mp4", clip("whole.mp4", "libx265"), remux, list, options=_FRAGMENTS,
+            times=even(30, _LATE_B)),
+    _edited("unknown_length.mkv", MKV_B, remux, list, options={"live": "1"}, times=even(30)),
+    _edited("m2ts.ts", MP4_B, remux, list, options={"mpegts_m2ts_mode": "1"}, format="mpegts", times=even(30, _LATE_B)),
+    _edited("wrong_rate.mkv", MKV_B, replace_bytes, b"\x23\xe3\x83\x84" + (40_000_000).to_bytes(4, "big"),
+            b"\x23\xe3\x83\x84" + (100_000_000).to_bytes(4, "big"), times=even(30), is_fast=True),
+    _edited("edit_list.mp4", MP4_B, cut_start, num_frames=10, ticks_per_frame=512, times=even(20),
+            numbers=range(10, 30)),
+    _edited("wraps.ts", TS, edit_ts_times, lambda n, t: t + (1 << 33) - 45000, times=even(30, -0.5)),
+    _plain(clip("wide.mp4", height=66, width=98), is_fast=True),
+    _plain(clip("odd.mkv", "ffv1", height=65, width=97, pixel_format="yuv444p")),
+    _plain(clip("odd.avi", "mjpeg", height=65, width=97, pixel_format="yuvj420p")),
+    _plain(clip("odd.gif", "gif", height=65, width=97, pixel_format="rgb8")),
+    *(_plain(clip(f"{pixels}.mkv", pixel_format=pixels)) for pixels in ("yuv420p10le", "yuv422p", "yuv444p", "gray")),
+    *(_plain(clip(f"{pixels}_ffv1.mkv", "ffv1", pixel_format=pixels))
+      for pixels in ("gray", "gray16le", "yuva420p", "bgra", "yuv410p")),
+    _plain(clip("alpha.webm", "libvpx-vp9", pixel_format="yuva420p")),
+    _plain(clip("alpha.mov", "prores_ks", pixel_format="yuva444p10le"), is_fast=True),
+    _plain(clip("alpha.apng", "apng", pixel_format="rgba")),
+    _plain(clip("argb.mov", "qtrle", pixel_format="argb")),
+    _plain(clip("wide_pixels.mp4", sample_aspect_ratio=Fraction(4, 3))),
+    _plain(clip("hevc_10bit.mp4", "libx265", pixel_format="yuv420p10le")),
+    _plain(clip("av1_10bit.mp4", "libsvtav1", pixel_format="yuv420p10le")),
+    _plain(clip("dnxhd.mov", "dnxhd", num_frames=4, height=720, width=1280, pixel_format="yuv422p",
+                options={"b": "90M"})),
+    _plain(clip("h263.3gp", "h263", height=96, width=128, options={"b": "1500k"})),
+    _plain(clip("mpeg2.mxf", "mpeg2video")),
+    _plain(clip("mpeg2.vob", "mpeg2video"), first=0.54),
+    _plain(clip("jpeg2000.mov", "jpeg2000", pixel_format="rgb24")),
+    _plain(clip("cinepak.mov", "cinepak", pixel_format="rgb24", num_frames=6)),
+    _plain(clip("svq1.mov", "svq1", pixel_format="yuv410p", options={"b": "1500k"})),
+    _plain(clip("snow.nut", "snow", options={"qscale": "1", "strict": "-2"})),
+    _plain(clip("magicyuv.avi", "magicyuv", pixel_format="gbrp")),
+    _plain(clip("vp8.ogg", "libvpx")),
+    _plain(clip("av1.avif", "libsvtav1", format="avif")),
+]  # fmt: skip
+
+MATRIX = [*TIMES, *PLAIN, *ODD]
