@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from clips import Clip, cut_start, hide_pictures, turn
+import numpy as np
+from clips import Clip, cut_start, hide_pictures, read_numbers, turn
 from edits import (
     add_cover,
     drop_box,
@@ -48,6 +49,7 @@ class Case:
     num_lost: int = 0
     is_fast: bool = False
     quarter_turns: int = 0  # anticlockwise, of what is shown, to the picture as it was drawn
+    read: Callable[[np.ndarray], list[int]] = read_numbers
 
     @property
     def step(self) -> float:
