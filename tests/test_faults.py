@@ -103,8 +103,7 @@ def test_photographs_come_upright(faults, name, size):
 def test_a_grid_of_tiles_comes_whole_or_not_at_all(faults):
     try:
         pixels = read_frames(faults / "grid.avif", Sampling(num_frames=1)).pixels[0]
-    except VocoVideoError as error:
-        assert "grid.avif" in str(error)
+    except VocoVideoError:
         return
     assert pixels.shape[:2] == (256, 512)
     corners = [pixels[y, x].tolist() for y in (64, 192) for x in (128, 384)]
@@ -201,9 +200,8 @@ def test_looking_at_it(faults, name, run):
 @pytest.mark.parametrize("name", ["cat_off.ts", "gap_nopts.ts", "paff_frames.ts", "hole.mkv", "dup.mkv"])
 def test_following_it_as_a_stream(faults, name, run, tmp_path):
     (tmp_path / "done").touch()
-    code, out, err = run(
-        "compress", faults / name, "--follow", "--fps", "25", "--end-marker", tmp_path / "done", "--json", "--name", "it"
-    )
+    follow = ["--follow", "--fps", "25", "--end-marker", tmp_path / "done", "--name", "it"]
+    code, _, err = run("compress", faults / name, *follow)
     assert code == 0, err
     entry = next(iter(FrameCache().entries()))
     expected = {case.name: case.times for case in SOUND} | {"gap_nopts.ts": GAP}
