@@ -70,8 +70,8 @@ def decode_raw(path: Path) -> tuple[list[Raw], Facts]:
     dts_of: dict[int, int | None] = {}
     with av.open(f"file:{path}", metadata_errors="replace") as container:
         stream = container.streams.best("video")
-        if stream is None:
-            raise ValueError(f"{path}: no video stream")
+        if stream is None or stream.codec_context is None:
+            raise ValueError(f"{path}: no video stream, or none that has a decoder")
         decoder = stream.codec_context
         decoder.thread_count, decoder.thread_type = 1, "SLICE"
         decoder.flags |= Flags.copy_opaque
