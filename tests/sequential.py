@@ -19,7 +19,8 @@ from av.codec.context import Flags
 from av.format import Flags as ContainerFlags
 from av.stream import Discard
 
-from voco_video.frames import Fit, FrameScaler, Orientation, display_size, plan_layout
+from voco_video.frames import Fit, FrameScaler, Orientation
+from voco_video.picture_facts import AspectReader
 
 _RESET_COST = 3.5  # a clock set back explains as much as this many wrong times
 _BACK_SECONDS = 1.0  # less than this is no clock set back, but wrong times
@@ -124,26 +125,20 @@ def _packets(container: Any, stream: Any) -> Any:
 
 def zip_pictures(raws: list[Raw], facts: Facts, fit: Fit | None = None) -> Any:
     """Add times and pixels; every size that comes is fitted anew where there is a `fit`, else brought to the first."""
-    scalers: dict[tuple[int, int], FrameScaler] = {}
-    first_box: Fit | None = None
+    scaler: FrameScaler | None = None
     for raw, seconds in zip(raws, times_of(raws, facts), strict=True):
         frame = raw.frame
-        orientation = Orientation.from_matrix(_display_matrix(frame))
-        size = display_size(frame.height, frame.width, facts.sample_aspect_ratio, orientation)
-        box = fit or first_box
-        scaler = scalers.setdefault((frame.height, frame.width), FrameScaler(box, plan_layout(*size, box), orientation))
+        scaler = scaler or FrameScaler(
+            fit,
+            stored_height=frame.height,
+            stored_width=frame.width,
+            sample_aspect_ratio=facts.sample_aspect_ratio,
+            orientation=Orientation.of_frame(frame),
+            coded_aspect=AspectReader().read(frame),
+        )
         pixels = scaler.new_batch(1)[0]
         scaler.write(frame, pixels)
-        first_box = first_box or Fit(*pixels.shape[:2])
         yield Picture(seconds, raw.packet, raw.is_key, pixels)
-
-
-def _display_matrix(frame: Any) -> bytes | None:
-    with contextlib.suppress(ValueError):  # side data that PyAV has no name for
-        for side_data in frame.side_data:
-            if side_data.type.name == "DISPLAYMATRIX":
-                return bytes(side_data)
-    return None
 
 
 # --- the rules of time
