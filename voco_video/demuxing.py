@@ -22,6 +22,7 @@ import numpy.typing as npt
 from voco_video.errors import VideoError
 from voco_video.frames import Orientation
 from voco_video.heif import is_tiled, whole_picture
+from voco_video.media_files import check_readable
 from voco_video.packet_headers import HevcLayers, shows_picture
 from voco_video.picture_facts import AspectReader
 
@@ -161,12 +162,7 @@ class Source:
 def _open_container(path: Path) -> Any:
     import av
 
-    if not path.exists():
-        raise VideoError(f"{path}: no such file")
-    if path.is_dir():
-        raise VideoError(f"{path}: is a directory, not a video file")
-    if path.stat().st_size == 0:
-        raise VideoError(f"{path}: the file is empty")
+    check_readable(path)
     try:
         # "file:" keeps a name such as "a:b.mp4" from being read as a network protocol.
         container = av.open(f"file:{path}", metadata_errors="replace")
