@@ -162,8 +162,10 @@ def compress(
 def expand_paths(paths: list[str]) -> list[Path]:
     """Files as given, videos below folders, and matches of patterns, in order.
 
+    Of several paths, one that stands for nothing is kept as it is: it fails by itself when its turn comes.
+
     Raises:
-        UsageError: a folder without videos, or a pattern without matches.
+        UsageError: nothing but a folder without videos, or a pattern without matches.
         VideoError: not one of the files is there.
     """
     files: list[Path] = []
@@ -171,15 +173,15 @@ def expand_paths(paths: list[str]) -> list[Path]:
         path = Path(given).expanduser()
         if os.path.isdir(path):  # which takes any name, however long
             found = sorted(p for p in path.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
-            if not found:
+            if not found and len(paths) == 1:
                 known = ", ".join(sorted(VIDEO_SUFFIXES))
                 raise UsageError(f"{path}: no video files in this folder (looked for {known})")
-            files += found
+            files += found or [path]
         elif not os.path.exists(path) and glob.has_magic(given):
             found = [Path(match) for match in sorted(glob.glob(given, recursive=True)) if Path(match).is_file()]
-            if not found:
+            if not found and len(paths) == 1:
                 raise UsageError(f"{given!r} matches no file")
-            files += found
+            files += found or [path]
         else:
             files.append(path)
     files = list(dict.fromkeys(files))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -248,7 +250,7 @@ def why_broken(path: Path, kind: str, *, open_media: bool) -> str:
         check_readable(path)
         if open_media:
             _read(path, kind)
-    except FILE_ERRORS as error:
+    except (*FILE_ERRORS, SyntaxError, ValueError) as error:  # the last two are PIL's, of a damaged PNG
         return with_name(error, path).removeprefix(f"{path}: ")
     return ""
 
@@ -260,6 +262,18 @@ def _read(path: Path, kind: str) -> None:
     from voco_video.video import read_frames
 
     read_frames(path, Sampling(num_frames=2 if kind == "video" else 1), fit=Fit(64, 64, "stretch"))
+    if kind == "image":
+        _check_whole(path)
+
+
+def _check_whole(path: Path) -> None:
+    """Raise what PIL does for a picture that is cut off: of a JPEG, FFmpeg shows the rest in grey without a word."""
+    from PIL import Image
+
+    with warnings.catch_warnings(), contextlib.suppress(Image.UnidentifiedImageError, Image.DecompressionBombError):
+        warnings.simplefilter("ignore")
+        with Image.open(path) as image:
+            image.load()
 
 
 def _groups(dataset: str, media: tuple[MediaStatus, ...], root: Path) -> tuple[MediaGroup, ...]:
