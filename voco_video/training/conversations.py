@@ -16,7 +16,7 @@ from voco_video.cache import CacheEntry, FrameCache
 from voco_video.compress import CompressOptions, compress_video, read_tokens
 from voco_video.data.datasets import load_dataset
 from voco_video.data.samples import Media, Sample
-from voco_video.errors import DataError, VideoError, VocoVideoError
+from voco_video.errors import FILE_ERRORS, DataError, VideoError, VocoVideoError
 from voco_video.model import VocoModel, VocoTokens
 from voco_video.sampling import Sampling
 from voco_video.training.batches import Kept, TrainingSample
@@ -66,7 +66,7 @@ class _SkipsBadRows:
                 continue
             try:
                 return self._read(self.rows[number])
-            except (VocoVideoError, OSError) as error:
+            except (VocoVideoError, *FILE_ERRORS) as error:
                 self.note_bad(number, error)
         raise DataError("no row has a file that can be read; `voco-video data check` lists what is missing")
 
@@ -136,7 +136,7 @@ class CachedConversations(_SkipsBadRows):
                         options=options_for(kept),
                         fingerprint=fingerprint,
                     ).entry
-                except VideoError as error:
+                except FILE_ERRORS as error:
                     dataset.note_bad(number, error)
                     break
         return dataset
