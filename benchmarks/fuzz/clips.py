@@ -161,6 +161,17 @@ class Reading:
     error: str | None = None
 
 
+@dataclass(frozen=True)
+class Truth:
+    """The time and digest of each picture of a plain sequential decode, and how many were decoded with errors."""
+
+    pictures: list[tuple[float, str]]
+    num_corrupt: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.pictures)
+
+
 @dataclass
 class Said(logging.Handler):
     """Keeps what the package says while it reads."""
@@ -270,24 +281,27 @@ def judge(readings: list[Reading], path: Path, base: Path, fit: Fit, said: list[
         return "varies", f"{len(different)} of {len(readings)} differ: {_difference(first, different[0])}"
     truth = plainly(path, fit)
     if first.error is not None:
-        return "error", first.error + (f" ({len(truth)} pictures decode)" if truth else "")
+        return "error", first.error + (f" ({len(truth.pictures)} pictures decode)" if truth else "")
     everything = first.results[0]
     if isinstance(everything, str):
         return "error", everything
     if truth is None:
         return "partial", "too large for the slow reading"
     for result in first.results:
-        if isinstance(result, tuple) and (wrong := _wrong_picture(result, truth)):
+        if isinstance(result, tuple) and (wrong := _wrong_picture(result, truth.pictures)):
             return "silent", wrong
-    num_missing = len(truth) - len(everything)
+    num_missing = len(truth.pictures) - len(everything)
     if num_missing > 0 and not said and not first.num_lost:
-        return "silent", f"{num_missing} of {len(truth)} pictures are missing without a word"
-    if first.num_frames != len(everything) + first.num_lost:
-        return "silent", f"{first.num_frames} counted, {len(everything)} given, {first.num_lost} called lost"
-    late = _wrong_times(everything, truth)
+        return "silent", f"{num_missing} of {len(truth.pictures)} pictures are missing without a word"
+    num_gone, num_spoilt = first.num_frames - len(everything), truth.num_corrupt
+    if not num_gone <= first.num_lost <= num_gone + num_spoilt:
+        counts = f"{first.num_frames} counted, {len(everything)} given, {first.num_lost} called lost"
+        return "silent", f"{counts}, {num_spoilt} of a sequential decode's spoilt"
+    late = _wrong_times(everything, truth.pictures)
     if late and not said:
         return "silent", late
-    if everything == tuple(truth) == tuple(plainly_base(base, fit) or ()):
+    whole = plainly_base(base, fit)
+    if whole and list(everything) == truth.pictures == whole.pictures:
         return "right", ""
     return "partial", f"{len(everything)} of {first.num_frames}; {late or ''}; {said[0] if said else 'nothing said'}"
 
@@ -324,18 +338,16 @@ def _wrong_times(everything: tuple[tuple[float, str], ...], truth: list[tuple[fl
     return None
 
 
-def plainly(path: Path, fit: Fit) -> list[tuple[float, str]] | None:
-    """Time and digest of each picture of a plain sequential decode; None where those are too large to hold."""
+def plainly(path: Path, fit: Fit) -> Truth | None:
+    """What a plain sequential decode gives; None where its pictures are too large to hold."""
     try:
         raws, facts = decode_raw(path)
-    except (av.error.FFmpegError, ValueError, MemoryError):
-        return []
-    if sum(raw.frame.width * raw.frame.height for raw in raws) > _MAX_PIXELS or not _sizes_are_sane(raws):
-        return None
-    try:
-        return [(picture.seconds, _digest(picture.pixels)) for picture in zip_pictures(raws, facts, fit)]
-    except (av.error.FFmpegError, ValueError, MemoryError):
-        return None
+        if sum(raw.frame.width * raw.frame.height for raw in raws) > _MAX_PIXELS or not _sizes_are_sane(raws):
+            return None
+        pictures = [(picture.seconds, _digest(picture.pixels)) for picture in zip_pictures(raws, facts, fit)]
+    except (av.error.FFmpegError, ValueError, MemoryError, VocoVideoError):
+        return Truth([])
+    return Truth(pictures, sum(bool(raw.frame.is_corrupt) for raw in raws))
 
 
 def _sizes_are_sane(raws: list[Raw]) -> bool:
@@ -343,6 +355,6 @@ def _sizes_are_sane(raws: list[Raw]) -> bool:
 
 
 @functools.lru_cache(maxsize=64)
-def plainly_base(path: Path, fit: Fit) -> list[tuple[float, str]] | None:
+def plainly_base(path: Path, fit: Fit) -> Truth | None:
     """The same of a clip as it was made."""
     return plainly(path, fit)
