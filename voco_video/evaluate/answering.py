@@ -13,10 +13,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from voco_video.api import CompressedVideo, VideoModel
+from voco_video.batching import is_out_of_memory
 from voco_video.data.choices import likeliest
 from voco_video.data.predictions import Prediction
 from voco_video.data.samples import Turn
-from voco_video.errors import VideoError
+from voco_video.errors import CacheError, ModelError, VocoVideoError
 from voco_video.evaluate.choices import score_options
 from voco_video.evaluate.files import Part, RunFiles
 from voco_video.evaluate.options import EvalOptions
@@ -54,8 +55,13 @@ def answer_video(
     if job.asked.path is not None:
         try:
             video = compressed(model, job.asked.path, options)
-        except VideoError as error:
-            log.warning("%s: %s; its questions count as unanswered", job.asked.video, error)
+        except (CacheError, ModelError):
+            raise  # the next video would fare no better
+        except Exception as error:  # decoders meet what nobody foresaw; one file costs its own questions
+            if is_out_of_memory(error) and not isinstance(error, MemoryError):  # that is of an absurd picture
+                raise
+            reason = error if isinstance(error, VocoVideoError) else f"{type(error).__name__}: {error}"
+            log.warning("%s: %s; its questions count as unanswered", job.asked.video, reason)
             status = "undecodable"
     for k in job.budgets:
         if video is None:

@@ -9,16 +9,18 @@ import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from voco_video.checkpoint import load_voco_model
+from voco_video.data.turns import check_rendering
 from voco_video.errors import UsageError, VocoVideoError
 from voco_video.model import VocoModel
 from voco_video.training.batches import make_batch
@@ -86,6 +88,9 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
     if not model.num_voco_tokens:
         raise UsageError(f"{config.model} has no VoCo tokens yet; set num_voco_tokens to how many to train, such as 2")
     dataset = open_dataset(config, model)  # before adapters come: caches are found by the weights
+    first = next(sample for index in count() if (sample := dataset.sample(index)).turns)
+    check_rendering(model.backbone, first.turns, max_length=config.max_length, system=first.system)
+    set_seed(config.seed)  # adapters begin with random numbers
     num_trained = choose_trainable(model, config)
     num_steps = steps_of(config, dataset)
     arguments = training_arguments(config, num_steps=num_steps)
@@ -266,9 +271,9 @@ class VocoTrainer(Trainer):
             sums = {key: float(torch.stack(values).sum()) for key, values in self._sums.items()}
             self._sums.clear()
             for name in sorted({key.rpartition(" ")[0] for key in sums}):
-                count = max(1.0, sums[f"{name} num_labels"])
-                logs[f"loss_{name}"] = round(sums[f"{name} cross_entropy"] / count, 4)
-                logs[f"token_accuracy_{name}"] = round(sums[f"{name} num_correct"] / count, 4)
+                num_labels = max(1.0, sums[f"{name} num_labels"])
+                logs[f"loss_{name}"] = round(sums[f"{name} cross_entropy"] / num_labels, 4)
+                logs[f"token_accuracy_{name}"] = round(sums[f"{name} num_correct"] / num_labels, 4)
         super().log(logs, *args, **kwargs)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
