@@ -41,7 +41,7 @@ def encode_turns(
         DataError: there is no answer, or none of whose words the tokenizer knows.
         UsageError: not even the first turn fits.
     """
-    text, spans = conversation_spans(backbone, turns, system=system)
+    text, spans = conversation_spans(backbone, turns, system=system) if turns else ("", [(0, 0)])
     encoded = backbone.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     before = backbone.template.text_before_ids
     ids, owners = list(before), [-1] * len(before)
@@ -61,7 +61,7 @@ def encode_turns(
 
 def conversation_spans(backbone: Backbone, turns: Sequence[Turn], *, system: str = "") -> tuple[str, Spans]:
     """A conversation's text, and where its answers are; raises as `encode_turns` does, but knows nothing of lengths."""
-    if turns and not any(turn.answer.strip() for turn in turns):
+    if not any(turn.answer.strip() for turn in turns):
         raise DataError("it has no answer, so there is nothing to learn")
     return (None if system else _joined(backbone, turns)) or _rendered(backbone, turns, system)
 
@@ -89,7 +89,7 @@ def check_rendering(backbone: Backbone, turns: Sequence[Turn], *, max_length: in
             tokens = backbone.tokenizer(text.strip(), add_special_tokens=False).input_ids
             if _read_back(backbone, tokens) not in where:
                 raise ModelError(
-                    f"the {what} {text.strip()!r:.80} is not among the tokens that it was turned into ({where!r:.200}); "
+                    f"the {what} {text.strip()!r:.80} is not in the tokens that it was turned into ({where!r:.200}); "
                     "the checkpoint's chat template and tokenizer do not fit each other"
                 )
 
@@ -148,7 +148,8 @@ def _told(backbone: Backbone, turns: Sequence[Turn], system: str) -> list[_ToldT
         # Some templates tell an answer after other blanks than those that ask for it.
         is_same = told.startswith(asked)
         after_question = told.find(question, len(history)) + len(question)
-        begin = len(asked) if is_same else max(after_question, len(os.path.commonprefix([asked, told])))
+        num_shared = len(os.path.commonprefix([asked, told]))  # noqa: RUF071 (of characters, not of paths)
+        begin = len(asked) if is_same else max(after_question, num_shared)
         place = told.find(answer, begin)
         if question not in asked[len(history) :] or place < 0:
             raise ModelError("the chat template writes a question or an answer elsewhere than in its turn")
@@ -244,11 +245,13 @@ def _around_turns(backbone: Backbone) -> list[_Around]:
             turns = _told(backbone, marks, "")
         except ModelError:
             turns = []
-        pieces = [
-            (*turn.opening.split(mark.question), *turn.told_opening.split(mark.question), turn)
-            for mark, turn in zip(marks, turns)
-        ]
-        known.around = [_Around(*piece) for piece in pieces] if all(len(piece) == 5 for piece in pieces) else []
+        known.around = []
+        for mark, turn in zip(marks, turns):
+            asked, told = turn.opening.split(mark.question), turn.told_opening.split(mark.question)
+            if not len(asked) == len(told) == 2:
+                known.around = []
+                break
+            known.around.append(_Around(asked[0], asked[1], told[0], told[1], turn))
     return known.around
 
 
