@@ -53,8 +53,7 @@ def encode_turns(
         ids.append(token_id)
         owners.append(turn if first < end <= last else -1)
     ids, owners = _cut(ids, owners, max_length)
-    special = _known(backbone).special_ids
-    if turns and all(token_id in special for token_id, owner in zip(ids, owners, strict=True) if owner >= 0):
+    if turns and not _says_something(backbone, [i for i, owner in zip(ids, owners, strict=True) if owner >= 0]):
         raise DataError("its answers hold no token that says something, so there is nothing to learn")
     return ids, owners
 
@@ -64,6 +63,12 @@ def conversation_spans(backbone: Backbone, turns: Sequence[Turn], *, system: str
     if not any(turn.answer.strip() for turn in turns):
         raise DataError("it has no answer, so there is nothing to learn")
     return (None if system else _joined(backbone, turns)) or _rendered(backbone, turns, system)
+
+
+def _says_something(backbone: Backbone, labels: Sequence[int]) -> bool:
+    ends = _known(backbone).end_ids
+    text: str = backbone.tokenizer.decode([i for i in labels if i not in ends], skip_special_tokens=True)
+    return bool(text.strip())
 
 
 def check_turns(backbone: Backbone, turns: Sequence[Turn], *, max_length: int, system: str = "") -> None:
@@ -191,7 +196,7 @@ class _Known:
 
     chat_template: str | None
     end_tokens: tuple[str, ...]
-    special_ids: frozenset[int]
+    end_ids: frozenset[int]
     around: list[_Around] | None = None
 
 
@@ -207,7 +212,7 @@ def _known(backbone: Backbone) -> _Known:
         known = _Known(
             chat_template=backbone.chat_template,
             end_tokens=tuple(tokenizer.convert_ids_to_tokens(end_ids)),
-            special_ids=frozenset(tokenizer.all_special_ids) | frozenset(end_ids),
+            end_ids=frozenset(end_ids),
         )
         _known_tokenizers[tokenizer] = known
     return known
