@@ -203,10 +203,6 @@ class Backbone:
         Raises:
             ModelError: the checkpoint has no tokenizer or no chat template.
         """
-        if self.tokenizer is None:
-            raise ModelError("this checkpoint has no tokenizer; ask with token ids (VocoModel.generate) instead")
-        if not (self.chat_template or getattr(self.tokenizer, "chat_template", None)):
-            raise ModelError("this checkpoint's tokenizer has no chat template; add chat_template.jinja beside it")
         text = self.conversation_text(messages)
         return [*self.template.text_before_ids, *self.tokenizer(text, add_special_tokens=False).input_ids]
 
@@ -214,20 +210,38 @@ class Backbone:
         """A conversation as the chat template writes it, which takes contents as text or as a list of parts.
 
         Args:
+            messages: as in `conversation_ids`; a ``"system"`` message may stand first.
             add_generation_prompt: end it where the next answer begins.
+
+        Raises:
+            ModelError: there is no tokenizer or no chat template, or it refuses the conversation or loses text of it.
         """
+        if self.tokenizer is None:
+            raise ModelError("this checkpoint has no tokenizer; ask with token ids (VocoModel.generate) instead")
+        if not (self.chat_template or getattr(self.tokenizer, "chat_template", None)):
+            raise ModelError("this checkpoint's tokenizer has no chat template; add chat_template.jinja beside it")
         parts = [m | {"content": [{"type": "text", "text": m["content"]}]} for m in messages]
+        refusal, lost = "", set()
         for conversation in (list(messages), parts):
-            text: str = self.tokenizer.apply_chat_template(
-                conversation,
-                chat_template=self.chat_template,
-                add_generation_prompt=add_generation_prompt,
-                tokenize=False,
-            )
+            try:
+                text: str = self.tokenizer.apply_chat_template(
+                    conversation,
+                    chat_template=self.chat_template,
+                    add_generation_prompt=add_generation_prompt,
+                    tokenize=False,
+                )
+            except Exception as error:  # a template is somebody's program, and refuses conversations in its own way
+                refusal = str(error)
+                continue
             # A template for pictures passes over a content that is not in parts, and says nothing.
-            if all(m["content"].strip() in text for m in messages):
+            lost = {m["role"] for m in messages if m["content"].strip() not in text}
+            if not lost:
                 return text
-        raise ModelError("this checkpoint's chat template leaves out the question; set another chat_template.jinja")
+        if refusal and not lost:
+            raise ModelError(f"this checkpoint's chat template refuses the conversation: {refusal}")
+        names = {"user": "question", "assistant": "answer", "system": "system message"}
+        what = " and the ".join(names.get(role, role) for role in ("user", "assistant", "system") if role in lost)
+        raise ModelError(f"this checkpoint's chat template leaves out the {what}; set another chat_template.jinja")
 
     def text(self, token_ids: Sequence[int]) -> str:
         """Token ids back to text, special tokens left out."""
