@@ -264,7 +264,7 @@ def _other_type(folder):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_drop, "model-00002-of-00002.safetensors cannot be read"),
+        (_drop, "model-00002-of-00002.safetensors does not exist"),
         (_lack, "1 weights are missing, such as model"),
         (_reshape, r"is \(3,\), expected \("),
         (_rename, "unknown weight 'head.weight'"),
@@ -334,7 +334,7 @@ def test_errors_on_the_command_line_are_one_line(run, tmp_path):
     (tmp_path / "unknown").mkdir()
     (tmp_path / "unknown" / "config.json").write_text('{"model_type": "no_such_type"}')
     shutil.copytree(find_checkpoint("voco-tiny"), tmp_path / "plain")
-    for name in ("voco_config.json", "preprocessor_config.json"):
+    for name in ("voco_config.json", "voco.safetensors", "preprocessor_config.json"):
         (tmp_path / "plain" / name).unlink()
     for arguments, status, message in (
         (("models", tmp_path / "unknown"), 1, "config.json cannot be read"),

@@ -18,6 +18,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from voco_video.backbones import Family, ImageSettings, PromptTemplate, family_of, image_settings
 from voco_video.errors import ModelError
 from voco_video.positions import frame_positions
+from voco_video.settings_files import first_line
 
 CACHE_ARGUMENT = "cache" if "cache" in BaseModelOutputWithPast.__annotations__ else "past_key_values"
 """What the library calls the keys and values that a forward pass goes on from: its 5.24 renamed `past_key_values`."""
@@ -217,16 +218,24 @@ class Backbone:
             add_generation_prompt: end it where the next answer begins.
         """
         parts = [m | {"content": [{"type": "text", "text": m["content"]}]} for m in messages]
+        failure: Exception | None = None
         for conversation in (list(messages), parts):
-            text: str = self.tokenizer.apply_chat_template(
-                conversation,
-                chat_template=self.chat_template,
-                add_generation_prompt=add_generation_prompt,
-                tokenize=False,
-            )
+            try:
+                text: str = self.tokenizer.apply_chat_template(
+                    conversation,
+                    chat_template=self.chat_template,
+                    add_generation_prompt=add_generation_prompt,
+                    tokenize=False,
+                )
+            except Exception as error:  # a template is a program, and raises anything
+                failure = error
+                continue
             # A template for pictures passes over a content that is not in parts, and says nothing.
             if all(m["content"].strip() in text for m in messages):
                 return text
+        if failure is not None:
+            reason = f"this checkpoint's chat template fails: {first_line(failure)}; set another chat_template.jinja"
+            raise ModelError(reason) from failure
         raise ModelError("this checkpoint's chat template leaves out the question; set another chat_template.jinja")
 
     def text(self, token_ids: Sequence[int]) -> str:
