@@ -268,7 +268,7 @@ def _check_depth(config: Any, num_weights: int, path: Path) -> None:
 
 @contextmanager
 def _without_reports() -> Iterator[None]:
-    """Keep the library's table of missing weights out of this thread's log: what is wrong is raised, in one line."""
+    """Keep the library's table of missing weights out of this thread's log: it is raised in one line instead."""
     thread = threading.get_ident()
 
     def passes(record: logging.LogRecord) -> bool:
