@@ -14,13 +14,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from voco_video.checkpoint_files import read_small_weights
 from voco_video.errors import ModelError, UsageError
+from voco_video.settings_files import FETCH_AGAIN, is_there, read_settings
+from voco_video.voco_settings import Checked, is_list_of, is_number, is_one_of, is_text, is_whole
 
 ADAPTER_FOLDER = "answer_adapter"
 _CONFIG, _WEIGHTS = "adapter.json", "adapter.safetensors"
+ADAPTER_FILES = (f"{ADAPTER_FOLDER}/{_CONFIG}", f"{ADAPTER_FOLDER}/{_WEIGHTS}")
 
 
 class AnsweringLinear(nn.Module):
@@ -175,18 +179,55 @@ def load_adapters(decoder: nn.Module, folder: Path) -> str | None:
         The form of VoCo tokens that they were trained on; None for any, and without adapters.
 
     Raises:
-        ModelError: the adapters do not fit the decoder.
+        ModelError: the adapters are damaged, or do not fit the decoder.
     """
-    folder = folder / ADAPTER_FOLDER
-    if not (folder / _CONFIG).is_file():
+    found = read_adapters(folder)
+    if found is None:
         return None
-    settings = json.loads((folder / _CONFIG).read_text())
-    add_adapters(decoder, rank=settings["rank"], alpha=settings["alpha"], targets=tuple(settings["targets"]))
-    weights, parameters = load_file(folder / _WEIGHTS), adapter_weights(decoder)
-    if weights.keys() != parameters.keys():
-        raise ModelError(f"{folder}: these adapters are for another model")
+    folder = folder / ADAPTER_FOLDER
+    settings, weights = found
+    try:
+        add_adapters(decoder, rank=settings["rank"], alpha=settings["alpha"], targets=tuple(settings["targets"]))
+    except UsageError as error:
+        raise ModelError(f"{folder / _CONFIG}: {error}") from error
+    parameters = adapter_weights(decoder)
+    shapes = [{name: tuple(t.shape) for name, t in tensors.items()} for tensors in (weights, parameters)]
+    if shapes[0] != shapes[1]:
+        name = next(n for n in sorted({**shapes[0], **shapes[1]}) if shapes[0].get(n) != shapes[1].get(n))
+        stored, wanted = (s.get(name, "no such weight") for s in shapes)
+        raise ModelError(
+            f"{folder}: these adapters are for another model, or not complete: {name} is {stored} in {_WEIGHTS}, and "
+            f"{wanted} by {_CONFIG} and the model; {FETCH_AGAIN}"
+        )
     for name, tensor in weights.items():
         parameters[name].data.copy_(tensor)
         parameters[name].requires_grad_(False)
     form: str | None = settings["form"]
     return form
+
+
+def read_adapters(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """The settings and the weights of a checkpoint's answering adapters; None where it has none.
+
+    Raises:
+        ModelError: they are damaged.
+    """
+    folder = folder / ADAPTER_FOLDER
+    if not is_there(folder):
+        return None
+    if not folder.is_dir():
+        raise ModelError(f"{folder} has to be the folder of the answering adapters; {FETCH_AGAIN}")
+    path = folder / _CONFIG
+    checked = Checked(read_settings(path), path)
+    settings = {
+        "rank": checked.get("rank", "a whole number from 0 on", is_whole),
+        "alpha": checked.get("alpha", "a number", is_number),
+        "targets": checked.get("targets", "a list of names of layers", is_list_of(is_text)),
+        "form": checked.get("form", '"kv", "embeds", "both" or null', is_one_of("kv", "embeds", "both", None)),
+    }
+    weights = read_small_weights(folder / _WEIGHTS)
+    ranks = {len(tensor) for name, tensor in weights.items() if ".lora_A." in name and tensor.ndim}
+    if ranks != ({settings["rank"]} if settings["rank"] else set()):  # before LoRA of that rank takes memory
+        found = f"LoRA of rank {sorted(ranks)}" if ranks else "no LoRA"
+        raise ModelError(f"{path} says rank {settings['rank']}, and {_WEIGHTS} holds {found}; {FETCH_AGAIN}")
+    return settings, weights

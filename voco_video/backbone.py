@@ -5,6 +5,7 @@ Nothing here knows about VoCo tokens, and nothing above this module knows which 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,9 +19,21 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from voco_video.backbones import Family, ImageSettings, PromptTemplate, family_of, image_settings
 from voco_video.errors import ModelError
 from voco_video.positions import frame_positions
+from voco_video.settings_files import first_line
 
 CACHE_ARGUMENT = "cache" if "cache" in BaseModelOutputWithPast.__annotations__ else "past_key_values"
 """What the library calls the keys and values that a forward pass goes on from: its 5.24 renamed `past_key_values`."""
+
+# What a configuration holds besides what changes the computing: names, versions, training, ends of texts, the head.
+_NOT_COMPUTED = frozenset(
+    {
+        *("architectures", "dtype", "torch_dtype", "transformers_version", "name_or_path", "auto_map", "use_cache"),
+        *("tie_word_embeddings", "vocab_size", "max_position_embeddings", "image_seq_length", "pretraining_tp"),
+        *("return_dict", "problem_type", "id2label", "label2id", "projection_dim", "chunk_size_feed_forward"),
+        *("gradient_checkpointing", "is_encoder_decoder", "use_image_newline_parameter", "image_grid_pinpoints"),
+    }
+)
+_NOT_COMPUTED_PARTS = ("token_id", "token_index", "dropout", "initializer", "output_", "attn_implementation")
 
 __all__ = ["Backbone", "ImageSettings", "PromptTemplate", "image_settings"]
 
@@ -97,6 +110,17 @@ class Backbone:
                 "cannot be moved; use a checkpoint with rope_type 'default', 'linear', 'llama3' or 'yarn'"
             )
         return self.decoder.rotary_emb.inv_freq
+
+    @property
+    def computing_settings(self) -> str:
+        """The settings that change what is computed though weights and their shapes stay the same, as JSON.
+
+        Those that have their default value are left out, so that a new one in a later version of the library changes
+        nothing.
+        """
+        config = self.model.config
+        parts = {"": config, "text": self.text_config, "vision": config.vision_config}
+        return json.dumps({name: _changed_settings(part) for name, part in parts.items()}, sort_keys=True)
 
     def pixel_values(self, pixels: np.ndarray) -> Tensor:
         """Frames as decoded, uint8 ``[F, H, W, 3]``, to the vision tower's input ``[F, 3, H, W]`` on its device.
@@ -221,7 +245,7 @@ class Backbone:
         if not (self.chat_template or getattr(self.tokenizer, "chat_template", None)):
             raise ModelError("this checkpoint's tokenizer has no chat template; add chat_template.jinja beside it")
         parts = [m | {"content": [{"type": "text", "text": m["content"]}]} for m in messages]
-        refusal, lost = "", set()
+        failure, lost = None, set()
         for conversation in (list(messages), parts):
             try:
                 text: str = self.tokenizer.apply_chat_template(
@@ -230,15 +254,17 @@ class Backbone:
                     add_generation_prompt=add_generation_prompt,
                     tokenize=False,
                 )
-            except Exception as error:  # a template is somebody's program, and refuses conversations in its own way
-                refusal = str(error)
+            except Exception as error:  # a template is a program, and raises anything
+                failure = error
                 continue
             # A template for pictures passes over a content that is not in parts, and says nothing.
             lost = {m["role"] for m in messages if m["content"].strip() not in text}
             if not lost:
                 return text
-        if refusal and not lost:
-            raise ModelError(f"this checkpoint's chat template refuses the conversation: {refusal}")
+        if failure is not None and not lost:
+            raise ModelError(
+                f"this checkpoint's chat template refuses the conversation: {first_line(failure)}"
+            ) from failure
         names = {"user": "question", "assistant": "answer", "system": "system message"}
         what = " and the ".join(names.get(role, role) for role in ("user", "assistant", "system") if role in lost)
         raise ModelError(f"this checkpoint's chat template leaves out the {what}; set another chat_template.jinja")
@@ -246,3 +272,24 @@ class Backbone:
     def text(self, token_ids: Sequence[int]) -> str:
         """Token ids back to text, special tokens left out."""
         return self.tokenizer.decode(list(token_ids), skip_special_tokens=True).strip()
+
+
+def _changed_settings(config: Any) -> dict[str, Any]:
+    defaults = type(config)().to_dict()
+    return {
+        name: _plain(value)
+        for name, value in config.to_dict().items()
+        if name.strip("_") not in _NOT_COMPUTED
+        and not any(part in name for part in _NOT_COMPUTED_PARTS)
+        and not name.endswith("_config")  # a part with settings of its own
+        and _plain(value) != _plain(defaults.get(name))
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A setting as it is written to JSON and read again, in whatever way it was written."""
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items() if item is not None}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -352,7 +352,7 @@ class VocoModel(nn.Module):
 
         The head is left out, so training it (or an adapter used only while answering) keeps caches valid.
         """
-        digest = blake3(repr(self.backbone.template).encode())
+        digest = blake3(f"{self.backbone.template} {self.backbone.computing_settings}".encode())
         head = {id(p) for p in self.backbone.model.get_output_embeddings().parameters()}
         head -= {id(p) for p in self.backbone.model.get_input_embeddings().parameters()}  # tied weights compress too
         for name, parameter in sorted(base_parameters(self)):

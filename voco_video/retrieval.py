@@ -27,11 +27,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AttentionInterface
@@ -41,10 +41,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from voco_video.adapters import adapters_off
 from voco_video.answer import attention_by
 from voco_video.backbone import CACHE_ARGUMENT
+from voco_video.checkpoint_files import RETRIEVAL_WEIGHTS, read_small_weights
 from voco_video.errors import ModelError, UsageError
 from voco_video.model import Form, VocoModel, VocoTokens
+from voco_video.settings_files import FETCH_AGAIN, first_line, has_file
 
-RETRIEVAL_WEIGHTS = "retrieval.safetensors"
 KEPT_BYTES = 128 << 20  # of what is remembered of a video's frames: nine hours of the embedded model's
 NUM_HEADS, HEAD_DIM, HIDDEN = 4, 32, 256
 NEAR_BEST, CERTAIN = 1.5, 3.0  # logarithms of odds; tuned on haystacks of seed 7, `benchmarks.needle` reports seed 0
@@ -183,21 +184,27 @@ class Retriever:
             ModelError: the file is no such thing.
         """
         path = folder / RETRIEVAL_WEIGHTS
-        if not path.is_file():
+        if not has_file(folder, RETRIEVAL_WEIGHTS):
             return None
+        tensors = read_small_weights(path)
         scorers: dict[Form, FrameScorer] = {}
         try:
             with safe_open(path, "pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
                 fingerprint = file.metadata()["model_fingerprint"]
             forms: set[Any] = {name.partition(".")[0] for name in tensors}
             for form in forms:
-                own = {n.partition(".")[2]: t for n, t in tensors.items() if n.startswith(f"{form}.")}
-                scorer = FrameScorer(len(own["question_mean"]), len(own["frame_mean"]))
-                scorer.load_state_dict(own)
+                own = {n.partition(".")[2]: t.float() for n, t in tensors.items() if n.startswith(f"{form}.")}
+                with torch.device("meta"):  # shapes are compared before memory is taken
+                    scorer = FrameScorer(len(own["question_mean"]), len(own["frame_mean"]))
+                scorer.load_state_dict(own, assign=True)
                 scorers[form] = scorer.eval().requires_grad_(False)
-        except (KeyError, RuntimeError, OSError, TypeError, SafetensorError) as error:
-            raise ModelError(f"{path} does not hold what finds frames: {error}") from error
+            if not forms or not forms <= set(get_args(Form)):
+                raise ValueError(f"it is for {sorted(forms)}, not for some of {', '.join(get_args(Form))}")
+        except Exception as error:  # the library raises anything
+            raise ModelError(
+                f"{path} does not hold what finds frames: {first_line(error)}; {FETCH_AGAIN}, or delete it, and "
+                "attention finds them"
+            ) from error
         return Retriever(scorers, fingerprint)
 
 
