@@ -5,6 +5,7 @@ Nothing here knows about VoCo tokens, and nothing above this module knows which 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +18,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from voco_video.backbones import Family, ImageSettings, PromptTemplate, family_of, image_settings
 from voco_video.errors import ModelError
+from voco_video.inference import undisturbed
 from voco_video.positions import frame_positions
 
 CACHE_ARGUMENT = "cache" if "cache" in BaseModelOutputWithPast.__annotations__ else "past_key_values"
@@ -68,6 +70,16 @@ class Backbone:
         """The language model without its head: ``inputs_embeds [B, T, D] -> last_hidden_state [B, T, D]``."""
         return self.model.get_decoder()
 
+    def decoder_by(self, attention: str) -> Any:
+        """The decoder as it is with another implementation of attention.
+
+        It shares all weights with `decoder`, which stays as it is: other threads may be in the middle of a pass.
+        """
+        config = copy.deepcopy(self.text_config)
+        decoder = _over_same_weights(self.decoder, self.text_config, config)
+        decoder.set_attn_implementation(attention)
+        return decoder
+
     @property
     def text_config(self) -> Any:
         """The decoder's configuration."""
@@ -105,8 +117,8 @@ class Backbone:
         """
         frames = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device, non_blocking=True)
         values = frames.permute(0, 3, 1, 2).to(torch.float32)
-        mean = torch.tensor(self.images.mean, device=values.device).view(1, 3, 1, 1) * 255
-        std = torch.tensor(self.images.std, device=values.device).view(1, 3, 1, 1) * 255
+        mean = torch.tensor(self.images.mean, dtype=values.dtype, device=values.device).view(1, 3, 1, 1) * 255
+        std = torch.tensor(self.images.std, dtype=values.dtype, device=values.device).view(1, 3, 1, 1) * 255
         return ((values - mean) / std).to(self.dtype)  # [F, 3, H, W]
 
     def vision_tokens(self, pixel_values: Tensor) -> Tensor:
@@ -120,7 +132,7 @@ class Backbone:
     def num_vision_tokens(self) -> int:
         """N, as the tower and the projector give it for one empty frame."""
         empty = np.zeros((1, self.images.fit.height, self.images.fit.width, 3), np.uint8)
-        with torch.inference_mode():
+        with undisturbed():
             return self.vision_tokens(self.pixel_values(empty)).shape[1]
 
     @property
@@ -232,3 +244,25 @@ class Backbone:
     def text(self, token_ids: Sequence[int]) -> str:
         """Token ids back to text, special tokens left out."""
         return self.tokenizer.decode(list(token_ids), skip_special_tokens=True).strip()
+
+
+def _over_same_weights(module: Any, config: Any, other_config: Any) -> Any:
+    """A module with another configuration, over the same weights: what reads a configuration anew, the rest shared."""
+    children = {name: _over_same_weights(child, config, other_config) for name, child in module.named_children()}
+    reads_it = any(value is config for value in vars(module).values())
+    if not reads_it and all(child is getattr(module, name) for name, child in children.items()):
+        return module
+    other = copy.copy(module)
+    for name, value in vars(module).items():
+        if isinstance(value, dict):  # its children, and hooks that the library adds while it records
+            vars(other)[name] = copy.copy(value)
+        elif value is config:
+            vars(other)[name] = other_config
+    other._modules.update(children)
+    if hasattr(module, "_hf_hook"):  # moves what comes in to the module's device, in the place of `forward`
+        from accelerate.hooks import add_hook_to_module
+
+        for name in ("forward", "_old_forward", "_hf_hook"):
+            vars(other).pop(name, None)
+        add_hook_to_module(other, module._hf_hook)
+    return other

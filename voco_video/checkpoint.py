@@ -288,7 +288,8 @@ def without_voco_tokens(backbone: Backbone, num_voco_tokens: int | None = None) 
         return VocoModel(backbone, torch.empty(0, backbone.hidden_size)).eval()
     spread = backbone.embed([0]).new_tensor(backbone.model.get_input_embeddings().weight.float().std().item())
     generator = torch.Generator().manual_seed(0)
-    embeds = torch.randn(num_voco_tokens, backbone.hidden_size, generator=generator).to(spread) * spread
+    shape = num_voco_tokens, backbone.hidden_size
+    embeds = torch.randn(shape, generator=generator, dtype=torch.float32).to(spread) * spread
     return VocoModel(backbone, embeds, trained=False, about="Its VoCo tokens are untrained.").eval()
 
 

@@ -170,11 +170,13 @@ class CompressedVideo:
         return self._found(question).scores
 
     def _found(self, question: str) -> FrameScores:
-        if question not in self._scores:
+        found = self._scores.get(question)
+        if found is None:
+            found = self._search.scores(question)
             if len(self._scores) >= _SCORES_KEPT:
                 self._scores.clear()
-            self._scores[question] = self._search.scores(question)
-        return self._scores[question]
+            self._scores[question] = found
+        return found
 
     def find(self, query: str, *, num_moments: int = 5) -> list[Moment]:
         """The moments that have most to do with a query, best first; nothing is generated.
@@ -212,7 +214,8 @@ class CompressedVideo:
 
     def _prefix(self, view: View, options: ViewOptions) -> Prefix:
         key = view.frames.tobytes(), view.counts.tobytes(), options.clock_every_seconds
-        if self._prefixes.get(key) is None:
+        prefix = self._prefixes.get(key)
+        if prefix is None:
             largest = int(view.counts.max(initial=0))
             tokens = read_chosen(self.parts, view.frames, num_voco_tokens=largest)
             prefix = assemble(
@@ -220,7 +223,7 @@ class CompressedVideo:
             )
             self._prefixes.clear()
             self._prefixes[key] = prefix
-        return self._prefixes[key]
+        return prefix
 
     def _clock(self, view: View, options: ViewOptions) -> dict[int, list[int]]:
         """Token ids of the times that stand before some of the frames seen."""

@@ -6,6 +6,7 @@ moved only the result stays.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,7 +17,6 @@ import torch
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, GenerationConfig
 
 from voco_video.backbones import family_of
-from voco_video.batching import keep_freed_memory
 from voco_video.blocked_attention import BLOCKED, has_bfloat16
 from voco_video.checkpoint_files import StoredWeight
 from voco_video.errors import ModelError, UsageError
@@ -24,6 +24,7 @@ from voco_video.errors import ModelError, UsageError
 WeightBits = Literal[4, 8, 16]
 ATTENTION_IMPLEMENTATIONS = ("auto", "sdpa", "flash_attention_2", "eager", BLOCKED)
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+_LOADING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def load_image_text_model(
 ) -> Any:
     """A Hugging Face image-text model in eval mode, its weights read straight to where they belong.
 
-    On a CPU the process keeps some of the memory that it frees from then on (`keep_freed_memory`).
+    One model is loaded at a time: meanwhile the library changes the default type and initialisation for all threads.
 
     Args:
         config: its configuration.
@@ -135,21 +136,20 @@ def load_image_text_model(
         UsageError: an option that needs what is not installed.
         ModelError: weights are missing or do not fit, or the model does not fit the devices.
     """
-    if options.torch_device.type == "cpu":
-        keep_freed_memory()
     single = {"": options.torch_device}
     kind: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
     try:
-        model, found = kind.from_pretrained(
-            None,
-            config=config,
-            state_dict=weights,
-            dtype=options.torch_dtype,
-            attn_implementation=options.attention,
-            device_map=single if options.device_map is None else options.device_map,
-            quantization_config=_quantization(config, options),
-            output_loading_info=True,
-        )
+        with _LOADING:
+            model, found = kind.from_pretrained(
+                None,
+                config=config,
+                state_dict=weights,
+                dtype=options.torch_dtype,
+                attn_implementation=options.attention,
+                device_map=single if options.device_map is None else options.device_map,
+                quantization_config=_quantization(config, options),
+                output_loading_info=True,
+            )
     except ImportError as error:
         raise UsageError(f"{error}. Install the extra: pip install 'voco-video[flash-attn]', or use sdpa") from error
     except (torch.OutOfMemoryError, MemoryError) as error:

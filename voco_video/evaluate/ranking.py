@@ -21,6 +21,7 @@ from torch import Tensor
 from voco_video.backbone import CACHE_ARGUMENT, Backbone
 from voco_video.data.samples import Dataset
 from voco_video.errors import ModelError, UsageError
+from voco_video.inference import undisturbed
 from voco_video.model import Prefix, VocoModel
 
 MAX_NODES_PER_PASS = 1024
@@ -189,14 +190,14 @@ def _build_trie(sequences: Sequence[Sequence[int]], group: Sequence[int]) -> Tri
     )
 
 
-@torch.inference_mode()
+@undisturbed()
 def score_tries(
     model: VocoModel, prefix: Prefix, prompt: Sequence[int], tries: Sequence[Trie]
 ) -> tuple[Tensor, Tensor]:
     """Log-likelihood of every answer after a prompt of token ids, float32 ``[A]``, and whether none of its tokens is
     less likely than another would be, bool ``[A]``; on the CPU."""
-    scores = torch.zeros(tries[0].num_answers)
-    num_missed = torch.zeros(tries[0].num_answers)
+    scores = torch.zeros(tries[0].num_answers, dtype=torch.float32)
+    num_missed = torch.zeros(tries[0].num_answers, dtype=torch.float32)
     for trie in tries:
         hidden = _hidden_states(model, prefix, prompt, trie)  # [1 + M, D]
         for rows, log_probs in _log_probs(model, hidden):
@@ -234,7 +235,7 @@ def _mask(prefix_length: int, prompt_length: int, trie: Trie) -> Tensor:
     seen[:prompt_length, prefix_length:end] = torch.ones(prompt_length, prompt_length, dtype=torch.bool).tril()
     seen[prompt_length:, prefix_length:end] = True
     seen[prompt_length:, end:] = trie.visible
-    return torch.zeros(seen.shape).masked_fill(~seen, float("-inf"))[None, None]
+    return torch.zeros(seen.shape, dtype=torch.float32).masked_fill(~seen, float("-inf"))[None, None]
 
 
 def _log_probs(model: VocoModel, hidden: Tensor) -> Iterator[tuple[range, Tensor]]:
