@@ -18,11 +18,13 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from voco_video.backbones import Family, ImageSettings, PromptTemplate, family_of, image_settings
 from voco_video.errors import ModelError
-from voco_video.inference import undisturbed
+from voco_video.inference import check_not_forked, lock_across_forks, num_forks, undisturbed
 from voco_video.positions import frame_positions
 
 CACHE_ARGUMENT = "cache" if "cache" in BaseModelOutputWithPast.__annotations__ else "past_key_values"
 """What the library calls the keys and values that a forward pass goes on from: its 5.24 renamed `past_key_values`."""
+
+_TOKENIZING = lock_across_forks()
 
 __all__ = ["Backbone", "ImageSettings", "PromptTemplate", "image_settings"]
 
@@ -44,6 +46,7 @@ class Backbone:
     images: ImageSettings
     template: PromptTemplate
     chat_template: str | None = field(default=None, repr=False)
+    _num_forks: int = field(default_factory=num_forks, init=False, repr=False, compare=False)
 
     @cached_property
     def family(self) -> Family:
@@ -126,6 +129,7 @@ class Backbone:
 
         W is D; more where the decoder takes in vision features behind its first layers too (`Family.decoder_inputs`).
         """
+        check_not_forked(self._num_forks)
         return self.family.vision_tokens(self.model, pixel_values)
 
     @cached_property
@@ -200,6 +204,7 @@ class Backbone:
 
     def embed(self, input_ids: Tensor | Sequence[int]) -> Tensor:
         """Token ids ``[..., T]`` to input embeddings ``[..., T, D]``."""
+        check_not_forked(self._num_forks)
         return self.model.get_input_embeddings()(torch.as_tensor(input_ids, dtype=torch.long, device=self.device))
 
     def logits(self, hidden_states: Tensor) -> Tensor:
@@ -216,11 +221,18 @@ class Backbone:
             ModelError: the checkpoint has no tokenizer or no chat template.
         """
         if self.tokenizer is None:
-            raise ModelError("this checkpoint has no tokenizer; ask with token ids (VocoModel.generate) instead")
+            raise ModelError(
+                "this checkpoint has no tokenizer; ask with token ids (voco_video.answer.generate)"
+            )
         if not (self.chat_template or getattr(self.tokenizer, "chat_template", None)):
             raise ModelError("this checkpoint's tokenizer has no chat template; add chat_template.jinja beside it")
         text = self.conversation_text(messages)
-        return [*self.template.text_before_ids, *self.tokenizer(text, add_special_tokens=False).input_ids]
+        return [*self.template.text_before_ids, *self.token_ids(text)]
+
+    def token_ids(self, text: str) -> list[int]:
+        """Text to token ids, nothing added."""
+        with _TOKENIZING:  # tokenizers change settings of their own on the way, and fail where two threads do
+            return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def conversation_text(self, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool = True) -> str:
         """A conversation as the chat template writes it, which takes contents as text or as a list of parts.

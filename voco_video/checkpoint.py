@@ -42,11 +42,13 @@ from voco_video.checkpoint_files import (
     weight_files,
 )
 from voco_video.errors import UsageError
+from voco_video.inference import undisturbed
 from voco_video.loading import LoadOptions, WeightBits, load_image_text_model
 from voco_video.model import Form, VocoModel
 from voco_video.published import PUBLISHED_MODEL_TYPE, PUBLISHED_NUM_VOCO_TOKENS, PublishedCheckpoint
 
 
+@undisturbed(inference=False)
 def load_voco_model(
     path: str | Path = "voco-tiny",
     *,

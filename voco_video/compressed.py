@@ -156,10 +156,9 @@ class CompressedVideo:
         return len(before) if positions is None else int(positions.min())
 
     def _clock_ids(self, seconds: float) -> list[int]:
-        tokenizer = self.model.voco.backbone.tokenizer
-        if tokenizer is None:
+        if self.model.voco.backbone.tokenizer is None:
             raise ModelError("this checkpoint has no tokenizer, so it cannot be told the time (clock_every_seconds)")
-        return list(tokenizer(clock_text(seconds), add_special_tokens=False).input_ids)
+        return self.model.voco.backbone.token_ids(clock_text(seconds))
 
     def frame_scores(self, question: str) -> np.ndarray:
         """How much each frame has to do with a question, float32 ``[F]``, see `voco_video.retrieval.FrameScores`.

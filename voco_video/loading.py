@@ -6,7 +6,6 @@ moved only the result stays.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -20,11 +19,12 @@ from voco_video.backbones import family_of
 from voco_video.blocked_attention import BLOCKED, has_bfloat16
 from voco_video.checkpoint_files import StoredWeight
 from voco_video.errors import ModelError, UsageError
+from voco_video.inference import lock_across_forks
 
 WeightBits = Literal[4, 8, 16]
 ATTENTION_IMPLEMENTATIONS = ("auto", "sdpa", "flash_attention_2", "eager", BLOCKED)
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
-_LOADING = threading.Lock()
+_LOADING = lock_across_forks()
 
 
 @dataclass(frozen=True)

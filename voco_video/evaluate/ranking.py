@@ -134,10 +134,10 @@ def answer_token_ids(backbone: Backbone, answers: Sequence[str]) -> list[tuple[i
         told = [*asked, {"role": "assistant", "content": answer}]
         text = backbone.conversation_text(told, add_generation_prompt=False)
         stop = text.find(answer.strip(), start) + len(answer.strip())
-        ids = backbone.tokenizer(text[:stop], add_special_tokens=False).input_ids
+        ids = backbone.token_ids(text[:stop])
         if stop < start or list(ids[: len(prompt)]) != prompt or len(ids) == len(prompt):
             raise ModelError(f"answer {answer!r} cannot be ranked: its tokens do not simply follow the question's")
-        after = backbone.tokenizer(text[stop:], add_special_tokens=False).input_ids
+        after = backbone.token_ids(text[stop:])
         end = next((token for token in after if token in end_ids), usual_end)
         sequences.append((*ids[len(prompt) :], *([] if end is None else [end])))
     return sequences
