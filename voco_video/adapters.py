@@ -2,6 +2,9 @@
 
 An adapter is LoRA, or a second set of weights: a layer that compresses with one matrix and answers with another.
 Nothing here needs peft to be installed as long as a model carries no LoRA.
+
+Whether a pass runs with adapters is known to that pass alone (`adapters_off`). No layer is switched: other threads may
+be in the middle of a pass through the same layers.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +30,12 @@ from voco_video.voco_settings import Checked, is_list_of, is_number, is_one_of, 
 ADAPTER_FOLDER = "answer_adapter"
 _CONFIG, _WEIGHTS = "adapter.json", "adapter.safetensors"
 ADAPTER_FILES = (f"{ADAPTER_FOLDER}/{_CONFIG}", f"{ADAPTER_FOLDER}/{_WEIGHTS}")
+_without_adapters: ContextVar[frozenset[int]] = ContextVar("without_adapters", default=frozenset())
+"""The layers, by `id`, that the pass of this thread runs through without their adapters."""
 
 
 class AnsweringLinear(nn.Module):
-    """A linear layer with a second set of weights to answer with; what peft's layers offer, it offers too.
+    """A linear layer with a second set of weights to answer with.
 
     Args:
         base_layer: the weights to compress with; those to answer with begin as a copy of them.
@@ -38,19 +45,14 @@ class AnsweringLinear(nn.Module):
         super().__init__()
         self.base_layer = base_layer
         self.answer_layer = copy.deepcopy(base_layer).requires_grad_(True)
-        self.disable_adapters = False
-
-    def enable_adapters(self, enabled: bool) -> None:
-        """Answer (True) or compress (False) from now on."""
-        self.disable_adapters = not enabled
 
     def get_base_layer(self) -> nn.Linear:
-        """The layer that compresses."""
+        """The layer that compresses, under the name that peft's layers have for theirs."""
         return self.base_layer
 
     def forward(self, hidden: Tensor) -> Tensor:
         """``[..., in] -> [..., out]``."""
-        if self.disable_adapters:
+        if id(self) in _without_adapters.get():
             output: Tensor = self.base_layer(hidden)
             return output
         # While they are trained, the weights to answer with are float32, whatever the type of the rest.
@@ -70,18 +72,27 @@ def adapted_layers(module: nn.Module) -> list[Any]:
 
 @contextmanager
 def adapters_off(module: nn.Module) -> Iterator[None]:
-    """Run ``module`` as if it had no adapters."""
-    layers = [layer for layer in adapted_layers(module) if not layer.disable_adapters]
-    trained = [p for layer in layers for p in layer.parameters() if p.requires_grad]
+    """Run ``module`` as if it had no adapters: in this thread, until the block is left."""
+    layers = adapted_layers(module)
     for layer in layers:
-        layer.enable_adapters(False)
+        if not isinstance(layer, AnsweringLinear) and not hasattr(layer, "asks_the_pass"):
+            kind: Any = type(layer)
+            layer.__class__ = _asking_the_pass(kind)
+    token = _without_adapters.set(_without_adapters.get() | {id(layer) for layer in layers})
     try:
         yield
     finally:
-        for layer in layers:
-            layer.enable_adapters(True)
-        for parameter in trained:  # enable_adapters also decides about gradients
-            parameter.requires_grad_(True)
+        _without_adapters.reset(token)
+
+
+@cache
+def _asking_the_pass(kind: Any) -> Any:
+    """A kind of peft's layers whose adapters are off for a pass too, not only for all threads."""
+
+    def disable_adapters(layer: Any) -> bool:
+        return layer._disable_adapters or id(layer) in _without_adapters.get()
+
+    return type(kind.__name__, (kind,), {"disable_adapters": property(disable_adapters), "asks_the_pass": True})
 
 
 def base_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -47,6 +47,7 @@ from voco_video.checkpoint_files import (
 )
 from voco_video.configurations import check_frames, check_token_ids, checked_config, read_images
 from voco_video.errors import ModelError, UsageError
+from voco_video.inference import undisturbed
 from voco_video.loading import LoadOptions, WeightBits, check_runs, load_image_text_model
 from voco_video.model import Form, VocoModel
 from voco_video.published import (
@@ -59,6 +60,7 @@ from voco_video.settings_files import first_line, has_file, read_settings
 from voco_video.voco_settings import FORMAT, Base, VocoSettings, read_voco_embeds, read_voco_settings
 
 
+@undisturbed(inference=False)
 def load_voco_model(
     path: str | Path = "voco-tiny",
     *,
@@ -394,7 +396,8 @@ def without_voco_tokens(backbone: Backbone, num_voco_tokens: int | None = None) 
         return VocoModel(backbone, torch.empty(0, backbone.hidden_size)).eval()
     spread = backbone.embed([0]).new_tensor(backbone.model.get_input_embeddings().weight.float().std().item())
     generator = torch.Generator().manual_seed(0)
-    embeds = torch.randn(num_voco_tokens, backbone.hidden_size, generator=generator).to(spread) * spread
+    shape = num_voco_tokens, backbone.hidden_size
+    embeds = torch.randn(shape, generator=generator, dtype=torch.float32).to(spread) * spread
     return VocoModel(backbone, embeds, trained=False, about="Its VoCo tokens are untrained.").eval()
 
 

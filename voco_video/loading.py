@@ -21,11 +21,11 @@ from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, GenerationConfig
 
 from voco_video.backbone import Backbone
 from voco_video.backbones import family_of
-from voco_video.batching import keep_freed_memory
 from voco_video.blocked_attention import BLOCKED, has_bfloat16
 from voco_video.checkpoint_files import CONFIG, GENERATION_CONFIG, StoredWeight, is_finite
 from voco_video.configurations import check_generation
 from voco_video.errors import ModelError, UsageError
+from voco_video.inference import lock_across_forks
 from voco_video.settings_files import FETCH_AGAIN, first_line
 
 logger = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 WeightBits = Literal[4, 8, 16]
 ATTENTION_IMPLEMENTATIONS = ("auto", "sdpa", "flash_attention_2", "eager", BLOCKED)
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+_LOADING = lock_across_forks()
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def load_image_text_model(
 ) -> Any:
     """A Hugging Face image-text model in eval mode, its weights read straight to where they belong.
 
-    On a CPU the process keeps some of the memory that it frees from then on (`keep_freed_memory`).
+    One model is loaded at a time: meanwhile the library changes the default type and initialisation for all threads.
 
     Args:
         config: its configuration.
@@ -155,11 +156,9 @@ def load_image_text_model(
             config.model_type,
             left_out[0],
         )
-    if options.torch_device.type == "cpu":
-        keep_freed_memory()
     single = {"": options.torch_device}
     try:
-        with _without_reports():
+        with _LOADING, _without_reports():
             model, found = _model_class(config).from_pretrained(
                 None,
                 config=config,

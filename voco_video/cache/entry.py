@@ -265,7 +265,8 @@ class CacheEntry:
         self, specs: Mapping[str, TensorSpec], start: int, stop: int, *, row: int | None = None
     ) -> dict[str, torch.Tensor]:
         """Frames [start, stop), or a row of each, of any number of segments."""
-        tensors = {n: torch.empty(stop - start, *spec.shape, dtype=spec.dtype) for n, spec in specs.items()}
+        shapes = {n: (stop - start, *spec.shape) for n, spec in specs.items()}
+        tensors = {n: torch.empty(shapes[n], dtype=spec.dtype, device="cpu") for n, spec in specs.items()}
         buffers = {n: (t.view(-1).view(torch.uint8).numpy().data, t[:1].nbytes) for n, t in tensors.items()}
         for segment in self._overlapping(start, stop) if start < stop else ():
             begin, end = max(start, segment.first_frame), min(stop, segment.stop_frame)
