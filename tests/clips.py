@@ -3,6 +3,8 @@ coding and scaling, so a test can say which frame it was given, whatever the tim
 
 from __future__ import annotations
 
+import contextlib
+import os
 import struct
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -56,6 +58,7 @@ class Clip:
                     container.mux(stream.encode(frame))
             for stream in streams:
                 container.mux(stream.encode(None))
+        _end_real_time()
 
     def _add_stream(self, container, time_base):
         stream = container.add_stream(self.codec, rate=self.rate, options=dict(self.options))
@@ -65,6 +68,14 @@ class Clip:
         if self.sample_aspect_ratio:
             stream.codec_context.sample_aspect_ratio = self.sample_aspect_ratio
         return stream
+
+
+def _end_real_time() -> None:
+    """SVT-AV1, where root runs it, puts the whole process before all others of the machine, for good."""
+    if hasattr(os, "sched_setscheduler"):
+        for thread in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(OSError):
+                os.sched_setscheduler(int(thread.name), os.SCHED_OTHER, os.sched_param(0))
 
 
 def draw(number: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
