@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from voco_video.checkpoint import load_voco_model, save_voco_model
+from voco_video.data import turns
 from voco_video.data.samples import Turn
 from voco_video.errors import UsageError
-from voco_video.training import TrainConfig, TrainingError, batches, engine, load_config, train
+from voco_video.training import TrainConfig, TrainingError, engine, load_config, train
 from voco_video.training.batches import encode_turns, make_batch
 from voco_video.training.config import config_from
 from voco_video.training.datasets import MovingShapesStream, RunOrder, open_dataset, visibility_at
@@ -208,18 +209,22 @@ TEMPLATES = {
     "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}",
     "trims": "{% for m in messages %}{{ m.role }}: {{ m.content | trim }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}",
+    "tells otherwise": "{% for m in messages %}{{ m.role }} - {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}",
     "numbers turns": "{% for m in messages %}{{ loop.index }} {{ m.role }}: {{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}{{ messages | length + 1 }} assistant: {% endif %}",
 }
 
 
-@pytest.mark.parametrize(("name", "can_be_joined"), [("plain", True), ("trims", False), ("numbers turns", False)])
-def test_conversations_joined_from_turns_are_what_the_template_writes(name, can_be_joined):
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_conversations_joined_from_turns_are_what_the_template_writes(name):
     backbone = replace(load_voco_model("voco-tiny").backbone, chat_template=TEMPLATES[name])
-    turns = [Turn(" who is red? ", "star"), Turn("what moves?", "the cross"), Turn("where?", "left")]
-    rendered = batches._rendered(backbone, turns)
-    assert batches._joined(backbone, turns) == (rendered if can_be_joined else None)
-    ids, owners = encode_turns(backbone, turns, max_length=999)
+    conversation = [Turn(" who is red? ", "star"), Turn("what moves?", "the cross"), Turn("where?", "left")]
+    rendered = turns._rendered(backbone, conversation)
+    assert turns._joined(backbone, conversation) == (None if name == "numbers turns" else rendered)
+    answers = [rendered[0][first:last].replace(" </s>", "</s>") for first, last in rendered[1]]
+    assert answers == ["star</s>", "the cross</s>", "left</s>"]
+    ids, owners = encode_turns(backbone, conversation, max_length=999)
     assert len(ids) == len(owners)
     assert set(owners) == {-1, 0, 1, 2}
 

@@ -124,6 +124,8 @@ class _ForeignReader:
         reason = _reason_not_to_use(self._name, self._index, self._facts)
         if not reason and not keyframes_start_anew(self._path, self._index, plan, self._stop):
             reason = "not every keyframe of it can be decoded from"
+        if not reason and self._name == "decord" and _marks_other_keyframes(self._path):
+            reason = "it marks as keyframes what are none"
         if reason:
             raise _UntrustedError(reason)
         fetch = _guarded(self._open_library, self._path, self._index)
@@ -177,6 +179,17 @@ def _reason_not_to_use(name: str, index: StreamIndex, facts: StreamFacts) -> str
     if np.any(np.arange(len(index.pts)) < index.entry_frames[np.maximum(entries, 0)]):
         return "frames refer across its keyframes (open groups of pictures)"
     return None
+
+
+def _marks_other_keyframes(path: Path) -> bool:
+    """Whether the container marks packets as keyframes that FFmpeg, having looked into them, does not take for such."""
+    keyframe_times = set()
+    with Source(path, num_threads=1) as source:
+        for packet in source.packets():
+            if packet.is_keyframe:
+                keyframe_times |= {packet.pts, packet.dts}
+        entries = source.stream.index_entries
+        return not all(entry.timestamp in keyframe_times for entry in entries if entry.is_keyframe)
 
 
 def _open_decord(path: Path, index: StreamIndex) -> _Fetch:

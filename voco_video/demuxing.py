@@ -14,6 +14,7 @@ from typing import Any
 from voco_video.errors import VideoError
 from voco_video.frames import Orientation
 from voco_video.heif import is_tiled, whole_picture
+from voco_video.media_files import check_readable
 from voco_video.packet_headers import HevcLayers
 from voco_video.picture_facts import AspectReader
 
@@ -200,12 +201,7 @@ def num_processors() -> int:
 def _open_container(path: Path) -> Any:
     import av
 
-    if not path.exists():
-        raise VideoError(f"{path}: no such file")
-    if path.is_dir():
-        raise VideoError(f"{path}: is a directory, not a video file")
-    if path.stat().st_size == 0:
-        raise VideoError(f"{path}: the file is empty")
+    check_readable(path)
     try:
         # "file:" keeps a name such as "a:b.mp4" from being read as a network protocol.
         container = av.open(f"file:{path}", metadata_errors="replace")

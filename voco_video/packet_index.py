@@ -42,6 +42,7 @@ _MAX_REORDERED = 32
 # A single first or last picture this many times as far away as all the others together has a wrong time.
 _MAX_END_JUMP = 100
 _MAX_STILL_SECONDS = 600  # as long as that the last picture of a recorded screen may well have been waited for
+_GAP_STEPS = 10  # usual steps that are a gap, if they last a second or more
 _NUM_TRIED = 64  # packets that are decoded to see whether the file's marks and times mean what they say
 # Codecs in which a picture may build on others. (In the rest every packet is a keyframe.)
 _INTER_CODECS = frozenset({"h264", "hevc", "vvc", "av1", "vp8", "vp9", "mpeg1video", "mpeg2video", "mpeg4", "h263"})
@@ -233,11 +234,11 @@ def index_from_packets(source: Source, packets: PacketList) -> StreamIndex | Non
     They do not where times are missing, repeated or far from where the packets lie, where the container knows only
     the order of decoding, and where marks turn out not to mean what they say.
     """
-    if packets.may_show_nothing or knows_decoding_order_only(source):
+    if packets.may_show_nothing or (source.decoder.has_b_frames and knows_decoding_order_only(source)):
         return None
     numbers = np.flatnonzero(packets.shows)
     order = _shown_order(packets.pts[numbers], packets.dts[numbers], packets.is_key[numbers])
-    if order is None or wild_ends(np.sort(packets.pts[numbers]), source.stream):
+    if order is None or _has_wild_time(packets.pts[numbers], order, source.stream):
         return None
     if _is_doubtful(source, packets) and not _first_pictures_agree(source, packets, numbers[order]):
         return None
@@ -271,6 +272,17 @@ def _shown_order(pts: Ticks, dts: Ticks, is_key: npt.NDArray[np.bool_]) -> Ticks
     return order
 
 
+def _has_wild_time(pts: Ticks, order: Ticks, stream: Any) -> bool:
+    """Whether some packet's time may be far off: it is on the other side of a gap than the packets around it."""
+    in_order = pts[order]
+    steps = np.diff(in_order)
+    least = max(_GAP_STEPS * float(np.median(steps)), float(1 / stream.time_base)) if len(steps) else 0.0
+    gaps = np.flatnonzero(steps > least)  # the frame before each
+    latest_before = np.maximum.accumulate(order)
+    earliest_after = np.minimum.accumulate(order[::-1])[::-1]
+    return bool((latest_before[gaps] > earliest_after[gaps + 1]).any()) or bool(wild_ends(in_order, stream))
+
+
 def wild_ends(pts: Ticks, stream: Any) -> list[int]:
     """Which of the first and the last (0, -1) of ascending times is absurdly far from all others."""
     if len(pts) < 4:
@@ -293,20 +305,20 @@ def _entries(packets: PacketList, pts: Ticks) -> tuple[Ticks, Ticks, Ticks]:
 
 
 def knows_decoding_order_only(source: Source) -> bool:
-    """AVI and bare streams, when the codec shows pictures in another order than it decodes them."""
+    """Whether the container, as AVI or none at all, has no times but those at which packets are decoded."""
     from av.format import Flags
 
     container_format = source.container.format
-    has_times = container_format.name != "avi" and not container_format.flags & Flags.no_timestamps.value
-    return bool(source.decoder.has_b_frames) and not has_times
+    return container_format.name == "avi" or bool(container_format.flags & Flags.no_timestamps.value)
 
 
 def _is_doubtful(source: Source, packets: PacketList) -> bool:
     """Whether a few pictures should be decoded before the packets are believed."""
     if source.decoder.codec.canonical_name not in _INTER_CODECS or len(packets) < 2:
         return False
-    is_reordered = bool(source.decoder.has_b_frames) and bool((packets.pts == packets.dts).all())
-    return is_reordered or bool(packets.is_key.all())
+    pts = packets.pts[packets.shows]
+    may_be_reordered = bool(source.decoder.has_b_frames) and bool((pts[1:] > pts[:-1]).all())
+    return may_be_reordered or bool(packets.is_key.all())
 
 
 def _first_pictures_agree(source: Source, packets: PacketList, packet_of: Ticks) -> bool:

@@ -138,8 +138,7 @@ def _list_pictures(source: Source, *, strict: bool) -> _Pictures:
 
 def _with_times(source: Source, packets: PacketList, pictures: _Pictures) -> tuple[Ticks, Ticks, npt.NDArray[np.bool_]]:
     """(packet, time, whether it is a keyframe) of each frame, in the order in which they are shown."""
-    num_usable = len(np.unique(pictures.pts[pictures.pts != NO_TIME]))
-    if 2 * num_usable <= len(pictures.pts) or _has_decoding_times_only(source, packets, pictures):
+    if _has_decoding_times_only(source, packets, pictures):
         return _in_slots(source, packets, pictures)
     own: list[int | None] = [None if time == NO_TIME else time for time in pictures.pts.tolist()]
     known = np.sort(pictures.pts[pictures.pts != NO_TIME])
@@ -147,6 +146,8 @@ def _with_times(source: Source, packets: PacketList, pictures: _Pictures) -> tup
         own[own.index(int(known[end]))] = None
     timeline = Timeline(frame_ticks(source.stream))
     pts = np.array([time for time, _ in timeline.placed((time, None) for time in own)], np.int64)
+    if 2 * timeline.num_repaired > len(own):
+        return _in_slots(source, packets, pictures)
     log_repairs(logger, source.path, timeline)
     if pictures.failed_packets:
         logger.warning("%s: %d packet(s) could not be decoded", source.path, len(pictures.failed_packets))
@@ -154,9 +155,13 @@ def _with_times(source: Source, packets: PacketList, pictures: _Pictures) -> tup
 
 
 def _has_decoding_times_only(source: Source, packets: PacketList, pictures: _Pictures) -> bool:
-    """Whether pictures are shown in another order than they are decoded, and times follow the order of decoding."""
+    """Whether times follow the order in which pictures are decoded, and say nothing of that in which they are shown."""
     is_reordered = bool((np.diff(pictures.packet_of) < 0).any())
-    return is_reordered and (knows_decoding_order_only(source) or bool((packets.pts == packets.dts).all()))
+    return knows_decoding_order_only(source) or (is_reordered and _ascend(packets.pts[packets.shows]))
+
+
+def _ascend(times: Ticks) -> bool:
+    return bool((times[1:] > times[:-1]).all())
 
 
 def _in_slots(source: Source, packets: PacketList, pictures: _Pictures) -> tuple[Ticks, Ticks, npt.NDArray[np.bool_]]:
@@ -166,7 +171,9 @@ def _in_slots(source: Source, packets: PacketList, pictures: _Pictures) -> tuple
     the pictures before it and the packets that were lost before it.
     """
     numbers = np.flatnonzero(packets.shows)
-    slots = _slot_times(source, packets.dts[numbers])
+    # Where a container has only times of decoding, presentation times are FFmpeg's guess.
+    times = packets.dts if knows_decoding_order_only(source) else packets.pts
+    slots = _slot_times(source, times[numbers])
     lost = np.setdiff1d(numbers, pictures.packet_of)
     latest = np.maximum.accumulate(pictures.packet_of)
     place_of = np.arange(len(latest)) + np.searchsorted(lost, latest)  # [P]
@@ -179,18 +186,18 @@ def _in_slots(source: Source, packets: PacketList, pictures: _Pictures) -> tuple
     return packet_of[order], slots[place_of[order]], is_key[order]
 
 
-def _slot_times(source: Source, dts: Ticks) -> Ticks:
-    """The decoding times in order, or evenly spaced ones where these are unusable, too."""
-    dts = np.sort(dts)
-    if dts[0] != NO_TIME and len(np.unique(dts)) == len(dts):
-        return dts
-    step, known = frame_ticks(source.stream), dts[dts != NO_TIME]
+def _slot_times(source: Source, times: Ticks) -> Ticks:
+    """Packets' times in order, or evenly spaced ones where these are unusable, too."""
+    times = np.sort(times)
+    if times[0] != NO_TIME and len(np.unique(times)) == len(times):
+        return times
+    step, known = frame_ticks(source.stream), times[times != NO_TIME]
     logger.warning(
         "%s: most of its frames carry no usable time; they are counted, at %.6g frames per second",
         source.path,
         1 / (step * source.stream.time_base),
     )
-    return (int(known[0]) if len(known) else 0) + np.arange(len(dts), dtype=np.int64) * step
+    return (int(known[0]) if len(known) else 0) + np.arange(len(times), dtype=np.int64) * step
 
 
 def _entries(packet_of: Ticks, is_key: npt.NDArray[np.bool_]) -> Ticks:

@@ -18,6 +18,7 @@ Time = TypeVar("Time", int, float)
 
 # Pictures that may wait for the next time that is known. A decoder holds back about as many.
 _MAX_WAITING = 16
+_NUM_LATER = 6  # known times that a time is held against
 _RECENT_STEPS = 9
 
 
@@ -59,46 +60,51 @@ class Timeline(Generic[Time]):
         own = waiting[0][0]
         if self._eager and own is not None and (self._last is None or own + self._offset > self._last):
             return True
-        return len(waiting) > _MAX_WAITING or sum(later is not None for later, _ in waiting) > 2 + (own is None)
+        num_known = sum(time is not None for time, _ in waiting)
+        return len(waiting) > _MAX_WAITING or num_known > _NUM_LATER
 
     def _place_first(self, waiting: deque[tuple[Time | None, Item]]) -> tuple[Time, Item]:
         own, item = waiting.popleft()
         time = None if own is None else own + self._offset
-        later = [time + self._offset for time, _ in waiting if time is not None]
+        later = [None if own is None else own + self._offset for own, _ in waiting]
         if time is not None and self._is_set_back(time, later):
             assert self._last is not None
-            self._offset += self._last + self._step - time
+            shift = self._last + self._step - time
+            self._offset += shift
             self.num_set_back += 1
-            time = self._last + self._step
+            time += shift
+            later = [None if time is None else time + shift for time in later]
         elif time is not None and not self._fits(time, later):
             time = None
         if time is None:
             self.num_repaired += 1
-            time = self._between_neighbours([None if own is None else own + self._offset for own, _ in waiting])
+            time = self._between_neighbours(later)
         elif self._last is not None:
             self._recent_steps.append(time - self._last)
         self._last = time
         return time, item
 
-    def _is_set_back(self, time: Time, later: list[Time]) -> bool:
+    def _is_set_back(self, time: Time, later: list[Time | None]) -> bool:
         """Whether this picture and the next go on from an earlier time, rather than this one's being wrong."""
-        return self._last is not None and time <= self._last and bool(later) and time < later[0] <= self._last
+        following = next((known for known in later if known is not None), None)
+        return self._last is not None and following is not None and time < following <= self._last
 
-    def _fits(self, time: Time, later: list[Time]) -> bool:
+    def _fits(self, time: Time, later: list[Time | None]) -> bool:
         """Whether a time is later than the one before and agrees with those that follow."""
-        last = self._last
+        last, step = self._last, self._step
         if last is not None and time <= last:
             return False
-        if not later or self._eager or later[0] > time:
+        if self._eager:
             return True
-        if last is not None and later[0] <= last:  # the next one is wrong, or the clock is set back there
-            return True
-        if len(later) > 1 and later[1] <= time:  # both that follow say so
-            return False
-        # Either this one is too late or the next one too early: keep the one nearer to where it is expected.
-        if last is None:
-            return len(later) > 1
-        return abs(time - last - self._step) < abs(later[0] - last - 2 * self._step)
+        known = [(num_steps, other) for num_steps, other in enumerate(later, start=2) if other is not None]
+        if last is None:  # alone against two: the first one is wrong; against one, the other may be
+            return not known or known[0][1] > time or (len(known) > 1 and known[1][1] > time)
+        for num_steps, other in known:
+            # Either this one is too late or that one too early: keep the one nearer to where it is expected. One that
+            # is far from there is neither: the clock is set back before it.
+            if last < other <= time and other - last <= 2 * num_steps * step:
+                return abs(time - last - step) < abs(other - last - num_steps * step)
+        return True
 
     def _between_neighbours(self, later: list[Time | None]) -> Time:
         """A time between the last picture's and the next usable one, with room for those before it that have none."""

@@ -26,6 +26,7 @@ from voco_video.backends import check_backend, open_reader
 from voco_video.demuxing import Source, StreamFacts
 from voco_video.errors import UsageError, VideoError
 from voco_video.frames import Fit, FrameBatch, FrameScaler, display_size
+from voco_video.media_files import as_video_errors
 from voco_video.packet_index import StreamIndex, scan
 from voco_video.picture_index import index_again, index_frames
 from voco_video.runs import all_whole
@@ -198,7 +199,7 @@ class Video:
             raise UsageError(f"first_frame={first_frame} is past the {len(plan)} frames of the plan ({sampling})")
         stop = threading.Event()
         source = self._take_source()
-        batches = self._clocked(self._decode(plan, sampling, fit, batch_size, first_frame, stop, source))
+        batches = self._clocked(self._contained(plan, sampling, fit, batch_size, first_frame, stop, source))
         if prefetch_batches:
             batches = _prefetched(batches, num_waiting=prefetch_batches, stop=stop)
         self._running.add(batches)
@@ -218,6 +219,10 @@ class Video:
                 if batch is None:
                     return
                 yield batch
+
+    def _contained(self, *arguments: Any) -> Iterator[FrameBatch]:
+        with as_video_errors(self._path):
+            yield from self._decode(*arguments)
 
     def _decode(
         self,
@@ -273,7 +278,7 @@ def open_video(path: str | os.PathLike[str], *, backend: str = "pyav") -> Video:
                 print(batch.pts_seconds, batch.pixels.shape)
     """
     check_backend(backend)
-    with contextlib.ExitStack() as closing:
+    with as_video_errors(path), contextlib.ExitStack() as closing:
         source = closing.enter_context(Source(path))
         packets, facts = scan(source)
         index = index_frames(source, packets)

@@ -16,7 +16,7 @@ from voco_video.api import CompressedVideo, VideoModel
 from voco_video.data.choices import likeliest
 from voco_video.data.predictions import Prediction
 from voco_video.data.samples import Turn
-from voco_video.errors import VideoError
+from voco_video.errors import FILE_ERRORS, UsageError, with_name
 from voco_video.evaluate.choices import score_options
 from voco_video.evaluate.files import Part, RunFiles
 from voco_video.evaluate.options import EvalOptions
@@ -54,8 +54,9 @@ def answer_video(
     if job.asked.path is not None:
         try:
             video = compressed(model, job.asked.path, options)
-        except VideoError as error:
-            log.warning("%s: %s; its questions count as unanswered", job.asked.video, error)
+        except (*FILE_ERRORS, UsageError) as error:  # such as a window that this video does not reach
+            reason = with_name(error, job.asked.path)
+            log.warning("%s: %s; its questions count as unanswered", job.asked.video, reason)
             status = "undecodable"
     for k in job.budgets:
         if video is None:

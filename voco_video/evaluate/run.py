@@ -18,6 +18,7 @@ from typing import Any
 
 from voco_video.answer import model_note
 from voco_video.api import VideoModel
+from voco_video.backends import check_backend
 from voco_video.data.samples import Dataset
 from voco_video.evaluate.answering import answer_jobs
 from voco_video.evaluate.files import RunFiles
@@ -96,6 +97,7 @@ def evaluate(
     """
     started = time.perf_counter()
     options, processes = options or EvalOptions(), processes or Alone()
+    check_backend(options.decoder)
     asked = choose_questions(dataset, options)
     runs = {k: RunFiles(Path(out), options.compressor, k) for k in options.budgets(model.voco)}
     jobs: Sequence[Job] = ()

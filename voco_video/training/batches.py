@@ -1,11 +1,10 @@
-"""Conversations to token ids with labels, and samples to a batch."""
+"""Samples to a batch: token ids with labels, frames, and what texts see of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
-from weakref import WeakKeyDictionary
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from voco_video.backbone import Backbone
 from voco_video.data.samples import Turn
-from voco_video.errors import ModelError, UsageError
+from voco_video.data.turns import encode_turns
 from voco_video.model import Form, VocoTokens
 
 IGNORED = -100
@@ -30,6 +29,8 @@ class TrainingSample:
 
     Attributes:
         turns: one conversation about the frames; their types group answers in reports.
+        system: its system message; "" for the chat template's own.
+        encoded: what `encode_turns` makes of it, where that is known already.
         frames: uint8 ``[F, H, W, 3]``, fitted to the model's image size; F may be 0, for text alone. None where
             ``read_tokens`` is given.
         read_tokens: in place of frames, what reads them from a frame cache.
@@ -38,6 +39,8 @@ class TrainingSample:
     turns: tuple[Turn, ...]
     frames: np.ndarray | None = None
     read_tokens: Callable[[Kept], VocoTokens] | None = None
+    system: str = ""
+    encoded: tuple[list[int], list[int]] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -98,107 +101,14 @@ class Batch:
     question_types: tuple[tuple[str, ...], ...] = ()
 
 
-def encode_turns(backbone: Backbone, turns: Sequence[Turn], *, max_length: int) -> tuple[list[int], list[int]]:
-    """A conversation as token ids, and for each token the turn whose answer it is part of (-1: none).
-
-    The ids are what `Backbone.conversation_ids` gives for the same conversation; an answer includes the end token
-    that the chat template writes after it. Turns that do not fit in ``max_length`` tokens are left out whole.
-
-    Raises:
-        ModelError: the chat template does not append turns one after the other, so answers cannot be found in it.
-        UsageError: not even the first turn fits.
-    """
-    text, spans = _joined(backbone, turns) or _rendered(backbone, turns)
-    encoded = backbone.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    before = backbone.template.text_before_ids
-    ids, owners = list(before), [-1] * len(before)
-    for token_id, (_, end) in zip(encoded.input_ids, encoded.offset_mapping, strict=True):
-        ids.append(token_id)
-        owners.append(next((i for i, (first, last) in enumerate(spans) if first < end <= last), -1))
-    return _cut(ids, owners, max_length)
-
-
-Spans = list[tuple[int, int]]
-"""Of each turn's answer the first character, and the one after its end token."""
-
-
-def _rendered(backbone: Backbone, turns: Sequence[Turn]) -> tuple[str, Spans]:
-    """A conversation's text and where its answers are, by the chat template turn after turn."""
-    messages: list[dict[str, str]] = []
-    spans: Spans = []
-    text = ""
-    for turn in turns:
-        messages.append({"role": "user", "content": turn.question})
-        asked = _render(backbone, messages, open_end=True)
-        messages.append({"role": "assistant", "content": turn.answer})
-        answered = _render(backbone, messages, open_end=False)
-        if not (asked.startswith(text) and answered.startswith(asked)):
-            raise ModelError("the chat template changes earlier turns when others follow, so it cannot be trained on")
-        spans.append((len(asked), len(answered)))
-        text = answered
-    return text, spans
-
-
-def _joined(backbone: Backbone, turns: Sequence[Turn]) -> tuple[str, Spans] | None:
-    """The same from what the template writes around any turn, with one rendering to confirm it; None where it differs.
-
-    Rendering turn after turn took a third of a training step of voco-tiny.
-    """
-    around = _around_turns(backbone)
-    if around is None or not turns:
-        return None
-    text, spans = "", []
-    for number, turn in enumerate(turns):
-        before, between, after = around[min(number, 1)]
-        asked = f"{text}{before}{turn.question}{between}"
-        text = f"{asked}{turn.answer}{after}"
-        spans.append((len(asked), len(text)))
-    messages = [
-        message
-        for turn in turns
-        for message in ({"role": "user", "content": turn.question}, {"role": "assistant", "content": turn.answer})
-    ]
-    return (text, spans) if text == _render(backbone, messages, open_end=False) else None
-
-
-_around: WeakKeyDictionary[Any, tuple[str | None, list[list[str]] | None]] = WeakKeyDictionary()
-
-
-def _around_turns(backbone: Backbone) -> list[list[str]] | None:
-    """What stands before a question, between it and its answer, and after that, in a first turn and in later ones."""
-    template, pieces = _around.get(backbone.tokenizer, (None, None))
-    if pieces is None or template != backbone.chat_template:
-        turns = [Turn(f"{number}question{number}", f"{number}answer{number}") for number in (1, 2)]
-        text, spans = _rendered(backbone, turns)
-        starts = (0, spans[0][1])
-        parts = [text[start:stop].split(t.question) for start, (_, stop), t in zip(starts, spans, turns, strict=True)]
-        pieces = [[p[0], *p[-1].split(t.answer)] for p, t in zip(parts, turns, strict=True)]
-        _around[backbone.tokenizer] = (backbone.chat_template, pieces)
-    return pieces if all(len(piece) == 3 for piece in pieces) else None
-
-
-def _render(backbone: Backbone, messages: list[dict[str, str]], *, open_end: bool) -> str:
-    text: str = backbone.tokenizer.apply_chat_template(
-        messages, chat_template=backbone.chat_template, add_generation_prompt=open_end, tokenize=False
-    )
-    return text
-
-
-def _cut(ids: list[int], owners: list[int], max_length: int) -> tuple[list[int], list[int]]:
-    if len(ids) <= max_length:
-        return ids, owners
-    whole = owners[max_length]  # the turn that the limit cuts, or a question after it
-    last = max((i for i in range(max_length) if owners[i] >= 0 and owners[i] != whole), default=-1)
-    if last < 0:
-        raise UsageError(f"max_length={max_length}: the first turn alone has more tokens; raise it")
-    return ids[: last + 1], owners[: last + 1]
-
-
 def make_batch(
     backbone: Backbone, samples: Sequence[TrainingSample], visibility: Visibility, *, max_length: int = 2048
 ) -> Batch:
     """Samples to a batch; all have frames, or all have VoCo tokens."""
-    encoded = [encode_turns(backbone, sample.turns, max_length=max_length) for sample in samples]
+    encoded = [
+        sample.encoded or encode_turns(backbone, sample.turns, max_length=max_length, system=sample.system)
+        for sample in samples
+    ]
     longest = max(len(ids) for ids, _ in encoded)
     input_ids = torch.zeros(len(samples), longest, dtype=torch.long)
     turn_ids = torch.full_like(input_ids, -1)

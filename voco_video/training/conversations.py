@@ -16,7 +16,8 @@ from voco_video.cache import CacheEntry, FrameCache
 from voco_video.compress import CompressOptions, compress_video, read_tokens
 from voco_video.data.datasets import load_dataset
 from voco_video.data.samples import Media, Sample
-from voco_video.errors import DataError, VideoError, VocoVideoError
+from voco_video.data.turns import check_turns, encode_turns
+from voco_video.errors import FILE_ERRORS, DataError, UsageError, VideoError, VocoVideoError
 from voco_video.model import VocoModel, VocoTokens
 from voco_video.sampling import Sampling
 from voco_video.training.batches import Kept, TrainingSample
@@ -46,38 +47,86 @@ def read_rows(config: TrainConfig) -> tuple[Sample, ...]:
 
 
 class _SkipsBadRows:
-    """Rows by index; one whose file is missing or broken gives its place to the next good one, counted and reported."""
+    """Rows by index; a bad one gives its place to the next good one, counted and named.
 
-    def __init__(self, rows: Sequence[Sample], max_bad_samples: int) -> None:
+    A row is bad when its file is missing or broken, when it has more tokens than a run takes, or when the chat template
+    refuses it. All that can be told without opening files is told at once; the rest when a row's turn has come.
+    """
+
+    def __init__(self, rows: Sequence[Sample], config: TrainConfig, backbone: Backbone) -> None:
         self.rows = rows
         self.num_samples = len(rows)
-        self.max_bad_samples = max_bad_samples
+        self.max_bad_samples = config.max_bad_samples
+        self.max_length = config.max_length
+        self.backbone = backbone
         self.bad: dict[int, str] = {}
+        for number, row in enumerate(rows):
+            if reason := self._why_bad(row):
+                self._note(number, reason)
+
+    def _why_bad(self, row: Sample) -> str:
+        """What is wrong with a row, as far as that can be told without opening its files; "" for nothing."""
+        try:
+            for media in row.media:
+                _existing(media)
+            check_turns(self.backbone, row.turns, max_length=self.max_length, system=row.system)
+        except VocoVideoError as error:
+            return str(error)
+        return ""
 
     def sample(self, index: int) -> TrainingSample:
-        """Row ``index``, or the next whose file can be read.
+        """Row ``index``, or the next that is not bad.
 
         Raises:
             DataError: more rows than ``max_bad_samples`` are bad.
         """
+        self.check_limit()
         for tried in range(index, index + self.num_samples):
             number = tried % self.num_samples
             if number in self.bad:
                 continue
+            row = self.rows[number]
             try:
-                return self._read(self.rows[number])
-            except (VocoVideoError, OSError) as error:
+                encoded = encode_turns(self.backbone, row.turns, max_length=self.max_length, system=row.system)
+                return replace(self._read(row), system=row.system, encoded=encoded)
+            except (VocoVideoError, *FILE_ERRORS) as error:
                 self.note_bad(number, error)
-        raise DataError("no row has a file that can be read; `voco-video data check` lists what is missing")
+        raise DataError(
+            f"all {self.num_samples} rows are bad; the last: {list(self.bad.values())[-1]}. `voco-video data check` "
+            "lists what is wrong"
+        )
 
     def note_bad(self, number: int, error: Exception) -> None:
-        """Count a bad row and report it."""
-        self.bad[number] = str(error)
-        logger.warning("row %d is skipped (%d so far): %s", number, len(self.bad), error)
+        """Count a bad row and name it.
+
+        Raises:
+            DataError: there are too many.
+        """
+        # A broken file says enough by itself; what nobody foresaw is named by its kind, too.
+        is_known = isinstance(error, (VocoVideoError, OSError))
+        self._note(number, str(error) if is_known else f"{type(error).__name__}: {error}")
+        self.check_limit()
+
+    def _note(self, number: int, reason: str) -> None:
+        self.bad[number] = f"row {self._place(number)}: {reason}"
+        if len(self.bad) <= self.max_bad_samples:
+            logger.warning("%s; it is skipped (%d so far)", self.bad[number], len(self.bad))
+
+    def _place(self, number: int) -> str:
+        """A row as people find it: its place in the annotations, from 1, and its name."""
+        row = self.rows[number]
+        return f"{row.turns[0].row + 1} ({row.name})"
+
+    def check_limit(self) -> None:
+        """Refuse to go on with more bad rows than ``max_bad_samples``.
+
+        Raises:
+            DataError: there are too many.
+        """
         if len(self.bad) > self.max_bad_samples:
             raise DataError(
-                f"{len(self.bad)} rows have missing or broken files, more than max_bad_samples={self.max_bad_samples}; "
-                f"the last: {error}. `voco-video data check` lists what is missing"
+                f"{len(self.bad)} of {self.num_samples} rows are bad, more than max_bad_samples="
+                f"{self.max_bad_samples}; the last: {list(self.bad.values())[-1]}. `voco-video data check` lists them"
             )
 
     def _read(self, row: Sample) -> TrainingSample:
@@ -94,7 +143,7 @@ class Conversations(_SkipsBadRows):
     """Rows with their frames decoded: one for an image, ``num_frames`` spread evenly for a video."""
 
     def __init__(self, rows: Sequence[Sample], config: TrainConfig, backbone: Backbone) -> None:
-        super().__init__(rows, config.max_bad_samples)
+        super().__init__(rows, config, backbone)
         self.num_frames = config.num_frames
         self.fit = backbone.images.fit
 
@@ -113,37 +162,50 @@ class CachedConversations(_SkipsBadRows):
         entries: what the cache holds of each file.
     """
 
-    def __init__(self, rows: Sequence[Sample], entries: dict[tuple[Path, Kept], CacheEntry], max_bad: int) -> None:
-        super().__init__(rows, max_bad)
+    def __init__(
+        self,
+        rows: Sequence[Sample],
+        config: TrainConfig,
+        backbone: Backbone,
+        entries: dict[tuple[Path, Kept], CacheEntry],
+    ) -> None:
+        super().__init__(rows, config, backbone)
         self.entries = entries
 
     @classmethod
     def compress(cls, rows: Sequence[Sample], model: VocoModel, config: TrainConfig) -> CachedConversations:
         """Find every row's files in the frame cache, and compress those that are not there yet."""
         cache, fingerprint = FrameCache(config.cache_dir or None), model.fingerprint()
-        dataset = cls(rows, {}, config.max_bad_samples)
+        dataset = cls(rows, config, model.backbone, {})
+        dataset.check_limit()
         kinds: tuple[Kept, ...] = (*config.forms, *(("full",) if config.full_visibility_fraction else ()))
+        broken: dict[Path, Exception] = {}
         for number, row in enumerate(rows):
+            if number in dataset.bad:
+                continue
             for media, kept in product(row.media, kinds):
-                if (media.path, kept) in dataset.entries:
-                    continue
-                try:
-                    dataset.entries[_existing(media), kept] = compress_video(
-                        model,
-                        _existing(media),
-                        cache=cache,
-                        sampling=Sampling(num_frames=config.num_frames if media.kind == "video" else 1),
-                        options=options_for(kept),
-                        fingerprint=fingerprint,
-                    ).entry
-                except VideoError as error:
-                    dataset.note_bad(number, error)
+                path = _existing(media)
+                if path not in broken and (path, kept) not in dataset.entries:
+                    try:
+                        dataset.entries[path, kept] = compress_video(
+                            model,
+                            path,
+                            cache=cache,
+                            sampling=Sampling(num_frames=config.num_frames if media.kind == "video" else 1),
+                            options=options_for(kept),
+                            fingerprint=fingerprint,
+                        ).entry
+                    except (*FILE_ERRORS, UsageError) as error:
+                        broken[path] = error
+                if path in broken:
+                    dataset.note_bad(number, broken[path])
                     break
         return dataset
 
+    def _why_bad(self, row: Sample) -> str:
+        return super()._why_bad(row) if row.media else "a row without a video cannot come from the frame cache"
+
     def _read(self, row: Sample) -> TrainingSample:
-        if not row.media:
-            raise DataError("a row without a video cannot come from the frame cache")
         paths = tuple(map(_existing, row.media))
         return TrainingSample(turns=row.turns, read_tokens=partial(self._read_tokens, paths))
 

@@ -175,13 +175,15 @@ def open_dataset(config: TrainConfig, model: VocoModel) -> Dataset:
 
     Raises:
         UsageError: no dataset of that name.
-        DataError: its annotations cannot be read.
+        DataError: its annotations cannot be read, or more of its rows than ``max_bad_samples`` are bad.
     """
     if config.dataset != MOVING_SHAPES:
         rows = read_rows(config)
         if config.mode == "cached":
             return CachedConversations.compress(rows, model, config)
-        return Conversations(rows, config, model.backbone)
+        conversations = Conversations(rows, config, model.backbone)
+        conversations.check_limit()
+        return conversations
     fit = model.backbone.images.fit
     images = MovingShapes(
         seed=config.data_seed,

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import Trainer, TrainingArguments, set_seed
 
 from voco_video.checkpoint import load_voco_model
+from voco_video.data.turns import check_rendering
 from voco_video.errors import UsageError, VocoVideoError
 from voco_video.model import VocoModel
 from voco_video.training.batches import make_batch
+from voco_video.training.checkpoints import (
+    RUN_CONFIG,
+    UNFINISHED,
+    WEIGHTS,
+    checkpoint_to_resume,
+    open_aside,
+    publish,
+    remove_oldest,
+    write_json,
+)
 from voco_video.training.config import TrainConfig
 from voco_video.training.curves import draw_curves
 from voco_video.training.datasets import Dataset, Placed, RunOrder, open_dataset, open_validation, visibility_at
@@ -30,13 +40,7 @@ from voco_video.training.muon import muon_for
 from voco_video.training.parts import choose_trainable, export_model, trainable_state
 from voco_video.training.validation import validate
 
-RUN_CONFIG, RUN_LOG, RUN_CURVES, WEIGHTS = "config.json", "log.json", "curves.png", "trained.safetensors"
-# Options that may change between an interruption and going on without changing what is computed.
-FREE_ON_RESUME = {
-    *("output_dir", "cache_dir", "media_dir", "annotations", "max_bad_samples", "num_workers"),
-    *("report_to", "log_steps", "per_device_batch_size", "gradient_checkpointing", "deepspeed", "fsdp"),
-    *("eval_steps", "eval_samples", "save_steps", "save_total_limit", "export"),
-}
+RUN_LOG, RUN_CURVES = "log.json", "curves.png"
 logger = logging.getLogger(__name__)
 
 
@@ -77,7 +81,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
     >>> train(config).last                                              # doctest: +SKIP
     PosixPath('run/last')
     """
-    checkpoint = _checkpoint_to_resume(config, resume=resume)
+    checkpoint = checkpoint_to_resume(config, resume=resume)
     # Only adapters train on cached frames; the rest stays in the type that the cache was made with.
     dtype = "auto" if config.mode == "cached" else "float32"
     model = load_voco_model(
@@ -86,6 +90,9 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
     if not model.num_voco_tokens:
         raise UsageError(f"{config.model} has no VoCo tokens yet; set num_voco_tokens to how many to train, such as 2")
     dataset = open_dataset(config, model)  # before adapters come: caches are found by the weights
+    first = next(sample for index in count() if (sample := dataset.sample(index)).turns)
+    check_rendering(model.backbone, first.turns, max_length=config.max_length, system=first.system)
+    set_seed(config.seed)  # adapters begin with random numbers
     num_trained = choose_trainable(model, config)
     num_steps = steps_of(config, dataset)
     arguments = training_arguments(config, num_steps=num_steps)
@@ -95,7 +102,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
     logger.info("training %.2f M parameters for %d steps", num_trained / 1e6, num_steps)
     trainer = VocoTrainer(trainable, arguments, config, dataset=dataset, num_steps=num_steps)
     if trainer.is_world_process_zero():
-        _write_json(Path(config.output_dir) / RUN_CONFIG, config.describe())
+        write_json(Path(config.output_dir) / RUN_CONFIG, config.describe())
     output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_last()
     best = Path(config.output_dir) / "best"
@@ -170,8 +177,6 @@ def training_arguments(config: TrainConfig, *, num_steps: int) -> TrainingArgume
         logging_nan_inf_filter=False,
         eval_strategy="steps" if config.eval_steps else "no",
         eval_steps=config.eval_steps or None,
-        metric_for_best_model="eval_accuracy" if config.eval_steps else None,
-        greater_is_better=True if config.eval_steps else None,
         save_steps=config.save_steps,
         save_total_limit=config.save_total_limit,
         report_to=list(config.report_to),
@@ -263,13 +268,22 @@ class VocoTrainer(Trainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add loss and accuracy per visibility to the library's log line."""
         if "loss" in logs:
-            sums = {key: float(torch.stack(values).sum()) for key, values in self._sums.items()}
-            self._sums.clear()
+            sums = self._summed()
             for name in sorted({key.rpartition(" ")[0] for key in sums}):
-                count = max(1.0, sums[f"{name} num_labels"])
-                logs[f"loss_{name}"] = round(sums[f"{name} cross_entropy"] / count, 4)
-                logs[f"token_accuracy_{name}"] = round(sums[f"{name} num_correct"] / count, 4)
+                num_labels = max(1.0, sums[f"{name} num_labels"])
+                logs[f"loss_{name}"] = round(sums[f"{name} cross_entropy"] / num_labels, 4)
+                logs[f"token_accuracy_{name}"] = round(sums[f"{name} num_correct"] / num_labels, 4)
         super().log(logs, *args, **kwargs)
+
+    def _summed(self) -> dict[str, float]:
+        """What all processes counted since the last call; a step sees the same on each, so they have the same keys."""
+        keys = sorted(self._sums)
+        if not keys:
+            return {}
+        own = torch.stack([torch.stack(self._sums[key]).sum().double() for key in keys])
+        self._sums.clear()
+        total: Tensor = self.accelerator.reduce(own, reduction="sum")
+        return dict(zip(keys, total.tolist(), strict=True))
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """The library's AdamW, or Muon."""
@@ -306,6 +320,27 @@ class VocoTrainer(Trainer):
         return metrics
 
     # ------------------------------------------------------------------ checkpoints
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Where the library writes a checkpoint: aside, for `_save_checkpoint` to give it its name."""
+        return str(Path(super()._get_output_dir(trial)) / UNFINISHED)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        run, name = Path(self.config.output_dir), f"checkpoint-{self.state.global_step}"
+        try:
+            if self.args.should_save:
+                open_aside(run, name)
+            self.accelerator.wait_for_everyone()
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()  # every process has written its part
+            if self.args.should_save:
+                publish(run, name)
+                remove_oldest(run, kept=self.config.save_total_limit)
+        except OSError as error:
+            raise TrainingError(
+                f"{run / name} cannot be written ({error.strerror or error}); make room and give --resume: the "
+                "checkpoint before it is whole"
+            ) from error
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """What a run needs to go on (the weights it trains), and the model so far in ``last/``."""
@@ -345,26 +380,11 @@ class VocoTrainer(Trainer):
         state = None
         if state_dict is not None:
             state = {n.removeprefix("voco."): t for n, t in state_dict.items() if n.startswith("voco.")}
-        export_model(self.voco, folder / name, self.config, state)
-        _write_json(folder / RUN_LOG, self.state.log_history)
+        export_model(self.voco, open_aside(folder, name), self.config, state)
+        publish(folder, name)
+        write_json(folder / RUN_LOG, self.state.log_history)
         if self.state.log_history:
             draw_curves(self.state.log_history, folder / RUN_CURVES)
-
-
-def _checkpoint_to_resume(config: TrainConfig, *, resume: bool) -> Path | None:
-    folder = Path(config.output_dir)
-    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    if last is None:
-        return None
-    if not resume:
-        raise UsageError(f"{folder} holds a run already; give --resume to go on with it, or another output_dir")
-    before = json.loads((folder / RUN_CONFIG).read_text())
-    now = config.describe()
-    changed = [n for n in now if n not in FREE_ON_RESUME and before.get(n) != now[n]]
-    if changed:
-        differences = ", ".join(f"{n} was {before.get(n)!r} and is {now[n]!r}" for n in changed)
-        raise UsageError(f"{folder} holds another run: {differences}. Use another output_dir")
-    return Path(last)
 
 
 def _out_of_memory(config: TrainConfig) -> str:
@@ -378,10 +398,3 @@ def _out_of_memory(config: TrainConfig) -> str:
     if config.train_llm and not config.lora_rank:
         knobs.append("train adapters with lora_rank: 16")
     return f"out of memory: {'; or '.join(knobs)}"
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n")
-    partial.replace(path)
