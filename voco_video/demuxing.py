@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from voco_video.colours import knows_matrix
 from voco_video.errors import VideoError
 from voco_video.frames import Orientation
 from voco_video.heif import is_tiled, whole_picture
@@ -38,7 +39,11 @@ class MisplacedError(DamagedError):
 
 @dataclass(frozen=True)
 class StreamFacts:
-    """What the container and the first decoded picture say; sizes in pixels as stored, before any turning."""
+    """What the container and the first decoded picture say; sizes in pixels as stored, before any turning.
+
+    coded_aspect:      what the picture itself says of its pixels' shape
+    has_known_matrix:  whether FFmpeg's scaler knows the matrix of its colours
+    """
 
     container: str
     codec: str
@@ -48,6 +53,7 @@ class StreamFacts:
     sample_aspect_ratio: Fraction
     coded_aspect: Fraction | None
     orientation: Orientation
+    has_known_matrix: bool
     num_video_streams: int
 
 
@@ -189,6 +195,7 @@ def stream_facts(source: Source, picture: Any | None) -> StreamFacts:
         sample_aspect_ratio=stream.sample_aspect_ratio or Fraction(1),
         coded_aspect=AspectReader().read(picture) if picture else None,
         orientation=Orientation.of_frame(picture) if picture else Orientation(),
+        has_known_matrix=picture is None or knows_matrix(picture),
         num_video_streams=sum(
             not other.disposition & Disposition.attached_pic for other in source.container.streams.video
         ),

@@ -249,7 +249,7 @@ class Video:
             stored_width=facts.stored_width,
             sample_aspect_ratio=facts.sample_aspect_ratio,
             orientation=facts.orientation,
-            coded_aspect=facts.coded_aspect if self._backend == "pyav" else None,
+            coded_aspect=facts.coded_aspect,
             name=str(self._path),
         )
         num_left = len(plan) - first_frame
