@@ -39,7 +39,7 @@ import voco_video.runs as runs
 from voco_video.backends import check_backend
 from voco_video.demuxing import Source, scan
 from voco_video.errors import UsageError, VideoError
-from voco_video.frames import Fit, FrameBatch, FrameScaler, Orientation, display_size, plan_layout
+from voco_video.frames import Fit, FrameBatch, FrameScaler, Orientation, plan_layout
 from voco_video.sampling import Sampling, pick_frames
 from voco_video.video import open_video, probe, read_frames
 
@@ -76,8 +76,13 @@ def decode_plainly(path, fit=None):
     """Every frame [(pts, pixels)] by one thread from the first packet to the last, past errors, in output order."""
     with Source(path) as source:
         _, facts = scan(source)
-    size = display_size(facts.stored_height, facts.stored_width, facts.sample_aspect_ratio, facts.orientation)
-    scaler = FrameScaler(fit, plan_layout(*size, fit), facts.orientation)
+    scaler = FrameScaler(
+        fit,
+        stored_height=facts.stored_height,
+        stored_width=facts.stored_width,
+        sample_aspect_ratio=facts.sample_aspect_ratio,
+        orientation=facts.orientation,
+    )
     frames = []
     with av.open(str(path)) as container:
         stream = container.streams.best("video")
@@ -355,7 +360,7 @@ def test_planes_are_scaled_as_packed_pixels_with_whole_chroma(bframes, options):
     for name, value in options.items():
         setattr(frame, name, value)
     pixels = np.empty((51, 75, 3), np.uint8)
-    FrameScaler(None, plan_layout(Fraction(51), Fraction(75), None), Orientation()).write(frame, pixels)
+    FrameScaler(Fit(51, 75, "stretch"), stored_height=frame.height, stored_width=frame.width).write(frame, pixels)
     packed = frame.reformat(75, 51, "rgb24", interpolation="BICUBIC").to_ndarray()
     assert np.array_equal(pixels, packed)
 

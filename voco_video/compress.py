@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,14 +17,17 @@ from voco_video.backends import BACKENDS
 from voco_video.batching import Batching, BatchSize, check_batch_size
 from voco_video.cache import CacheEntry, CacheKey, FrameCache, digest_file
 from voco_video.compressors import Compressor, check_compressor, compress_frames, no_tokens, parse_compressor
-from voco_video.errors import ModelError, UsageError, VideoError
+from voco_video.demuxing import Source
+from voco_video.errors import CacheError, ModelError, UsageError, VideoError
 from voco_video.frames import FrameBatch
+from voco_video.media_files import as_video_errors, check_readable
 from voco_video.model import Form, VocoModel, VocoTokens
 from voco_video.quantize import dequantize, quantize
 from voco_video.sampling import Sampling
 from voco_video.video import Video, open_video
 
 Storage = Literal["native", "int8"]
+_LARGE_BYTES = 256 << 20
 INT8_MAX_LOGIT_ERROR = 0.1
 """int8 is refused where it moves the logits after a probe by more than this share of their standard deviation."""
 
@@ -188,7 +192,7 @@ def cache_key(
     fingerprint: str | None = None,
 ) -> CacheKey:
     """The address of a compressed video: the file's bytes, the compressing weights, and every setting that counts."""
-    return entry_key(model, digest_file(path), sampling=sampling, options=options, fingerprint=fingerprint)
+    return entry_key(model, _digest(Path(path)), sampling=sampling, options=options, fingerprint=fingerprint)
 
 
 def entry_key(
@@ -359,11 +363,20 @@ def model_facts(model: VocoModel, compressor: Compressor, int8_error: float | No
 
 def _existing_file(path: str | Path) -> Path:
     path = Path(path).expanduser()
-    if not path.exists():
-        raise VideoError(f"{path}: no such file")
-    if path.is_dir():
+    if os.path.isdir(path):  # which takes any name, however long
         raise VideoError(f"{path} is a folder; give the video files in it")
+    check_readable(path)
+    if path.stat().st_size > _LARGE_BYTES:  # a minute of reading is too long to learn that it is no video
+        with as_video_errors(path), Source(path):
+            pass
     return path
+
+
+def _digest(path: Path) -> str:
+    try:
+        return digest_file(path)
+    except CacheError as error:  # nothing is wrong with the cache
+        raise VideoError(f"{path}: cannot be read to its end ({error})") from error
 
 
 def _timed(batches: Iterator[FrameBatch], seconds: StageSeconds) -> Iterator[FrameBatch]:

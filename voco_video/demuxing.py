@@ -21,7 +21,10 @@ import numpy.typing as npt
 
 from voco_video.errors import VideoError
 from voco_video.frames import Orientation
+from voco_video.heif import is_tiled, whole_picture
+from voco_video.media_files import check_readable
 from voco_video.packet_headers import HevcLayers, shows_picture
+from voco_video.picture_facts import AspectReader
 
 Ticks = npt.NDArray[np.int64]
 
@@ -92,6 +95,7 @@ class StreamFacts:
     stored_height: int
     stored_width: int
     sample_aspect_ratio: Fraction
+    coded_aspect: Fraction | None
     orientation: Orientation
     num_video_streams: int
 
@@ -158,12 +162,7 @@ class Source:
 def _open_container(path: Path) -> Any:
     import av
 
-    if not path.exists():
-        raise VideoError(f"{path}: no such file")
-    if path.is_dir():
-        raise VideoError(f"{path}: is a directory, not a video file")
-    if path.stat().st_size == 0:
-        raise VideoError(f"{path}: the file is empty")
+    check_readable(path)
     try:
         # "file:" keeps a name such as "a:b.mp4" from being read as a network protocol.
         container = av.open(f"file:{path}", metadata_errors="replace")
@@ -173,6 +172,9 @@ def _open_container(path: Path) -> Any:
     if set(container.format.name.split(",")) & _NOT_VIDEO_FORMATS:
         container.close()
         raise VideoError(f"{path}: is not a video file (FFmpeg takes it for {container.format.long_name!r})")
+    if is_tiled(container):
+        with container:
+            return av.open(whole_picture(path, container), format="png_pipe")
     return container
 
 
@@ -293,10 +295,6 @@ def _facts(source: Source, picture: Any | None) -> StreamFacts:
     height, width = (picture.height, picture.width) if picture else (decoder.height, decoder.width)
     if not (height and width):
         raise VideoError(f"{source.path}: not one frame could be decoded ({decoder.codec.long_name})")
-    matrix = None
-    for side_data in picture.side_data if picture else ():
-        if side_data.type.name == "DISPLAYMATRIX":
-            matrix = bytes(side_data)
     return StreamFacts(
         container=source.container.format.name,
         codec=decoder.codec.canonical_name,
@@ -304,7 +302,8 @@ def _facts(source: Source, picture: Any | None) -> StreamFacts:
         stored_height=height,
         stored_width=width,
         sample_aspect_ratio=stream.sample_aspect_ratio or Fraction(1),
-        orientation=Orientation.from_matrix(matrix),
+        coded_aspect=AspectReader().read(picture) if picture else None,
+        orientation=Orientation.of_frame(picture) if picture else Orientation(),
         num_video_streams=sum(
             not other.disposition & Disposition.attached_pic for other in source.container.streams.video
         ),

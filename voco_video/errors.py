@@ -27,3 +27,17 @@ class DataError(VocoVideoError):
 
 class JudgeError(VocoVideoError):
     """A judge's endpoint that will not answer: wrong key, unknown model, no credit, nobody there."""
+
+
+FILE_ERRORS = (VideoError, OSError, MemoryError, UnicodeError)
+"""What one file of many may fail with, so that it costs itself alone; anything else concerns them all."""
+
+
+def with_name(error: Exception, path: object) -> str:
+    """An error's message on one line, with the file's name in front where it does not hold it yet.
+
+    >>> with_name(MemoryError(), "clip.mp4"), with_name(VideoError("clip.mp4: the file is empty"), "clip.mp4")
+    ('clip.mp4: MemoryError', 'clip.mp4: the file is empty')
+    """
+    message = str(error) or type(error).__name__
+    return message if str(path) in message else f"{path}: {message}"

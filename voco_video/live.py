@@ -23,7 +23,8 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from voco_video.errors import UsageError, VideoError
-from voco_video.frames import Fit, FrameScaler, Orientation, display_size, plan_layout
+from voco_video.frames import Fit, FrameScaler, Orientation
+from voco_video.picture_facts import AspectReader
 
 logger = logging.getLogger("voco_video")
 
@@ -134,11 +135,15 @@ class LiveReader:
 
     def scaler(self, picture: Any, fit: Fit) -> FrameScaler:
         """What brings frames like this `av.VideoFrame` to their final size."""
-        matrix = next((bytes(data) for data in picture.side_data if data.type.name == "DISPLAYMATRIX"), None)
-        orientation = Orientation.from_matrix(matrix)
-        aspect = self._stream.sample_aspect_ratio or Fraction(1)
-        size = display_size(picture.height, picture.width, aspect, orientation)
-        return FrameScaler(fit, plan_layout(*size, fit), orientation)
+        return FrameScaler(
+            fit,
+            stored_height=picture.height,
+            stored_width=picture.width,
+            sample_aspect_ratio=self._stream.sample_aspect_ratio or Fraction(1),
+            orientation=Orientation.of_frame(picture),
+            coded_aspect=AspectReader().read(picture),
+            name=self.source.name,
+        )
 
     def frames(self, *, after_seconds: float | None = None) -> Iterator[tuple[float, Any]]:
         """Yield (pts_seconds, `av.VideoFrame`) as they come, the way up they are stored, in the decoder's order.

@@ -25,7 +25,8 @@ import numpy.typing as npt
 from voco_video.backends import check_backend, open_reader
 from voco_video.demuxing import Source, StreamFacts, StreamIndex, scan
 from voco_video.errors import UsageError, VideoError
-from voco_video.frames import Fit, FrameBatch, FrameScaler, display_size, plan_layout
+from voco_video.frames import Fit, FrameBatch, FrameScaler, display_size
+from voco_video.media_files import as_video_errors
 from voco_video.sampling import Sampling, pick_frames
 
 
@@ -183,7 +184,7 @@ class Video:
             raise UsageError(f"first_frame={first_frame} is past the {len(plan)} frames of the plan ({sampling})")
         stop = threading.Event()
         source = self._take_source()
-        batches = self._clocked(self._decode(plan, sampling, fit, batch_size, first_frame, stop, source))
+        batches = self._clocked(self._contained(plan, sampling, fit, batch_size, first_frame, stop, source))
         if prefetch_batches:
             batches = _prefetched(batches, num_waiting=prefetch_batches, stop=stop)
         self._running.add(batches)
@@ -204,6 +205,10 @@ class Video:
                     return
                 yield batch
 
+    def _contained(self, *arguments: Any) -> Iterator[FrameBatch]:
+        with as_video_errors(self._path):
+            yield from self._decode(*arguments)
+
     def _decode(
         self,
         plan: npt.NDArray[np.int64],
@@ -215,7 +220,16 @@ class Video:
         source: Source | None,
     ) -> Iterator[FrameBatch]:
         reader = open_reader(self._backend, self._path, self._index, self._facts, stop, source)
-        scaler = FrameScaler(fit, plan_layout(*self._display_size, fit), self._facts.orientation)
+        facts = self._facts
+        scaler = FrameScaler(
+            fit,
+            stored_height=facts.stored_height,
+            stored_width=facts.stored_width,
+            sample_aspect_ratio=facts.sample_aspect_ratio,
+            orientation=facts.orientation,
+            coded_aspect=facts.coded_aspect if self._backend == "pyav" else None,
+            name=str(self._path),
+        )
         times, num_left = self.pts_seconds, len(plan) - first_frame
         pixels: npt.NDArray[np.uint8] | None = None
         pts_seconds: list[float] = []
@@ -249,7 +263,7 @@ def open_video(path: str | os.PathLike[str], *, backend: str = "pyav") -> Video:
                 print(batch.pts_seconds, batch.pixels.shape)
     """
     check_backend(backend)
-    with contextlib.ExitStack() as closing:
+    with as_video_errors(path), contextlib.ExitStack() as closing:
         source = closing.enter_context(Source(path))
         index, facts = scan(source)
         if source.kept_packets and backend == "pyav":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ import typer
 from voco_video.cli import follow as following
 from voco_video.cli import options as opt
 from voco_video.cli.output import format_bytes, print_json, print_table, progress_bar
-from voco_video.errors import ModelError, UsageError, VideoError, VocoVideoError
+from voco_video.errors import FILE_ERRORS, ModelError, UsageError, VideoError, VocoVideoError, with_name
 
 if TYPE_CHECKING:
     from voco_video.api import CompressedVideo
@@ -123,7 +124,7 @@ def compress(
         following.follow_source(loaded, paths[0], options, json=json)
         return
     rows: list[dict[str, Any]] = []
-    failed: list[tuple[Path, VocoVideoError]] = []
+    num_failed = 0
     for path in files:
         try:
             with progress_bar(path.name, quiet=json) as show:
@@ -140,11 +141,11 @@ def compress(
                     on_progress=show,
                 )
             rows.append(summary(path, video))
-        except VocoVideoError as error:
+        except (VocoVideoError, *FILE_ERRORS) as error:
             if len(files) == 1 or (isinstance(error, ModelError) and not rows):  # then no other file will do better
                 raise
-            failed.append((path, error))
-            print(f"error: {error}", file=sys.stderr)
+            num_failed += 1
+            print(f"error: {with_name(error, path)}", file=sys.stderr)
         except KeyboardInterrupt:
             print_summary(rows, json=json)
             print(
@@ -153,37 +154,40 @@ def compress(
             )
             raise typer.Exit(130) from None
     print_summary(rows, json=json)
-    if failed:
-        print(f"{len(failed)} of {len(files)} files failed", file=sys.stderr)
+    if num_failed:
+        print(f"{num_failed} of {len(files)} files failed", file=sys.stderr)
         raise typer.Exit(1)
 
 
 def expand_paths(paths: list[str]) -> list[Path]:
     """Files as given, videos below folders, and matches of patterns, in order.
 
+    Of several paths, one that stands for nothing is kept as it is: it fails by itself when its turn comes.
+
     Raises:
-        UsageError: a folder without videos, or a pattern without matches.
+        UsageError: nothing but a folder without videos, or a pattern without matches.
+        VideoError: not one of the files is there.
     """
     files: list[Path] = []
     for given in paths:
         path = Path(given).expanduser()
-        if path.is_dir():
+        if os.path.isdir(path):  # which takes any name, however long
             found = sorted(p for p in path.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
-            if not found:
+            if not found and len(paths) == 1:
                 known = ", ".join(sorted(VIDEO_SUFFIXES))
                 raise UsageError(f"{path}: no video files in this folder (looked for {known})")
-            files += found
-        elif not path.exists() and glob.has_magic(given):
+            files += found or [path]
+        elif not os.path.exists(path) and glob.has_magic(given):
             found = [Path(match) for match in sorted(glob.glob(given, recursive=True)) if Path(match).is_file()]
-            if not found:
+            if not found and len(paths) == 1:
                 raise UsageError(f"{given!r} matches no file")
-            files += found
+            files += found or [path]
         else:
             files.append(path)
-    for path in files:
-        if not path.exists():
-            raise VideoError(f"{path}: no such file")
-    return list(dict.fromkeys(files))
+    files = list(dict.fromkeys(files))
+    if not any(map(os.path.exists, files)):  # of several that are there the others are compressed
+        raise VideoError(f"{files[0]}: no such file")
+    return files
 
 
 def parse_timestamps(text: str | None) -> tuple[float, ...] | None:

@@ -100,7 +100,7 @@ def check(
         typer.Option(help="Annotations that are elsewhere: a file, or a folder to look in. [default: --root]"),
     ] = None,
     open_media: Annotated[
-        bool, typer.Option("--open", help="Also open every file and decode its first picture.")
+        bool, typer.Option("--open", help="Also read frames of every file, as training and evaluation do.")
     ] = False,
     list_media: Annotated[
         bool, typer.Option("--list", help="List every video or image, not only those at fault.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -24,7 +26,8 @@ from voco_video.data.instruct import MIX665K_NAME, MIX665K_SIZE, find_mix665k, m
 from voco_video.data.multiple_choice import default_split, nextqa_places
 from voco_video.data.samples import Dataset, Media, SplitSize
 from voco_video.data.sources import SOURCES, clip_origin, msrvtt_urls, synthetic_origin
-from voco_video.errors import DataError, VideoError
+from voco_video.errors import FILE_ERRORS, DataError, with_name
+from voco_video.media_files import check_readable
 
 THERE, MISSING, BROKEN = "there", "missing", "broken"
 
@@ -118,7 +121,8 @@ def check_dataset(
 
     Args:
         dataset, root, split, annotations: see `load_dataset`.
-        open_media: also open every file and decode its first picture. Without it only an empty file counts as broken.
+        open_media: also read frames of every file, as training and evaluation do. Without it only what is empty, or
+            may not be read, counts as broken.
         progress: called with (files looked at, files in all).
 
     Raises:
@@ -240,29 +244,36 @@ def why_broken(path: Path, kind: str, *, open_media: bool) -> str:
     Args:
         path: the file.
         kind: "video" or "image".
-        open_media: also decode its first picture; otherwise only look whether it is empty.
+        open_media: also read frames of it, as training and evaluation do; otherwise only look whether it can be read.
     """
     try:
-        if path.stat().st_size == 0:
-            return "the file is empty"
+        check_readable(path)
         if open_media:
-            (_open_video if kind == "video" else _open_image)(path)
-    except (OSError, ValueError, SyntaxError, VideoError) as error:
-        return str(error).removeprefix(f"{path}: ")
+            _read(path, kind)
+    except (*FILE_ERRORS, SyntaxError, ValueError) as error:  # the last two are PIL's, of a damaged PNG
+        return with_name(error, path).removeprefix(f"{path}: ")
     return ""
 
 
-def _open_video(path: Path) -> None:
-    from voco_video.video import probe
+def _read(path: Path, kind: str) -> None:
+    """The first and a later frame of a video, or an image, small."""
+    from voco_video.frames import Fit
+    from voco_video.sampling import Sampling
+    from voco_video.video import read_frames
 
-    probe(path)
+    read_frames(path, Sampling(num_frames=2 if kind == "video" else 1), fit=Fit(64, 64, "stretch"))
+    if kind == "image":
+        _check_whole(path)
 
 
-def _open_image(path: Path) -> None:
+def _check_whole(path: Path) -> None:
+    """Raise what PIL does for a picture that is cut off: of a JPEG, FFmpeg shows the rest in grey without a word."""
     from PIL import Image
 
-    with Image.open(path) as image:
-        image.load()
+    with warnings.catch_warnings(), contextlib.suppress(Image.UnidentifiedImageError, Image.DecompressionBombError):
+        warnings.simplefilter("ignore")
+        with Image.open(path) as image:
+            image.load()
 
 
 def _groups(dataset: str, media: tuple[MediaStatus, ...], root: Path) -> tuple[MediaGroup, ...]:

@@ -17,7 +17,7 @@ from voco_video.batching import is_out_of_memory
 from voco_video.data.choices import likeliest
 from voco_video.data.predictions import Prediction
 from voco_video.data.samples import Turn
-from voco_video.errors import CacheError, ModelError, VocoVideoError
+from voco_video.errors import CacheError, ModelError, with_name
 from voco_video.evaluate.choices import score_options
 from voco_video.evaluate.files import Part, RunFiles
 from voco_video.evaluate.options import EvalOptions
@@ -60,7 +60,7 @@ def answer_video(
         except Exception as error:  # decoders meet what nobody foresaw; one file costs its own questions
             if is_out_of_memory(error) and not isinstance(error, MemoryError):  # that is of an absurd picture
                 raise
-            reason = error if isinstance(error, VocoVideoError) else f"{type(error).__name__}: {error}"
+            reason = with_name(error, job.asked.path)
             log.warning("%s: %s; its questions count as unanswered", job.asked.video, reason)
             status = "undecodable"
     for k in job.budgets:

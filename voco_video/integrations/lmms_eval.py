@@ -9,11 +9,14 @@ Videos and images are compressed once, whatever the number of questions on them,
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
@@ -23,12 +26,15 @@ from voco_video.api import load_model
 from voco_video.compress import CompressOptions
 from voco_video.errors import UsageError
 from voco_video.integrations.generation import Generation
-from voco_video.integrations.visuals import View, Viewer
+from voco_video.integrations.visuals import PICTURE_ERRORS, View, Viewer
 from voco_video.processes import device_of
 from voco_video.sampling import Sampling
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger("voco_video")
+_Got = TypeVar("_Got")
 
 
 class VocoVideo(lmms):
@@ -84,6 +90,7 @@ class VocoVideo(lmms):
         )
         self.viewer = Viewer(model, sampling, compression, num_voco_tokens)
         self._generations: dict[str, Generation] = {}
+        self._num_unreadable = 0
 
     @property
     def device(self) -> torch.device:
@@ -91,13 +98,15 @@ class VocoVideo(lmms):
         return self.viewer.model.voco.backbone.device
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Answer each request's question about its visuals.
+        """Answer each request's question about its visuals; "" where these cannot be read, with a warning.
 
         Raises:
-            VideoError, DataError, UsageError: see `Viewer.look` and `View.answers`.
+            DataError, UsageError: see `Viewer.look` and `View.answers`.
         """
         texts = [""] * len(requests)
         for view, indices in self._views(requests):
+            if view is None:
+                continue
             ways: dict[Generation, list[int]] = {}
             for index in indices:
                 ways.setdefault(self._generation(requests[index].args[1]), []).append(index)
@@ -113,9 +122,13 @@ class VocoVideo(lmms):
         Not the log-likelihood: the harness takes the choice with the smallest value for the model's, since its own
         models return losses too. Each comes in a `GenerationResult`, since the harness makes texts of bare pairs; one
         that it has put into its own cache of responses (``--use_cache``) it cannot read, whatever the model.
+
+        Infinite where visuals cannot be read, with a warning.
         """
-        losses = [GenerationResult("")] * len(requests)
+        losses = [GenerationResult((math.inf, False))] * len(requests)
         for view, indices in self._views(requests):
+            if view is None:
+                continue
             asked: dict[str, list[int]] = {}
             for index in indices:
                 asked.setdefault(requests[index].args[0], []).append(index)
@@ -133,13 +146,14 @@ class VocoVideo(lmms):
     def _rounds(self, request: Instance) -> list[str]:
         question, settings, doc_to_visual, doc_to_text, *place = request.args
         document, generation = self._document(*place), self._generation(settings)
-        visuals, texts, info = doc_to_visual(document), [], None
+        shown, texts, info = self._readable(lambda: _flat(doc_to_visual(document))), [], None
         for round_index in count(1):
-            texts += self._answers(self.viewer.look(_flat(visuals)), [question], generation)
+            view = None if shown is None else self._readable(partial(self.viewer.look, shown))
+            texts += [""] if view is None else self._answers(view, [question], generation)
             visuals, question, is_over, texts, info = doc_to_text(
                 document, previous_output=texts, round_idx=round_index, previous_round_info=info
             )
-            texts = list(texts)
+            shown, texts = _flat(visuals), list(texts)
             if is_over:
                 break
         return texts
@@ -159,7 +173,17 @@ class VocoVideo(lmms):
         continuation = request.args[1]  # or how a document's is found
         return str(continuation(self._document(*request.args[3:])) if callable(continuation) else continuation).strip()
 
-    def _views(self, requests: list[Instance]) -> Iterator[tuple[View, list[int]]]:
+    def _readable(self, get: Callable[[], _Got]) -> _Got | None:
+        """What a call gives, or None, with a warning, where it fails for a video or image that cannot be read."""
+        try:
+            return get()
+        except PICTURE_ERRORS as error:
+            self._num_unreadable += 1
+            reason = str(error) or type(error).__name__
+            logger.warning("%s; its questions count as unanswered (%d like it so far)", reason, self._num_unreadable)
+            return None
+
+    def _views(self, requests: list[Instance]) -> Iterator[tuple[View | None, list[int]]]:
         """What there is to look at with the places of the requests about it, each video once.
 
         Images are compressed as soon as they are loaded, since a task may have more of them than memory holds.
@@ -170,20 +194,27 @@ class VocoVideo(lmms):
                 if visuals and all(isinstance(visual, str) for visual in visuals):
                     by_files.setdefault(tuple(visuals), []).extend(indices)
                 else:
-                    yield self.viewer.look(visuals), indices
+                    view = None if visuals is None else self._readable(partial(self.viewer.look, visuals))
+                    yield view, indices
                     bar.update(len(indices))
             for files, indices in by_files.items():
-                yield self.viewer.look(files), indices
+                yield self._readable(partial(self.viewer.look, files)), indices
                 bar.update(len(indices))
 
-    def _visuals(self, requests: list[Instance]) -> Iterator[tuple[list[int], list[Any]]]:
-        """Requests on one document, and what it shows; unconditional choices come without a document."""
+    def _visuals(self, requests: list[Instance]) -> Iterator[tuple[list[int], list[Any] | None]]:
+        """Requests on one document, and what it shows, None where that cannot be read.
+
+        Unconditional choices come without a document.
+        """
         by_document: dict[_Place | None, list[int]] = {}
         for index, request in enumerate(requests):
             place = _Place(*request.args[2:]) if len(request.args) > 2 else None
             by_document.setdefault(place, []).append(index)
         for place, indices in by_document.items():
-            yield indices, [] if place is None else _flat(place.doc_to_visual(self._document(*place.of_document)))
+            yield indices, [] if place is None else self._readable(partial(self._shown, place))
+
+    def _shown(self, place: _Place) -> list[Any]:
+        return _flat(place.doc_to_visual(self._document(*place.of_document)))
 
     def _document(self, doc_id: int, task: str, split: str) -> Any:
         return self.task_dict[task][split][doc_id]

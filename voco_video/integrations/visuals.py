@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from voco_video.answer import AnswerOptions, answer_questions
 from voco_video.api import CompressedVideo, VideoModel, concat
 from voco_video.compress import CompressOptions
 from voco_video.compressors import check_compressor, parse_compressor
-from voco_video.errors import DataError
+from voco_video.errors import FILE_ERRORS, DataError, VideoError
 from voco_video.evaluate.ranking import Ranker
 from voco_video.model import Prefix
 from voco_video.sampling import Sampling
+
+# What PIL raises for pictures that are damaged (SyntaxError for PNG) or absurdly large.
+PICTURE_ERRORS = (*FILE_ERRORS, Image.DecompressionBombError, SyntaxError, struct.error)
 
 
 @dataclass(frozen=True)
@@ -70,11 +74,18 @@ class Viewer:
         raise DataError(f"a {type(visual).__name__} cannot be looked at: videos come as paths, images as PIL images")
 
     def _compressed_image(self, image: Image.Image) -> CompressedVideo:
-        """One frame, through the same decoder and scaler as a video's; equal pixels are one entry of the cache."""
+        """One frame, through the same decoder and scaler as a video's; equal pixels are one entry of the cache.
+
+        Turned upright as its EXIF says, which is what the decoder does with files.
+        """
+        try:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+        except (*PICTURE_ERRORS, ValueError) as error:
+            raise VideoError(f"{getattr(image, 'filename', '') or 'an image'}: cannot be read ({error})") from error
         with tempfile.TemporaryDirectory(prefix="voco-video-") as folder:
             path = Path(folder) / "image.png"
             # Of the pixels alone: what else an image says of itself, such as its resolution, would change the frame.
-            Image.fromarray(np.asarray(image.convert("RGB"))).save(path, compress_level=1)
+            Image.fromarray(np.asarray(upright)).save(path, compress_level=1)
             return self._compressed_file(path, Sampling(num_frames=1), replace(self.compression, decoder="pyav"))
 
     def _compressed_file(self, path: str | Path, sampling: Sampling, options: CompressOptions) -> CompressedVideo:
