@@ -30,7 +30,7 @@ from benchmarks import rivals
 from benchmarks.report import Benchmark, Report, option, table
 from benchmarks.shapes import make_model, random_pixels, random_text
 from benchmarks.timing import Timing, check_same, cpu_seconds, interleaved, time_once
-from voco_video.answer import MAX_QUESTIONS_PER_BATCH, AnswerOptions, generate
+from voco_video.answer import MAX_QUESTIONS_PER_BATCH, AnswerOptions, generate, generate_steps
 from voco_video.model import Prefix, VocoModel, VocoTokens
 
 if TYPE_CHECKING:
@@ -70,22 +70,6 @@ QUICK = Settings(
 )
 
 
-class TokenTimes:
-    """A streamer that notes when each token came, on both clocks; its first call brings the prompt."""
-
-    def __init__(self) -> None:
-        self.moments: list[float] = []
-        self.cpu_moments: list[float] = []
-
-    def put(self, ids: Tensor) -> None:
-        """Called by generation with the prompt, then with each token."""
-        self.moments.append(time.perf_counter())
-        self.cpu_moments.append(time.process_time())
-
-    def end(self) -> None:
-        """Called by generation at the end."""
-
-
 @dataclass
 class Asking:
     """One question asked again and again of one prefix, with what each round took."""
@@ -100,12 +84,14 @@ class Asking:
 
     def __call__(self) -> None:
         """Ask once."""
-        started, cpu_started, times = time.perf_counter(), time.process_time(), TokenTimes()
         options = AnswerOptions(self.num_tokens, stop_at_end=False)
-        generate(self.model, self.prefix, [self.text_ids], options=options, streamer=times)
-        moments = times.moments[1:]
+        moments, cpu_moments = [], []
+        started, cpu_started = time.perf_counter(), time.process_time()
+        for _ in generate_steps(self.model, self.prefix, [self.text_ids], options=options):
+            moments.append(time.perf_counter())
+            cpu_moments.append(time.process_time())
         self.first_seconds.append(moments[0] - started)
-        self.first_cpu_seconds.append(times.cpu_moments[1] - cpu_started)
+        self.first_cpu_seconds.append(cpu_moments[0] - cpu_started)
         self.token_seconds += [later - earlier for earlier, later in pairwise(moments)]
 
     def as_json(self, timing: Timing) -> Report:

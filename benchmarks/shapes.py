@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from voco_video.backbone import Backbone, ImageSettings, PromptTemplate
-from voco_video.batching import keep_freed_memory
 from voco_video.checkpoint import load_voco_model
 from voco_video.frames import Fit
+from voco_video.freed_memory import keep_freed_memory
 from voco_video.loading import LoadOptions
 from voco_video.model import VocoModel
 
@@ -60,13 +60,13 @@ def make_model(
     name: str, *, dtype: str = "float32", device: str = "cpu", attention: str = "auto", seed: int = 0
 ) -> VocoModel:
     """A model of `MODELS`, in eval mode; random weights are the same on every call."""
+    if device == "cpu":
+        keep_freed_memory()  # as the command line does
     if name == "voco-tiny":
         return load_voco_model(name, dtype=dtype, device=device, attn_implementation=attention)
     from transformers import LlavaForConditionalGeneration
     from transformers.initialization import no_init_weights
 
-    if device == "cpu":
-        keep_freed_memory()  # as loading does
     shape = SHAPES[name]
     config = _config(shape)
     config._attn_implementation = LoadOptions(device, dtype, attention).attention

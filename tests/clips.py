@@ -33,6 +33,7 @@ class Clip:
     width: int = WIDTH
     format: str | None = None
     num_video_streams: int = 1
+    first_number: int = 0
 
     def write(self, folder: Path) -> Path:
         """Encode into `folder` (once) and return the file."""
@@ -47,7 +48,7 @@ class Clip:
         pts = self.pts or tuple(range(self.num_frames))
         with av.open(str(path), "w", format=self.format) as container:
             streams = [self._add_stream(container, time_base) for _ in range(self.num_video_streams)]
-            for number, tick in enumerate(pts):
+            for number, tick in enumerate(pts, self.first_number):
                 for stream in streams:
                     picture = draw(number, self.height, self.width)
                     frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=self.pixel_format)

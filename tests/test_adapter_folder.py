@@ -171,9 +171,9 @@ def test_changes_that_fit_no_weight(tmp_path, base):
     assert all(name.startswith("model.multi_modal_projector") for name in changed)
     other = save_voco_model(tiny_family("internvl"), tmp_path / "other")
     settings = json.loads((small / "voco_config.json").read_text())
-    from voco_video.adapter_folder import Base
+    from voco_video.adapter_folder import describe_base
 
-    settings["base"] = {"name": str(other), "digest": Base.of(other).digest}
+    settings["base"] = {"name": str(other), "digest": describe_base(other).digest}
     (small / "voco_config.json").write_text(json.dumps(settings))
     with pytest.raises(ModelError, match="does not fit its base"):
         load_voco_model(small)

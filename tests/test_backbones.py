@@ -324,7 +324,8 @@ def test_every_family_is_listed_with_what_its_checkpoints_are_made_of(folder):
 def test_a_plain_checkpoint_is_read_from_its_own_files(model, family, vision_tokens, tmp_path):
     """Without voco_config.json the image processor, the tokenizer and the configuration say the same things."""
     save_voco_model(model, tmp_path)
-    (tmp_path / "voco_config.json").unlink()
+    for name in ("voco_config.json", "voco.safetensors"):
+        (tmp_path / name).unlink()
     plain = load_voco_model(tmp_path, dtype="float32", num_voco_tokens=2)
     assert plain.backbone.template == model.backbone.template
     assert plain.backbone.images == model.backbone.images

@@ -274,7 +274,7 @@ def test_auto_on_the_command_line(capsys, monkeypatch, clip):
 
 FAULTS = """
 import resource, torch
-from voco_video.batching import keep_freed_memory
+from voco_video.freed_memory import keep_freed_memory
 keep_freed_memory()
 def batch():
     return [torch.ones(3_000_000) for _ in range(4)]
@@ -300,7 +300,7 @@ def test_freed_memory_is_kept_unless_the_environment_says_otherwise(chosen):
 THREADS = """
 import pathlib, resource, threading
 import numpy as np
-from voco_video.batching import keep_freed_memory
+from voco_video.freed_memory import keep_freed_memory
 keep_freed_memory()
 ends = threading.Event()
 def work(done):

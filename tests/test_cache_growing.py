@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from blake3 import blake3
 
 from voco_video.cache import CacheKey, FrameCache
 from voco_video.errors import CacheError
@@ -230,3 +234,116 @@ def test_frames_that_cannot_follow(cache):
         cache.growing_writer(CacheKey("ab" * 32, "cd" * 32, {"stream": "empty"}), facts={}) as writer,
     ):
         writer.publish(is_ended=True)
+
+
+def published_in_steps(cache: FrameCache, *, num_steps: int = 6, is_ended: bool = True) -> Path:
+    """An entry of two frames a step, of which the first four steps were merged; returns its log."""
+    with cache.growing_writer(KEY, facts={"source": "camera"}, segment_frames=8) as writer:
+        for step in range(num_steps):
+            writer.append(*frames(2 * step, 2 * step + 2))
+            writer.set_facts({"num_dropped_frames": step})
+            writer.publish()
+        if is_ended:
+            writer.publish(is_ended=True)
+    return writer.directory / "growing.txt"
+
+
+def damaged_logs(lines: list[bytes]) -> dict[str, list[bytes]]:
+    """A log's lines with one lost or doubled, or two swapped, in every way but at the end."""
+    damaged: dict[str, list[bytes]] = {}
+    for i in range(len(lines)):
+        damaged[f"doubled {i}"] = [*lines[: i + 1], *lines[i:]]
+        damaged[f"doubled at the end {i}"] = [*lines, lines[i]]
+        if i < len(lines) - 1:
+            damaged[f"lost {i}"] = [*lines[:i], *lines[i + 1 :]]
+        for j in range(i):
+            swapped = list(lines)
+            swapped[i], swapped[j] = lines[j], lines[i]
+            damaged[f"swapped {i}, {j}"] = swapped
+    return damaged
+
+
+def test_a_line_that_is_lost_doubled_or_swapped_is_noticed(cache):
+    log = published_in_steps(cache)
+    lines = log.read_bytes().splitlines(keepends=True)
+    for name, damaged in damaged_logs(lines).items():
+        log.write_bytes(b"".join(damaged))
+        with pytest.raises(CacheError, match=r"damaged cache entry .*growing\.txt"):
+            cache.get(KEY)
+        assert [result.status for result in cache.verify()] == ["damaged"], name
+
+
+def test_a_lost_end_gives_true_frames_and_is_said(cache, caplog):
+    with cache.growing_writer(KEY, facts={}) as writer:
+        for first in (0, 2, 4):
+            writer.append(*frames(first, first + 2))
+            writer.publish()
+        log = writer.directory / "growing.txt"
+        assert numbers_in(cache.get(KEY)) == list(range(6))
+    data = log.read_bytes()
+    assert not caplog.text
+    for cut in (data[: data.rindex(b"\n", 0, -1) + 1], data[:-1], data[:-40]):
+        log.write_bytes(cut)
+        caplog.clear()
+        assert numbers_in(cache.get(KEY)) == [0, 1, 2, 3]
+        assert "only its first 4 frames can be read" in caplog.text
+    with cache.growing_writer(KEY, facts={}) as writer:
+        writer.append(*frames(4, 5))
+        writer.publish()
+        caplog.clear()
+        assert numbers_in(cache.get(KEY)) == [0, 1, 2, 3, 4]
+        assert not caplog.text
+
+
+def test_another_entrys_log_is_never_gone_on_with(cache):
+    other = CacheKey("ab" * 32, "cd" * 32, {"stream": "garden"})
+    with cache.growing_writer(other, facts={}) as writer:
+        writer.append(*frames(50, 52))
+    log = published_in_steps(cache)
+    log.write_bytes((writer.directory / "growing.txt").read_bytes())
+    with pytest.raises(CacheError, match="another key"):
+        cache.get(KEY)
+    with pytest.raises(CacheError, match="another key"), cache.growing_writer(KEY, facts={}):
+        pass
+
+
+def write_as_before(cache: FrameCache, *, num_steps: int) -> Path:
+    """A log as voco-video wrote it before lines were chained, each line with a checksum of its own text alone."""
+    log = published_in_steps(cache, num_steps=num_steps)
+    contents = [json.loads(line.partition(b" ")[2]) for line in log.read_bytes().splitlines()]
+    assert contents[0].pop("is_chained")
+    texts = [json.dumps(content, sort_keys=True, separators=(",", ":")) for content in contents]
+    lines = [f"{blake3(text.encode()).hexdigest()} {text}\n".encode() for text in texts]
+    log.write_bytes(b"".join(lines))
+    return log
+
+
+def test_logs_from_before_lines_were_chained_are_read_and_gone_on_with(cache):
+    log = write_as_before(cache, num_steps=6)
+    entry = cache.get(KEY)
+    assert numbers_in(entry) == list(range(12))
+    assert entry.facts == {"source": "camera", "num_dropped_frames": 5}
+    assert not entry.is_growing
+    assert [result.status for result in cache.verify()] == ["ok"]
+    entry.close()
+    with cache.growing_writer(KEY, facts={}) as writer:
+        assert writer.num_frames == 12
+        writer.append(*frames(12, 14))
+    assert numbers_in(cache.get(KEY)) == list(range(14))
+    assert b"is_chained" not in log.read_bytes()
+
+
+def test_in_logs_from_before_frames_that_do_not_follow_are_noticed(cache):
+    log = write_as_before(cache, num_steps=6)
+    lines = log.read_bytes().splitlines(keepends=True)
+    num_noticed = 0
+    for damaged in damaged_logs(lines).values():
+        log.write_bytes(b"".join(damaged))
+        try:
+            entry = cache.get(KEY)
+        except CacheError:
+            num_noticed += 1
+        else:
+            assert numbers_in(entry) == list(range(12)), "lines of facts alone, whose order nothing tells"
+            entry.close()
+    assert num_noticed > len(damaged_logs(lines)) / 2

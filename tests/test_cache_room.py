@@ -7,6 +7,7 @@ import fcntl
 import os
 import shutil
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from typing import Any
 import pytest
 import torch
 from cached_frames import assert_same, frames, key, pts, write
+from full_disks import fill, small_ext4
 
 from voco_video.cache import FrameCache
+from voco_video.cache.layout import Layout
 from voco_video.errors import CacheError, UsageError
 
 
@@ -121,6 +124,105 @@ def test_a_full_disk_keeps_what_was_written(cache: FrameCache, monkeypatch: pyte
         monkeypatch.undo()
     assert cache.partial()[0].num_frames == 4
     assert_same(write(cache, key()).read(), frames(0, 10))
+
+
+def test_a_disk_without_one_free_block_can_be_freed(tmp_path: Path) -> None:
+    with small_ext4(tmp_path) as disk:
+        cache = FrameCache(disk / "cache")
+        for name in "abcd":
+            write(cache, key(name)).close()
+        with cache.writer(key("partial"), facts={}) as writer:
+            writer.append(frames(0, 2), pts(0, 2))
+        fill(disk)
+        free = os.statvfs(disk).f_bfree
+        cache.remove(key("a").digest)
+        assert os.statvfs(disk).f_bfree > free
+        fill(disk)
+        pruned = cache.prune(0, partial=True)
+        assert sorted(pruned) == sorted(key(name).digest for name in ("b", "c", "d", "partial"))
+        assert cache.entries() == cache.partial() == cache.verify() == []
+        assert_same(write(cache, key()).read(), frames(0, 10))
+
+
+def allow_no_new_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk as ext4 shows it: no directory can be made, nothing be renamed, no file created."""
+
+    def refusing_new(real: Callable[..., Any], is_new: Callable[..., bool]) -> Callable[..., Any]:
+        def call(*args: Any, **rest: Any) -> Any:
+            if is_new(*args):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(*args, **rest)
+
+        return call
+
+    monkeypatch.setattr(
+        os, "open", refusing_new(os.open, lambda path, flags, *_: flags & os.O_CREAT and not os.path.exists(path))
+    )
+    monkeypatch.setattr(os, "mkdir", refusing_new(os.mkdir, lambda path, *_: not os.path.exists(path)))
+    monkeypatch.setattr(os, "rename", refusing_new(os.rename, lambda *_: True))
+
+
+def test_removing_and_pruning_need_no_room(cache: FrameCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abcd":
+        write(cache, key(name)).close()
+    (cache.cache_dir / "locks" / f"{key('a').digest}.lock").unlink()
+    held = cache.get(key("d"))
+    assert held is not None
+    allow_no_new_names(monkeypatch)
+    with pytest.raises(CacheError, match="No space"):
+        write(cache, key("e"))
+    assert cache.remove(key("a").digest) == key("a").digest
+    with pytest.raises(CacheError, match="a process has it open, and the full disk has no room to set it aside"):
+        cache.remove(key("d").digest)
+    assert_same(held.read(), frames(0, 10))
+    assert cache.prune(0) == [key("b").digest, key("c").digest]
+    held.close()
+    assert cache.prune(0) == [key("d").digest]
+    assert cache.verify() == []
+
+
+def test_what_cannot_be_deleted_does_not_keep_the_rest(
+    cache: FrameCache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in "abc":
+        write(cache, key(name)).close()
+    real_rename = Path.rename
+
+    def rename(path: Path, target: Path) -> Path:
+        if path.name == key("b").digest:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real_rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    assert cache.prune(0) == [key("a").digest, key("c").digest]
+    assert f"{key('b').digest}: Permission denied" in caplog.text
+    with pytest.raises(CacheError, match="Permission denied"):
+        cache.prune(0)
+
+
+def test_an_entry_that_another_process_evicts_first_is_passed_over(
+    cache: FrameCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For each step of pruning: another prune removes everything just before it."""
+    other = FrameCache(cache.cache_dir)
+    for step in ("tidy", "unwritten", "discard", "evict"):
+        write(cache, key("a")).close()
+        with cache.writer(key("b"), facts={}) as writer:
+            writer.append(frames(0, 2), pts(0, 2))
+        real, calls = getattr(Layout, step), []
+
+        def first_the_other(layout: Layout, *args: Any, real: Any = real, calls: list = calls, **rest: Any) -> Any:  # type: ignore[type-arg]
+            calls.append(args)
+            if len(calls) == 1:
+                other.prune(0, partial=True)
+            return real(layout, *args, **rest)
+
+        monkeypatch.setattr(Layout, step, first_the_other)
+        cache.prune(0, partial=True)
+        monkeypatch.undo()
+        assert calls
+        assert cache.verify() == []
+        assert not list((cache.cache_dir / "locks").iterdir())
 
 
 def test_a_cache_directory_that_cannot_be_used_is_named(

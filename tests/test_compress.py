@@ -247,6 +247,7 @@ def test_paths_that_are_no_videos(voco, cache, tmp_path):
 
 def test_real_clips_compress_with_true_timestamps(voco, shared, cache, caplog):
     clips = sorted(p for p in (shared / "clips").rglob("*") if p.suffix in (".mp4", ".mov", ".mkv", ".webm"))
+    clips = [path for path in clips if path.parent.name != "faults"]
     assert len(clips) >= 18
     for path in clips:
         entry = compress_video(voco, path, cache=cache, sampling=Sampling(fps=2)).entry

@@ -437,7 +437,8 @@ def test_videos_of_different_compressors_do_not_join(loaded, clip):
 def plain(tmp_path_factory, voco) -> Path:
     """A checkpoint as others publish theirs: an image-text model that was never trained to compress."""
     folder = save_voco_model(voco, tmp_path_factory.mktemp("plain"))
-    (folder / "voco_config.json").unlink()
+    for name in ("voco_config.json", "voco.safetensors"):
+        (folder / name).unlink()
     (folder / "voco.safetensors").unlink()
     return folder
 

@@ -10,11 +10,13 @@ from clips import CLIPS
 
 import voco_video.demuxing as demuxing
 import voco_video.lanes as lanes
+import voco_video.packet_index as packet_index
 import voco_video.runs as runs
+from voco_video.demuxing import DamagedError
 from voco_video.errors import VideoError
 from voco_video.frames import Fit
 from voco_video.lanes import pays_side_by_side
-from voco_video.runs import CannotSeekError, DamagedError, Run, RunReader, plan_runs
+from voco_video.runs import CannotSeekError, Run, RunReader, plan_runs
 from voco_video.sampling import Sampling
 from voco_video.video import open_video, read_frames
 
@@ -60,13 +62,13 @@ def assert_same(got, expected):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kept_bytes", [0, demuxing.KEPT_BYTES], ids=["large file", "small file"])
+@pytest.mark.parametrize("kept_bytes", [0, packet_index.KEPT_BYTES], ids=["large file", "small file"])
 @pytest.mark.parametrize("held_bytes", [1, lanes.HELD_BYTES])
 @pytest.mark.parametrize("num_threads", [None, 1])
 def test_two_lanes_give_what_one_gives(folder, monkeypatch, opened, name, kept_bytes, held_bytes, num_threads):
     path = CLIPS[name].write(folder)
     monkeypatch.setattr(lanes, "threads_each", lambda runs, frame_bytes: num_threads)
-    monkeypatch.setattr(demuxing, "KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(packet_index, "KEPT_BYTES", kept_bytes)
     monkeypatch.setattr(lanes, "HELD_BYTES", held_bytes)
     monkeypatch.setattr(runs, "SEEK_PACKETS", 5)
     num_side_by_side = 0
@@ -174,7 +176,7 @@ def test_a_second_decoder_is_opened_for_enough_work_alone(folder, monkeypatch):
 
 def test_lanes_have_one_thread_each_where_none_waits_for_another(monkeypatch):
     def of(num_packets, num_frames):
-        return Run(0, 0, True, np.arange(num_frames), np.arange(num_frames), num_packets - 1)
+        return Run(0, 0, True, np.arange(num_frames), num_packets - 1)
 
     monkeypatch.setattr(lanes, "num_processors", lambda: 2)
     even = [of(250, 8)] * 6

@@ -326,7 +326,8 @@ def test_a_folder_that_is_no_checkpoint(tmp_path):
 def test_a_plain_checkpoint_has_no_voco_tokens_unless_asked_for(tmp_path):
     model = load_voco_model("voco-tiny")
     save_voco_model(model, tmp_path)
-    (tmp_path / "voco_config.json").unlink()
+    for name in ("voco_config.json", "voco.safetensors"):
+        (tmp_path / name).unlink()
     plain = load_voco_model(tmp_path)
     assert plain.num_voco_tokens == 0
     with pytest.raises(ModelError, match="no trained VoCo tokens"):

@@ -2,6 +2,9 @@
 
 An adapter is LoRA, or a second set of weights: a layer that compresses with one matrix and answers with another.
 Nothing here needs peft to be installed as long as a model carries no LoRA.
+
+Whether a pass runs with adapters is known to that pass alone (`adapters_off`). No layer is switched: other threads may
+be in the middle of a pass through the same layers.
 """
 
 from __future__ import annotations
@@ -11,20 +14,28 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from voco_video.checkpoint_files import read_small_weights
 from voco_video.errors import ModelError, UsageError
+from voco_video.settings_files import FETCH_AGAIN, is_there, read_settings
+from voco_video.voco_settings import Checked, is_list_of, is_number, is_one_of, is_text, is_whole
 
 ADAPTER_FOLDER = "answer_adapter"
 _CONFIG, _WEIGHTS = "adapter.json", "adapter.safetensors"
+ADAPTER_FILES = (f"{ADAPTER_FOLDER}/{_CONFIG}", f"{ADAPTER_FOLDER}/{_WEIGHTS}")
+_without_adapters: ContextVar[frozenset[int]] = ContextVar("without_adapters", default=frozenset())
+"""The layers, by `id`, that the pass of this thread runs through without their adapters."""
 
 
 class AnsweringLinear(nn.Module):
-    """A linear layer with a second set of weights to answer with; what peft's layers offer, it offers too.
+    """A linear layer with a second set of weights to answer with.
 
     Args:
         base_layer: the weights to compress with; those to answer with begin as a copy of them.
@@ -34,19 +45,14 @@ class AnsweringLinear(nn.Module):
         super().__init__()
         self.base_layer = base_layer
         self.answer_layer = copy.deepcopy(base_layer).requires_grad_(True)
-        self.disable_adapters = False
-
-    def enable_adapters(self, enabled: bool) -> None:
-        """Answer (True) or compress (False) from now on."""
-        self.disable_adapters = not enabled
 
     def get_base_layer(self) -> nn.Linear:
-        """The layer that compresses."""
+        """The layer that compresses, under the name that peft's layers have for theirs."""
         return self.base_layer
 
     def forward(self, hidden: Tensor) -> Tensor:
         """``[..., in] -> [..., out]``."""
-        if self.disable_adapters:
+        if id(self) in _without_adapters.get():
             output: Tensor = self.base_layer(hidden)
             return output
         # While they are trained, the weights to answer with are float32, whatever the type of the rest.
@@ -66,18 +72,27 @@ def adapted_layers(module: nn.Module) -> list[Any]:
 
 @contextmanager
 def adapters_off(module: nn.Module) -> Iterator[None]:
-    """Run ``module`` as if it had no adapters."""
-    layers = [layer for layer in adapted_layers(module) if not layer.disable_adapters]
-    trained = [p for layer in layers for p in layer.parameters() if p.requires_grad]
+    """Run ``module`` as if it had no adapters: in this thread, until the block is left."""
+    layers = adapted_layers(module)
     for layer in layers:
-        layer.enable_adapters(False)
+        if not isinstance(layer, AnsweringLinear) and not hasattr(layer, "asks_the_pass"):
+            kind: Any = type(layer)
+            layer.__class__ = _asking_the_pass(kind)
+    token = _without_adapters.set(_without_adapters.get() | {id(layer) for layer in layers})
     try:
         yield
     finally:
-        for layer in layers:
-            layer.enable_adapters(True)
-        for parameter in trained:  # enable_adapters also decides about gradients
-            parameter.requires_grad_(True)
+        _without_adapters.reset(token)
+
+
+@cache
+def _asking_the_pass(kind: Any) -> Any:
+    """A kind of peft's layers whose adapters are off for a pass too, not only for all threads."""
+
+    def disable_adapters(layer: Any) -> bool:
+        return layer._disable_adapters or id(layer) in _without_adapters.get()
+
+    return type(kind.__name__, (kind,), {"disable_adapters": property(disable_adapters), "asks_the_pass": True})
 
 
 def base_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -175,18 +190,55 @@ def load_adapters(decoder: nn.Module, folder: Path) -> str | None:
         The form of VoCo tokens that they were trained on; None for any, and without adapters.
 
     Raises:
-        ModelError: the adapters do not fit the decoder.
+        ModelError: the adapters are damaged, or do not fit the decoder.
     """
-    folder = folder / ADAPTER_FOLDER
-    if not (folder / _CONFIG).is_file():
+    found = read_adapters(folder)
+    if found is None:
         return None
-    settings = json.loads((folder / _CONFIG).read_text())
-    add_adapters(decoder, rank=settings["rank"], alpha=settings["alpha"], targets=tuple(settings["targets"]))
-    weights, parameters = load_file(folder / _WEIGHTS), adapter_weights(decoder)
-    if weights.keys() != parameters.keys():
-        raise ModelError(f"{folder}: these adapters are for another model")
+    folder = folder / ADAPTER_FOLDER
+    settings, weights = found
+    try:
+        add_adapters(decoder, rank=settings["rank"], alpha=settings["alpha"], targets=tuple(settings["targets"]))
+    except UsageError as error:
+        raise ModelError(f"{folder / _CONFIG}: {error}") from error
+    parameters = adapter_weights(decoder)
+    shapes = [{name: tuple(t.shape) for name, t in tensors.items()} for tensors in (weights, parameters)]
+    if shapes[0] != shapes[1]:
+        name = next(n for n in sorted({**shapes[0], **shapes[1]}) if shapes[0].get(n) != shapes[1].get(n))
+        stored, wanted = (s.get(name, "no such weight") for s in shapes)
+        raise ModelError(
+            f"{folder}: these adapters are for another model, or not complete: {name} is {stored} in {_WEIGHTS}, and "
+            f"{wanted} by {_CONFIG} and the model; {FETCH_AGAIN}"
+        )
     for name, tensor in weights.items():
         parameters[name].data.copy_(tensor)
         parameters[name].requires_grad_(False)
     form: str | None = settings["form"]
     return form
+
+
+def read_adapters(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """The settings and the weights of a checkpoint's answering adapters; None where it has none.
+
+    Raises:
+        ModelError: they are damaged.
+    """
+    folder = folder / ADAPTER_FOLDER
+    if not is_there(folder):
+        return None
+    if not folder.is_dir():
+        raise ModelError(f"{folder} has to be the folder of the answering adapters; {FETCH_AGAIN}")
+    path = folder / _CONFIG
+    checked = Checked(read_settings(path), path)
+    settings = {
+        "rank": checked.get("rank", "a whole number from 0 on", is_whole),
+        "alpha": checked.get("alpha", "a number", is_number),
+        "targets": checked.get("targets", "a list of names of layers", is_list_of(is_text)),
+        "form": checked.get("form", '"kv", "embeds", "both" or null', is_one_of("kv", "embeds", "both", None)),
+    }
+    weights = read_small_weights(folder / _WEIGHTS)
+    ranks = {len(tensor) for name, tensor in weights.items() if ".lora_A." in name and tensor.ndim}
+    if ranks != ({settings["rank"]} if settings["rank"] else set()):  # before LoRA of that rank takes memory
+        found = f"LoRA of rank {sorted(ranks)}" if ranks else "no LoRA"
+        raise ModelError(f"{path} says rank {settings['rank']}, and {_WEIGHTS} holds {found}; {FETCH_AGAIN}")
+    return settings, weights

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import TextStreamer
 
 from voco_video.backbone import CACHE_ARGUMENT
 from voco_video.batching import unless_out_of_memory
 from voco_video.errors import ModelError, UsageError
+from voco_video.inference import undisturbed
 from voco_video.model import Prefix, VocoModel
 from voco_video.moments import Moment, shared_moments
 
@@ -196,71 +196,111 @@ def stream_answer(
     history: Sequence[Message] = (),
     options: AnswerOptions = AnswerOptions(),
 ) -> Iterator[str]:
-    """Yield an answer's text piece by piece as it is generated."""
-    from transformers import TextIteratorStreamer
-
+    """Yield an answer's text piece by piece; a token is generated when the next piece is asked for, and never else."""
     prompt = _prompt(model, question, history)
     if problem := beyond_context(model, prefix, len(prompt)):
         log.warning(problem.strip())
-    streamer = TextIteratorStreamer(model.backbone.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            generate(model, prefix, [prompt], options=options, streamer=streamer)
-        except BaseException as error:
-            failure.append(error)
-            streamer.end()
-
-    worker = threading.Thread(target=run, name="voco-video generate", daemon=True)
-    worker.start()
-    yield from streamer
-    worker.join()
-    if failure:
-        raise failure[0]
+    text = _GrowingText(model.backbone.tokenizer, skip_special_tokens=True)
+    ends = _end_token_ids(model) if options.stop_at_end else set()
+    for token_ids, _ in generate_steps(model, prefix, [prompt], options=options):
+        if int(token_ids[0]) in ends:
+            break
+        text.put(token_ids.cpu())
+        yield from text.taken()
+    text.end()
+    yield from text.taken()
 
 
-@torch.inference_mode()
+class _GrowingText(TextStreamer):
+    """Text of the tokens so far, as far as later ones cannot change it."""
+
+    def __init__(self, tokenizer: Any, **options: Any) -> None:
+        super().__init__(tokenizer, **options)
+        self._pieces: list[str] = []
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        self._pieces.append(text)
+
+    def taken(self) -> list[str]:
+        """What has come since the last call."""
+        pieces, self._pieces = self._pieces, []
+        return [piece for piece in pieces if piece]
+
+
 def generate(
     model: VocoModel,
     prefix: Prefix,
     prompts: Sequence[Sequence[int]],
     *,
     options: AnswerOptions = AnswerOptions(),
-    streamer: Any = None,
 ) -> list[tuple[list[int], float]]:
     """Generate after a prefix for a batch of token-id prompts.
 
-    Prompts are padded on the left, between the prefix and the text, and the padding is masked.
-
     Args:
         prompts: token ids of each prompt, any lengths.
-        streamer: a `transformers` streamer, for a single prompt.
 
     Returns:
         For each prompt the new token ids, the end token left out, and the geometric mean of their probabilities.
     """
-    device = model.backbone.device
-    input_ids, mask = _left_padded(prompts, device)  # [B, T] each
-    attention_mask = torch.cat([mask.new_ones(len(prompts), prefix.length), mask], dim=1)  # [B, S + T]
-    if options.temperature:
-        torch.manual_seed(options.seed)
-    with model.answering(prefix.form):
-        output = model.backbone.model.generate(
-            input_ids,
-            generation_config=_generation_config(model, options),
-            attention_mask=attention_mask,
-            position_ids=prefix.text_start + (mask.cumsum(1) - 1).clamp_min(0),
-            streamer=streamer,
-            **{CACHE_ARGUMENT: prefix.to_cache(len(prompts)) if prefix.length else None},
-        )
-    new_ids = output.sequences[:, input_ids.shape[1] :]  # [B, A]
-    log_probs = torch.stack([step.float().log_softmax(-1) for step in output.logits], dim=1)  # [B, A, vocabulary]
-    chosen = log_probs.gather(-1, new_ids[..., None])[..., 0].cpu()  # [B, A]
     ends = _end_token_ids(model) if options.stop_at_end else set()
-    return [_until_end(ids, row, ends) for ids, row in zip(new_ids.tolist(), chosen)]
+    steps = list(generate_steps(model, prefix, prompts, options=options))
+    new_ids, log_probs = (torch.stack(tensors, dim=1).cpu() for tensors in zip(*steps, strict=True))  # [B, A] each
+    return [_until_end(ids, row, ends) for ids, row in zip(new_ids.tolist(), log_probs, strict=True)]
 
 
+def generate_steps(
+    model: VocoModel, prefix: Prefix, prompts: Sequence[Sequence[int]], *, options: AnswerOptions = AnswerOptions()
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Generate for a batch of prompts, one token of each at a time, until all have ended.
+
+    Prompts are padded on the left, between the prefix and the text, and the padding is masked. All that changes on the
+    way is in here: nothing of it is the model's, nor of torch's own generator of random numbers.
+
+    Yields:
+        Ids of the tokens that were chosen, int64 ``[B]``, and the logarithms of their probabilities, float32 ``[B]``.
+        Of a prompt that has ended they mean nothing.
+    """
+    backbone, batch_size = model.backbone, len(prompts)
+    ends = _end_token_ids(model) if options.stop_at_end else set()
+    with undisturbed():
+        input_ids, mask = _left_padded(prompts, backbone.device)  # [B, T] each
+        attention_mask = torch.cat([mask.new_ones(batch_size, prefix.length), mask], dim=1)  # [B, S + T]
+        positions = prefix.text_start + (mask.cumsum(1) - 1).clamp_min(0)  # [B, T]
+        processors = _processors(model, input_ids, attention_mask, positions, options)
+        random = torch.Generator(backbone.device).manual_seed(options.seed)
+        cache, is_padded, new_ids = prefix.to_cache(batch_size), not mask.all(), input_ids
+        has_ended = torch.zeros(batch_size, dtype=torch.bool)
+    for _ in range(options.max_new_tokens):
+        with undisturbed(), model.answering(prefix.form):
+            hidden = backbone.decoder(
+                inputs_embeds=backbone.embed(new_ids),
+                attention_mask=attention_mask if is_padded else None,
+                position_ids=positions,
+                use_cache=True,
+                **{CACHE_ARGUMENT: cache},
+            ).last_hidden_state
+            logits = backbone.logits(hidden[:, -1:])[:, 0].float()  # [B, vocabulary]
+            token_ids = _chosen(processors(input_ids, logits.clone()), options, random)  # [B]
+            log_probs = logits.log_softmax(-1).gather(-1, token_ids[:, None])[:, 0]  # [B]
+            new_ids = token_ids[:, None]
+            input_ids = torch.cat([input_ids, new_ids], dim=1)
+            attention_mask = torch.cat([attention_mask, mask.new_ones(batch_size, 1)], dim=1)
+            positions = positions[:, -1:] + 1
+            has_ended |= torch.tensor([token in ends for token in token_ids.tolist()])
+            is_over = bool(has_ended.all())
+        yield token_ids, log_probs
+        if is_over:
+            return
+
+
+def _chosen(scores: Tensor, options: AnswerOptions, random: torch.Generator) -> Tensor:
+    """One token for each row of scores, ``[B, vocabulary] -> [B]``: the likeliest, or drawn."""
+    if options.temperature:
+        return torch.multinomial(scores.softmax(-1), 1, generator=random)[:, 0]
+    return scores.argmax(-1)
+
+
+@undisturbed()
 def frame_attention(
     model: VocoModel, prefix: Prefix, prompt: Sequence[int], answer_ids: Sequence[int]
 ) -> tuple[np.ndarray, float]:
@@ -278,9 +318,8 @@ def frame_attention(
     tokens = torch.tensor([[*prompt, *answer_ids]], device=model.backbone.device)
     rows = slice(len(prompt) - 1, len(prompt) - 1 + max(1, len(answer_ids)))
     positions = torch.arange(prefix.text_start, prefix.text_start + tokens.shape[1], device=tokens.device)
-    # Only eager attention returns its weights.
-    with torch.inference_mode(), attention_by(model, "eager"), model.answering(prefix.form):
-        layers = model.backbone.decoder(
+    with model.answering(prefix.form):
+        layers = model.backbone.decoder_by("eager")(  # no other attention returns its weights
             inputs_embeds=model.backbone.embed(tokens),
             position_ids=positions[None],
             output_attentions=True,
@@ -291,21 +330,6 @@ def frame_attention(
     per_frame = (mean[slots.clamp_min(0)] * (slots >= 0)).sum(-1).numpy().astype(np.float64)  # [F]
     total = float(per_frame.sum())
     return per_frame / max(total, 1e-30), total
-
-
-_attention_lock = threading.Lock()
-
-
-@contextmanager
-def attention_by(model: VocoModel, implementation: str) -> Iterator[None]:
-    """Run the decoder with another implementation of attention; the chosen one comes back afterwards."""
-    with _attention_lock:
-        chosen = model.backbone.text_config._attn_implementation
-        model.backbone.decoder.set_attn_implementation(implementation)
-        try:
-            yield
-        finally:
-            model.backbone.decoder.set_attn_implementation(chosen)
 
 
 def _prompt(model: VocoModel, question: str, history: Sequence[Message]) -> list[int]:
@@ -325,6 +349,24 @@ def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tupl
     return input_ids.to(device), mask.to(device)
 
 
+def _processors(
+    model: VocoModel, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, options: AnswerOptions
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """What options and a checkpoint's own settings, such as a penalty for repetition, make of logits."""
+
+    def prepared(model: Any, input_ids: Tensor, logits_processor: Any, **others: Any) -> Any:
+        return logits_processor
+
+    processors: Callable[[Tensor, Tensor], Tensor] = model.backbone.model.generate(
+        input_ids,
+        generation_config=_generation_config(model, options),
+        attention_mask=attention_mask,
+        position_ids=positions,  # else some models keep their own for the next call
+        custom_generate=prepared,
+    )
+    return processors
+
+
 def _generation_config(model: VocoModel, options: AnswerOptions) -> Any:
     from transformers import GenerationConfig
 
@@ -336,9 +378,6 @@ def _generation_config(model: VocoModel, options: AnswerOptions) -> Any:
         temperature=options.temperature or None,
         eos_token_id=ends or None,
         pad_token_id=ends[0] if ends and options.stop_at_end else 0,
-        return_dict_in_generate=True,
-        output_logits=True,
-        use_cache=True,
     )
 
 

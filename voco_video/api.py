@@ -20,6 +20,7 @@ from voco_video.compress import CompressOptions, Form, Progress, Storage, compre
 from voco_video.compressed import CompressedVideo
 from voco_video.errors import CacheError, ModelError
 from voco_video.fingerprints import remembered
+from voco_video.inference import undisturbed
 from voco_video.loading import WeightBits
 from voco_video.model import VocoModel
 from voco_video.parts import Part
@@ -31,6 +32,7 @@ from voco_video.stream import Stream, StreamOptions, WhenBehind
 __all__ = ["CompressedVideo", "Found", "Part", "VideoModel", "VideoStream", "concat", "find", "load_model"]
 
 
+@undisturbed(inference=False)
 def load_model(
     path: str | Path = "voco-tiny",
     *,

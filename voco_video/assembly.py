@@ -18,6 +18,7 @@ from transformers.cache_utils import DynamicCache
 
 from voco_video.backbone import CACHE_ARGUMENT
 from voco_video.errors import UsageError
+from voco_video.inference import undisturbed
 from voco_video.model import Prefix, VocoModel, VocoTokens
 from voco_video.positions import places_among_text, rotate_keys
 
@@ -25,7 +26,7 @@ Texts = Mapping[int, Sequence[int]]
 """Token ids of the text before some of the frames, by frame."""
 
 
-@torch.inference_mode()
+@undisturbed()
 def assemble(model: VocoModel, tokens: VocoTokens, *, counts: Tensor, texts: Texts | None = None) -> Prefix:
     """What the text attends to, for frames of which each is seen with some of its tokens.
 

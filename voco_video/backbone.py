@@ -5,6 +5,8 @@ Nothing here knows about VoCo tokens, and nothing above this module knows which 
 
 from __future__ import annotations
 
+import copy
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,10 +19,24 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from voco_video.backbones import Family, ImageSettings, PromptTemplate, family_of, image_settings
 from voco_video.errors import ModelError
+from voco_video.inference import check_not_forked, lock_across_forks, num_forks, undisturbed
 from voco_video.positions import frame_positions
+from voco_video.settings_files import first_line
 
 CACHE_ARGUMENT = "cache" if "cache" in BaseModelOutputWithPast.__annotations__ else "past_key_values"
 """What the library calls the keys and values that a forward pass goes on from: its 5.24 renamed `past_key_values`."""
+
+# What a configuration holds besides what changes the computing: names, versions, training, ends of texts, the head.
+_NOT_COMPUTED = frozenset(
+    {
+        *("architectures", "dtype", "torch_dtype", "transformers_version", "name_or_path", "auto_map", "use_cache"),
+        *("tie_word_embeddings", "vocab_size", "max_position_embeddings", "image_seq_length", "pretraining_tp"),
+        *("return_dict", "problem_type", "id2label", "label2id", "projection_dim", "chunk_size_feed_forward"),
+        *("gradient_checkpointing", "is_encoder_decoder", "use_image_newline_parameter", "image_grid_pinpoints"),
+    }
+)
+_NOT_COMPUTED_PARTS = ("token_id", "token_index", "dropout", "initializer", "output_", "attn_implementation")
+_TOKENIZING = lock_across_forks()
 
 __all__ = ["Backbone", "ImageSettings", "PromptTemplate", "image_settings"]
 
@@ -42,6 +58,7 @@ class Backbone:
     images: ImageSettings
     template: PromptTemplate
     chat_template: str | None = field(default=None, repr=False)
+    _num_forks: int = field(default_factory=num_forks, init=False, repr=False, compare=False)
 
     @cached_property
     def family(self) -> Family:
@@ -67,6 +84,16 @@ class Backbone:
     def decoder(self) -> Any:
         """The language model without its head: ``inputs_embeds [B, T, D] -> last_hidden_state [B, T, D]``."""
         return self.model.get_decoder()
+
+    def decoder_by(self, attention: str) -> Any:
+        """The decoder as it is with another implementation of attention.
+
+        It shares all weights with `decoder`, which stays as it is: other threads may be in the middle of a pass.
+        """
+        config = copy.deepcopy(self.text_config)
+        decoder = _over_same_weights(self.decoder, self.text_config, config)
+        decoder.set_attn_implementation(attention)
+        return decoder
 
     @property
     def text_config(self) -> Any:
@@ -98,6 +125,17 @@ class Backbone:
             )
         return self.decoder.rotary_emb.inv_freq
 
+    @property
+    def computing_settings(self) -> str:
+        """The settings that change what is computed though weights and their shapes stay the same, as JSON.
+
+        Those that have their default value are left out, so that a new one in a later version of the library changes
+        nothing.
+        """
+        config = self.model.config
+        parts = {"": config, "text": self.text_config, "vision": config.vision_config}
+        return json.dumps({name: _changed_settings(part) for name, part in parts.items()}, sort_keys=True)
+
     def pixel_values(self, pixels: np.ndarray) -> Tensor:
         """Frames as decoded, uint8 ``[F, H, W, 3]``, to the vision tower's input ``[F, 3, H, W]`` on its device.
 
@@ -105,8 +143,8 @@ class Backbone:
         """
         frames = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device, non_blocking=True)
         values = frames.permute(0, 3, 1, 2).to(torch.float32)
-        mean = torch.tensor(self.images.mean, device=values.device).view(1, 3, 1, 1) * 255
-        std = torch.tensor(self.images.std, device=values.device).view(1, 3, 1, 1) * 255
+        mean = torch.tensor(self.images.mean, dtype=values.dtype, device=values.device).view(1, 3, 1, 1) * 255
+        std = torch.tensor(self.images.std, dtype=values.dtype, device=values.device).view(1, 3, 1, 1) * 255
         return ((values - mean) / std).to(self.dtype)  # [F, 3, H, W]
 
     def vision_tokens(self, pixel_values: Tensor) -> Tensor:
@@ -114,13 +152,14 @@ class Backbone:
 
         W is D; more where the decoder takes in vision features behind its first layers too (`Family.decoder_inputs`).
         """
+        check_not_forked(self._num_forks)
         return self.family.vision_tokens(self.model, pixel_values)
 
     @cached_property
     def num_vision_tokens(self) -> int:
         """N, as the tower and the projector give it for one empty frame."""
         empty = np.zeros((1, self.images.fit.height, self.images.fit.width, 3), np.uint8)
-        with torch.inference_mode():
+        with undisturbed():
             return self.vision_tokens(self.pixel_values(empty)).shape[1]
 
     @property
@@ -188,6 +227,7 @@ class Backbone:
 
     def embed(self, input_ids: Tensor | Sequence[int]) -> Tensor:
         """Token ids ``[..., T]`` to input embeddings ``[..., T, D]``."""
+        check_not_forked(self._num_forks)
         return self.model.get_input_embeddings()(torch.as_tensor(input_ids, dtype=torch.long, device=self.device))
 
     def logits(self, hidden_states: Tensor) -> Tensor:
@@ -204,7 +244,12 @@ class Backbone:
             ModelError: the checkpoint has no tokenizer or no chat template.
         """
         text = self.conversation_text(messages)
-        return [*self.template.text_before_ids, *self.tokenizer(text, add_special_tokens=False).input_ids]
+        return [*self.template.text_before_ids, *self.token_ids(text)]
+
+    def token_ids(self, text: str) -> list[int]:
+        """Text to token ids, nothing added."""
+        with _TOKENIZING:  # tokenizers change settings of their own on the way, and fail where two threads do
+            return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def conversation_text(self, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool = True) -> str:
         """A conversation as the chat template writes it, which takes contents as text or as a list of parts.
@@ -217,11 +262,11 @@ class Backbone:
             ModelError: there is no tokenizer or no chat template, or it refuses the conversation or loses text of it.
         """
         if self.tokenizer is None:
-            raise ModelError("this checkpoint has no tokenizer; ask with token ids (VocoModel.generate) instead")
+            raise ModelError("this checkpoint has no tokenizer; ask with token ids (voco_video.answer.generate)")
         if not (self.chat_template or getattr(self.tokenizer, "chat_template", None)):
             raise ModelError("this checkpoint's tokenizer has no chat template; add chat_template.jinja beside it")
         parts = [m | {"content": [{"type": "text", "text": m["content"]}]} for m in messages]
-        refusal, lost = "", set()
+        failure, lost = None, set()
         for conversation in (list(messages), parts):
             try:
                 text: str = self.tokenizer.apply_chat_template(
@@ -230,15 +275,17 @@ class Backbone:
                     add_generation_prompt=add_generation_prompt,
                     tokenize=False,
                 )
-            except Exception as error:  # a template is somebody's program, and refuses conversations in its own way
-                refusal = str(error)
+            except Exception as error:  # a template is a program, and raises anything
+                failure = error
                 continue
             # A template for pictures passes over a content that is not in parts, and says nothing.
             lost = {m["role"] for m in messages if m["content"].strip() not in text}
             if not lost:
                 return text
-        if refusal and not lost:
-            raise ModelError(f"this checkpoint's chat template refuses the conversation: {refusal}")
+        if failure is not None and not lost:
+            raise ModelError(
+                f"this checkpoint's chat template refuses the conversation: {first_line(failure)}"
+            ) from failure
         names = {"user": "question", "assistant": "answer", "system": "system message"}
         what = " and the ".join(names.get(role, role) for role in ("user", "assistant", "system") if role in lost)
         raise ModelError(f"this checkpoint's chat template leaves out the {what}; set another chat_template.jinja")
@@ -246,3 +293,46 @@ class Backbone:
     def text(self, token_ids: Sequence[int]) -> str:
         """Token ids back to text, special tokens left out."""
         return self.tokenizer.decode(list(token_ids), skip_special_tokens=True).strip()
+
+
+def _changed_settings(config: Any) -> dict[str, Any]:
+    defaults = type(config)().to_dict()
+    return {
+        name: _plain(value)
+        for name, value in config.to_dict().items()
+        if name.strip("_") not in _NOT_COMPUTED
+        and not any(part in name for part in _NOT_COMPUTED_PARTS)
+        and not name.endswith("_config")  # a part with settings of its own
+        and _plain(value) != _plain(defaults.get(name))
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A setting as it is written to JSON and read again, in whatever way it was written."""
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items() if item is not None}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _over_same_weights(module: Any, config: Any, other_config: Any) -> Any:
+    """A module with another configuration, over the same weights: what reads a configuration anew, the rest shared."""
+    children = {name: _over_same_weights(child, config, other_config) for name, child in module.named_children()}
+    reads_it = any(value is config for value in vars(module).values())
+    if not reads_it and all(child is getattr(module, name) for name, child in children.items()):
+        return module
+    other = copy.copy(module)
+    for name, value in vars(module).items():
+        if isinstance(value, dict):  # its children, and hooks that the library adds while it records
+            vars(other)[name] = copy.copy(value)
+        elif value is config:
+            vars(other)[name] = other_config
+    other._modules.update(children)
+    if hasattr(module, "_hf_hook"):  # moves what comes in to the module's device, in the place of `forward`
+        from accelerate.hooks import add_hook_to_module
+
+        for name in ("forward", "_old_forward", "_hf_hook"):
+            vars(other).pop(name, None)
+        add_hook_to_module(other, module._hf_hook)
+    return other

@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from voco_video.decoding import FrameReader
-from voco_video.demuxing import Source, StreamFacts, StreamIndex
+from voco_video.demuxing import Source, StreamFacts
 from voco_video.errors import UsageError
+from voco_video.packet_index import StreamIndex
 from voco_video.runs import Indices, keyframes_start_anew
 
 logger = logging.getLogger("voco_video")
@@ -36,7 +37,7 @@ class Reader(Protocol):
         """Planned frames of the latest `read` that did not decode."""
 
     def read(self, plan: Indices, first_frame: int = 0, *, repeats: bool = False) -> Iterator[tuple[int, Any]]:
-        """Yield (frame index, `av.VideoFrame` the way up it is stored) for plan[first_frame:]."""
+        """Yield (time in ticks, `av.VideoFrame` the way up it is stored) for plan[first_frame:]."""
 
 
 def check_backend(name: str) -> None:
@@ -111,7 +112,7 @@ class _ForeignReader:
         position = first_frame
         try:
             for frame_index, frame in self._read_foreign(plan[first_frame:]):
-                yield frame_index, frame
+                yield int(self._index.pts[frame_index]), frame
                 position += 1
         except _UntrustedError as reason:
             logger.warning("%s: PyAV decodes it instead of %s: %s", self._path, self._name, reason)
@@ -123,6 +124,8 @@ class _ForeignReader:
         reason = _reason_not_to_use(self._name, self._index, self._facts)
         if not reason and not keyframes_start_anew(self._path, self._index, plan, self._stop):
             reason = "not every keyframe of it can be decoded from"
+        if not reason and self._name == "decord" and _marks_other_keyframes(self._path):
+            reason = "it marks as keyframes what are none"
         if reason:
             raise _UntrustedError(reason)
         fetch = _guarded(self._open_library, self._path, self._index)
@@ -159,8 +162,8 @@ def _tolerance_seconds(index: StreamIndex) -> float:
 
 def _reason_not_to_use(name: str, index: StreamIndex, facts: StreamFacts) -> str | None:
     """Why this library would give other frames of such a file without a word, or None. Each case was seen to."""
-    if index.is_counted:
-        return "its frames carry no usable times"
+    if index.is_from_pictures:
+        return "its packets do not tell when its frames are shown"
     if facts.orientation.is_mirrored:
         return "it is stored as a mirror image"
     if name == "torchcodec":
@@ -173,9 +176,20 @@ def _reason_not_to_use(name: str, index: StreamIndex, facts: StreamFacts) -> str
         return f"the container is {facts.container}"
     # Frames shown before the keyframe that they follow in the file.
     entries = np.searchsorted(index.entry_packets, index.packet_of, side="right") - 1
-    if np.any(index.pts < index.entry_pts[entries]):
+    if np.any(np.arange(len(index.pts)) < index.entry_frames[np.maximum(entries, 0)]):
         return "frames refer across its keyframes (open groups of pictures)"
     return None
+
+
+def _marks_other_keyframes(path: Path) -> bool:
+    """Whether the container marks packets as keyframes that FFmpeg, having looked into them, does not take for such."""
+    keyframe_times = set()
+    with Source(path, num_threads=1) as source:
+        for packet in source.packets():
+            if packet.is_keyframe:
+                keyframe_times |= {packet.pts, packet.dts}
+        entries = source.stream.index_entries
+        return not all(entry.timestamp in keyframe_times for entry in entries if entry.is_keyframe)
 
 
 def _open_decord(path: Path, index: StreamIndex) -> _Fetch:

@@ -1,16 +1,13 @@
 """How many frames go through a model at once: as many as its device has memory for, and fewer where that is short.
 
-What a batch frees, the next one takes: `keep_freed_memory`.
-
 On a CPU nothing says beforehand that memory will not do, and too much of it ends the process; so there, as on a GPU, a
 batch of two frames is run and measured first, and the size is worked out from what is free.
 """
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -19,6 +16,7 @@ import torch
 
 from voco_video.errors import ModelError, UsageError
 from voco_video.frames import FrameBatch
+from voco_video.freed_memory import give_back_freed_memory
 
 BatchSize = int | Literal["auto"]
 Result = TypeVar("Result")
@@ -27,33 +25,8 @@ MAX_FRAMES = {"cpu": 16, "cuda": 256}  # nothing gets faster beyond these
 FREE_SHARE = 0.8  # of the memory that is free; the rest is for what allocators lose and others take
 _NO_CUDA_LIMIT = 16
 _CGROUP = Path("/sys/fs/cgroup")
-_KEPT_BYTES = 2**29
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of <malloc.h>
 
 logger = logging.getLogger(__name__)
-
-
-def keep_freed_memory() -> None:
-    """Have this process keep up to 512 MiB that it freed, where the C library is glibc and nobody set it up otherwise.
-
-    By default large blocks go back to the system and come again page by page, zeroed, batch after batch: up to 40 % of
-    the time of a small model, and what made that time vary.
-
-    All threads share one heap. With heaps of their own, what one thread has freed would not serve another: each thread
-    that opens a file of hours would keep FFmpeg's list of its packets, tens of MiB, beside what listing them has left.
-    """
-    if any(name == "GLIBC_TUNABLES" or name.startswith("MALLOC_") for name in os.environ):
-        return
-    _call_libc("mallopt", _M_TRIM_THRESHOLD, _KEPT_BYTES)
-    _call_libc("mallopt", _M_MMAP_THRESHOLD, _KEPT_BYTES)
-    _call_libc("mallopt", _M_ARENA_MAX, 1)
-
-
-def _call_libc(name: str, *arguments: int) -> None:
-    """Call a function of the C library, where it has one of that name."""
-    function = getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
-    if function is not None:
-        function(*arguments)
 
 
 def check_batch_size(batch_size: BatchSize) -> None:
@@ -82,6 +55,7 @@ class Batching:
         check_batch_size(batch_size)
         self.is_auto = batch_size == "auto"
         self.size: int | None = None if isinstance(batch_size, str) else batch_size
+        self._measuring = threading.Lock()
 
     def find(self, run: Callable[[int], object], *, device: torch.device) -> int:
         """The size; for ``"auto"``, once, from what two frames take.
@@ -92,10 +66,11 @@ class Batching:
         Raises:
             ModelError: not even one frame fits.
         """
-        if self.size is None:
-            self.size = largest_batch(run, device=device)
-            logger.info("batch size %d fits on %s", self.size, device)
-        return self.size
+        with self._measuring:
+            if self.size is None:
+                self.size = largest_batch(run, device=device)
+                logger.info("batch size %d fits on %s", self.size, device)
+            return self.size
 
     def passes(self, batch: FrameBatch, run: Callable[[FrameBatch], Result]) -> Iterator[tuple[FrameBatch, Result]]:
         """Run a batch in one pass, or in several where it is larger than what fits.
@@ -178,7 +153,7 @@ def peak_bytes(work: Callable[[], object], *, device: torch.device) -> int | Non
         before = torch.cuda.memory_allocated(device)
         work()
         return torch.cuda.max_memory_allocated(device) - before
-    _call_libc("malloc_trim", 0)  # what earlier work left behind would be taken again without being counted
+    give_back_freed_memory()  # what earlier work left behind would be taken again without being counted
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins again at what is resident now
     except OSError:

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText
 
 from voco_video.adapter_folder import base_of
 from voco_video.backbone import ImageSettings
 from voco_video.backbones import FAMILIES, family_of
-from voco_video.checkpoint import open_published
+from voco_video.checkpoint import read_beside, read_beside_weights
 from voco_video.checkpoint_files import (
-    VOCO_CONFIG,
+    CONFIG,
+    StoredWeight,
     find_checkpoint,
-    read_config,
-    read_image_processor,
+    stored_weights,
+    weight_files,
     weights_dtype,
 )
-from voco_video.published import PUBLISHED_MODEL_TYPE, PUBLISHED_NUM_VOCO_TOKENS, PublishedCheckpoint
+from voco_video.configurations import checked_config
+from voco_video.loading import empty_model
+from voco_video.published import (
+    PUBLISHED_MODEL_TYPE,
+    PUBLISHED_NUM_VOCO_TOKENS,
+    PublishedCheckpoint,
+    is_published,
+    open_published,
+)
+from voco_video.settings_files import read_settings
+from voco_video.voco_settings import read_voco_settings
 
 
 @dataclass(frozen=True)
@@ -120,35 +129,38 @@ def describe_checkpoint(path: str | Path) -> CheckpointFacts:
     (8, 64)
     """
     folder = find_checkpoint(path)
-    base = base_of(folder)
-    if base is not None:
-        own = json.loads((folder / VOCO_CONFIG).read_text())
+    base, voco = base_of(folder), read_voco_settings(folder)
+    if base is not None and voco is not None:
         facts = describe_checkpoint(base.name)
-        added = {name: own[name] for name in ("num_voco_tokens", "trained", "about")}
+        read_beside_weights(folder)
+        added = {name: getattr(voco, name) for name in ("num_voco_tokens", "trained", "about")}
         return replace(facts, path=str(folder), base=base.name, **added)
-    settings = json.loads((folder / "config.json").read_text())
-    if settings.get("model_type") == PUBLISHED_MODEL_TYPE:
+    read_beside_weights(folder)
+    settings = read_settings(folder / CONFIG)
+    if is_published(settings):
         return _published_facts(open_published(folder, settings))
-    config = read_config(folder)
+    config = checked_config(folder)
     family = family_of(config)
-    voco: dict[str, Any] = {}
-    if (folder / VOCO_CONFIG).is_file():
-        voco = json.loads((folder / VOCO_CONFIG).read_text())
-        images = ImageSettings.from_description(voco["images"])
-    else:
-        images = family.image_settings(read_image_processor(folder), config)
     return _facts(
         folder,
         config,
-        images,
+        read_beside(folder, config).images,
+        _stored(folder),
         title=family.title,
         model_type=config.model_type,
         layout="Hugging Face",
-        num_voco_tokens=voco.get("num_voco_tokens", 0),
-        trained=voco.get("trained", False),
+        num_voco_tokens=voco.num_voco_tokens if voco else 0,
+        trained=voco.trained if voco else False,
         declared_dtype=str(config.dtype or "float32"),
-        about=voco.get("about", ""),
+        about=voco.about if voco else "",
     )
+
+
+def _stored(folder: Path) -> dict[str, StoredWeight] | None:
+    """The heads of a folder's weights; None where it has none: a configuration can be described alone."""
+    if not any(folder.glob("*.safetensors*")) and not any(folder.glob("*.bin*")):
+        return None
+    return stored_weights(weight_files(folder), dtype=torch.float32)
 
 
 def _published_facts(checkpoint: PublishedCheckpoint) -> CheckpointFacts:
@@ -157,6 +169,7 @@ def _published_facts(checkpoint: PublishedCheckpoint) -> CheckpointFacts:
         checkpoint.folder,
         checkpoint.config,
         checkpoint.images,
+        checkpoint.stored_weights(torch.float32),
         title="VoCo-LLaMA" if has_voco else "original LLaVA-1.5",
         model_type=PUBLISHED_MODEL_TYPE,
         layout="published",
@@ -171,6 +184,7 @@ def _facts(
     folder: Path,
     config: Any,
     images: ImageSettings,
+    weights: dict[str, StoredWeight] | None,
     *,
     title: str,
     model_type: str,
@@ -197,7 +211,7 @@ def _facts(
         frame_size=f"{fit.height} x {fit.width}, {fit.mode}",
         bytes_per_frame=bytes_per_token(config, dtype),
         dtype=dtype,
-        num_parameters=_num_parameters(config),
+        num_parameters=empty_model(config, weights, folder=folder).num_parameters,
         about=about,
     )
 
@@ -209,10 +223,3 @@ def bytes_per_token(config: Any, dtype: str) -> dict[str, int]:
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     kv_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     return {"kv": 2 * text.num_hidden_layers * kv_heads * head_dim * itemsize, "embeds": text.hidden_size * itemsize}
-
-
-def _num_parameters(config: Any) -> int:
-    """Counted on a model that has shapes and no memory."""
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config)
-    return sum(parameter.numel() for parameter in model.parameters())

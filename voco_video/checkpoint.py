@@ -10,43 +10,57 @@ voco.safetensors        voco_embeds [K, D]
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
-from dataclasses import asdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from jinja2 import TemplateSyntaxError
+from safetensors.torch import save_file
 from torch import Tensor
 
-from voco_video.adapter_folder import Base, apply_changes, base_of, write_changes
+from voco_video.adapter_folder import apply_changes, base_of, describe_base, read_changes, write_changes
 from voco_video.adapters import (
+    ADAPTER_FILES,
     adapted_layers,
     adapter_settings,
     adapter_weights,
     load_adapters,
+    read_adapters,
     remove_adapters,
     save_adapters,
 )
 from voco_video.backbone import Backbone, ImageSettings, PromptTemplate
 from voco_video.backbones import family_of
 from voco_video.checkpoint_files import (
+    CONFIG,
+    RETRIEVAL_WEIGHTS,
     VOCO_CONFIG,
     VOCO_WEIGHTS,
     FileState,
     find_checkpoint,
-    read_config,
-    read_image_processor,
+    read_small_weights,
     read_tokenizer,
     stored_weights,
     weight_files,
 )
-from voco_video.errors import UsageError
-from voco_video.loading import LoadOptions, WeightBits, load_image_text_model
+from voco_video.configurations import check_frames, check_token_ids, checked_config, read_images
+from voco_video.errors import ModelError, UsageError
+from voco_video.inference import undisturbed
+from voco_video.loading import LoadOptions, WeightBits, check_runs, load_image_text_model
 from voco_video.model import Form, VocoModel
-from voco_video.published import PUBLISHED_MODEL_TYPE, PUBLISHED_NUM_VOCO_TOKENS, PublishedCheckpoint
+from voco_video.published import (
+    PUBLISHED_NUM_VOCO_TOKENS,
+    PublishedCheckpoint,
+    is_published,
+    open_published,
+)
+from voco_video.settings_files import first_line, has_file, read_settings
+from voco_video.voco_settings import FORMAT, Base, VocoSettings, read_voco_embeds, read_voco_settings
 
 
+@undisturbed(inference=False)
 def load_voco_model(
     path: str | Path = "voco-tiny",
     *,
@@ -85,9 +99,9 @@ def _load(folder: Path, options: LoadOptions, num_voco_tokens: int | None) -> Vo
         model = _with_adapter(model.backbone, folder, num_voco_tokens)
         model.sources = sources
         return model
-    config = json.loads((folder / "config.json").read_text())
-    if config.get("model_type") == PUBLISHED_MODEL_TYPE:
-        checkpoint = open_published(folder, config)
+    settings = read_settings(folder / CONFIG)
+    if is_published(settings):
+        checkpoint = open_published(folder, settings)
         sources = _states(checkpoint.folder) + _states(checkpoint.tower)  # before they are read
         model = _load_published(checkpoint, options, num_voco_tokens)
     else:
@@ -155,7 +169,7 @@ def save_voco_adapter(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    backbone, about_base = model.backbone, Base.of(base)
+    backbone, about_base = model.backbone, describe_base(base)
     state: Mapping[str, Tensor] = dict(model.named_parameters()) if state_dict is None else state_dict
     layers = adapted_layers(backbone.decoder)
     if layers and model.answering_form is not None:  # they answer alone
@@ -165,12 +179,14 @@ def save_voco_adapter(
     lora = {name: tensor for name, tensor in mine.items() if ".lora_" in name}
     settings = adapter_settings(backbone.decoder) if lora else {}
     changed = {name.replace(".base_layer.", "."): t for name, t in mine.items() if name not in lora}
-    write_changes(folder, changed=changed, lora=lora, lora_settings=settings | {"base": about_base.name})
-    _write_own_voco_files(model, folder, state["voco_embeds"], base=about_base)
+    files = write_changes(folder, changed=changed, lora=lora, lora_settings=settings | {"base": about_base.name})
+    _write_own_voco_files(model, folder, state["voco_embeds"], base=about_base, files=files)
     return folder
 
 
-def _write_own_voco_files(model: VocoModel, folder: Path, voco_embeds: Tensor, *, base: Base | None = None) -> None:
+def _write_own_voco_files(
+    model: VocoModel, folder: Path, voco_embeds: Tensor, *, base: Base | None = None, files: Iterable[str] = ()
+) -> None:
     backbone = model.backbone
     write_voco_files(
         folder,
@@ -183,6 +199,7 @@ def _write_own_voco_files(model: VocoModel, folder: Path, voco_embeds: Tensor, *
         about=model.about,
         default_form=model.default_form,
         base=base,
+        files=[*files, *(name for name in ADAPTER_FILES if (folder / name).is_file())],
     )
 
 
@@ -212,6 +229,7 @@ def write_voco_files(
     about: str = "",
     default_form: Form | None = None,
     base: Base | None = None,
+    files: Iterable[str] = (),
 ) -> None:
     """Write what a checkpoint has beside an image-text model: its VoCo files and its image processor's settings.
 
@@ -219,10 +237,11 @@ def write_voco_files(
         config: the image-text model's configuration.
         voco_embeds: ``[K, D]``; K = 0 for a model without VoCo tokens.
         base: the checkpoint that holds the image-text model, where the folder does not.
+        files: others that belong to it, so that one that gets lost is missed.
     """
     save_file({"voco_embeds": voco_embeds.detach().cpu().contiguous()}, folder / VOCO_WEIGHTS)
     settings = {
-        "format": 1,
+        "format": FORMAT,
         "num_voco_tokens": len(voco_embeds),
         "trained": trained,
         "about": about,
@@ -230,6 +249,7 @@ def write_voco_files(
         **asdict(template),
         "images": images.describe(),
         "chat_template": chat_template,
+        "files": list(files),
     }
     if base is not None:
         settings["base"] = asdict(base)
@@ -238,48 +258,136 @@ def write_voco_files(
     (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What a checkpoint has beside its image-text model's weights, every file of it read and checked.
+
+    Attributes:
+        settings: its voco_config.json; None where it has none.
+        tokenizer, images, template, chat_template: as in `Backbone`.
+    """
+
+    settings: VocoSettings | None
+    tokenizer: Any
+    images: ImageSettings
+    template: PromptTemplate
+    chat_template: str | None
+
+
+def read_beside(folder: Path, config: Any) -> Beside:
+    """Read the small files of a checkpoint, before gigabytes are read.
+
+    Args:
+        config: the image-text model's configuration.
+
+    Raises:
+        ModelError: one of them is damaged, or does not go with the configuration.
+    """
+    tokenizer = read_tokenizer(folder)
+    _check_vocabulary(tokenizer, config, folder)
+    settings = read_voco_settings(folder)
+    if settings is not None:
+        _check_chat_template(tokenizer, settings.chat_template, folder)
+        return _with_voco_settings(folder, settings, config, tokenizer)
+    _check_chat_template(tokenizer, None, folder)
+    images = read_images(folder, config)
+    check_frames(images, config, folder / "preprocessor_config.json")
+    try:
+        template = family_of(config).template(config, tokenizer)
+    except Exception as error:  # a tokenizer that cannot take its own image token; the library raises anything
+        raise ModelError(f"the tokenizer in {folder} does not go with its {CONFIG}: {first_line(error)}") from error
+    _check_template(template, config, folder / CONFIG)
+    return Beside(None, tokenizer, images, template, None)
+
+
+def _with_voco_settings(folder: Path, settings: VocoSettings, config: Any, tokenizer: Any) -> Beside:
+    check_frames(settings.images, config, folder / VOCO_CONFIG)
+    _check_template(settings.template, config, folder / VOCO_CONFIG)
+    read_voco_embeds(folder, settings, hidden_size=config.get_text_config(decoder=True).hidden_size)
+    return Beside(settings, tokenizer, settings.images, settings.template, settings.chat_template)
+
+
+def _check_chat_template(tokenizer: Any, own: str | None, folder: Path) -> None:
+    """Refuse a template that is no template; one that takes no such conversation may still take others."""
+    if tokenizer is None or not (own or tokenizer.chat_template):
+        return
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "?"}], chat_template=own, tokenize=False)
+    except TemplateSyntaxError as error:
+        where = VOCO_CONFIG if own else "chat_template.jinja or tokenizer_config.json"
+        raise ModelError(f"{folder}: its chat template in {where}, line {error.lineno}: {first_line(error)}") from error
+    except Exception:  # a template is a program, and raises anything
+        return
+
+
+def read_beside_weights(folder: Path) -> None:
+    """Read the small weights of a checkpoint, for what is wrong with them alone.
+
+    Raises:
+        ModelError: one of the files is damaged.
+    """
+    read_adapters(folder)
+    read_changes(folder)
+    if has_file(folder, RETRIEVAL_WEIGHTS):
+        read_small_weights(folder / RETRIEVAL_WEIGHTS)
+
+
 def _load_hugging_face(folder: Path, options: LoadOptions, num_voco_tokens: int | None) -> VocoModel:
-    config = read_config(folder)
-    family_of(config)  # before gigabytes are read
+    config = checked_config(folder)
+    beside = read_beside(folder, config)
     weights = stored_weights(weight_files(folder), dtype=options.torch_dtype)
     model = load_image_text_model(config, weights, options, folder=folder)
-    tokenizer = read_tokenizer(folder)
-    if not (folder / VOCO_CONFIG).is_file():
-        family = family_of(model.config)
-        images = family.image_settings(read_image_processor(folder), model.config)
-        backbone = Backbone(model, tokenizer, images, family.template(model.config, tokenizer))
-        return without_voco_tokens(backbone, num_voco_tokens)
-    return _with_voco_files(model, tokenizer, folder, num_voco_tokens)
+    return _with_voco_tokens(model, folder, beside, num_voco_tokens)
 
 
 def _with_adapter(base: Backbone, folder: Path, num_voco_tokens: int | None) -> VocoModel:
+    settings = read_voco_settings(folder)
+    assert settings is not None  # it names the base
+    beside = _with_voco_settings(folder, settings, base.model.config, base.tokenizer)
     remove_adapters(base.decoder)
     apply_changes(base, folder)
-    return _with_voco_files(base.model, base.tokenizer, folder, num_voco_tokens)
+    return _with_voco_tokens(base.model, folder, beside, num_voco_tokens)
 
 
-def _with_voco_files(model: Any, tokenizer: Any, folder: Path, num_voco_tokens: int | None) -> VocoModel:
-    """An image-text model with the VoCo tokens, the templates and the answering adapters in a folder."""
-    answering_form: Any = load_adapters(model.get_decoder(), folder)
-    settings = json.loads((folder / VOCO_CONFIG).read_text())
-    template = PromptTemplate(
-        *(tuple(settings[name]) for name in ("frame_before_ids", "frame_after_ids", "text_before_ids"))
+def _check_template(template: PromptTemplate, config: Any, path: Path) -> None:
+    vocab_size = config.get_text_config(decoder=True).vocab_size
+    for name, ids in asdict(template).items():
+        check_token_ids(ids, vocab_size, path, name)
+
+
+def _check_vocabulary(tokenizer: Any, config: Any, folder: Path) -> None:
+    """Added tokens may lie behind the model's rows, where nobody uses them; ordinary ones may not."""
+    if tokenizer is None:
+        return
+    ordinary = set(tokenizer.get_vocab().values()) - set(tokenizer.get_added_vocab().values())
+    check_token_ids(
+        [max(ordinary, default=0)], config.get_text_config(decoder=True).vocab_size, folder, "its tokenizer"
     )
-    images = ImageSettings.from_description(settings["images"])
-    backbone = Backbone(model, tokenizer, images, template, settings.get("chat_template"))
-    embeds = load_file(folder / VOCO_WEIGHTS)["voco_embeds"]
-    if not len(embeds):
-        return without_voco_tokens(backbone, num_voco_tokens)
-    if num_voco_tokens is not None and num_voco_tokens != embeds.shape[0]:
-        raise UsageError(f"num_voco_tokens={num_voco_tokens}: {folder.name} was made with {embeds.shape[0]}")
-    return VocoModel(
+
+
+def _with_voco_tokens(model: Any, folder: Path, beside: Beside, num_voco_tokens: int | None) -> VocoModel:
+    """An image-text model with the VoCo tokens and the answering adapters in a folder, where it has any."""
+    backbone = Backbone(model, beside.tokenizer, beside.images, beside.template, beside.chat_template)
+    settings = beside.settings
+    answering_form: Any = load_adapters(backbone.decoder, folder)
+    if settings is None or settings.num_voco_tokens == 0:
+        return _running(without_voco_tokens(backbone, num_voco_tokens), folder)
+    if num_voco_tokens not in (None, settings.num_voco_tokens):
+        raise UsageError(f"num_voco_tokens={num_voco_tokens}: {folder.name} was made with {settings.num_voco_tokens}")
+    voco = VocoModel(
         backbone,
-        embeds,
-        trained=settings["trained"],
-        about=settings.get("about", ""),
+        read_voco_embeds(folder, settings, hidden_size=backbone.hidden_size),
+        trained=settings.trained,
+        about=settings.about,
         answering_form=answering_form,
-        default_form=settings.get("default_form"),
-    ).eval()
+        default_form=settings.default_form,
+    )
+    return _running(voco.eval(), folder)
+
+
+def _running(model: VocoModel, folder: Path) -> VocoModel:
+    check_runs(model.backbone, folder)
+    return model
 
 
 def without_voco_tokens(backbone: Backbone, num_voco_tokens: int | None = None) -> VocoModel:
@@ -288,22 +396,12 @@ def without_voco_tokens(backbone: Backbone, num_voco_tokens: int | None = None) 
         return VocoModel(backbone, torch.empty(0, backbone.hidden_size)).eval()
     spread = backbone.embed([0]).new_tensor(backbone.model.get_input_embeddings().weight.float().std().item())
     generator = torch.Generator().manual_seed(0)
-    embeds = torch.randn(num_voco_tokens, backbone.hidden_size, generator=generator).to(spread) * spread
+    shape = num_voco_tokens, backbone.hidden_size
+    embeds = torch.randn(shape, generator=generator, dtype=torch.float32).to(spread) * spread
     return VocoModel(backbone, embeds, trained=False, about="Its VoCo tokens are untrained.").eval()
 
 
 # ---------------------------------------------------------------------- the published layouts
-
-
-def open_published(folder: Path, settings: dict[str, Any]) -> PublishedCheckpoint:
-    """A checkpoint of a published layout with the vision tower that its config.json names.
-
-    Raises:
-        ModelError: there is no such tower here.
-    """
-    name = str(settings["mm_vision_tower"])
-    beside = folder / name
-    return PublishedCheckpoint(folder, settings, beside if beside.is_dir() else find_checkpoint(name))
 
 
 def _load_published(checkpoint: PublishedCheckpoint, options: LoadOptions, num_voco_tokens: int | None) -> VocoModel:
@@ -314,6 +412,6 @@ def _load_published(checkpoint: PublishedCheckpoint, options: LoadOptions, num_v
     model.generation_config.pad_token_id = checkpoint.settings.get("pad_token_id")
     backbone = Backbone(model, checkpoint.tokenizer, checkpoint.images, checkpoint.template, checkpoint.chat_template)
     if checkpoint.voco_token_id is None:
-        return without_voco_tokens(backbone, num_voco_tokens)
+        return _running(without_voco_tokens(backbone, num_voco_tokens), checkpoint.folder)
     ids = [checkpoint.voco_token_id] * (num_voco_tokens or PUBLISHED_NUM_VOCO_TOKENS)
-    return VocoModel(backbone, backbone.embed(ids).detach().clone()).eval()
+    return _running(VocoModel(backbone, backbone.embed(ids).detach().clone()).eval(), checkpoint.folder)

@@ -1,8 +1,11 @@
-"""The files in a checkpoint's folder: configuration, image processor, tokenizer, weights in one piece or in shards."""
+"""The files in a checkpoint's folder: configuration, image processor, tokenizer, weights in one piece or in shards.
+
+Folders come from anywhere: copied halfway, fetched without Git LFS, edited by hand. Whatever is wrong with a file is a
+`ModelError` that names it and says what to do; nothing that a folder brings is ever executed.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +18,41 @@ from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
 from voco_video.errors import ModelError
+from voco_video.settings_files import (
+    FETCH_AGAIN,
+    check_content,
+    first_line,
+    has_file,
+    is_there,
+    read_settings,
+    read_text,
+    shown,
+)
 
+CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 VOCO_CONFIG, VOCO_WEIGHTS = "voco_config.json", "voco.safetensors"
+RETRIEVAL_WEIGHTS = "retrieval.safetensors"
 ASSETS = Path(__file__).parent / "assets"
 _NUM_SAMPLES = 64
-_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_TABLES = (".position_ids", ".inv_freq", ".num_batches_tracked")  # no weights; every model makes them for itself
+_VOCABULARIES = ("tokenizer.json", "tokenizer.model")
+_TOKENIZER_FILES = (*_VOCABULARIES, "tokenizer_config.json")
+_TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json")
+_CHAT_TEMPLATE = "chat_template.jinja"
+_PROCESSOR_SETTINGS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+
+# Layouts that need code of their own, which is never run; what holds the same model in the library's own layout.
+_INSTEAD = {
+    "internvl_chat": "the conversion of the same model whose name ends in -hf, such as OpenGVLab/InternVL3-1B-hf",
+    "llava_qwen": "a conversion such as llava-hf/llava-onevision-qwen2-7b-ov-hf",
+    "llava_mistral": "a LLaVA-1.5 or LLaVA-OneVision checkpoint of llava-hf, such as llava-hf/llava-1.5-7b-hf",
+    "llava_mpt": "a LLaVA-1.5 or LLaVA-OneVision checkpoint of llava-hf, such as llava-hf/llava-1.5-7b-hf",
+    "vila": "another family, such as Qwen/Qwen2.5-VL-7B-Instruct",
+    "nvila": "another family, such as Qwen/Qwen2.5-VL-7B-Instruct",
+}
+_INSTEAD_OF_VILA = _INSTEAD["vila"]
+_INSTEAD_OF_OTHERS = "a conversion to the library's own layout, often under the same name with -hf at its end"
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -32,12 +64,16 @@ def find_checkpoint(path: str | Path) -> Path:
     Raises:
         ModelError: nothing of that name is here; nothing is downloaded.
     """
-    folder = Path(path).expanduser()
+    try:
+        folder = Path(path).expanduser()
+    except RuntimeError:  # ~name, and nobody has that name
+        folder = Path(path)
     for candidate in (folder, ASSETS / str(path)):
-        if any((candidate / name).is_file() for name in ("config.json", VOCO_CONFIG)):
+        if any(has_file(candidate, name) for name in (CONFIG, VOCO_CONFIG)):
             return candidate
-    if folder.is_dir():
-        raise ModelError(f"{folder} holds no config.json, so it is not a checkpoint folder")
+    if is_there(folder):
+        lacks = f"holds no {CONFIG} (nor, as an adapter does, {VOCO_CONFIG})" if folder.is_dir() else "is no folder"
+        raise ModelError(f"{folder} {lacks}, so it is not a checkpoint folder")
     known = ", ".join(sorted(p.name for p in ASSETS.iterdir() if p.is_dir())) if ASSETS.is_dir() else "none"
     name, _, revision = str(path).partition("@")
     try:
@@ -52,16 +88,49 @@ def find_checkpoint(path: str | Path) -> Path:
         ) from error
 
 
+# ---------------------------------------------------------------------- what the library reads
+
+
 def read_config(folder: Path) -> Any:
     """The configuration that a folder's config.json declares.
 
     Raises:
-        ModelError: it is missing or damaged, or of a model_type that the library does not know.
+        ModelError: it is missing or damaged, or of a model_type that the library does not know or that needs code from
+            the folder.
     """
+    path = folder / CONFIG
+    settings = read_settings(path)
+    model_type = settings.get("model_type")
+    if not isinstance(model_type, str):
+        raise ModelError(f"{path}: model_type has to be a name such as 'llava', not {shown(model_type)}; {FETCH_AGAIN}")
+    if (instead := instead_of(settings)) is not None:
+        raise ModelError(
+            f"{path}: model_type {model_type!r} is a layout that needs its own code, which is never run; use {instead}"
+        )
+    if settings.get("quantization_config") is not None:
+        raise ModelError(
+            f"{path}: quantization_config: quantized weights are not supported; use the checkpoint in 16 bits, with "
+            "--weight-bits 8 or 4 to save memory"
+        )
     try:
-        return AutoConfig.from_pretrained(folder)
-    except Exception as error:
-        raise ModelError(f"{folder / 'config.json'} cannot be read: {_first_line(error)}") from error
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # the library raises anything
+        if "auto_map" in settings:
+            raise ModelError(
+                f"{path}: model_type {model_type!r} needs its own code, which is never run; use {_INSTEAD_OF_OTHERS}"
+            ) from error
+        raise ModelError(f"{path} cannot be read: {first_line(error)}") from error
+
+
+def instead_of(settings: dict[str, Any]) -> str | None:
+    """What to use in place of a layout that needs its own code; None for other layouts.
+
+    Args:
+        settings: the content of its config.json.
+    """
+    if "llm_cfg" in settings and "vision_tower_cfg" in settings:  # VILA and NVILA, under several model_types
+        return _INSTEAD_OF_VILA
+    return _INSTEAD.get(str(settings.get("model_type")))
 
 
 def read_image_processor(folder: Path) -> Any:
@@ -70,26 +139,79 @@ def read_image_processor(folder: Path) -> Any:
     Raises:
         ModelError: there is none, or one that cannot be read here.
     """
+    for name in _PROCESSOR_SETTINGS:
+        if has_file(folder, name):
+            read_settings(folder / name)
     try:
-        return AutoImageProcessor.from_pretrained(folder)
-    except Exception as error:
-        raise ModelError(f"the image processor in {folder} cannot be read: {_first_line(error)}") from error
+        return AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # the library raises anything
+        raise ModelError(
+            f"the image processor in {folder} cannot be read: {first_line(error)}. Its preprocessor_config.json has to "
+            "be that of a supported family"
+        ) from error
+
+
+def read_tokenizer(folder: Path, *, config: Any = None) -> Any:
+    """The tokenizer in a folder or None, with the chat template of a processor beside it where it has none itself.
+
+    Args:
+        config: a configuration to go by in place of the folder's own.
+
+    Raises:
+        ModelError: there is a tokenizer that cannot be read here.
+    """
+    if not any(has_file(folder, name) for name in _TOKENIZER_FILES):
+        return None
+    settings = {name: read_settings(folder / name) for name in _TOKENIZER_SETTINGS if has_file(folder, name)}
+    if has_file(folder, _CHAT_TEMPLATE):
+        read_text(folder / _CHAT_TEMPLATE)
+    found = [folder / name for name in _VOCABULARIES if has_file(folder, name)]
+    if not found and not has_file(folder, "vocab.json"):
+        raise ModelError(f"{folder} holds tokenizer_config.json without tokenizer.json: {FETCH_AGAIN}")
+    for path in found:
+        check_content(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
+    except Exception as error:  # the library raises anything
+        if (folder / "tokenizer.json").is_file():
+            read_settings(folder / "tokenizer.json")  # says where it is damaged
+        reason = f"the tokenizer in {folder} cannot be read: {first_line(error)}"
+        if not (folder / "tokenizer.json").is_file():
+            reason += " Its tokenizer.model needs two packages: pip install sentencepiece protobuf"
+        raise ModelError(reason) from error
+    beside = settings.get("chat_template.json", {})
+    if tokenizer.chat_template is None and beside:
+        if not isinstance(beside.get("chat_template"), str):
+            raise ModelError(f"{folder / 'chat_template.json'}: chat_template has to be text; {FETCH_AGAIN}")
+        tokenizer.chat_template = beside["chat_template"]
+    return tokenizer
+
+
+# ---------------------------------------------------------------------- weights
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """A checkpoint's files of weights, safetensors before pickles.
+    """A checkpoint's files of weights, safetensors before pickles, one file before shards, as the library has it.
 
     Raises:
-        ModelError: there are none.
+        ModelError: there are none, or the list of shards is damaged.
     """
-    for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
-        if (folder / index).is_file():
-            names = json.loads((folder / index).read_text())["weight_map"].values()
-            return [folder / name for name in sorted(set(names))]
     for name in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / name).is_file():
+        if has_file(folder, name):
             return [folder / name]
+        if has_file(folder, f"{name}.index.json"):
+            return _shards(folder / f"{name}.index.json")
     raise ModelError(f"{folder} holds no weights: neither model.safetensors nor pytorch_model.bin, nor shards of them")
+
+
+def _shards(index: Path) -> list[Path]:
+    names = read_settings(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise ModelError(f"{index}: weight_map has to name the file of every weight, not {shown(names)}; {FETCH_AGAIN}")
+    for weight, name in names.items():
+        if not isinstance(name, str) or name != Path(name).name or name in ("", ".", ".."):
+            raise ModelError(f"{index}: weight_map[{weight!r}] has to name a file beside it, not {shown(name)}")
+    return [index.parent / name for name in sorted(set(names.values()))]
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -98,13 +220,40 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         ModelError: the file is missing or damaged, or a pickle that holds more than weights.
     """
+    check_content(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return weights
-    except Exception as error:
-        raise ModelError(f"{path} cannot be read as weights: {_first_line(error)}") from error
+        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # the libraries raise anything
+        raise ModelError(f"{path} cannot be read as weights: {first_line(error)}; {FETCH_AGAIN}") from error
+    if not isinstance(weights, dict) or not all(isinstance(t, Tensor) for t in weights.values()):
+        raise ModelError(f"{path} cannot be read as weights: it holds something else than tensors by their names")
+    return weights
+
+
+def read_small_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of one of our own files, each of finite numbers.
+
+    Raises:
+        ModelError: as `read_weights`, or a tensor of whole numbers, or of numbers that are none.
+    """
+    weights = read_weights(path)
+    for name, tensor in weights.items():
+        if not tensor.is_floating_point():
+            raise ModelError(
+                f"{path}: {name} is {tensor.dtype}, and has to be of floating-point numbers; {FETCH_AGAIN}"
+            )
+        if not is_finite(tensor):
+            raise ModelError(f"{path}: {name} holds NaN or infinite numbers; {FETCH_AGAIN}")
+    return weights
+
+
+@torch.inference_mode()
+def is_finite(tensor: Tensor) -> bool:
+    """Whether every number of a floating-point tensor is one: no NaN, nothing infinite."""
+    total = tensor.sum(dtype=torch.float64 if tensor.dtype == torch.float64 else torch.float32)
+    return bool(total.isfinite()) or bool(tensor.isfinite().all())  # large numbers add up to infinity, too
 
 
 @dataclass(frozen=True)
@@ -139,11 +288,13 @@ class StoredWeight:
     Attributes:
         path: the file.
         name: of the tensor in it.
+        shape: of that tensor.
         mapped: the open file, for a weight that is kept as it is.
     """
 
     path: Path
     name: str
+    shape: tuple[int, ...]
     mapped: Any = None
 
     def __getitem__(self, index: Any) -> Tensor:
@@ -167,18 +318,32 @@ def stored_weights(files: Iterable[Path], *, dtype: torch.dtype) -> dict[str, St
     """
     weights: dict[str, StoredWeight] = {}
     for path in files:
-        if path.suffix != ".safetensors":
-            weights |= {name: StoredWeight(path, name) for name in read_weights(path)}
-            continue
-        try:
-            file = safe_open(path, "pt")
-            kinds = {name: file.get_slice(name).get_dtype() for name in list(file.keys())}
-        except Exception as error:
-            raise ModelError(f"{path} cannot be read as weights: {_first_line(error)}") from error
-        kept = str(dtype).removeprefix("torch.")
-        for name, kind in kinds.items():
-            weights[name] = StoredWeight(path, name, file if _DTYPES.get(kind) == kept else None)
+        if path.suffix == ".safetensors":
+            weights |= _stored_in(path, dtype)
+        else:
+            weights |= {n: StoredWeight(path, n, tuple(t.shape)) for n, t in read_weights(path).items()}
     return weights
+
+
+def _stored_in(path: Path, dtype: torch.dtype) -> dict[str, StoredWeight]:
+    check_content(path)
+    try:
+        file = safe_open(path, "pt")
+        heads = {name: file.get_slice(name) for name in list(file.keys())}
+        kinds = {name: (head.get_dtype(), tuple(head.get_shape())) for name, head in heads.items()}
+    except Exception as error:  # the library raises anything
+        raise ModelError(f"{path} cannot be read as weights: {first_line(error)}; {FETCH_AGAIN}") from error
+    kept = str(dtype).removeprefix("torch.")
+    for name, (kind, _) in kinds.items():
+        if kind not in _DTYPES and not name.endswith(_TABLES):
+            raise ModelError(
+                f"{path}: {name} is of type {kind}; weights have to be floating-point numbers of 16 bits or more; use "
+                "the checkpoint as it was before it was quantized"
+            )
+    return {
+        name: StoredWeight(path, name, shape, file if _DTYPES.get(kind) == kept else None)
+        for name, (kind, shape) in kinds.items()
+    }
 
 
 def sampled(tensor: Tensor) -> memoryview:
@@ -193,37 +358,17 @@ def weights_dtype(folder: Path) -> str | None:
     """The type of a checkpoint's first weight, from the head of its file.
 
     None for pickles, which have no head, and where no weights are here: a configuration can be described alone.
+
+    Raises:
+        ModelError: the file is damaged.
     """
     path = min(folder.glob("model*.safetensors"), default=None)
     if path is None:
         return None
-    with safe_open(path, "pt") as file:
-        name: str = file.get_slice(next(iter(file.keys()))).get_dtype()
-    return _DTYPES.get(name, name)
-
-
-def read_tokenizer(folder: Path, *, config: Any = None) -> Any:
-    """The tokenizer in a folder or None, with the chat template of a processor beside it where it has none itself.
-
-    Args:
-        config: a configuration to go by in place of the folder's own.
-
-    Raises:
-        ModelError: there is a tokenizer that cannot be read here.
-    """
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        return None
+    check_content(path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, config=config)
-    except Exception as error:
-        reason = f"the tokenizer in {folder} cannot be read: {_first_line(error)}"
-        if not (folder / "tokenizer.json").is_file():
-            reason += " Its tokenizer.model needs two packages: pip install sentencepiece protobuf"
-        raise ModelError(reason) from error
-    if tokenizer.chat_template is None and (folder / "chat_template.json").is_file():
-        tokenizer.chat_template = json.loads((folder / "chat_template.json").read_text())["chat_template"]
-    return tokenizer
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+        with safe_open(path, "pt") as file:
+            name: str = file.get_slice(next(iter(file.keys()))).get_dtype()
+    except Exception as error:  # the library raises anything
+        raise ModelError(f"{path} cannot be read as weights: {first_line(error)}; {FETCH_AGAIN}") from error
+    return _DTYPES.get(name, name)

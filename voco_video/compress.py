@@ -20,6 +20,7 @@ from voco_video.compressors import Compressor, check_compressor, compress_frames
 from voco_video.demuxing import Source
 from voco_video.errors import CacheError, ModelError, UsageError, VideoError
 from voco_video.frames import FrameBatch
+from voco_video.inference import undisturbed
 from voco_video.media_files import as_video_errors, check_readable
 from voco_video.model import Form, VocoModel, VocoTokens
 from voco_video.quantize import dequantize, quantize
@@ -266,13 +267,14 @@ def _undecoded(pts_seconds: np.ndarray) -> Iterator[FrameBatch]:
         yield FrameBatch(np.empty((len(pts_seconds), 0, 0, 3), np.uint8), pts_seconds)
 
 
+@undisturbed()
 def compress_batch(
     model: VocoModel, pixels: np.ndarray, compressor: Compressor, options: CompressOptions, seconds: StageSeconds
 ) -> VocoTokens:
     """Pixels ``[F, H, W, 3]`` to what is kept of them; the time it takes is added to ``seconds``."""
     if not compressor.sees_frames:
         return no_tokens(model, len(pixels))
-    with torch.inference_mode(), _clock(seconds, "vision", model):
+    with _clock(seconds, "vision", model):
         vision_tokens = model.vision_tokens(pixels)  # [F, N, D]
     with _clock(seconds, "llm", model):
         return compress_frames(
@@ -309,6 +311,7 @@ def _restored(tensors: dict[str, torch.Tensor], *, form: Form, dtype: torch.dtyp
     return VocoTokens(form, elastic=elastic, **dequantize(tensors, dtype=dtype))
 
 
+@undisturbed()
 def checked_int8_error(model: VocoModel, tokens: VocoTokens) -> float:
     """How far int8 moves the next-token logits after a probe, as a share of their standard deviation.
 
@@ -319,8 +322,7 @@ def checked_int8_error(model: VocoModel, tokens: VocoTokens) -> float:
     restored = _restored(stored_tensors(tokens, "int8"), form=tokens.form, dtype=dtype, elastic=tokens.elastic)
     ids = (*model.backbone.template.frame_before_ids, *model.backbone.template.text_before_ids)
     probe = torch.tensor([ids or (0,)], device=model.backbone.device)
-    with torch.inference_mode():
-        exact, moved = (model(probe, prefix=model.prefix(t))[0].float() for t in (tokens, restored))
+    exact, moved = (model(probe, prefix=model.prefix(t))[0].float() for t in (tokens, restored))
     error = float((exact - moved).abs().max() / exact.std())
     if error > INT8_MAX_LOGIT_ERROR:
         raise ModelError(

@@ -156,10 +156,9 @@ class CompressedVideo:
         return len(before) if positions is None else int(positions.min())
 
     def _clock_ids(self, seconds: float) -> list[int]:
-        tokenizer = self.model.voco.backbone.tokenizer
-        if tokenizer is None:
+        if self.model.voco.backbone.tokenizer is None:
             raise ModelError("this checkpoint has no tokenizer, so it cannot be told the time (clock_every_seconds)")
-        return list(tokenizer(clock_text(seconds), add_special_tokens=False).input_ids)
+        return self.model.voco.backbone.token_ids(clock_text(seconds))
 
     def frame_scores(self, question: str) -> np.ndarray:
         """How much each frame has to do with a question, float32 ``[F]``, see `voco_video.retrieval.FrameScores`.
@@ -170,11 +169,13 @@ class CompressedVideo:
         return self._found(question).scores
 
     def _found(self, question: str) -> FrameScores:
-        if question not in self._scores:
+        found = self._scores.get(question)
+        if found is None:
+            found = self._search.scores(question)
             if len(self._scores) >= _SCORES_KEPT:
                 self._scores.clear()
-            self._scores[question] = self._search.scores(question)
-        return self._scores[question]
+            self._scores[question] = found
+        return found
 
     def find(self, query: str, *, num_moments: int = 5) -> list[Moment]:
         """The moments that have most to do with a query, best first; nothing is generated.
@@ -212,7 +213,8 @@ class CompressedVideo:
 
     def _prefix(self, view: View, options: ViewOptions) -> Prefix:
         key = view.frames.tobytes(), view.counts.tobytes(), options.clock_every_seconds
-        if self._prefixes.get(key) is None:
+        prefix = self._prefixes.get(key)
+        if prefix is None:
             largest = int(view.counts.max(initial=0))
             tokens = read_chosen(self.parts, view.frames, num_voco_tokens=largest)
             prefix = assemble(
@@ -220,7 +222,7 @@ class CompressedVideo:
             )
             self._prefixes.clear()
             self._prefixes[key] = prefix
-        return self._prefixes[key]
+        return prefix
 
     def _clock(self, view: View, options: ViewOptions) -> dict[int, list[int]]:
         """Token ids of the times that stand before some of the frames seen."""

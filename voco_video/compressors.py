@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from voco_video.errors import ModelError, UsageError
+from voco_video.inference import undisturbed
 from voco_video.model import Form, VocoModel, VocoTokens
 
 CompressorName = Literal["voco", "full", "pool", "none"]
@@ -148,7 +149,7 @@ def compress_frames(
     return whole_frames(model, vision_tokens, grid=grid, form=form)
 
 
-@torch.inference_mode()
+@undisturbed()
 def whole_frames(
     model: VocoModel, vision_tokens: Tensor, *, grid: tuple[int, int] | None = None, form: Form = "kv"
 ) -> VocoTokens:

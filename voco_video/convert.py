@@ -12,10 +12,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, GenerationConfig, LlavaForConditionalGeneration
 
-from voco_video.checkpoint import open_published, write_voco_files
-from voco_video.checkpoint_files import find_checkpoint
+from voco_video.checkpoint import write_voco_files
+from voco_video.checkpoint_files import CONFIG, find_checkpoint, instead_of, is_finite
 from voco_video.errors import ModelError, UsageError
-from voco_video.published import PUBLISHED_MODEL_TYPE, PUBLISHED_NUM_VOCO_TOKENS, PublishedCheckpoint
+from voco_video.published import (
+    PUBLISHED_MODEL_TYPE,
+    PUBLISHED_NUM_VOCO_TOKENS,
+    PublishedCheckpoint,
+    is_published,
+    open_published,
+)
+from voco_video.settings_files import FETCH_AGAIN, first_line, read_settings, shown
 
 _EMBEDDINGS = "model.language_model.embed_tokens.weight"
 
@@ -86,11 +93,12 @@ def convert_checkpoint(
 
 
 def _published(folder: Path) -> PublishedCheckpoint:
-    settings = json.loads((folder / "config.json").read_text())
-    if settings.get("model_type") != PUBLISHED_MODEL_TYPE:
+    settings = read_settings(folder / CONFIG)
+    if not is_published(settings):
+        instead = instead_of(settings) or "it as it is"
         raise ModelError(
-            f"{folder} has model_type {settings.get('model_type')!r}, not {PUBLISHED_MODEL_TYPE!r}: it is not in a "
-            "published layout, so there is nothing to convert; use it as it is"
+            f"{folder} has model_type {shown(settings.get('model_type'))}, not {PUBLISHED_MODEL_TYPE!r}: it is not "
+            f"in a published layout, so there is nothing to convert; use {instead}"
         )
     return open_published(folder, settings)
 
@@ -106,16 +114,25 @@ def _checked_budget(checkpoint: PublishedCheckpoint, num_voco_tokens: int | None
 
 
 def _empty_folder(folder: Path) -> Path:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is there already; name a folder that is empty or does not exist")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UsageError(f"{folder} is there already; name a folder that is empty or does not exist")
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be made: {error.strerror}; name another folder") from error
     return folder
 
 
 def _expected_shapes(checkpoint: PublishedCheckpoint) -> dict[str, torch.Size]:
     """The library's names and shapes for this model, with no memory behind them."""
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(checkpoint.config)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(checkpoint.config, trust_remote_code=False)
+    except ModelError:
+        raise
+    except Exception as error:  # the library raises anything
+        path = checkpoint.folder / CONFIG
+        raise ModelError(f"{path}: no model can be made of these settings: {first_line(error)}") from error
     return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
@@ -127,6 +144,8 @@ def _checked_shards(checkpoint: PublishedCheckpoint, shapes: dict[str, torch.Siz
             if tensor.shape != shapes.get(name):
                 expected = tuple(shapes[name]) if name in shapes else "no such weight"
                 raise ModelError(f"{checkpoint.folder}: {name} is {tuple(tensor.shape)}, expected {expected}")
+            if not tensor.is_floating_point() or not is_finite(tensor):
+                raise ModelError(f"{checkpoint.folder}: {name} holds NaN, infinite or whole numbers; {FETCH_AGAIN}")
             missing.pop(name, None)
         if shard:
             yield shard

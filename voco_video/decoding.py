@@ -2,9 +2,9 @@
 
     wanted frames -> runs (`plan_runs`) -> one decoder, or two side by side (`read_side_by_side`) -> frames
 
-When a stream proves damaged (an error, a corrupt flag, a wanted frame that does not come) all shortcuts are given up:
-the rest is read from the first packet on, by one thread, past every error, so that the same file gives the same
-frames every time.
+When a stream proves damaged or other than its index (an error, a corrupt picture, one that comes from another packet
+than it should) all shortcuts are given up: the rest is read from the first packet on, by one thread, past every error,
+so that the same file gives the same frames every time.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from voco_video.demuxing import Source, StreamIndex
+from voco_video.demuxing import DamagedError, MisplacedError, Source, decode_on, packet_number
 from voco_video.lanes import pays_side_by_side, read_side_by_side
-from voco_video.runs import CannotSeekError, DamagedError, Indices, Run, RunReader, plan_runs
+from voco_video.packet_index import StreamIndex
+from voco_video.picture_index import index_again
+from voco_video.runs import CannotSeekError, Indices, Run, RunReader, plan_runs
 
 logger = logging.getLogger("voco_video")
 
@@ -36,7 +38,7 @@ class FrameReader:
 
     source:           a scanned one, used up and closed by the first `read` instead of opening another
     stop:             set by another thread to have a `read` end at the next packet
-    num_undecodable:  planned frames of the latest `read` that did not decode
+    num_undecodable:  planned frames of the latest `read` that did not decode, or only with errors in them
     """
 
     def __init__(self, path: Path, index: StreamIndex, stop: threading.Event, source: Source | None = None) -> None:
@@ -47,30 +49,34 @@ class FrameReader:
         self._stop = stop
 
     def read(self, plan: Indices, first_frame: int = 0, *, repeats: bool = False) -> Iterator[tuple[int, Any]]:
-        """Yield (frame index, `av.VideoFrame` the way up it is stored) for plan[first_frame:], never decreasing.
+        """Yield (time in ticks, `av.VideoFrame` the way up it is stored) for plan[first_frame:], never decreasing.
 
         A planned frame that does not decode gives way to the last one before it that does (or the first of all);
         unless `repeats`, no frame comes twice.
         """
         self.num_undecodable = 0
+        wanted: list[int] = self._index.pts[plan].tolist()
         # A recording cut out of a longer one begins with pictures that build on what is missing.
         num_in_lead = int(np.searchsorted(plan, self._index.first_keyframe))
-        position, previous = first_frame, None  # in the plan: the next to yield; what came for the one before
+        position, previous = first_frame, None  # in the plan: the next to yield; the time of what came before
         if num_in_lead and position <= num_in_lead:
-            previous = yield from self._read_past_damage(plan[:num_in_lead], position, repeats=repeats)
+            previous = yield from self._read_past_damage(wanted[:num_in_lead], position, repeats=repeats)
             position = num_in_lead
         try:
             for frame_index, frame in self._read_quickly(np.unique(plan[position:])):
                 while position < len(plan) and plan[position] == frame_index:
-                    if repeats or frame_index != previous:
-                        yield frame_index, frame
+                    if repeats or wanted[position] != previous:
+                        yield wanted[position], frame
                     position += 1
         except DamagedError as damage:
             logger.info("%s: %s; reading it from the start instead", self._path, damage)
-            yield from self._read_past_damage(plan, position, repeats=repeats)
+            if isinstance(damage, MisplacedError):
+                self._index = index_again(self._path)
+            yield from self._read_past_damage(wanted, position, repeats=repeats)
         if self.num_undecodable:
             logger.warning(
-                "%s: %d of %d frames could not be decoded; the last frame before each stands in for it",
+                "%s: %d of %d frames could not be decoded whole; the last frame before each stands in for it, or what "
+                "could be made of it",
                 self._path,
                 self.num_undecodable,
                 len(plan) - first_frame,
@@ -78,8 +84,8 @@ class FrameReader:
 
     def _read_quickly(self, frames: Indices) -> Iterator[tuple[int, Any]]:
         """Yield each of `frames` (distinct, ascending) or raise DamagedError at the first that does not come intact."""
-        if self._index.is_counted:
-            raise DamagedError("its frames carry no usable times")
+        if self._index.is_damaged:
+            raise DamagedError("it is damaged")
         num_read, can_seek, can_jump = 0, True, True
         while num_read < len(frames):
             try:
@@ -116,71 +122,49 @@ class FrameReader:
         return source or Source(self._path)
 
     def _read_past_damage(
-        self, plan: Indices, position: int, *, repeats: bool
+        self, wanted: Sequence[int], position: int, *, repeats: bool
     ) -> Generator[tuple[int, Any], None, int | None]:
-        """plan[position:] from the first packet on: for each frame the last decoded one not after it.
+        """wanted[position:] from the first packet on: for each of these times the last picture not later than it.
 
-        Returns the index of what stands for the plan's last frame.
+        Returns the time of what stands for the last one.
         """
         # What the frame before gave decides whether this one would repeat it, also when a caller resumes here.
         before = max(position - 1, 0)
         previous: int | None = None
-        for number, (frame_index, frame) in enumerate(self._stand_ins(plan[before:]), start=before):
-            is_new = repeats or frame_index != previous
-            previous = frame_index
+        for number, (pts, picture) in enumerate(self._stand_ins(wanted[before:]), start=before):
+            is_new = repeats or pts != previous
+            previous = pts
             if number < position:
                 continue
-            self.num_undecodable += int(frame_index != plan[number])
+            self.num_undecodable += pts != wanted[number] or picture.is_corrupt
             if is_new:
-                yield frame_index, frame
+                yield pts, picture
         return previous
 
-    def _stand_ins(self, wanted: Indices) -> Iterator[tuple[int, Any]]:
-        """For each of `wanted` (not decreasing) the last decoded frame not after it, or the first of all."""
+    def _stand_ins(self, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        """For each of these times (not decreasing) the last picture not later than it, or the first of all."""
         position, latest = 0, None
-        for frame_index, frame in self._decode_everything():
-            while position < len(wanted) and wanted[position] < frame_index:
-                yield latest or (frame_index, frame)
-                position += 1
-            latest = frame_index, frame
-            while position < len(wanted) and wanted[position] == frame_index:
-                yield latest
-                position += 1
-            if position == len(wanted):
-                return
+        with contextlib.closing(self._decode_everything()) as pictures:
+            for pts, picture in pictures:
+                while position < len(wanted) and wanted[position] < pts:
+                    yield latest or (pts, picture)
+                    position += 1
+                latest = pts, picture
+                while position < len(wanted) and wanted[position] == pts:
+                    yield latest
+                    position += 1
+                if position == len(wanted) or self._stop.is_set():
+                    return
         while latest is not None and position < len(wanted):
             yield latest
             position += 1
 
-    def _decode_everything(self) -> Iterator[tuple[int, Any]]:
-        """Every frame that decodes from the first packet on, whatever errors lie between, in time order."""
-        # One thread where there is damage: concealment of errors differs from run to run when several decode at once.
-        with Source(self._path, num_threads=None if self._index.is_counted else 1) as source:
-            latest, count = -1, 0
-            for frame in _decode_leniently(source):
-                if self._index.is_counted:
-                    frame_index, count = count, count + 1
-                    if frame_index >= len(self._index.pts):
-                        return
-                elif frame.pts is None:
-                    continue
-                else:
-                    frame_index = int(np.searchsorted(self._index.pts, frame.pts))
-                    if frame_index <= latest or frame_index == len(self._index.pts):
-                        continue
-                    if self._index.pts[frame_index] != frame.pts:
-                        continue
-                if self._stop.is_set():
-                    return
-                latest = frame_index
-                yield frame_index, frame
-
-
-def _decode_leniently(source: Source) -> Iterator[Any]:
-    import av
-
-    for packet in source.packets():
-        with contextlib.suppress(av.error.FFmpegError):
-            yield from source.decoder.decode(packet)
-    with contextlib.suppress(av.error.FFmpegError):
-        yield from source.decoder.decode(None)
+    def _decode_everything(self) -> Generator[tuple[int, Any], None, None]:
+        """Every picture that decodes from the first packet on, with its time in ticks, later than the one before."""
+        latest = -1
+        with Source(self._path, lenient=True) as source:
+            for picture in decode_on(source):
+                frame = int(self._index.frame_of[packet_number(picture)]) if picture.opaque else -1
+                if frame > latest:  # a damaged picture may come late: time does not go back for it
+                    latest = frame
+                    yield int(self._index.pts[frame]), picture

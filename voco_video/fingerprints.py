@@ -39,7 +39,7 @@ def remembered(model: VocoModel, compute: Callable[[], str], *, what: str, cache
         cache_dir: the frame cache's folder.
 
     >>> remembered(model, model.fingerprint, what="compressing", cache_dir=cache.cache_dir)      # doctest: +SKIP
-    '943b433dc0a3...'
+    '2b9f87b6264e...'
     """
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     if size < MIN_BYTES or not _is_as_loaded(model):

@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from voco_video.demuxing import Source, StreamIndex, num_processors
+from voco_video.demuxing import Source, num_processors
 from voco_video.errors import VideoError
+from voco_video.packet_index import StreamIndex
 from voco_video.runs import Run, RunReader
 
 NUM_LANES = 2

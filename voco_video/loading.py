@@ -6,24 +6,34 @@ moved only the result stays.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from torch import Tensor
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, GenerationConfig
 
+from voco_video.backbone import Backbone
 from voco_video.backbones import family_of
-from voco_video.batching import keep_freed_memory
 from voco_video.blocked_attention import BLOCKED, has_bfloat16
-from voco_video.checkpoint_files import StoredWeight
+from voco_video.checkpoint_files import CONFIG, GENERATION_CONFIG, StoredWeight, is_finite
+from voco_video.configurations import check_generation
 from voco_video.errors import ModelError, UsageError
+from voco_video.inference import lock_across_forks
+from voco_video.settings_files import FETCH_AGAIN, first_line
+
+logger = logging.getLogger(__name__)
 
 WeightBits = Literal[4, 8, 16]
 ATTENTION_IMPLEMENTATIONS = ("auto", "sdpa", "flash_attention_2", "eager", BLOCKED)
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+_LOADING = lock_across_forks()
 
 
 @dataclass(frozen=True)
@@ -124,7 +134,7 @@ def load_image_text_model(
 ) -> Any:
     """A Hugging Face image-text model in eval mode, its weights read straight to where they belong.
 
-    On a CPU the process keeps some of the memory that it frees from then on (`keep_freed_memory`).
+    One model is loaded at a time: meanwhile the library changes the default type and initialisation for all threads.
 
     Args:
         config: its configuration.
@@ -133,23 +143,32 @@ def load_image_text_model(
 
     Raises:
         UsageError: an option that needs what is not installed.
-        ModelError: weights are missing or do not fit, or the model does not fit the devices.
+        ModelError: weights are missing, do not fit or hold NaN, or the model does not fit the devices.
     """
-    if options.torch_device.type == "cpu":
-        keep_freed_memory()
-    single = {"": options.torch_device}
-    kind: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
-    try:
-        model, found = kind.from_pretrained(
-            None,
-            config=config,
-            state_dict=weights,
-            dtype=options.torch_dtype,
-            attn_implementation=options.attention,
-            device_map=single if options.device_map is None else options.device_map,
-            quantization_config=_quantization(config, options),
-            output_loading_info=True,
+    has_generation = check_generation(folder, config.get_text_config(decoder=True).vocab_size)
+    empty = empty_model(config, weights, folder=folder)
+    left_out = empty.weights_left_out
+    if left_out:
+        logger.warning(
+            "%s: %d of its weights are no part of a %s model and are left out, such as %s",
+            folder,
+            len(left_out),
+            config.model_type,
+            left_out[0],
         )
+    single = {"": options.torch_device}
+    try:
+        with _LOADING, _without_reports():
+            model, found = _model_class(config).from_pretrained(
+                None,
+                config=config,
+                state_dict=weights,
+                dtype=options.torch_dtype,
+                attn_implementation=options.attention,
+                device_map=single if options.device_map is None else options.device_map,
+                quantization_config=_quantization(config, options),
+                output_loading_info=True,
+            )
     except ImportError as error:
         raise UsageError(f"{error}. Install the extra: pip install 'voco-video[flash-attn]', or use sdpa") from error
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -157,18 +176,120 @@ def load_image_text_model(
             f"{folder} does not fit into the memory of {options.device_map or options.torch_device} as "
             f"{options.torch_dtype}: use --dtype bfloat16, --weight-bits 8 or 4, or --device-map auto"
         ) from error
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"cannot load {folder}: {error}") from error
+    except ModelError:
+        raise
+    except Exception as error:  # the library raises anything
+        raise ModelError(f"cannot load {folder}: {first_line(error)}") from error
     _check_complete(model, found, folder)
-    if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+    _check_finite(model, weights, folder)
+    if has_generation:
+        model.generation_config = _read_generation(folder)
     return model.eval()
 
 
-def _check_complete(model: Any, found: Mapping[str, Any], folder: Path) -> None:
+@dataclass(frozen=True)
+class EmptyModel:
+    """A model that has shapes and no memory, for which a checkpoint's weights are the right ones.
+
+    Attributes:
+        num_parameters: of tower, projector and decoder.
+        weights_left_out: names of the checkpoint's weights that are no part of it.
+    """
+
+    num_parameters: int
+    weights_left_out: tuple[str, ...]
+
+
+def empty_model(config: Any, weights: Mapping[str, StoredWeight] | None, *, folder: Path) -> EmptyModel:
+    """Compare the shapes of a checkpoint's weights with its configuration, before any memory is taken.
+
+    The library loads shapes without numbers, under its own renamings of older names.
+
+    Args:
+        weights: as `load_image_text_model`; None where there are none, and the configuration is all there is.
+
+    Raises:
+        ModelError: no model can be made of the configuration, or weights are missing or of other shapes.
+    """
+    path = folder / CONFIG
+    if weights is not None:
+        _check_depth(config, len(weights), path)
+    try:
+        with _without_reports():
+            if weights is None:
+                with torch.device("meta"):
+                    model, found = _model_class(config)._from_config(config), {}
+            else:
+                shapes = {name: _Shape(weight.shape) for name, weight in weights.items()}
+                model, found = _model_class(config).from_pretrained(
+                    None,
+                    config=config,
+                    state_dict=shapes,
+                    dtype=torch.float32,
+                    device_map={"": "meta"},
+                    ignore_mismatched_sizes=True,
+                    output_loading_info=True,
+                )
+    except Exception as error:  # the library raises anything
+        raise ModelError(f"{path}: no model can be made of these settings: {first_line(error)}") from error
+    for name, stored, expected in sorted(found.get("mismatched_keys", ())):
+        raise ModelError(
+            f"{path} and the weights do not belong together: {name} is {tuple(stored)} in the files, and "
+            f"{tuple(expected)} by the configuration; {FETCH_AGAIN}"
+        )
+    _check_missing(found, folder)
+    names = tuple(sorted(found.get("unexpected_keys", ())))
+    return EmptyModel(sum(parameter.numel() for parameter in model.parameters()), names)
+
+
+def _model_class(config: Any) -> Any:
+    return MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+
+
+class _Shape:
+    """One weight's shape in place of the weight, as the library takes it from `StoredWeight`."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._shape = shape
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return torch.empty(self._shape, device="meta")[index]
+
+
+def _check_depth(config: Any, num_weights: int, path: Path) -> None:
+    """Even without memory, a billion layers take for ever."""
+    for part in (config.get_text_config(decoder=True), config.vision_config):
+        for key in ("num_hidden_layers", "depth"):
+            depth = getattr(part, key, 0)
+            if depth > num_weights:
+                raise ModelError(f"{path}: {key} is {depth}, and the files hold {num_weights} weights in all")
+
+
+@contextmanager
+def _without_reports() -> Iterator[None]:
+    """Keep the library's table of missing weights out of this thread's log: it is raised in one line instead."""
+    thread = threading.get_ident()
+
+    def passes(record: logging.LogRecord) -> bool:
+        return record.thread != thread or "LOAD REPORT" not in record.getMessage()
+
+    library = logging.getLogger("transformers.modeling_utils")
+    library.addFilter(passes)
+    try:
+        yield
+    finally:
+        library.removeFilter(passes)
+
+
+def _check_missing(found: Mapping[str, Any], folder: Path) -> None:
     """The library gives a missing weight random numbers and a warning."""
-    if missing := sorted(found["missing_keys"]):
-        raise ModelError(f"{folder}: missing weights {missing[:3]}{', ...' if len(missing) > 3 else ''}")
+    if missing := sorted(found.get("missing_keys", ())):
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise ModelError(f"{folder}: missing weights {missing[:3]}{more}: its files are not complete; {FETCH_AGAIN}")
+
+
+def _check_complete(model: Any, found: Mapping[str, Any], folder: Path) -> None:
+    _check_missing(found, folder)
     places = {name: str(device) for name, device in (getattr(model, "hf_device_map", None) or {}).items()}
     left = (
         {"disk"} if set(places.values()) <= {"cpu", "disk"} else {"cpu", "disk"}
@@ -178,6 +299,51 @@ def _check_complete(model: Any, found: Mapping[str, Any], folder: Path) -> None:
             f"{folder} does not fit into all devices together: there is no room for {', '.join(left_out[:3])}; use "
             "--dtype bfloat16, --weight-bits 4 or another machine"
         )
+
+
+def _check_finite(model: Any, weights: Mapping[str, StoredWeight], folder: Path) -> None:
+    """Refuse NaN and infinite weights. They are looked for where they are used, so a GPU looks through its own."""
+    bad = [name for name, p in model.named_parameters() if p.is_floating_point() and not is_finite(p)]
+    if not bad:
+        return
+    for name, weight in weights.items():
+        tensor = weight[...]
+        if tensor.is_floating_point() and not is_finite(tensor):
+            raise ModelError(f"{weight.path}: {name} holds NaN or infinite numbers; {FETCH_AGAIN}")
+    raise ModelError(f"{folder}: {bad[0]} does not fit into {model.dtype}: use --dtype bfloat16 or float32")
+
+
+@torch.inference_mode()
+def check_runs(backbone: Backbone, folder: Path) -> None:
+    """Put one empty frame through the vision tower and one token through the decoder.
+
+    Some settings fit the shapes of all weights, and still nothing can be computed by them.
+
+    Raises:
+        ModelError: the model cannot be run, or what comes out of it is no number.
+    """
+    try:
+        count = backbone.num_vision_tokens
+        hidden = backbone.decoder(inputs_embeds=backbone.embed([0])[None], use_cache=False).last_hidden_state
+        is_sound = is_finite(backbone.logits(hidden))
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise ModelError(
+            f"{folder} leaves no memory to compute with: use --dtype bfloat16 or --device-map auto"
+        ) from error
+    except Exception as error:  # the library raises anything
+        raise ModelError(f"the model in {folder} cannot be run; correct its {CONFIG}: {first_line(error)}") from error
+    expected = backbone.family.num_vision_tokens(backbone.model.config, backbone.images.fit)
+    if count != expected:
+        raise ModelError(f"{folder / CONFIG}: a frame has {count} vision tokens, not {expected} as its settings say")
+    if not is_sound:
+        raise ModelError(f"the model in {folder} gives NaN or infinite numbers; correct its {CONFIG}, or {FETCH_AGAIN}")
+
+
+def _read_generation(folder: Path) -> Any:
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    except Exception as error:  # the library raises anything
+        raise ModelError(f"{folder / GENERATION_CONFIG} cannot be read: {first_line(error)}") from error
 
 
 def _check_quantization(device: torch.device, bits: int) -> None:

@@ -25,6 +25,7 @@ from voco_video.backbone import CACHE_ARGUMENT, Backbone
 from voco_video.cache_layers import GrowingLayer, LastTailLayer, PassIsOver, TailLayer
 from voco_video.checkpoint_files import FileState
 from voco_video.errors import ModelError, UsageError
+from voco_video.inference import undisturbed
 from voco_video.positions import compact_positions, rotate_keys
 
 Form = Literal["kv", "embeds"]
@@ -198,7 +199,7 @@ class VocoModel(nn.Module):
         num_voco_tokens = num_voco_tokens if num_voco_tokens == 0 else self.checked_budget(num_voco_tokens)
         return self.backbone.frame_sequence(vision_tokens, then=self.voco_embeds[:num_voco_tokens])  # [F, P + K, D]
 
-    @torch.inference_mode()
+    @undisturbed()
     def compress(self, vision_tokens: Tensor, *, num_voco_tokens: int | None = None, form: Form = "kv") -> VocoTokens:
         """Run a batch of frames through the decoder and keep what stands at the VoCo positions.
 
@@ -223,7 +224,7 @@ class VocoModel(nn.Module):
             return VocoTokens("embeds", embeds=hidden[:, -num_voco_tokens:].clone())  # [F, K, D]
         return self.keys_and_values(sequence, num_kept=num_voco_tokens)
 
-    @torch.inference_mode()
+    @undisturbed()
     def keys_and_values(self, sequence: Tensor, *, num_kept: int, grid: tuple[int, int] | None = None) -> VocoTokens:
         """Run frame sequences through the decoder and keep the keys and values of their last positions.
 
@@ -253,7 +254,7 @@ class VocoModel(nn.Module):
 
     # ------------------------------------------------------------------ assemble
 
-    @torch.inference_mode()
+    @undisturbed()
     def prefix(self, tokens: VocoTokens, *, num_voco_tokens: int | None = None) -> Prefix:
         """Assemble frames into what the text attends to.
 
@@ -346,13 +347,13 @@ class VocoModel(nn.Module):
 
     # ------------------------------------------------------------------ identity
 
-    @torch.inference_mode()
+    @undisturbed()
     def fingerprint(self) -> str:
         """64 hex digits over every weight and setting that changes VoCo tokens, and over nothing else.
 
         The head is left out, so training it (or an adapter used only while answering) keeps caches valid.
         """
-        digest = blake3(repr(self.backbone.template).encode())
+        digest = blake3(f"{self.backbone.template} {self.backbone.computing_settings}".encode())
         head = {id(p) for p in self.backbone.model.get_output_embeddings().parameters()}
         head -= {id(p) for p in self.backbone.model.get_input_embeddings().parameters()}  # tied weights compress too
         for name, parameter in sorted(base_parameters(self)):

@@ -7,7 +7,7 @@ among the weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,17 +17,22 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlavaConfig
 
-from voco_video.backbone import ImageSettings, PromptTemplate, image_settings
+from voco_video.backbone import ImageSettings, PromptTemplate
 from voco_video.checkpoint_files import (
+    CONFIG,
     StoredWeight,
+    find_checkpoint,
+    instead_of,
     read_config,
-    read_image_processor,
     read_tokenizer,
     read_weights,
     stored_weights,
     weight_files,
 )
+from voco_video.configurations import check_config, check_frames, read_images
 from voco_video.errors import ModelError
+from voco_video.settings_files import first_line, is_there
+from voco_video.voco_settings import Checked, is_one_of, is_text, is_whole
 
 Weight = TypeVar("Weight")
 
@@ -61,6 +66,7 @@ _LLAMA_SETTINGS = frozenset(
         *("attention_bias", "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"),
     }
 )
+_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 _BUFFERS = (".rotary_emb.inv_freq", ".embeddings.position_ids")
 """What old files hold besides weights: tables that every model makes for itself."""
 
@@ -84,20 +90,24 @@ class PublishedCheckpoint:
         """The same model's configuration in the library's layout.
 
         Raises:
-            ModelError: a projector that the library does not have.
+            ModelError: settings that cannot be right, or a projector or a way of reading pictures that the library
+                does not have.
         """
-        settings = self.settings
-        if settings.get("mm_projector_type") != "mlp2x_gelu":
-            raise ModelError(f"projector {settings.get('mm_projector_type')!r} is not supported, only 'mlp2x_gelu'")
+        settings, path = self.settings, self.folder / CONFIG
         vision: Any = read_config(self.tower)
         strategy: Any = {"patch": "default", "cls_patch": "full"}[settings.get("mm_vision_select_feature", "patch")]
-        return LlavaConfig(
-            vision_config=getattr(vision, "vision_config", vision),
-            text_config=LlamaConfig(**{k: v for k, v in settings.items() if k in _LLAMA_SETTINGS}),
-            vision_feature_layer=settings["mm_vision_select_layer"],
-            vision_feature_select_strategy=strategy,
-            tie_word_embeddings=settings.get("tie_word_embeddings", False),
-        )
+        try:
+            config = LlavaConfig(
+                vision_config=getattr(vision, "vision_config", vision),
+                text_config=LlamaConfig(**{k: v for k, v in settings.items() if k in _LLAMA_SETTINGS}),
+                vision_feature_layer=settings["mm_vision_select_layer"],
+                vision_feature_select_strategy=strategy,
+                tie_word_embeddings=settings.get("tie_word_embeddings", False),
+            )
+        except Exception as error:  # the library raises anything
+            raise ModelError(f"{path} cannot be read: {first_line(error)}") from error
+        check_config(config, path)
+        return config
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -114,7 +124,8 @@ class PublishedCheckpoint:
     @property
     def images(self) -> ImageSettings:
         """How frames are prepared: the tower's own settings, on a ground of its mean colour where LLaVA pads."""
-        images = image_settings(read_image_processor(self.tower))
+        images = read_images(self.tower, self.config)
+        check_frames(images, self.config, self.tower / "preprocessor_config.json")
         if self.settings.get("image_aspect_ratio") != "pad":
             return images
         red, green, blue = (round(255 * channel) for channel in images.mean)
@@ -147,7 +158,7 @@ class PublishedCheckpoint:
     def _renamed(self, read: Callable[[Path], dict[str, Weight]]) -> Iterator[dict[str, Weight]]:
         has_tower = False
         for path in weight_files(self.folder):
-            shard = {_library_name(n): weight for n, weight in read(path).items() if not n.endswith(_BUFFERS)}
+            shard = {_library_name(n, path): weight for n, weight in read(path).items() if not n.endswith(_BUFFERS)}
             has_tower = has_tower or any(name.startswith("model.vision_tower.") for name in shard)
             yield shard
         if not has_tower:  # it stayed frozen
@@ -159,8 +170,51 @@ class PublishedCheckpoint:
                 }
 
 
-def _library_name(name: str) -> str:
+def is_published(settings: Mapping[str, Any]) -> bool:
+    """Whether a config.json is of a published layout."""
+    return settings.get("model_type") == PUBLISHED_MODEL_TYPE
+
+
+def open_published(folder: Path, settings: dict[str, Any]) -> PublishedCheckpoint:
+    """A checkpoint of a published layout with the vision tower that its config.json names.
+
+    Args:
+        settings: its config.json.
+
+    Raises:
+        ModelError: settings are missing or of another model than LLaVA-1.5, or there is no such tower here.
+    """
+    path = folder / CONFIG
+    if (instead := instead_of(settings)) is not None:
+        raise ModelError(
+            f"{path} is of VILA or NVILA, a layout that needs its own code, which is never run; use {instead}"
+        )
+    checked = Checked(settings, path)
+    for name in _SIZES:
+        checked.get(name, "a whole number from 1 on", lambda value: is_whole(value, least=1))
+    checked.get("bos_token_id", "a token id", lambda value: is_whole(value, most=settings["vocab_size"] - 1))
+    checked.get("mm_vision_select_layer", "a layer of the vision tower", lambda value: is_whole(value, least=-1000))
+    checked.get("mm_vision_select_feature", '"patch" or "cls_patch"', is_one_of("patch", "cls_patch"), "patch")
+    if settings.get("mm_projector_type") != "mlp2x_gelu":
+        projector = settings.get("mm_projector_type")
+        raise ModelError(f"{path}: projector {projector!r} is not supported, only 'mlp2x_gelu'")
+    aspect = settings.get("image_aspect_ratio")
+    if aspect not in (None, "square", "pad"):
+        raise ModelError(
+            f"{path}: image_aspect_ratio {aspect!r}: pictures cut into tiles (LLaVA-1.6) are not supported, only 'pad' "
+            "and 'square'; use a LLaVA-1.5 checkpoint"
+        )
+    name = checked.get("mm_vision_tower", "the name of a vision tower", lambda value: is_text(value) and value != "")
+    beside = folder / name
+    try:
+        tower = find_checkpoint(beside if is_there(beside) else name)
+    except ModelError as error:
+        raise ModelError(f"{path}: mm_vision_tower {name!r}: {error}") from error
+    return PublishedCheckpoint(folder, settings, tower)
+
+
+def _library_name(name: str, path: Path) -> str:
     for old, new in _NAMES.items():
         if name.startswith(old):
             return new + name[len(old) :]
-    raise ModelError(f"unknown weight {name!r} in a published checkpoint")
+    raise ModelError(f"{path}: unknown weight {name!r} in a published checkpoint")

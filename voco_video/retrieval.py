@@ -25,13 +25,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AttentionInterface
@@ -39,12 +38,13 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from voco_video.adapters import adapters_off
-from voco_video.answer import attention_by
 from voco_video.backbone import CACHE_ARGUMENT
+from voco_video.checkpoint_files import RETRIEVAL_WEIGHTS, read_small_weights
 from voco_video.errors import ModelError, UsageError
+from voco_video.inference import undisturbed
 from voco_video.model import Form, VocoModel, VocoTokens
+from voco_video.settings_files import FETCH_AGAIN, first_line, has_file
 
-RETRIEVAL_WEIGHTS = "retrieval.safetensors"
 KEPT_BYTES = 128 << 20  # of what is remembered of a video's frames: nine hours of the embedded model's
 NUM_HEADS, HEAD_DIM, HIDDEN = 4, 32, 256
 NEAR_BEST, CERTAIN = 1.5, 3.0  # logarithms of odds; tuned on haystacks of seed 7, `benchmarks.needle` reports seed 0
@@ -77,7 +77,7 @@ class FrameScorer(nn.Module):
             nn.Linear(question_width, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, NUM_HEADS * (HEAD_DIM + 1))
         )
         self.keys = nn.Linear(frame_width, NUM_HEADS * HEAD_DIM)
-        self.bias = nn.Parameter(torch.tensor(-6.0))
+        self.bias = nn.Parameter(torch.tensor(-6.0, dtype=torch.float32))
 
     def question(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states ``[..., T, D]`` to queries ``[..., T, H, R]`` and the logarithms of gates ``[..., T, H]``."""
@@ -124,7 +124,7 @@ class FrameScorer(nn.Module):
             ``[F, T]``; the logarithm of their sum over T, plus the bias, is what `forward` gives.
         """
         if self._is_wide:
-            heads = torch.eye(NUM_HEADS, device=queries.device)
+            heads = torch.eye(NUM_HEADS, dtype=queries.dtype, device=queries.device)
             weights, offsets = torch.einsum("thr,hg->thgr", queries, heads).flatten(2), gates
         else:
             projection, shift = (t.unflatten(0, (NUM_HEADS, HEAD_DIM)) for t in self._projection())
@@ -183,21 +183,27 @@ class Retriever:
             ModelError: the file is no such thing.
         """
         path = folder / RETRIEVAL_WEIGHTS
-        if not path.is_file():
+        if not has_file(folder, RETRIEVAL_WEIGHTS):
             return None
+        tensors = read_small_weights(path)
         scorers: dict[Form, FrameScorer] = {}
         try:
             with safe_open(path, "pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
                 fingerprint = file.metadata()["model_fingerprint"]
             forms: set[Any] = {name.partition(".")[0] for name in tensors}
             for form in forms:
-                own = {n.partition(".")[2]: t for n, t in tensors.items() if n.startswith(f"{form}.")}
-                scorer = FrameScorer(len(own["question_mean"]), len(own["frame_mean"]))
-                scorer.load_state_dict(own)
+                own = {n.partition(".")[2]: t.float() for n, t in tensors.items() if n.startswith(f"{form}.")}
+                with torch.device("meta"):  # shapes are compared before memory is taken
+                    scorer = FrameScorer(len(own["question_mean"]), len(own["frame_mean"]))
+                scorer.load_state_dict(own, assign=True)
                 scorers[form] = scorer.eval().requires_grad_(False)
-        except (KeyError, RuntimeError, OSError, TypeError, SafetensorError) as error:
-            raise ModelError(f"{path} does not hold what finds frames: {error}") from error
+            if not forms or not forms <= set(get_args(Form)):
+                raise ValueError(f"it is for {sorted(forms)}, not for some of {', '.join(get_args(Form))}")
+        except Exception as error:  # the library raises anything
+            raise ModelError(
+                f"{path} does not hold what finds frames: {first_line(error)}; {FETCH_AGAIN}, or delete it, and "
+                "attention finds them"
+            ) from error
         return Retriever(scorers, fingerprint)
 
 
@@ -215,15 +221,12 @@ def value_features(values: Tensor) -> Tensor:
     return values.transpose(1, 2).flatten(2).float()  # [F, K, kv_heads * head_dim]
 
 
-@torch.inference_mode()
+@undisturbed()
 def question_states(model: VocoModel, question: str) -> Tensor:
     """Last hidden states of a question that stands alone, read with the compressing weights, float32 ``[T, D]``."""
-    return _states(model, question_ids(model, question))
-
-
-def _states(model: VocoModel, prompt: list[int]) -> Tensor:
+    embeds = model.backbone.embed(question_ids(model, question))[None]
     with adapters_off(model.backbone.decoder):
-        output = model.backbone.decoder(inputs_embeds=model.backbone.embed(prompt)[None], use_cache=False)
+        output = model.backbone.decoder(inputs_embeds=embeds, use_cache=False)
     return output.last_hidden_state[0].float()
 
 
@@ -253,6 +256,7 @@ AttentionInterface.register(_RECORDING, _recorded)
 AttentionMaskInterface.register(_RECORDING, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
 
 
+@undisturbed()
 def last_token_queries(model: VocoModel, question: str, *, position: int, form: Form) -> Tensor:
     """Queries of a question's last token, rotated and scaled, ``[layers, heads, head_dim]``.
 
@@ -264,8 +268,9 @@ def last_token_queries(model: VocoModel, question: str, *, position: int, form: 
     recorded: list[Tensor] = []
     position_ids = torch.arange(position, position + len(prompt), device=model.backbone.device)[None]
     embeds = model.backbone.embed(prompt)[None]
-    with torch.inference_mode(), attention_by(model, _RECORDING), model.answering(form):
-        model.backbone.decoder(inputs_embeds=embeds, position_ids=position_ids, use_cache=False, recorded=recorded)
+    decoder = model.backbone.decoder_by(_RECORDING)
+    with model.answering(form):
+        decoder(inputs_embeds=embeds, position_ids=position_ids, use_cache=False, recorded=recorded)
     return torch.stack(recorded).float()
 
 
@@ -284,6 +289,7 @@ def attention_scores(queries: Tensor, keys: Tensor) -> Tensor:
     return products[:, min(1, products.shape[1] - 1) :].mean((1, 2))
 
 
+@undisturbed()
 def frame_keys(model: VocoModel, tokens: VocoTokens) -> tuple[Tensor, int]:
     """Keys of frames of which each stands alone, ``[F, layers, kv_heads, K, head_dim]``, and where text would begin."""
     if tokens.form == "kv":
@@ -295,7 +301,7 @@ def frame_keys(model: VocoModel, tokens: VocoTokens) -> tuple[Tensor, int]:
     before = model.backbone.embed(model.backbone.template.frame_before_ids)
     embeds = tokens.embeds.to(before.device, before.dtype)  # [F, K, D]
     sequence = torch.cat([before.expand(len(embeds), -1, -1), embeds], dim=1)  # [F, 1 + K, D]
-    with torch.inference_mode(), model.answering("embeds"):
+    with model.answering("embeds"):
         cache = model.backbone.decoder(inputs_embeds=sequence, use_cache=True)[CACHE_ARGUMENT]
     keys = torch.stack([layer.keys[:, :, start:] for layer in cache.layers], dim=1)
     return keys, sequence.shape[1]
@@ -326,8 +332,8 @@ class FrameSearch:
     """Holds frames against one question after another.
 
     With a scorer, what it reads of frames is kept, where that is little: at most 512 bytes a token, 15 MB for an hour
-    at one frame a second and K = 8. A further question then reads nothing from disk, and what its first tokens say is
-    known where the question before began with the same ones; those of the chat template always are.
+    at one frame a second and K = 8. A further question then reads nothing from disk. Nothing is kept of questions, so
+    that a question's scores do not depend on what was asked before, or meanwhile.
 
     Args:
         model: what compressed the frames.
@@ -347,9 +353,8 @@ class FrameSearch:
         self._model, self._read, self._read_features = model, read, read_features
         self._scorer = scorer and scorer.to(model.backbone.device)
         self._kept: list[Tensor] | None = None
-        self._asked: tuple[list[int], Tensor] = [], torch.empty(0)  # token ids, and their odds [F, T]
 
-    @torch.inference_mode()
+    @undisturbed()
     def scores(self, question: str) -> FrameScores:
         """How much each frame has to do with a question.
 
@@ -372,14 +377,8 @@ class FrameSearch:
 
     def _odds(self, question: str, scorer: FrameScorer) -> Tensor:
         """What each token of a question adds to the odds of each frame, ``[F, T]``."""
-        ids = question_ids(self._model, question)
-        queries, gates = scorer.question(_states(self._model, ids))
-        known, odds = self._asked
-        num_known = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(known, ids[:-1], strict=False)))
-        kept = self._compacted(scorer) if self._kept is None else self._kept
-        new = scorer.odds(queries[num_known:], gates[num_known:], kept)
-        self._asked = ids, torch.cat([odds[:, :num_known], new], dim=1) if num_known else new
-        return self._asked[1]
+        queries, gates = scorer.question(question_states(self._model, question))
+        return scorer.odds(queries, gates, self._compacted(scorer) if self._kept is None else self._kept)
 
     def _compacted(self, scorer: FrameScorer) -> Iterator[Tensor]:
         """What is kept of some frames at a time, ``[F, K, W]``; the next question finds it while it is little."""

@@ -6,7 +6,8 @@ Reading a few frames out of many; packets left to right, `I` a keyframe, `x` a w
     [---------]                     [-----]        decode from it to the last wanted packet, drain, jump on
 
 Within a run the decoder is told, packet by packet, to skip pictures that no other picture refers to unless they are
-wanted. Neither shortcut changes a pixel against decoding from the very first packet.
+wanted. Neither shortcut changes a pixel against decoding from the very first packet: each picture says which packet it
+comes from, and one that is not where the index has it ends the run with a DamagedError.
 """
 
 from __future__ import annotations
@@ -23,20 +24,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from voco_video.demuxing import Source, StreamIndex, decode_alone, is_whole
+from voco_video.demuxing import DamagedError, MisplacedError, Source, decode_alone, is_whole, name_packet, packet_number
+from voco_video.packet_index import NO_TIME, StreamIndex
 
 # A jump drains the decoder, which idles its threads for about a frame each: not worth it to save fewer packets.
 JUMP_PACKETS = 8
 # Reading past this many packets costs less than a seek, and cannot land in the wrong place.
 SEEK_PACKETS = 200
-# More than any codec reorders by; only nonsensical times would make it more.
-_MAX_HELD_FRAMES = 32
 
 Indices = npt.NDArray[np.int64]
-
-
-class DamagedError(Exception):
-    """The quick way met something that a sound stream does not have."""
 
 
 class CannotSeekError(Exception):
@@ -45,19 +41,17 @@ class CannotSeekError(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """Decode from packet `entry_packet` on and take `frames` [n] (indices, ascending), none before `entry_pts`.
+    """Decode from packet `entry_packet` on and take `frames` [n] (indices, ascending).
 
-    entry_shows: the packet is a keyframe that is itself shown, so a decoder that starts well gives it first.
-    last_packet: of those that hold `frames`.
-    settled_pts: [n] a frame may build on pictures shown after it, whose damage only shows when they come out; once
-        the decoder has given a picture this late, everything that this frame can build on has come out.
+    entry_frame:  none of `frames` is before it
+    entry_shows:  the packet is a keyframe that is itself shown, so a decoder that starts well gives it first
+    last_packet:  of those that hold `frames`
     """
 
     entry_packet: int
-    entry_pts: int
+    entry_frame: int
     entry_shows: bool
     frames: Indices
-    settled_pts: Indices
     last_packet: int
 
     @property
@@ -70,18 +64,15 @@ def plan_runs(index: StreamIndex, frames: Indices, *, can_jump: bool) -> list[Ru
     """Split wanted frames (distinct, ascending) into runs, jumping where a keyframe saves enough decoding."""
     if not len(frames):
         return []
-    packets = index.packet_of[frames]  # [F]
-    first_packets = np.minimum.accumulate(index.packet_of[::-1])[::-1]  # [M] of a frame and all later ones
-    settled_pts = index.pts[np.searchsorted(first_packets, packets, side="right") - 1]  # [F]
     if not can_jump:
-        return [_run_from(index, 0, frames, settled_pts)]
-    entries = _entries_of(index, frames)  # [F]
+        return [_run_from(index, 0, frames)]
+    packets, entries = index.packet_of[frames], _entries_of(index, frames)  # [F]
     next_packets = np.concatenate(([0], np.maximum.accumulate(packets)[:-1] + 1))  # [F]
     saved = index.entry_packets[entries] - next_packets
     starts = np.flatnonzero((saved >= JUMP_PACKETS) | (np.arange(len(frames)) == 0))
     stops = [*starts[1:].tolist(), len(frames)]
     return [
-        _run_from(index, int(entries[start]), frames[start:stop], settled_pts[start:stop])
+        _run_from(index, int(entries[start]), frames[start:stop])
         for start, stop in zip(starts.tolist(), stops, strict=True)
     ]
 
@@ -90,9 +81,20 @@ def _entries_of(index: StreamIndex, frames: Indices) -> Indices:
     """For each frame the latest keyframe (a place in `entry_packets`) before it both in time and in the file."""
     entries = np.minimum(
         np.searchsorted(index.entry_packets, index.packet_of[frames], side="right"),
-        np.searchsorted(index.entry_pts, index.pts[frames], side="right"),
+        np.searchsorted(index.entry_frames, frames, side="right"),
     )
     return np.maximum(entries - 1, 0)
+
+
+def _run_from(index: StreamIndex, entry: int, frames: Indices) -> Run:
+    packet, first, last_packet = (int(part) for part in (
+        index.entry_packets[entry], index.entry_frames[entry], index.packet_of[frames].max()
+    ))  # fmt: skip
+    if index.has_hidden:  # what follows may be its second field
+        last_packet += int(index.frame_of[last_packet + 1 : last_packet + 2].tolist() == [-1])
+    # Whatever the first one shows is as good as it gets: nothing lies before it.
+    shows = entry > 0 and index.frame_of[packet] == first
+    return Run(packet, first if entry else min(first, int(frames[0])), shows, frames, last_packet)
 
 
 def keyframes_start_anew(path: Path, index: StreamIndex, frames: Indices, stop: threading.Event) -> bool:
@@ -102,27 +104,25 @@ def keyframes_start_anew(path: Path, index: StreamIndex, frames: Indices, stop: 
     what it has not got right yet.
     """
     entries = np.unique(_entries_of(index, frames))
-    packets = index.entry_packets[entries[entries > 0]].tolist()
+    return all_whole(path, index.entry_packets[entries[entries > 0]].tolist(), stop)
+
+
+def all_whole(path: Path, packets: list[int], stop: threading.Event) -> bool:
+    """Whether each of these packets (ascending) gives a whole picture by itself, as far as it shows one."""
+    packets = list(packets)
     with Source(path, num_threads=1) as source:
         for number, packet in enumerate(source.packets()):
             if not packets or stop.is_set():
                 break
             if number == packets[0]:
                 packets.pop(0)
+                name_packet(packet, number)
                 picture = decode_alone(source.decoder, packet)
-                if not packet.is_discard and not (picture and picture.pts == packet.pts and is_whole(picture)):
+                if not packet.is_discard and not (
+                    picture and packet_number(picture) == number and is_whole(picture) and not picture.is_corrupt
+                ):
                     return False
-    return True
-
-
-def _run_from(index: StreamIndex, entry: int, frames: Indices, settled_pts: Indices) -> Run:
-    packet, last_packet = int(index.entry_packets[entry]), int(index.packet_of[frames].max())
-    if entry == 0:  # nothing lies before it, so whatever it shows is as good as it gets
-        return Run(packet, int(np.iinfo(np.int64).min), False, frames, settled_pts, last_packet)
-    pts = int(index.entry_pts[entry])
-    shown = np.searchsorted(index.pts, pts)
-    shows = bool(shown < len(index.pts) and index.packet_of[shown] == packet)
-    return Run(packet, pts, shows, frames, settled_pts, last_packet)
+    return not packets or stop.is_set()
 
 
 class RunReader:
@@ -140,46 +140,48 @@ class RunReader:
     def read(self, run: Run) -> Iterator[tuple[int, Any]]:
         """Yield (frame index, `av.VideoFrame` the way up it is stored) for each frame of a run after the one before.
 
-        Raises DamagedError, after the frames before it, at the first that does not come intact, and CannotSeekError.
+        Raises DamagedError, after the frames before it, at the first error, MisplacedError at the first picture that
+        is not the one that the index has there, and CannotSeekError.
         """
-        targets, target_pts = run.frames.tolist(), self._index.pts[run.frames].tolist()
-        settled_pts, first_key_pts = run.settled_pts.tolist(), self._index.pts[self._index.first_keyframe]
-        position, entry_is_due = 0, run.entry_shows
-        held: deque[tuple[int, Any, int]] = deque()
-        for frame in self._decode(run):
-            if frame.pts is None or frame.pts < run.entry_pts:
+        frame_of, wanted = self._index.frame_of, deque(run.frames.tolist())
+        latest, entry_is_due = -1, run.entry_shows
+        for picture in self._decode(run):
+            frame = int(frame_of[packet_number(picture)]) if picture.opaque else -1
+            if 0 <= frame < run.entry_frame:
                 continue  # shown before the keyframe that the run starts at: not decodable from there, nor wanted
-            if frame.is_corrupt and frame.pts >= first_key_pts:
-                raise DamagedError(f"the frame at {frame.time} s is corrupt")
-            if entry_is_due and (frame.pts > run.entry_pts or not is_whole(frame)):
-                raise DamagedError(f"decoding does not start exactly at the frame at {frame.time} s")
-            entry_is_due = False
-            if position < len(targets) and frame.pts == target_pts[position]:
-                held.append((targets[position], frame, settled_pts[position]))
-                position += 1
-            elif position < len(targets) and frame.pts > target_pts[position]:
+            if picture.is_corrupt:
+                raise DamagedError(f"the picture of packet {packet_number(picture)} is corrupt")
+            if frame <= latest:
+                raise MisplacedError(f"the picture of packet {packet_number(picture)} is not where it should be")
+            if entry_is_due and not (frame == run.entry_frame and is_whole(picture)):
+                raise DamagedError(f"decoding does not start exactly at packet {run.entry_packet}")
+            latest, entry_is_due = frame, False
+            if frame == wanted[0]:
+                yield wanted.popleft(), picture
+            elif frame > wanted[0]:
                 break
-            while held and (frame.pts >= held[0][2] or len(held) > _MAX_HELD_FRAMES):
-                yield held.popleft()[:2]
-        if self._is_stopped():
-            return
-        if position < len(targets):
-            time = self._index.to_seconds(target_pts[position])
-            raise DamagedError(f"the frame at {time:.3f} s does not come out")
-        for frame_index, frame, _ in held:
-            yield frame_index, frame
+            if not wanted:
+                return
+        if wanted and not self._is_stopped():
+            raise MisplacedError(f"packet {self._index.packet_of[wanted[0]]} does not become a picture in its place")
 
     def _decode(self, run: Run) -> Iterator[Any]:
         """Every frame the decoder gives for a run, skipping what is neither wanted nor referred to."""
         import av
 
-        decoder, top_layer = self._source.decoder, self._index.max_temporal_layer
+        decoder, top_layer, frame_of = self._source.decoder, self._index.max_temporal_layer, self._index.frame_of
         is_wanted = np.zeros(run.num_packets, np.bool_)
         is_wanted[self._index.packet_of[run.frames] - run.entry_packet] = True
+        # A packet that shows nothing may be the second field of the one before.
+        shows_nothing = frame_of[run.entry_packet : run.last_packet + 1] < 0
+        is_wanted[1:] |= shows_nothing[1:] & is_wanted[:-1]
         skipping = None
         try:
             yield from self._cursor.jump_to(run.entry_packet)
             for number, packet in self._cursor.read_through(run.last_packet):
+                # Shown before the run's first frame: it may build on what lies before the run, and is not needed.
+                if 0 <= frame_of[number] < run.entry_frame:
+                    continue
                 skip = not is_wanted[number - run.entry_packet]
                 if top_layer and skip:
                     skip = self._source.temporal_layer(packet) == top_layer
@@ -203,9 +205,8 @@ class _Cursor:
         self._can_seek = can_seek
         self._packets = iter(source.kept_packets) if source.kept_packets else source.packets()
         self._next_packet = 0
-        pts, first, count = np.unique(index.entry_pts, return_index=True, return_counts=True)
-        unique = zip(pts[count == 1].tolist(), index.entry_packets[first[count == 1]].tolist(), strict=True)
-        self._packet_of_entry_pts: dict[int, int] = dict(unique)
+        places = zip(index.seek_pts.tolist(), index.entry_packets.tolist(), strict=True)
+        self._packet_of_seek_pts = {pts: packet for pts, packet in places if pts != NO_TIME}
 
     def read_through(self, last_packet: int) -> Iterator[tuple[int, Any]]:
         """Yield (number, packet) from here to `last_packet`, which is included."""
@@ -213,9 +214,10 @@ class _Cursor:
             packet, number = next(self._packets, None), self._next_packet
             if packet is None:
                 raise DamagedError(f"it ends before packet {last_packet}")
-            if packet.is_keyframe and self._packet_of_entry_pts.get(packet.pts, number) != number:
+            if packet.is_keyframe and self._packet_of_seek_pts.get(packet.pts, number) != number:
                 raise DamagedError("its packets come in another order than before")
             self._next_packet = number + 1
+            name_packet(packet, number)
             yield number, packet
 
     def jump_to(self, entry_packet: int) -> Sequence[Any]:
@@ -229,7 +231,12 @@ class _Cursor:
                 pass
             return begun.frames
         self._source.decoder.flush_buffers()
-        if self._can_seek and entry_packet - self._next_packet >= SEEK_PACKETS and not self._source.kept_packets:
+        if (
+            self._can_seek
+            and self._packet_of_seek_pts
+            and entry_packet - self._next_packet >= SEEK_PACKETS
+            and not self._source.kept_packets
+        ):
             self._seek(entry_packet)
         for _ in self.read_through(entry_packet - 1):
             pass
@@ -242,7 +249,7 @@ class _Cursor:
         entry = int(np.searchsorted(self._index.entry_packets, entry_packet))
         # Some containers search by decoding time, some land late for reasons of their own: ask for earlier ones then.
         for earlier in (0, 1, 4, 16):
-            target_pts = int(self._index.entry_pts[max(0, entry - earlier)])
+            target_pts = int(self._index.seek_pts[max(0, entry - earlier)])
             with contextlib.suppress(av.error.FFmpegError):
                 self._source.container.seek(target_pts, stream=self._source.stream)
                 if self._find_place(entry_packet):
@@ -253,7 +260,7 @@ class _Cursor:
         """After a seek: recognise the first keyframe by its time. False if that is past `latest_packet`."""
         self._packets = self._source.packets()
         for packet in self._packets:
-            number = self._packet_of_entry_pts.get(packet.pts) if packet.is_keyframe else None
+            number = self._packet_of_seek_pts.get(packet.pts) if packet.is_keyframe else None
             if number is not None:
                 self._packets = itertools.chain((packet,), self._packets)
                 self._next_packet = number

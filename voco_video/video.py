@@ -23,10 +23,13 @@ import numpy as np
 import numpy.typing as npt
 
 from voco_video.backends import check_backend, open_reader
-from voco_video.demuxing import Source, StreamFacts, StreamIndex, scan
+from voco_video.demuxing import Source, StreamFacts
 from voco_video.errors import UsageError, VideoError
 from voco_video.frames import Fit, FrameBatch, FrameScaler, display_size
 from voco_video.media_files import as_video_errors
+from voco_video.packet_index import StreamIndex, scan
+from voco_video.picture_index import index_again, index_frames
+from voco_video.runs import all_whole
 from voco_video.sampling import Sampling, pick_frames
 
 
@@ -77,6 +80,7 @@ class Video:
         self._backend = backend
         self._source = source
         self._pts_seconds = index.pts_seconds
+        self._has_checked_keyframes = False
         self._num_undecodable = 0
         self._decode_seconds = 0.0
         self._running: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -152,7 +156,18 @@ class Video:
         return self.pts_seconds[self._pick(sampling)]
 
     def _pick(self, sampling: Sampling) -> npt.NDArray[np.int64]:
+        if sampling.keyframes:
+            self._check_keyframes()
         return pick_frames(self.pts_seconds, self._index.is_keyframe, self._end_seconds, sampling)
+
+    def _check_keyframes(self) -> None:
+        """List the frames anew where one that the container marks as a keyframe does not decode as one."""
+        if not (self._has_checked_keyframes or self._index.is_from_pictures):
+            marked = self._index.packet_of[self._index.is_keyframe]
+            if not all_whole(self._path, np.sort(marked).tolist(), threading.Event()):
+                self._index = index_again(self._path)
+                self._pts_seconds = self._index.pts_seconds
+        self._has_checked_keyframes = True
 
     def batches(
         self,
@@ -230,14 +245,14 @@ class Video:
             coded_aspect=facts.coded_aspect if self._backend == "pyav" else None,
             name=str(self._path),
         )
-        times, num_left = self.pts_seconds, len(plan) - first_frame
+        num_left = len(plan) - first_frame
         pixels: npt.NDArray[np.uint8] | None = None
         pts_seconds: list[float] = []
-        for frame_index, frame in reader.read(plan, first_frame, repeats=sampling.timestamps is not None):
+        for pts, frame in reader.read(plan, first_frame, repeats=sampling.timestamps is not None):
             if pixels is None:
                 pixels = scaler.new_batch(min(batch_size, num_left))
             scaler.write(frame, pixels[len(pts_seconds)])
-            pts_seconds.append(times[frame_index])
+            pts_seconds.append(float(self._index.to_seconds(pts)))
             num_left -= 1
             if len(pts_seconds) == len(pixels):
                 yield FrameBatch(pixels, np.array(pts_seconds))
@@ -265,7 +280,8 @@ def open_video(path: str | os.PathLike[str], *, backend: str = "pyav") -> Video:
     check_backend(backend)
     with as_video_errors(path), contextlib.ExitStack() as closing:
         source = closing.enter_context(Source(path))
-        index, facts = scan(source)
+        packets, facts = scan(source)
+        index = index_frames(source, packets)
         if source.kept_packets and backend == "pyav":
             closing.pop_all()  # the first reading uses it up
             return Video(Path(path), index, facts, backend, source)

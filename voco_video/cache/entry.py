@@ -7,7 +7,7 @@ import os
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from itertools import takewhile
 from pathlib import Path
@@ -19,9 +19,9 @@ import torch
 from blake3 import blake3
 
 from voco_video.cache.files import GROWING, MANIFEST, ReadHold, damaged, os_errors_as_cache_errors
-from voco_video.cache.growing import GrowingLog
+from voco_video.cache.growing import GrowingLog, checked_unix_seconds, unpublished
 from voco_video.cache.key import FORMAT_VERSION, CacheKey, canonical_json
-from voco_video.cache.segment import Segment, SegmentReader, TensorSpec, check_size
+from voco_video.cache.segment import Segment, SegmentReader, TensorSpec, check_continues, check_size
 from voco_video.errors import CacheError, UsageError
 
 
@@ -38,11 +38,13 @@ class Manifest:
     facts: Mapping[str, Any]
     created_unix_seconds: float
     is_growing: bool = False
+    unpublished: str = field(default="", compare=False)
 
     @classmethod
-    def of_growing(cls, log: GrowingLog) -> Manifest:
-        """What is published so far."""
-        return cls(log.key, log.tensors, log.segments, log.facts, log.created_unix_seconds, not log.is_ended)
+    def of_growing(cls, log: GrowingLog, *, unpublished: str = "") -> Manifest:
+        """What is published so far; `unpublished` is what `voco_video.cache.growing.unpublished` says."""
+        published = (log.key, log.tensors, log.segments, log.facts, log.created_unix_seconds)
+        return cls(*published, is_growing=not log.is_ended, unpublished=unpublished)
 
     @property
     def pts_seconds(self) -> list[float]:
@@ -75,11 +77,13 @@ class Manifest:
                 key=CacheKey.from_json(content["key"]),
                 tensors={name: TensorSpec.from_json(spec) for name, spec in content["tensors"].items()},
                 segments=tuple(Segment.from_json(segment) for segment in content["segments"]),
-                facts=content["facts"],
-                created_unix_seconds=content["created_unix_seconds"],
+                facts=dict(content["facts"]),
+                created_unix_seconds=checked_unix_seconds(content["created_unix_seconds"]),
             )
-            is_intact = manifest.encode() == data
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            for number, segment in enumerate(manifest.segments):
+                check_continues(manifest.segments[max(0, number - 1) : number], segment)
+            is_intact = manifest.encode() == data and len(manifest.segments) > 0
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise CacheError(f"{MANIFEST} is unreadable: {error!r}") from error
         if not is_intact:
             raise CacheError(f"{MANIFEST} does not match its checksum")
@@ -99,13 +103,14 @@ class CacheEntry:
         facts: the JSON values its writer recorded about the video and the run.
         pts_seconds: float64 [F], read-only.
         is_growing: its source had not ended when it was opened. Frames published since are not seen: get it again.
+        unpublished: what a growing entry has beyond what it says, in words; empty if nothing.
     """
 
     def __init__(self, directory: Path, manifest: Manifest, *, hold: ReadHold, reader: SegmentReader) -> None:
         self.directory = directory
         self.key, self.digest = manifest.key, manifest.key.digest
         self.tensors, self.facts = manifest.tensors, manifest.facts
-        self.is_growing = manifest.is_growing
+        self.is_growing, self.unpublished = manifest.is_growing, manifest.unpublished
         self.pts_seconds = np.array(manifest.pts_seconds)
         self.pts_seconds.flags.writeable = False
         self.created = datetime.fromtimestamp(manifest.created_unix_seconds, timezone.utc)
@@ -180,7 +185,7 @@ class CacheEntry:
             return self._copied(self.tensors, start, stop)
         with self._reading(segments[0].file) as directory_fd:
             # Mapped afresh for each read: views of one mapping would see each other's in-place changes.
-            mapped = self._reader.open(directory_fd, segments[0], key_digest=self.digest)
+            mapped = self._reader.open(directory_fd, segments[0], specs=self.tensors, key_digest=self.digest)
         inside = slice(start - segments[0].first_frame, stop - segments[0].first_frame)
         return {name: mapped[name][inside] for name in self.tensors}
 
@@ -214,7 +219,7 @@ class CacheEntry:
             for segment in self._manifest.segments:
                 check_size(hold.directory_fd, segment)
                 if full:
-                    fresh_reader.open(hold.directory_fd, segment, key_digest=self.digest)
+                    fresh_reader.open(hold.directory_fd, segment, specs=self.tensors, key_digest=self.digest)
         except CacheError as error:
             raise damaged(self.directory, error) from error
 
@@ -260,14 +265,17 @@ class CacheEntry:
         self, specs: Mapping[str, TensorSpec], start: int, stop: int, *, row: int | None = None
     ) -> dict[str, torch.Tensor]:
         """Frames [start, stop), or a row of each, of any number of segments."""
-        tensors = {n: torch.empty(stop - start, *spec.shape, dtype=spec.dtype) for n, spec in specs.items()}
+        shapes = {n: (stop - start, *spec.shape) for n, spec in specs.items()}
+        tensors = {n: torch.empty(shapes[n], dtype=spec.dtype, device="cpu") for n, spec in specs.items()}
         buffers = {n: (t.view(-1).view(torch.uint8).numpy().data, t[:1].nbytes) for n, t in tensors.items()}
         for segment in self._overlapping(start, stop) if start < stop else ():
             begin, end = max(start, segment.first_frame), min(stop, segment.stop_frame)
             inside = range(begin - segment.first_frame, end - segment.first_frame)
             places = {n: b[(begin - start) * size : (end - start) * size] for n, (b, size) in buffers.items()}
             with self._reading(segment.file) as directory_fd:
-                self._reader.copy(directory_fd, segment, inside, places, row=row, key_digest=self.digest)
+                self._reader.copy(
+                    directory_fd, segment, inside, places, row=row, specs=self.tensors, key_digest=self.digest
+                )
         return tensors
 
     @contextmanager
@@ -309,7 +317,8 @@ def _read_manifest(directory: Path, hold: ReadHold) -> Manifest | None:
             log = GrowingLog.decode(data)
             if log is None:
                 return None
-            manifest = Manifest.of_growing(log)
+            beyond = unpublished(directory, log, file_bytes=len(data))
+            manifest = Manifest.of_growing(log, unpublished=beyond)
         else:
             manifest = Manifest.decode(data)
     except CacheError as error:

@@ -18,7 +18,7 @@ MANIFEST = "manifest.json"  # of a finished entry
 GROWING = "growing.txt"  # of an entry whose source has not ended: what is published so far
 _INDEXES = (MANIFEST, GROWING)  # an entry has one of them; where neither exists there is nothing to read
 _UNWRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM}
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class ReadHold:
@@ -94,7 +94,7 @@ def unread(directory: Path) -> Iterator[bool]:
 
 
 def delete_unless_held(directory: Path) -> bool:
-    """Delete a directory that was already renamed out of the cache; False if a reader still holds it."""
+    """Delete an entry's directory; False if a reader holds it. No writer may come meanwhile."""
     with unread(directory) as is_unread:
         if not is_unread:
             return False
@@ -191,8 +191,8 @@ def os_errors_as_cache_errors(action: str) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         advice = ""
-        if error.errno in _FULL:
-            advice = "; make room (`voco-video cache prune`) and run again: finished frames are kept"
+        if error.errno in FULL:
+            advice = "; make room (`voco-video cache rm ENTRY`) and run again: finished frames are kept"
         elif error.errno in _UNWRITABLE:
             advice = "; choose a writable directory with --cache-dir or VOCO_VIDEO_CACHE_DIR"
         elif error.errno in (errno.ENOTDIR, errno.EEXIST):

@@ -7,8 +7,10 @@
                   + facts; the source has ended
 
 A line is appended once the segment that it names is safe on disk, so whatever the file holds up to its last line
-feed can be read, at any moment and after a crash at any byte. Segments that were merged stay on disk until nobody
-reads the entry.
+feed can be read, at any moment and after a crash at any byte. Lines are chained: one that is lost, doubled or moved
+is damage that is found. (Earlier versions did not chain them; in their files it is found where frames do not follow on
+each other.) A lost last line cannot be told from one that was never written, but `unpublished` finds its segment.
+Segments that were merged stay on disk until nobody reads the entry.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import torch
 
 from voco_video.cache.files import GROWING, damaged, fsync_directory, os_errors_as_cache_errors, unread
 from voco_video.cache.key import FORMAT_VERSION, CacheKey, plain_json
-from voco_video.cache.lines import decode_line, encode_line
+from voco_video.cache.lines import decode_line, encode_line, whole_lines
 from voco_video.cache.segment import (
     MAX_SEGMENT_BYTES,
     Batch,
@@ -35,7 +37,9 @@ from voco_video.cache.segment import (
     SegmentReader,
     TensorSpec,
     check_batch,
+    check_continues,
     segment_file,
+    segment_index,
     write_segment,
 )
 from voco_video.errors import CacheError
@@ -50,8 +54,10 @@ class GrowingLog:
     Attributes:
         segments: without a gap, from frame 0.
         is_ended: the source is over; a later run may still go on.
-        num_files: segment files ever written, merged ones included; numbers the next.
+        num_files: one more than the highest number of a segment file so far, merged ones included; numbers the next.
         size_bytes: of the file up to its last whole line.
+        is_chained: each line's checksum covers the line before, too.
+        last_line: the last whole line.
     """
 
     key: CacheKey
@@ -62,6 +68,8 @@ class GrowingLog:
     is_ended: bool = False
     num_files: int = 0
     size_bytes: int = 0
+    is_chained: bool = True
+    last_line: bytes = b""
 
     @property
     def num_frames(self) -> int:
@@ -75,30 +83,31 @@ class GrowingLog:
         Raises:
             CacheError: a whole line is not what was written.
         """
-        lines = [line for line in data.splitlines(keepends=True) if line.endswith(b"\n")]
-        contents = [decode_line(line) for line in lines]
-        if None in contents:
-            raise CacheError(f"line {contents.index(None) + 1} of {GROWING} does not match its checksum")
-        if not contents:
-            return None
-        head = contents[0]
-        if head["format_version"] != FORMAT_VERSION:
-            raise CacheError(f"{GROWING} has format {head['format_version']}, this voco-video reads {FORMAT_VERSION}")
-        tensors = {name: TensorSpec.from_json(spec) for name, spec in head["tensors"].items()}
-        log = cls(CacheKey.from_json(head["key"]), tensors, head["created_unix_seconds"], size_bytes=len(lines[0]))
-        for line, change in zip(lines[1:], contents[1:], strict=True):
-            log = log.after(change, size_bytes=len(line))
-        return log if log.segments else None
+        log: GrowingLog | None = None
+        for number, line in enumerate(whole_lines(data), 1):
+            content = decode_line(line, after=log.last_line if log and log.is_chained else b"")
+            if content is None:
+                raise CacheError(f"line {number} of {GROWING} does not match its checksum, or lines are missing")
+            try:
+                log = cls._begun(content, line) if log is None else log.after(content, line=line)
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                raise CacheError(f"line {number} of {GROWING} is unreadable: {error!r}") from error
+            except CacheError as error:
+                raise CacheError(f"line {number} of {GROWING}: {error}") from error
+        return log if log and log.segments else None
 
     @classmethod
     def load(cls, directory: Path) -> GrowingLog | None:
         """From the file in `directory`; None where nothing is published, CacheError where it is damaged."""
         try:
-            return cls.decode((directory / GROWING).read_bytes())
+            log = cls.decode((directory / GROWING).read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             return None
         except CacheError as error:
             raise damaged(directory, error) from error
+        if log is not None and log.key.digest != directory.name:
+            raise damaged(directory, f"it holds the result for another key, {log.key.digest}")
+        return log
 
     def head(self) -> dict[str, Any]:
         """The first line."""
@@ -107,28 +116,76 @@ class GrowingLog:
             "key": self.key.to_json(),
             "tensors": {name: spec.to_json() for name, spec in self.tensors.items()},
             "created_unix_seconds": self.created_unix_seconds,
+            "is_chained": self.is_chained,
         }
 
-    def after(self, change: Mapping[str, Any], *, size_bytes: int) -> GrowingLog:
+    @classmethod
+    def _begun(cls, head: Mapping[str, Any], line: bytes) -> GrowingLog:
+        if head["format_version"] != FORMAT_VERSION:
+            raise CacheError(f"it has format {head['format_version']}, this voco-video reads {FORMAT_VERSION}")
+        return cls(
+            key=CacheKey.from_json(head["key"]),
+            tensors={name: TensorSpec.from_json(spec) for name, spec in head["tensors"].items()},
+            created_unix_seconds=checked_unix_seconds(head["created_unix_seconds"]),
+            size_bytes=len(line),
+            is_chained=head.get("is_chained", False),
+            last_line=line,
+        )
+
+    def after(self, change: Mapping[str, Any], *, line: bytes) -> GrowingLog:
         """The log with one more line.
 
         Args:
             change: any of ``segment``, ``num_replaced`` (how many of the last segments it stands for from now on),
                 ``facts`` (replace those of the same name) and ``is_ended``.
-            size_bytes: of the line.
+            line: that says so.
+
+        Raises:
+            CacheError: the segment does not go on where the others end.
         """
         segments, num_files = self.segments, self.num_files
         if "segment" in change:
-            kept = segments[: len(segments) - change.get("num_replaced", 0)]
-            segments, num_files = (*kept, Segment.from_json(change["segment"])), num_files + 1
+            segment, num_replaced = Segment.from_json(change["segment"]), change.get("num_replaced", 0)
+            if not 0 <= num_replaced <= len(segments):
+                raise CacheError(f"{segment.file} stands for {num_replaced} segments, of {len(segments)}")
+            kept = segments[: len(segments) - num_replaced]
+            check_continues(kept, segment)
+            if num_replaced and segment.stop_frame != segments[-1].stop_frame:
+                raise CacheError(f"{segment.file} ends at frame {segment.stop_frame}, not where those it replaces end")
+            index = segment_index(segment.file)
+            assert index is not None
+            segments, num_files = (*kept, segment), max(num_files, index + 1)
         return replace(
             self,
             segments=segments,
             facts={**self.facts, **change.get("facts", {})},
             is_ended=change.get("is_ended", False),
             num_files=num_files,
-            size_bytes=self.size_bytes + size_bytes,
+            size_bytes=self.size_bytes + len(line),
+            last_line=line,
         )
+
+
+def checked_unix_seconds(value: Any) -> float:
+    """A time stamp as JSON has it; CacheError for what is none."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < 1e11:
+        raise CacheError(f"created_unix_seconds is {value!r}, which is no time")
+    return value
+
+
+def unpublished(directory: Path, log: GrowingLog, *, file_bytes: int) -> str:
+    """What a growing entry has beyond its log's last line, in words; empty if nothing.
+
+    Between two publications that is normal. While no process writes the entry, a crash or damage took the end of it.
+
+    Args:
+        file_bytes: size of the log's file.
+    """
+    names = (path.name for path in directory.glob("segment-*"))
+    indexes = [index for name in names if (index := segment_index(name)) is not None]
+    if any(index >= log.num_files for index in indexes):
+        return f"has frames on disk that its {GROWING} does not name"
+    return f"has a {GROWING} that ends within a line" if file_bytes > log.size_bytes else ""
 
 
 def superseded_files(directory: Path, log: GrowingLog | None) -> list[Path]:
@@ -282,8 +339,8 @@ class GrowingWriter:
         if log is None:
             log = GrowingLog(self.key, dict(tensors or {}), time.time())
             data = encode_line(log.head())
-            log = replace(log, size_bytes=len(data))
-        line = encode_line(change)
+            log = replace(log, size_bytes=len(data), last_line=data)
+        line = encode_line(change, after=log.last_line if log.is_chained else b"")
         with open(self.directory / GROWING, "ab") as file:
             file.truncate(log.size_bytes - len(data))  # drops what an interrupted run may have left
             file.write(data + line)
@@ -291,7 +348,7 @@ class GrowingWriter:
             os.fsync(file.fileno())
         if data:
             fsync_directory(self.directory)
-        self.log = log.after(change, size_bytes=len(line))
+        self.log = log.after(change, line=line)
 
     def _merge(self, change: Mapping[str, Any]) -> None:
         """Write the small segments at the end as one, once they make a full one or the source has ended."""
@@ -309,7 +366,7 @@ class GrowingWriter:
         assert self.log is not None
         directory_fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            mapped = self._reader.open(directory_fd, segment, key_digest=self.key.digest)
+            mapped = self._reader.open(directory_fd, segment, specs=self.log.tensors, key_digest=self.key.digest)
             tensors = {name: mapped[name] for name in self.log.tensors}
         finally:
             os.close(directory_fd)

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import os
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from voco_video.cache.files import GROWING, WriteLock, delete_unless_held, index_path, is_held, is_locked, unread
+from voco_video.cache.files import FULL, GROWING, WriteLock, delete_unless_held, index_path, is_held, is_locked, unread
 from voco_video.cache.growing import GrowingLog, superseded_files
 from voco_video.cache.key import is_digest
 from voco_video.cache.writer import JOURNAL, MANIFEST_TEMPORARY
@@ -62,41 +63,68 @@ class Layout:
         """Whether a process holds the entry's write lock."""
         return is_locked(self._lock_path(digest))
 
+    @contextmanager
+    def unwritten(self, directory: Path) -> Iterator[bool]:
+        """Whether nobody writes the entry at `directory`; if so, nobody begins to while the block runs."""
+        lock: WriteLock | None = None
+        is_unwritten = True
+        try:
+            lock = WriteLock.try_acquire(self.make_lock_path(directory.name))
+            is_unwritten = lock is not None
+        except OSError as error:
+            # No room for a lock file: then no writer has one, and none can begin before there is room.
+            if error.errno not in FULL:
+                raise
+        try:
+            yield is_unwritten
+        finally:
+            if lock is not None:
+                lock.release(delete_file=not directory.exists())
+
     def discard(self, directory: Path) -> None:
-        """Take an entry out of the cache in one step; readers keep it. The caller has its write lock."""
-        self.trash_dir.mkdir(exist_ok=True)
+        """Take an entry out of the cache in one step; readers keep it. The caller has its write lock.
+
+        Raises:
+            CacheError: the disk has no room to set the entry aside for a reader that has it open.
+        """
         discarded = self.trash_dir / f"{directory.name}.{uuid.uuid4().hex}"
-        directory.rename(discarded)
-        delete_unless_held(discarded)
+        try:
+            self.trash_dir.mkdir(exist_ok=True)
+            directory.rename(discarded)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            discarded = directory  # a full disk may have no room for another name, so its files go where they are
+        if not delete_unless_held(discarded) and discarded == directory:
+            raise CacheError(
+                f"cannot remove cache entry {directory}: a process has it open, and the full disk has no room to set "
+                "it aside; stop that process or remove another entry"
+            )
 
     def evict(self, directory: Path, *, complete: bool) -> bool:
-        """Discard an entry unless somebody writes or reads it, or it is no longer as `complete` as it was."""
-        lock = WriteLock.try_acquire(self.make_lock_path(directory.name))
-        if lock is None:
-            return False
-        try:
-            if is_complete(directory) != complete or is_held(directory):
+        """Discard an entry unless somebody writes or reads it, it is no longer as `complete` as it was, or it is gone.
+
+        Others may do the same at the same time.
+        """
+        with self.unwritten(directory) as is_unwritten:
+            is_as_it_was = directory.exists() and is_complete(directory) == complete
+            if not is_unwritten or not is_as_it_was or is_held(directory):
                 return False
             self.discard(directory)
             return True
-        finally:
-            lock.release(delete_file=not directory.exists())
 
     def tidy(self, directory: Path) -> None:
         """Delete what crashes left in an entry's directory, and the directory if that leaves it empty."""
         if not leftovers(directory) and not _is_empty(directory):
             return
-        lock = WriteLock.try_acquire(self.make_lock_path(directory.name))
-        if lock is None:
-            return
-        try:
+        with self.unwritten(directory) as is_unwritten:
+            if not is_unwritten:
+                return
             with unread(directory) as is_unread:
                 for path in leftovers(directory) if is_unread else ():
                     path.unlink()
             if _is_empty(directory):
                 directory.rmdir()
-        finally:
-            lock.release(delete_file=not directory.exists())
 
     def empty_trash(self) -> None:
         """Delete the discarded entries that nobody reads."""
@@ -118,7 +146,9 @@ def is_growing(directory: Path) -> bool:
 
 
 def _is_empty(directory: Path) -> bool:
-    return directory.exists() and not any(directory.iterdir())
+    with suppress(FileNotFoundError):  # others may delete it meanwhile
+        return not any(directory.iterdir())
+    return False
 
 
 def leftovers(directory: Path) -> list[Path]:
@@ -134,8 +164,9 @@ def leftovers(directory: Path) -> list[Path]:
 def usage(directory: Path) -> tuple[int, float]:
     """(bytes on disk, Unix seconds of last use) of an entry; (0, 0) once it is gone."""
     try:
-        stats = {file.name: file.stat() for file in os.scandir(directory)}
-    except FileNotFoundError:
+        with os.scandir(directory) as files:
+            stats = {file.name: file.stat() for file in files}
+    except (FileNotFoundError, NotADirectoryError):
         return 0, 0.0
     index = index_path(directory)
     times = [stats[index.name]] if index and index.name in stats else list(stats.values())

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from itertools import pairwise
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import numpy as np
 import torch
 from blake3 import blake3
 
-from voco_video.cache.key import FORMAT_VERSION, digest_file
+from voco_video.cache.key import FORMAT_VERSION, digest_file, is_digest
 from voco_video.errors import CacheError
 
 PTS_SECONDS = "pts_seconds"
@@ -37,6 +39,7 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+_SEGMENT_FILE = re.compile(r"segment-(\d{6,})\.safetensors", re.ASCII)
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -63,8 +66,11 @@ class TensorSpec:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> TensorSpec:
-        """The specification that `to_json` wrote."""
-        return cls(DTYPES[value["dtype"]], tuple(value["shape"]))
+        """The specification that `to_json` wrote; CacheError for anything else."""
+        dtype, shape = value["dtype"], value["shape"]
+        if dtype not in DTYPES or not isinstance(shape, list) or not all(map(_is_count, shape)):
+            raise CacheError(f"no tensor has dtype {dtype!r} and shape {shape!r}")
+        return cls(DTYPES[dtype], tuple(shape))
 
 
 @dataclass(frozen=True)
@@ -118,8 +124,20 @@ class Segment:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Segment:
-        """The record that `to_json` wrote."""
-        return cls(**{**value, "pts_seconds": tuple(value["pts_seconds"])})
+        """The record that `to_json` wrote; CacheError for anything else."""
+        segment = cls(**{**value, "pts_seconds": tuple(value["pts_seconds"])})
+        counts, pts_seconds = (segment.first_frame, segment.num_frames, segment.size_bytes), segment.pts_seconds
+        is_sound = (
+            all(map(_is_count, counts))
+            and segment.num_frames == len(pts_seconds) > 0
+            and all(isinstance(pts, float) and isfinite(pts) for pts in pts_seconds)
+            and all(pts <= later for pts, later in pairwise(pts_seconds))
+            and _SEGMENT_FILE.fullmatch(segment.file) is not None
+            and is_digest(segment.blake3)
+        )
+        if not is_sound:
+            raise CacheError(f"no segment has the record {value!r}")
+        return segment
 
     @property
     def stop_frame(self) -> int:
@@ -130,6 +148,21 @@ class Segment:
 def segment_file(index: int) -> str:
     """The name of an entry's `index`-th segment."""
     return f"segment-{index:06d}.safetensors"
+
+
+def segment_index(file: str) -> int | None:
+    """The inverse of `segment_file`; None for the name of another file."""
+    match = _SEGMENT_FILE.fullmatch(file)
+    return None if match is None else int(match[1])
+
+
+def check_continues(segments: Sequence[Segment], segment: Segment) -> None:
+    """CacheError unless `segment` begins where `segments` end, in frames and in time."""
+    expected = segments[-1].stop_frame if segments else 0
+    if segment.first_frame != expected:
+        raise CacheError(f"{segment.file} begins at frame {segment.first_frame}, not at frame {expected}")
+    if segments and segment.pts_seconds[0] < segments[-1].pts_seconds[-1]:
+        raise CacheError(f"{segment.file} begins at {segment.pts_seconds[0]} s, before the segment in front of it ends")
 
 
 def check_batch(tensors: Mapping[str, torch.Tensor], pts_seconds: np.ndarray) -> None:
@@ -192,20 +225,36 @@ def _check_size(size_bytes: int, segment: Segment) -> None:
 
 @dataclass(frozen=True)
 class _Header:
-    """What a checked file says of itself: whose it is, and by name each tensor's dtype, shape and bytes in the file."""
+    """What a checked file says of itself.
+
+    Attributes:
+        key_digest: whose it is.
+        tensors: by name each tensor's dtype, shape and bytes in the file.
+        specs: what one frame of each is, times left out.
+    """
 
     key_digest: str
     tensors: Mapping[str, tuple[torch.dtype, list[int], int, int]]
+    specs: Mapping[str, TensorSpec]
 
     @classmethod
-    def read(cls, fd: int) -> _Header:
+    def read(cls, fd: int, segment: Segment) -> _Header:
+        """From a file whose checksum is right; CacheError where it holds other frames than its record says."""
         length = int.from_bytes(os.pread(fd, 8, 0), "little")
         header = json.loads(os.pread(fd, length, 8))
-        key_digest, tensors = header.pop("__metadata__")["key_digest"], {}
+        metadata, tensors, specs = header.pop("__metadata__"), {}, {}
         for name, tensor in header.items():
             begin, end = (8 + length + offset for offset in tensor["data_offsets"])
             tensors[name] = (DTYPES[tensor["dtype"]], tensor["shape"], begin, end)
-        return cls(key_digest, tensors)
+            specs[name] = TensorSpec(DTYPES[tensor["dtype"]], tuple(tensor["shape"][1:]))
+        del specs[PTS_SECONDS]
+        _, _, begin, end = tensors[PTS_SECONDS]
+        if (
+            metadata["first_frame"] != str(segment.first_frame)
+            or os.pread(fd, end - begin, begin) != np.array(segment.pts_seconds, np.float64).tobytes()
+        ):
+            raise CacheError(f"{segment.file} holds other frames than the entry says")
+        return cls(metadata["key_digest"], tensors, specs)
 
 
 class SegmentReader:
@@ -218,13 +267,19 @@ class SegmentReader:
     def __init__(self) -> None:
         self._checked: dict[tuple[int | str, ...], _Header] = {}
 
-    def open(self, directory_fd: int, segment: Segment, *, key_digest: str) -> dict[str, torch.Tensor]:
+    def open(
+        self, directory_fd: int, segment: Segment, *, specs: Mapping[str, TensorSpec], key_digest: str
+    ) -> dict[str, torch.Tensor]:
         """Memory-map the tensors of one segment, ``[F, ...]`` by name; writing to them changes no file.
+
+        Args:
+            specs: of the entry's tensors.
+            key_digest: of the entry's key.
 
         Raises:
             CacheError: the file is not the recorded one; says what is wrong with it.
         """
-        fd, header = self._open(directory_fd, segment, key_digest)
+        fd, header = self._open(directory_fd, segment, specs, key_digest)
         try:
             file = torch.from_file(f"/dev/fd/{fd}", shared=False, size=segment.size_bytes, dtype=torch.uint8)
         finally:
@@ -240,6 +295,7 @@ class SegmentReader:
         buffers: Mapping[str, memoryview],
         *,
         row: int | None = None,
+        specs: Mapping[str, TensorSpec],
         key_digest: str,
     ) -> None:
         """Read frames of one segment, or one row of each, into memory; takes less than the page faults of a mapping do.
@@ -248,11 +304,12 @@ class SegmentReader:
             frames: which of the segment's.
             buffers: by name of tensor, bytes for all of them.
             row: index on the first axis of a frame, where only that is read.
+            specs, key_digest: as for `open`.
 
         Raises:
             CacheError: as for `open`.
         """
-        fd, header = self._open(directory_fd, segment, key_digest)
+        fd, header = self._open(directory_fd, segment, specs, key_digest)
         try:
             for name, buffer in buffers.items():
                 _, shape, begin, end = header.tensors[name]
@@ -269,7 +326,9 @@ class SegmentReader:
         finally:
             os.close(fd)
 
-    def _open(self, directory_fd: int, segment: Segment, key_digest: str) -> tuple[int, _Header]:
+    def _open(
+        self, directory_fd: int, segment: Segment, specs: Mapping[str, TensorSpec], key_digest: str
+    ) -> tuple[int, _Header]:
         """A descriptor of a file that is as recorded, and its header."""
         try:
             fd = os.open(segment.file, os.O_RDONLY, dir_fd=directory_fd)
@@ -279,6 +338,8 @@ class SegmentReader:
             header = self._header(fd, segment)
             if header.key_digest != key_digest:
                 raise CacheError(f"{segment.file} belongs to another key")
+            if header.specs != specs:
+                raise CacheError(f"{segment.file} holds other tensors than the entry says")
         except BaseException:
             os.close(fd)
             raise
@@ -292,8 +353,15 @@ class SegmentReader:
         if header is None:
             if digest_file(f"/dev/fd/{fd}") != segment.blake3:  # this very file, whatever happens to its name
                 raise CacheError(f"{segment.file} does not match its checksum")
-            header = self._checked[state] = _Header.read(fd)
+            try:
+                header = self._checked[state] = _Header.read(fd, segment)
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                raise CacheError(f"{segment.file} is no segment: {error!r}") from error
         return header
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _read_fully(fd: int, buffer: memoryview, offset: int, segment: Segment) -> None:

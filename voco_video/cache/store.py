@@ -112,10 +112,7 @@ class FrameCache:
             CacheError: the entry is damaged: manifest altered, other key inside, segment missing or of
                 another size.
         """
-        entry = CacheEntry.open(self._layout.directory(key.digest), reader=self._reader)
-        if entry is not None:
-            entry.touch()
-        return entry
+        return self._opened(self._layout.directory(key.digest))
 
     @contextmanager
     def writer(
@@ -241,11 +238,10 @@ class FrameCache:
             CacheError: no entry or more than one starts so, or it is unfinished or damaged.
         """
         directory = self._layout.directory(self.resolve(prefix))
-        entry = CacheEntry.open(directory, reader=self._reader)
+        entry = self._opened(directory)
         if entry is None:
             advice = "ask again in a moment" if self.is_being_written(directory.name) else "compress it again"
             raise CacheError(f"cache entry {directory.name} is unfinished, with nothing to read yet; {advice}")
-        entry.touch()
         return entry
 
     def resolve(self, prefix: str) -> str:
@@ -268,15 +264,14 @@ class FrameCache:
         """
         digest = self.resolve(prefix)
         directory = self._layout.directory(digest)
-        with os_errors_as_cache_errors(f"remove cache entry {directory}"):
-            lock = WriteLock.try_acquire(self._layout.make_lock_path(digest))
-            if lock is None:
+        with (
+            os_errors_as_cache_errors(f"remove cache entry {directory}"),
+            self._layout.unwritten(directory) as is_unwritten,
+        ):
+            if not is_unwritten:
                 raise CacheError(f"cache entry {digest} is being written; stop that process first")
-            try:
-                if directory.exists():
-                    self._layout.discard(directory)
-            finally:
-                lock.release(delete_file=not directory.exists())
+            if directory.exists():
+                self._layout.discard(directory)
         return digest
 
     def verify(self, prefix: str | None = None, *, full: bool = True) -> list[VerifyResult]:
@@ -306,28 +301,63 @@ class FrameCache:
 
         Returns:
             Digests of the deleted entries, in the order of deletion.
+
+        Raises:
+            CacheError: nothing could be deleted. Where only some could not, that is logged.
         """
         max_bytes = self.max_bytes if max_bytes is None else max_bytes
-        removed = []
+        removed: list[str] = []
+        failures: list[CacheError] = []
+
+        @contextmanager
+        def one(directory: Path) -> Iterator[None]:  # what cannot be deleted must not keep the others
+            try:
+                with os_errors_as_cache_errors(f"delete {directory}"):
+                    yield
+            except CacheError as error:
+                failures.append(error)
+
         with os_errors_as_cache_errors(f"prune cache directory {self.cache_dir}"):
             for directory in self._layout.directories():
-                self._layout.tidy(directory)
+                with one(directory):
+                    self._layout.tidy(directory)
             usages = [(*usage(path), path) for path in self._layout.directories()]
             total_bytes = sum(size_bytes for size_bytes, _, _ in usages)
             for size_bytes, _, directory in sorted(usages, key=lambda item: item[1]):
                 complete = is_complete(directory)
                 is_unwanted = total_bytes > max_bytes if complete else partial
-                if is_unwanted and self._layout.evict(directory, complete=complete):
-                    total_bytes -= size_bytes
-                    removed.append(directory.name)
+                with one(directory):
+                    if is_unwanted and self._layout.evict(directory, complete=complete):
+                        total_bytes -= size_bytes
+                        removed.append(directory.name)
             self._layout.empty_trash()
+        if failures and not removed:
+            raise failures[0]
+        for failure in failures:
+            logger.warning("%s", failure)
         return removed
 
     def __repr__(self) -> str:
         return f"FrameCache({str(self.cache_dir)!r}, max_bytes={self.max_bytes})"
 
+    def _opened(self, directory: Path) -> CacheEntry | None:
+        entry = CacheEntry.open(directory, reader=self._reader)
+        if entry is None:
+            return None
+        entry.touch()
+        if entry.unpublished and not self.is_being_written(entry.digest):
+            logger.warning(
+                "cache entry %s %s: a crash or damage took its end, so only its first %d frames can be read; following "
+                "its source again (same name, or --resume) goes on after them",
+                *(entry.digest[:12], entry.unpublished, entry.num_frames),
+            )
+        return entry
+
     def _partial_entry(self, directory: Path) -> PartialEntry | None:
-        journal = Journal.load(directory, full=False)
+        try:
+            journal = Journal.load(directory, full=False)
+        except OSError:  # it was deleted meanwhile, or cannot be read
+            return None
         if journal is None or not journal.segments:
             return None
         size_bytes, last_used = usage(directory)
@@ -352,7 +382,8 @@ class FrameCache:
         try:
             entry = CacheEntry.open(directory, reader=self._reader)
             if entry is None:
-                journal = Journal.load(directory, full=full)
+                with os_errors_as_cache_errors(f"read cache entry {directory}"):
+                    journal = Journal.load(directory, full=full)
                 num_frames = 0 if journal is None else journal.num_frames
                 return [
                     VerifyResult(digest, directory, "partial", f"unfinished, {num_frames} frames safe"),

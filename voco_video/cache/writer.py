@@ -21,7 +21,7 @@ import torch
 from voco_video.cache.entry import CacheEntry, Manifest
 from voco_video.cache.files import MANIFEST, fsync_directory, os_errors_as_cache_errors
 from voco_video.cache.key import FORMAT_VERSION, CacheKey, plain_json
-from voco_video.cache.lines import decode_line, encode_line
+from voco_video.cache.lines import decode_line, encode_line, whole_lines
 from voco_video.cache.segment import (
     MAX_SEGMENT_BYTES,
     Batch,
@@ -29,6 +29,7 @@ from voco_video.cache.segment import (
     SegmentReader,
     TensorSpec,
     check_batch,
+    check_continues,
     check_size,
     segment_file,
     write_segment,
@@ -64,23 +65,29 @@ class Journal:
             full: check each segment's checksum, not only its size.
         """
         try:
-            lines = (directory / JOURNAL).read_bytes().splitlines(keepends=True)
+            lines = whole_lines((directory / JOURNAL).read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             return None
-        header = decode_line(lines[0]) if lines else None
-        if header is None or header["format_version"] != FORMAT_VERSION:
+        try:
+            journal = cls._begun(decode_line(lines[0])) if lines else None
+        except (CacheError, ValueError, LookupError, TypeError, AttributeError):
+            journal = None
+        if journal is None or journal.key.digest != directory.name:
             return None
-        key = CacheKey.from_json(header["key"])
-        if key.digest != directory.name:
-            return None
-        tensors = {name: TensorSpec.from_json(spec) for name, spec in header["tensors"].items()}
-        journal = cls(key, header["facts"], tensors, size_bytes=len(lines[0]))
+        journal = replace(journal, size_bytes=len(lines[0]))
         for line in lines[1:]:
             segment = journal._sound_segment(directory, line, full=full)
             if segment is None:
                 break
             journal = journal._with(segment, size_bytes=journal.size_bytes + len(line))
         return journal
+
+    @classmethod
+    def _begun(cls, header: Mapping[str, Any] | None) -> Journal | None:
+        if header is None or header["format_version"] != FORMAT_VERSION:
+            return None
+        tensors = {name: TensorSpec.from_json(spec) for name, spec in header["tensors"].items()}
+        return cls(CacheKey.from_json(header["key"]), dict(header["facts"]), tensors)
 
     def append(self, directory: Path, segment: Segment, *, tensors: Mapping[str, TensorSpec]) -> Journal:
         """Record one more segment durably; returns the journal that includes it."""
@@ -114,21 +121,22 @@ class Journal:
         return encode_line({"format_version": FORMAT_VERSION, **facts})
 
     def _sound_segment(self, directory: Path, line: bytes, *, full: bool) -> Segment | None:
-        content = decode_line(line)
-        if content is None:
-            return None
-        segment = Segment.from_json(content)
         directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
+            content = decode_line(line)
+            if content is None:
+                raise CacheError(f"a line of {JOURNAL} does not match its checksum")
+            segment = Segment.from_json(content)
+            check_continues(self.segments, segment)
             check_size(directory_fd, segment)
             if full:
-                SegmentReader().open(directory_fd, segment, key_digest=self.key.digest)
-        except CacheError as error:
-            logger.warning("%s: frames from %d on are compressed again: %s", directory, segment.first_frame, error)
+                SegmentReader().open(directory_fd, segment, specs=self.tensors, key_digest=self.key.digest)
+        except (CacheError, ValueError, LookupError, TypeError, AttributeError) as error:
+            logger.warning("%s: frames from %d on are compressed again: %s", directory, self.num_frames, error)
             return None
         finally:
             os.close(directory_fd)
-        return segment if segment.first_frame == self.num_frames else None
+        return segment
 
 
 class EntryWriter:

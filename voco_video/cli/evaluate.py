@@ -247,8 +247,10 @@ def processes_for(num_workers: int, load: Callable[[int], VideoModel]) -> Proces
 def load_for_rank(rank: int, *, path: str, device: str, **options: Any) -> VideoModel:
     """The model of one process; at module level, so that processes can be handed it."""
     from voco_video.api import load_model
+    from voco_video.freed_memory import keep_freed_memory
     from voco_video.processes import device_of
 
+    keep_freed_memory()
     is_spread = options.get("device_map") is not None
     return load_model(path, device=device if is_spread else device_of(device, rank), **options)
 

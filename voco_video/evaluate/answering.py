@@ -13,11 +13,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from voco_video.api import CompressedVideo, VideoModel
-from voco_video.batching import is_out_of_memory
 from voco_video.data.choices import likeliest
 from voco_video.data.predictions import Prediction
 from voco_video.data.samples import Turn
-from voco_video.errors import CacheError, ModelError, with_name
+from voco_video.errors import FILE_ERRORS, UsageError, with_name
 from voco_video.evaluate.choices import score_options
 from voco_video.evaluate.files import Part, RunFiles
 from voco_video.evaluate.options import EvalOptions
@@ -55,11 +54,7 @@ def answer_video(
     if job.asked.path is not None:
         try:
             video = compressed(model, job.asked.path, options)
-        except (CacheError, ModelError):
-            raise  # the next video would fare no better
-        except Exception as error:  # decoders meet what nobody foresaw; one file costs its own questions
-            if is_out_of_memory(error) and not isinstance(error, MemoryError):  # that is of an absurd picture
-                raise
+        except (*FILE_ERRORS, UsageError) as error:  # such as a window that this video does not reach
             reason = with_name(error, job.asked.path)
             log.warning("%s: %s; its questions count as unanswered", job.asked.video, reason)
             status = "undecodable"

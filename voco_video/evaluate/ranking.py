@@ -21,6 +21,7 @@ from torch import Tensor
 from voco_video.backbone import CACHE_ARGUMENT, Backbone
 from voco_video.data.samples import Dataset
 from voco_video.errors import ModelError, UsageError
+from voco_video.inference import undisturbed
 from voco_video.model import Prefix, VocoModel
 
 MAX_NODES_PER_PASS = 1024
@@ -133,10 +134,10 @@ def answer_token_ids(backbone: Backbone, answers: Sequence[str]) -> list[tuple[i
         told = [*asked, {"role": "assistant", "content": answer}]
         text = backbone.conversation_text(told, add_generation_prompt=False)
         stop = text.find(answer.strip(), start) + len(answer.strip())
-        ids = backbone.tokenizer(text[:stop], add_special_tokens=False).input_ids
+        ids = backbone.token_ids(text[:stop])
         if stop < start or list(ids[: len(prompt)]) != prompt or len(ids) == len(prompt):
             raise ModelError(f"answer {answer!r} cannot be ranked: its tokens do not simply follow the question's")
-        after = backbone.tokenizer(text[stop:], add_special_tokens=False).input_ids
+        after = backbone.token_ids(text[stop:])
         end = next((token for token in after if token in end_ids), usual_end)
         sequences.append((*ids[len(prompt) :], *([] if end is None else [end])))
     return sequences
@@ -189,14 +190,14 @@ def _build_trie(sequences: Sequence[Sequence[int]], group: Sequence[int]) -> Tri
     )
 
 
-@torch.inference_mode()
+@undisturbed()
 def score_tries(
     model: VocoModel, prefix: Prefix, prompt: Sequence[int], tries: Sequence[Trie]
 ) -> tuple[Tensor, Tensor]:
     """Log-likelihood of every answer after a prompt of token ids, float32 ``[A]``, and whether none of its tokens is
     less likely than another would be, bool ``[A]``; on the CPU."""
-    scores = torch.zeros(tries[0].num_answers)
-    num_missed = torch.zeros(tries[0].num_answers)
+    scores = torch.zeros(tries[0].num_answers, dtype=torch.float32)
+    num_missed = torch.zeros(tries[0].num_answers, dtype=torch.float32)
     for trie in tries:
         hidden = _hidden_states(model, prefix, prompt, trie)  # [1 + M, D]
         for rows, log_probs in _log_probs(model, hidden):
@@ -234,7 +235,7 @@ def _mask(prefix_length: int, prompt_length: int, trie: Trie) -> Tensor:
     seen[:prompt_length, prefix_length:end] = torch.ones(prompt_length, prompt_length, dtype=torch.bool).tril()
     seen[prompt_length:, prefix_length:end] = True
     seen[prompt_length:, end:] = trie.visible
-    return torch.zeros(seen.shape).masked_fill(~seen, float("-inf"))[None, None]
+    return torch.zeros(seen.shape, dtype=torch.float32).masked_fill(~seen, float("-inf"))[None, None]
 
 
 def _log_probs(model: VocoModel, hidden: Tensor) -> Iterator[tuple[range, Tensor]]:

@@ -10,7 +10,6 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from voco_video.backbone import Backbone
 from voco_video.cache import CacheEntry, FrameCache
@@ -18,7 +17,7 @@ from voco_video.compress import CompressOptions, compress_video, read_tokens
 from voco_video.data.datasets import load_dataset
 from voco_video.data.samples import Media, Sample
 from voco_video.data.turns import check_turns, encode_turns
-from voco_video.errors import CacheError, DataError, ModelError, VideoError, VocoVideoError
+from voco_video.errors import FILE_ERRORS, DataError, UsageError, VideoError, VocoVideoError
 from voco_video.model import VocoModel, VocoTokens
 from voco_video.sampling import Sampling
 from voco_video.training.batches import Kept, TrainingSample
@@ -90,7 +89,7 @@ class _SkipsBadRows:
             try:
                 encoded = encode_turns(self.backbone, row.turns, max_length=self.max_length, system=row.system)
                 return replace(self._read(row), system=row.system, encoded=encoded)
-            except Exception as error:  # decoders meet what nobody foresaw; one file costs one row
+            except (VocoVideoError, *FILE_ERRORS) as error:
                 self.note_bad(number, error)
         raise DataError(
             f"all {self.num_samples} rows are bad; the last: {list(self.bad.values())[-1]}. `voco-video data check` "
@@ -196,9 +195,7 @@ class CachedConversations(_SkipsBadRows):
                             options=options_for(kept),
                             fingerprint=fingerprint,
                         ).entry
-                    except (CacheError, ModelError, torch.OutOfMemoryError):
-                        raise  # the next file would fare no better
-                    except Exception as error:  # decoders meet what nobody foresaw; one file costs its rows
+                    except (*FILE_ERRORS, UsageError) as error:
                         broken[path] = error
                 if path in broken:
                     dataset.note_bad(number, broken[path])
