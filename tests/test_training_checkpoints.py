@@ -179,7 +179,7 @@ from test_training import tiny_run
 from voco_video.training import train
 
 torch.set_num_threads(1)
-NUM_KILLS = 14
+NUM_KILLS = 10
 EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree")
 
 def in_child(work):
@@ -191,7 +191,7 @@ def in_child(work):
     return os.waitpid(pid, 0)[1]
 
 def config_of(name):
-    return tiny_run(root / name, max_steps=3, save_steps=1, save_total_limit=2)
+    return tiny_run(root / name, max_steps=2, save_steps=1, save_total_limit=1)
 
 def killed(name, at):
     seen = [0]
@@ -229,13 +229,13 @@ def test_killed_anywhere_while_it_saves_a_run_goes_on_to_the_same_bytes(tmp_path
     )
     assert done.returncode == 0, done.stderr[-3000:]
     moments = json.loads(done.stdout.splitlines()[-1])["moments"]
-    assert len(moments) > 8
+    assert len(moments) == 10
     expected = tmp_path / "whole" / "run" / "last"
     for at in moments:
         folder = tmp_path / f"at{at}" / "run"
         for name in ("model.safetensors", "voco.safetensors"):
             assert (folder / "last" / name).read_bytes() == (expected / name).read_bytes(), at
-        assert [path.name for path in checkpoints_of(folder)] == ["checkpoint-3", "checkpoint-2"], at
+        assert [path.name for path in checkpoints_of(folder)] == ["checkpoint-2"], at
         assert not list((folder / "unfinished").glob("*")), at
 
 
