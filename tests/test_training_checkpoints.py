@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from test_training import losses, tiny_run
 
-from voco_video.errors import UsageError
-from voco_video.training import TrainConfig, train
+from voco_video.errors import DataError, UsageError
+from voco_video.training import TrainConfig, TrainingError, engine, train
 from voco_video.training.checkpoints import (
     checkpoints_of,
     newest_whole,
@@ -148,11 +149,13 @@ def test_sharded_checkpoints_that_are_not_whole_are_passed_over(tmp_path, kind):
         content = path.read_bytes()
         path.write_bytes(b"")
         assert newest_whole(tmp_path) == whole, path
-        if not (kind == "fsdp" and path.name in ("__0_0.distcp", "rng_state_1.pth")) and path.name != "rng_state_1.pth":
-            path.unlink()
-            if "rank_" not in path.name and path.name != "rng_state_0.pth":
-                assert newest_whole(tmp_path) == whole, path
         path.write_bytes(content)
+    gone = {"deepspeed": ("latest", "trained.safetensors"), "fsdp": ("scheduler.pt", "optimizer_0/.metadata")}[kind]
+    for name in (*gone, "trainer_state.json"):
+        content = (newest / name).read_bytes()
+        (newest / name).unlink()
+        assert newest_whole(tmp_path) == whole, name
+        (newest / name).write_bytes(content)
     assert newest_whole(tmp_path) == newest
 
 
@@ -174,7 +177,6 @@ def test_a_folder_takes_its_name_when_it_is_whole_and_gives_it_back(tmp_path):
 KILLED = """
 import json, os, signal, sys
 import torch
-from safetensors.torch import save_file
 from test_training import tiny_run
 from voco_video.training import train
 
@@ -247,3 +249,47 @@ def test_two_runs_with_adapters_and_one_seed_give_the_same_bytes(tmp_path):
         config = tiny_run(tmp_path / name, lora_rank=2, lora_dropout=0.1, max_steps=2, save_steps=2, seed=seed)
         runs[name] = (train(config).last / "model.safetensors").read_bytes()
     assert runs["one"] == runs["two"] != runs["other"]
+
+
+@pytest.mark.parametrize("full", ["safetensors", "torch", "rename"])
+def test_a_full_disk_is_one_error_and_the_run_goes_on_when_there_is_room(finished, tmp_path, monkeypatch, full):
+    """What is raised where a disk is full, at the second checkpoint; the first stays whole."""
+    config = replace(finished, output_dir=str(tmp_path / "run"))
+    saved = {"count": 0}
+
+    def fill(owner, name, error):
+        original = getattr(owner, name)
+
+        def save(*args, **options):
+            if any("checkpoint-2" in str(argument) for argument in args):
+                saved["count"] += 1
+                raise error
+            return original(*args, **options)
+
+        monkeypatch.setattr(owner, name, save)
+
+    if full == "safetensors":
+        fill(engine, "save_file", SafetensorError("I/O error: No space left on device (os error 28)"))
+    elif full == "torch":
+        fill(torch, "save", RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"))
+    else:
+        fill(Path, "rename", OSError(28, "No space left on device"))
+    with pytest.raises(TrainingError, match=r"checkpoint-2 cannot be written: .*--resume"):
+        train(config)
+    assert saved["count"] == 1
+    assert newest_whole(tmp_path / "run") == tmp_path / "run" / "checkpoint-1"
+    monkeypatch.undo()
+    train(config, resume=True)
+    assert (tmp_path / "run/last/model.safetensors").read_bytes() == (
+        Path(finished.output_dir) / "last/model.safetensors"
+    ).read_bytes()
+
+
+def test_an_error_of_a_process_that_prepares_samples_is_one_line():
+    raised = DataError(
+        "Caught DataError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  x"
+        "\nvoco_video.errors.DataError: row 3 (a): no such file\n"
+    )
+    assert str(engine._as_raised(raised)) == "row 3 (a): no such file"
+    plain = DataError("row 3 (a): no such file")
+    assert engine._as_raised(plain) is plain
