@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from voco_video.demuxing import num_processors
+from voco_video.demuxing import CONCEALING_CODECS, num_processors
 from voco_video.errors import UsageError, VideoError
 from voco_video.frames import Fit, FrameScaler, Orientation
 from voco_video.picture_facts import AspectReader
@@ -36,10 +36,7 @@ OPEN_TIMEOUT_SECONDS = 15.0
 _POLL_SECONDS = 0.05
 # Threads that decode whole frames each hold one back; as many as keep that under this much.
 _MAX_DECODER_DELAY_SECONDS = 0.25
-# Several threads conceal the same error differently from run to run; one thread keeps up with 1080p at 60 fps.
-_CONCEALING_CODECS = frozenset(
-    {"h264", "mpeg4", "mpeg1video", "mpeg2video", "h263", "msmpeg4v3", "flv1", "vc1", "wmv3"}
-)
+# Several threads conceal the same error differently from run to run; one keeps up with 1080p at 60 fps.
 _MAX_PIXELS_PER_SECOND = 1920 * 1088 * 60
 _MAX_PACKETS_HELD = 2000
 _MAX_FRAMES_WITHOUT_TIME = 50
@@ -137,7 +134,7 @@ class LiveReader:
     def _num_threads(self, rate: float) -> int:
         decoder = self._decoder
         is_small = decoder.width * decoder.height * rate <= _MAX_PIXELS_PER_SECOND
-        if is_small and decoder.codec.canonical_name in _CONCEALING_CODECS:
+        if is_small and decoder.codec.canonical_name in CONCEALING_CODECS:
             return 1
         return max(1, min(num_processors(), int(rate * _MAX_DECODER_DELAY_SECONDS)))
 

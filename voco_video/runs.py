@@ -192,7 +192,8 @@ class RunReader:
                 # Shown before the run's first frame: it may build on what lies before the run, and is not needed.
                 if 0 <= frame_of[number] < run.entry_frame:
                     continue
-                skip = not is_wanted[number - run.entry_packet]
+                # Where packets have told wrong things once, nothing is built on what they say.
+                skip = not is_wanted[number - run.entry_packet] and not self._index.is_from_pictures
                 if top_layer and skip:
                     skip = self._source.temporal_layer(packet) == top_layer
                 if self._is_stopped():
