@@ -35,7 +35,8 @@ class Raw:
     dts: int | None  # of its packet
     duration: int
     is_key: bool
-    frame: Any
+    is_corrupt: bool  # decoded with errors in it
+    pixels: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,17 @@ class Facts:
 
 def decode(path: Path, fit: Fit | None = None) -> list[Picture]:
     """Every picture that decodes, in the order in which they are shown."""
-    raws, facts = decode_raw(path)
-    return list(zip_pictures(raws, facts, fit))
+    raws, facts = decode_raw(path, fit)
+    times = times_of(raws, facts)
+    return [Picture(time, raw.packet, raw.is_key, raw.pixels) for time, raw in zip(times, raws, strict=True)]
 
 
-def decode_raw(path: Path) -> tuple[list[Raw], Facts]:
-    """What comes out of the decoder, and nothing made of it."""
+def decode_raw(path: Path, fit: Fit | None = None) -> tuple[list[Raw], Facts]:
+    """What comes out of the decoder, scaled, and nothing made of its times.
+
+    A picture is scaled before the next packet is fed, and let go of: what stands in the damaged parts of a later one
+    may be what its memory held before.
+    """
     raws: list[Raw] = []
     dts_of: dict[int, int | None] = {}
     with av.open(f"file:{path}", metadata_errors="replace") as container:
@@ -79,20 +85,20 @@ def decode_raw(path: Path) -> tuple[list[Raw], Facts]:
         for other in container.streams:
             if other.index != stream.index:
                 other.discard = Discard.all
+        aspect_ratio = stream.sample_aspect_ratio or Fraction(1)
+        scaler: FrameScaler | None = None
 
         def feed(packet: Any) -> None:
+            nonlocal scaler
+            frames: list[Any] = []
             with contextlib.suppress(av.error.FFmpegError):
-                for frame in decoder.decode(packet):
-                    raws.append(
-                        Raw(
-                            frame.opaque[0],
-                            frame.pts,
-                            dts_of[frame.opaque[0]],
-                            frame.duration or 0,
-                            frame.key_frame,
-                            frame,
-                        )
-                    )
+                frames = decoder.decode(packet)
+            for frame in frames:
+                scaler = scaler or _scaler_for(frame, fit, aspect_ratio)
+                pixels = scaler.new_batch(1)[0]
+                scaler.write(frame, pixels)
+                number, duration = frame.opaque[0], frame.duration or 0
+                raws.append(Raw(number, frame.pts, dts_of[number], duration, frame.key_frame, frame.is_corrupt, pixels))
 
         for number, packet in enumerate(_packets(container, stream)):
             packet.opaque = [number]  # a new object each time: PyAV knows them by id() alone
@@ -104,7 +110,7 @@ def decode_raw(path: Path) -> tuple[list[Raw], Facts]:
             rate=stream.average_rate or stream.guessed_rate or Fraction(25),
             has_only_decoding_times=container.format.name == "avi"
             or bool(container.format.flags & ContainerFlags.no_timestamps.value),
-            sample_aspect_ratio=stream.sample_aspect_ratio or Fraction(1),
+            sample_aspect_ratio=aspect_ratio,
             num_packets=len(dts_of),
         )
     return raws, facts
@@ -123,22 +129,15 @@ def _packets(container: Any, stream: Any) -> Any:
             return
 
 
-def zip_pictures(raws: list[Raw], facts: Facts, fit: Fit | None = None) -> Any:
-    """Add times and pixels; every size that comes is fitted anew where there is a `fit`, else brought to the first."""
-    scaler: FrameScaler | None = None
-    for raw, seconds in zip(raws, times_of(raws, facts), strict=True):
-        frame = raw.frame
-        scaler = scaler or FrameScaler(
-            fit,
-            stored_height=frame.height,
-            stored_width=frame.width,
-            sample_aspect_ratio=facts.sample_aspect_ratio,
-            orientation=Orientation.of_frame(frame),
-            coded_aspect=AspectReader().read(frame),
-        )
-        pixels = scaler.new_batch(1)[0]
-        scaler.write(frame, pixels)
-        yield Picture(seconds, raw.packet, raw.is_key, pixels)
+def _scaler_for(first: Any, fit: Fit | None, aspect_ratio: Fraction) -> FrameScaler:
+    return FrameScaler(
+        fit,
+        stored_height=first.height,
+        stored_width=first.width,
+        sample_aspect_ratio=aspect_ratio,
+        orientation=Orientation.of_frame(first),
+        coded_aspect=AspectReader().read(first),
+    )
 
 
 # --- the rules of time

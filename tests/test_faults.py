@@ -171,17 +171,16 @@ def voco():
 ENTIRE = [case.name for case in SOUND] + ["gap_nopts.ts", "ycgco.mp4", *DAMAGED]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENTIRE)
 def test_compressing_keeps_the_tokens_of_the_frames_that_reading_gives(faults, name, voco, tmp_path):
     for number, sampling in enumerate(SAMPLINGS):
         frames = read_frames(faults / name, sampling, fit=voco.backbone.images.fit)
+        options = CompressOptions(batch_size=4)
         entry, again = (
-            compress_video(
-                voco, faults / name, cache=FrameCache(tmp_path / f"{number}{part}"), sampling=sampling,
-                options=CompressOptions(batch_size=4),
-            ).entry
-            for part in "ab"
-        )  # fmt: skip
+            compress_video(voco, faults / name, cache=FrameCache(folder), sampling=sampling, options=options).entry
+            for folder in (tmp_path / f"{number}", tmp_path / f"{number} again")
+        )
         assert entry.pts_seconds.tolist() == frames.pts_seconds.tolist()
         for tensor_name, tensor in read_tokens(entry).tensors().items():
             assert np.array_equal(tensor, read_tokens(again).tensors()[tensor_name]), sampling
@@ -197,6 +196,7 @@ def test_looking_at_it(faults, name, run):
     assert (code, Path("strip.png").exists()) == (0, True), err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cat_off.ts", "gap_nopts.ts", "paff_frames.ts", "hole.mkv", "dup.mkv"])
 def test_following_it_as_a_stream(faults, name, run, tmp_path):
     (tmp_path / "done").touch()

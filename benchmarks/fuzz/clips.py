@@ -33,12 +33,11 @@ if _TESTS not in sys.path:  # where clips are made, and where the slow reading i
     sys.path.append(_TESTS)
 
 from matrix import MATRIX, Case  # noqa: E402
-from sequential import Raw, decode_raw, zip_pictures  # noqa: E402
+from sequential import decode_raw, times_of  # noqa: E402
 
 NUM_READINGS, NUM_THREADS = 8, 4
 WAYS = ("all frames", "num_frames=5", "keyframes", "timestamps")
 _MODES = ("stretch", "crop", "pad")
-_MAX_PIXELS = 1 << 24  # of a picture that the slow reading is to hold
 _SLOW = ("dnxhd.mov", "jpeg2000.mov")
 BASES = [case for case in MATRIX if case.name not in _SLOW]
 
@@ -347,17 +346,14 @@ def _wrong_times(everything: tuple[tuple[float, str], ...], truth: list[tuple[fl
 def plainly(path: Path, fit: Fit) -> Truth | None:
     """What a plain sequential decode gives; None where its pictures are too large to hold."""
     try:
-        raws, facts = decode_raw(path)
-        if sum(raw.frame.width * raw.frame.height for raw in raws) > _MAX_PIXELS or not _sizes_are_sane(raws):
-            return None
-        pictures = [(picture.seconds, _digest(picture.pixels)) for picture in zip_pictures(raws, facts, fit)]
-    except (av.error.FFmpegError, ValueError, MemoryError, VocoVideoError):
+        raws, facts = decode_raw(path, fit)
+    except (MemoryError, VocoVideoError):
+        return None
+    except (av.error.FFmpegError, ValueError):
         return Truth([])
-    return Truth(pictures, sum(bool(raw.frame.is_corrupt) for raw in raws))
-
-
-def _sizes_are_sane(raws: list[Raw]) -> bool:
-    return all(max(raw.frame.width, raw.frame.height) < 1 << 14 for raw in raws)
+    times = times_of(raws, facts)
+    pictures = [(seconds, _digest(raw.pixels)) for seconds, raw in zip(times, raws, strict=True)]
+    return Truth(pictures, sum(raw.is_corrupt for raw in raws))
 
 
 @functools.lru_cache(maxsize=64)
