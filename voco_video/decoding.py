@@ -38,7 +38,7 @@ class FrameReader:
 
     source:           a scanned one, used up and closed by the first `read` instead of opening another
     stop:             set by another thread to have a `read` end at the next packet
-    num_undecodable:  planned frames of the latest `read` that did not decode, or only with errors in them
+    num_undecodable:  planned frames of the latest `read` that did not decode without errors
     """
 
     def __init__(self, path: Path, index: StreamIndex, stop: threading.Event, source: Source | None = None) -> None:
@@ -51,8 +51,8 @@ class FrameReader:
     def read(self, plan: Indices, first_frame: int = 0, *, repeats: bool = False) -> Iterator[tuple[int, Any]]:
         """Yield (time in ticks, `av.VideoFrame` the way up it is stored) for plan[first_frame:], never decreasing.
 
-        A planned frame that does not decode gives way to the last one before it that does (or the first of all);
-        unless `repeats`, no frame comes twice.
+        A planned frame that does not decode without errors gives way to the last one before it that does (or the
+        first of all); unless `repeats`, no frame comes twice.
         """
         self.num_undecodable = 0
         wanted: list[int] = self._index.pts[plan].tolist()
@@ -75,8 +75,7 @@ class FrameReader:
             yield from self._read_past_damage(wanted, position, repeats=repeats)
         if self.num_undecodable:
             logger.warning(
-                "%s: %d of %d frames could not be decoded whole; the last frame before each stands in for it, or what "
-                "could be made of it",
+                "%s: %d of %d frames could not be decoded; the last good frame before each stands in for it",
                 self._path,
                 self.num_undecodable,
                 len(plan) - first_frame,
@@ -160,11 +159,18 @@ class FrameReader:
             position += 1
 
     def _decode_everything(self) -> Generator[tuple[int, Any], None, None]:
-        """Every picture that decodes from the first packet on, with its time in ticks, later than the one before."""
-        latest = -1
-        with Source(self._path, lenient=True) as source:
-            for picture in decode_on(source):
-                frame = int(self._index.frame_of[packet_number(picture)]) if picture.opaque else -1
-                if frame > latest:  # a damaged picture may come late: time does not go back for it
-                    latest = frame
-                    yield int(self._index.pts[frame]), picture
+        """Every good picture from the first packet on, with its time in ticks, later than the one before.
+
+        Pictures with errors in them come only where there is no other.
+        """
+        for are_bad_ones_good in (False, True):
+            latest = -1
+            with Source(self._path, lenient=True) as source:
+                for picture in decode_on(source):
+                    frame = int(self._index.frame_of[packet_number(picture)]) if picture.opaque else -1
+                    # A damaged picture may come late: time does not go back for it.
+                    if frame > latest and (are_bad_ones_good or not picture.is_corrupt):
+                        latest = frame
+                        yield int(self._index.pts[frame]), picture
+            if latest >= 0:
+                return

@@ -163,9 +163,15 @@ def decode_on(source: Source) -> Iterator[Any]:
     for number, packet in enumerate(source.packets()):
         name_packet(packet, number)
         with contextlib.suppress(av.error.FFmpegError):
-            yield from source.decoder.decode(packet)
+            yield from _let_go(source.decoder.decode(packet))
     with contextlib.suppress(av.error.FFmpegError):
-        yield from source.decoder.decode(None)
+        yield from _let_go(source.decoder.decode(None))
+
+
+def _let_go(pictures: list[Any]) -> Iterator[Any]:
+    """Hand pictures on without keeping them: what a decoder makes of damage may depend on which buffers are free."""
+    while pictures:
+        yield pictures.pop(0)
 
 
 def decode_alone(decoder: Any, packet: Any) -> Any | None:

@@ -116,7 +116,8 @@ class PacketList:
 
     pts, dts, is_key, shows:  [N]; `shows` is False for a packet that is known to show nothing
     last_duration:            of the frame shown last by its time; 0 where it is not known
-    may_mislead:              some packet looks as if it showed nothing, or is damaged; only decoding can tell
+    may_show_nothing:         some packet looks as if it showed nothing, and only decoding can tell
+    is_damaged:               some packet is, or is out of place
     """
 
     pts: Ticks
@@ -125,7 +126,8 @@ class PacketList:
     shows: npt.NDArray[np.bool_]
     last_duration: int
     max_temporal_layer: int
-    may_mislead: bool
+    may_show_nothing: bool
+    is_damaged: bool
 
     def __len__(self) -> int:
         return len(self.pts)
@@ -199,18 +201,21 @@ class _Rows:
         self._is_key, self._shows = array("b"), array("b")
         self._max_layer = 0
         self._has_corrupt = False
+        self._latest_dts = NO_TIME
         self._latest_pts, self._latest_duration = NO_TIME, 0
 
     def add(self, packet: Any, *, shows: bool, layer: int) -> None:
-        pts = usable_ticks(packet.pts)
+        pts, dts = usable_ticks(packet.pts), usable_ticks(packet.dts)
         self._pts.append(pts)
-        self._dts.append(usable_ticks(packet.dts))
+        self._dts.append(dts)
         self._is_key.append(packet.is_keyframe)
         self._shows.append(shows)
         if shows and pts >= self._latest_pts:
             self._latest_pts, self._latest_duration = pts, packet.duration or 0
         self._max_layer = max(self._max_layer, layer)
-        self._has_corrupt |= packet.is_corrupt
+        is_set_back = dts != NO_TIME and dts < self._latest_dts and packet.is_keyframe
+        self._has_corrupt |= packet.is_corrupt or (NO_TIME < dts < self._latest_dts and not is_set_back)
+        self._latest_dts = dts if is_set_back else max(dts, self._latest_dts)
 
     def packet_list(self, headers: PictureHeaders) -> PacketList:
         return PacketList(
@@ -221,7 +226,8 @@ class _Rows:
             # Of the last frame, where it has two fields, each of their packets lasts half as long.
             last_duration=0 if headers.has_second_fields else self._latest_duration,
             max_temporal_layer=self._max_layer,
-            may_mislead=headers.may_show_nothing or self._has_corrupt,
+            may_show_nothing=headers.may_show_nothing,
+            is_damaged=self._has_corrupt,
         )
 
 
@@ -236,7 +242,11 @@ def index_from_packets(source: Source, packets: PacketList) -> StreamIndex | Non
     They do not where times are missing, repeated or far from where the packets lie, where the container knows only
     the order of decoding, and where marks turn out not to mean what they say.
     """
-    if packets.may_mislead or (source.decoder.has_b_frames and knows_decoding_order_only(source)):
+    if (
+        packets.is_damaged
+        or packets.may_show_nothing
+        or (source.decoder.has_b_frames and knows_decoding_order_only(source))
+    ):
         return None
     numbers = np.flatnonzero(packets.shows)
     order = _shown_order(packets.pts[numbers], packets.dts[numbers], packets.is_key[numbers])

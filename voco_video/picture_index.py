@@ -89,7 +89,7 @@ def index_from_pictures(source: Source, packets: PacketList) -> StreamIndex:
         has_hidden=len(packet_of) < len(packets),
         max_temporal_layer=packets.max_temporal_layer,
         is_from_pictures=True,
-        is_damaged=pictures.is_damaged,
+        is_damaged=pictures.is_damaged or packets.is_damaged,
     )
 
 
