@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.report import QUICK_RESULTS, RESULTS
 
 NAMES = ("ceiling", "decode", "attention", "compress", "compress_rivals", "answer", "cache", "scaling", "needle")
-NAMES += ("live", "two_events", "how_often")
+NAMES += ("live", "two_events", "how_often", "steady")
 ON_REQUEST = ("seven_b",)  # takes 16 GiB of memory
 # These take a prefix of file names as --out, and flags of their own for a quick run.
 OTHERS = {

@@ -25,7 +25,7 @@ def bench():
     sys.path.insert(0, str(ROOT))
     names = ("timing", "errors", "report", "shapes", "rivals", "ceiling", "compress", "compress_rivals", "answer")
     names += ("attention", "cache", "scaling", "decode", "guard", "clips", "haystacks", "needle", "seven_b", "__main__")
-    names += ("recordings", "live", "two_events", "how_often")
+    names += ("recordings", "live", "two_events", "how_often", "steady")
     yield SimpleNamespace(**{name: importlib.import_module(f"benchmarks.{name}") for name in names})
     sys.path.remove(str(ROOT))
 
@@ -662,3 +662,18 @@ def test_the_7b_shape_is_llava_s(bench):
 
         model = LlavaForConditionalGeneration(bench.shapes._config(bench.shapes.SHAPES["7b"]))
     assert sum(p.numel() for p in model.parameters()) == 7_063_427_072
+
+
+def test_steady(bench, tmp_path, mismatch, monkeypatch):
+    report = run(bench.steady, tmp_path)
+    assert [(part["name"], part["count"]) for part in report["parts"]] == [("compressing", 24), ("asking", 24)]
+    held = []
+
+    def leak(model, clip, number, settings):
+        held.append(clip.open("rb"))
+
+    monkeypatch.setattr(bench.steady, "_compress", leak)
+    with pytest.raises(mismatch, match="open files grow"):
+        bench.steady.measure(bench.steady.QUICK)
+    for file in held:
+        file.close()

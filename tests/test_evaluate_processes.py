@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from voco_video.data.layouts import write_dataset
-from voco_video.data.predictions import read_run_info
+from voco_video.data.predictions import load_predictions, read_run_info
 from voco_video.errors import CacheError, UsageError, VocoVideoError
 from voco_video.processes import OnDone, Spawned, Torchrun, device_of
 
@@ -168,10 +169,12 @@ def command(shapes: Path, out: Path, *more: str) -> list[str]:
     return ["eval", "msvd", "--root", str(shapes), "--split", "train", "--out", str(out), *OPTIONS, *more]
 
 
-def run_eval(shapes: Path, out: Path, cache_dir: Path, *more: str, launcher: Sequence[str] = ()) -> dict[str, bytes]:
+def run_eval(
+    shapes: Path, out: Path, cache_dir: Path, *more: str, launcher: Sequence[str] = (), num_threads: int = 1
+) -> dict[str, bytes]:
     """The command as a user gives it; the predictions it wrote."""
     program = [*launcher, str(Path(sys.executable).parent / "voco-video")]
-    environment = os.environ | {"VOCO_VIDEO_CACHE_DIR": str(cache_dir), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"VOCO_VIDEO_CACHE_DIR": str(cache_dir), "OMP_NUM_THREADS": str(num_threads)}
     done = subprocess.run(
         [*program, *command(shapes, out, *more)], env=environment, capture_output=True, text=True, check=False
     )
@@ -198,6 +201,17 @@ def test_torchrun_writes_what_one_process_does(shapes, cache_dir, alone, tmp_pat
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
     assert run_eval(shapes, tmp_path / "run", tmp_path / "frames", launcher=launcher) == alone
     assert read_run_info(tmp_path / "run" / "predictions-k8.jsonl")["num_processes"] == 2
+
+
+@pytest.mark.slow
+def test_another_number_of_threads_moves_confidences_by_less_than_is_promised(shapes, alone, tmp_path):
+    """What torchrun's one thread a process comes to, against one process of several: README says how much."""
+    run_eval(shapes, tmp_path / "run", tmp_path / "frames", num_threads=3)
+    run_eval(shapes, tmp_path / "one", tmp_path / "one-frames")
+    for name in alone:
+        several, one = (load_predictions(tmp_path / run / name).predictions for run in ("run", "one"))
+        assert [replace(p, confidence=None) for p in several] == [replace(p, confidence=None) for p in one]
+        assert [p.confidence for p in several] == pytest.approx([p.confidence for p in one], abs=1e-5)
 
 
 @pytest.mark.slow

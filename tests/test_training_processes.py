@@ -68,6 +68,13 @@ def losses(config: TrainConfig) -> list[float]:
     return [line["loss"] for line in log if "loss" in line]
 
 
+def logged(config: TrainConfig) -> list[dict[str, float]]:
+    """Loss and accuracy of each visibility, line by line."""
+    log = json.loads((Path(config.output_dir) / "log.json").read_text())
+    kinds = ("loss_", "token_accuracy_")
+    return [{key: line[key] for key in line if key.startswith(kinds)} for line in log if "loss" in line]
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> TrainConfig:
     """The temporal stage on one process, which accumulates what two do at once."""
@@ -78,6 +85,9 @@ def alone(tmp_path_factory) -> TrainConfig:
 
 def assert_same(alone: TrainConfig, two: TrainConfig, *, atol: float) -> None:
     assert losses(two) == pytest.approx(losses(alone), abs=1e-3)
+    for line, own in zip(logged(two), logged(alone), strict=True):
+        assert own, "each line says what was seen"
+        assert line == pytest.approx(own, abs=1e-3), "what is logged is of all processes"
     expected, got = weights(alone), weights(two)
     assert expected.keys() == got.keys()
     for name, tensor in expected.items():

@@ -104,6 +104,8 @@ class Source:
     def close(self) -> None:
         """Close the file and let go of its packets. Safe to call twice."""
         self.kept_packets, self.begun = (), None
+        # Freeing a decoder holds Python's lock; a worker of it that lets go of a named packet asks for that lock.
+        self.decoder.flush_buffers()
         self.container.close()
 
     def packets(self) -> Iterator[Any]:

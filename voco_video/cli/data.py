@@ -105,18 +105,24 @@ def check(
     list_media: Annotated[
         bool, typer.Option("--list", help="List every video or image, not only those at fault.")
     ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The checkpoint to be trained: find rows that its tokenizer or chat template does not take."),
+    ] = None,
+    max_length: Annotated[int, typer.Option(help="Text tokens that a training sample may have.")] = 2048,
     json: opt.Json = False,
 ) -> None:
     """Say what is there of a data set, what is missing, and where each file comes from.
 
-    Exit code 1 where something is missing or broken, or where the annotations are not of the published size.
+    Exit code 1 where something is missing or broken, where training would skip a row, or where the annotations are not
+    of the published size.
 
     \b
     Examples:
       voco-video data check msvd --root data/MSVD
       voco-video data check activitynet --root data/activitynet --split val --list
       voco-video data check llava-mix665k --root playground/data
-      voco-video data check my-conversations.json --open
+      voco-video data check my-conversations.json --open --model ./my-checkpoint
     """
     from voco_video.data.check import check_dataset
 
@@ -127,6 +133,8 @@ def check(
             split=split.value if split else None,
             annotations=annotations,
             open_media=open_media,
+            model=model,
+            max_length=max_length,
             progress=show,
         )
     if json:
@@ -164,6 +172,11 @@ def print_report(report: CheckReport, *, list_media: bool) -> None:
     shown = report.media if list_media else at_fault[:_NUM_SHOWN]
     for one in shown:
         print(_line(one))
+    for row in report.bad_rows if list_media else report.bad_rows[:_NUM_SHOWN]:
+        print(f"row {row.row} ({row.name}) cannot be trained on: {row.reason}")
+    num_hidden = len(report.bad_rows) - _NUM_SHOWN
+    if num_hidden > 0 and not list_media:
+        print(f"and {num_hidden} more rows; --list shows them all")
     if len(at_fault) > _NUM_SHOWN and not list_media:
         print(f"and {len(at_fault) - _NUM_SHOWN} more; --list shows them all")
 

@@ -24,6 +24,7 @@ from voco_video.data.datasets import (
 from voco_video.data.files import Tree
 from voco_video.data.instruct import MIX665K_NAME, MIX665K_SIZE, find_mix665k, media_folders
 from voco_video.data.multiple_choice import default_split, nextqa_places
+from voco_video.data.row_check import MAX_LENGTH, BadRow, bad_rows
 from voco_video.data.samples import Dataset, Media, SplitSize
 from voco_video.data.sources import SOURCES, clip_origin, msrvtt_urls, synthetic_origin
 from voco_video.errors import FILE_ERRORS, DataError, with_name
@@ -78,6 +79,7 @@ class CheckReport:
         published: what they should hold; None for a set of one's own.
         media: every file that they name, each once.
         groups: the same by where they come from.
+        bad_rows: rows whose text training would skip.
         problems: what is wrong beyond single media, one sentence each.
     """
 
@@ -91,6 +93,7 @@ class CheckReport:
     published: SplitSize | None
     media: tuple[MediaStatus, ...]
     groups: tuple[MediaGroup, ...]
+    bad_rows: tuple[BadRow, ...]
     problems: tuple[str, ...]
 
     def count(self, status: str) -> int:
@@ -99,8 +102,8 @@ class CheckReport:
 
     @property
     def is_complete(self) -> bool:
-        """Whether everything is there, whole, and of the published size."""
-        return not self.problems and self.count(THERE) == len(self.media)
+        """Whether everything is there, whole, of the published size, and can be trained on."""
+        return not self.problems and not self.bad_rows and self.count(THERE) == len(self.media)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain values."""
@@ -115,6 +118,8 @@ def check_dataset(
     split: str | None = None,
     annotations: str | os.PathLike[str] | None = None,
     open_media: bool = False,
+    model: str | None = None,
+    max_length: int = MAX_LENGTH,
     progress: Callable[[int, int], None] | None = None,
 ) -> CheckReport:
     """Look for everything that a data set needs.
@@ -123,11 +128,15 @@ def check_dataset(
         dataset, root, split, annotations: see `load_dataset`.
         open_media: also read frames of every file, as training and evaluation do. Without it only what is empty, or
             may not be read, counts as broken.
+        model: the checkpoint to be trained: rows that are too long for it, or that its chat template refuses, are
+            found, too. Without it only what would be so for any.
+        max_length: text tokens that a training sample may have.
         progress: called with (files looked at, files in all).
 
     Raises:
         UsageError: an unknown data set or split.
         DataError: annotations that are there, but cannot be read.
+        ModelError: the checkpoint is not there, or cannot write conversations.
 
     >>> check_dataset("msvd", "data/MSVD", split="test").is_complete  # doctest: +SKIP
     True
@@ -162,6 +171,7 @@ def check_dataset(
         published=published,
         media=media,
         groups=_groups(dataset, media, place),
+        bad_rows=bad_rows(loaded, model=model, max_length=max_length),
         problems=tuple(problems),
     )
 

@@ -13,13 +13,15 @@ import os
 import re
 import shutil
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from voco_video.cache.files import fsync_directory
-from voco_video.errors import UsageError
+from voco_video.errors import UsageError, VocoVideoError
 from voco_video.training.config import TrainConfig
 
 RUN_CONFIG, UNFINISHED, WEIGHTS, _STATE = "config.json", "unfinished", "trained.safetensors", "trainer_state.json"
@@ -40,6 +42,25 @@ _PARTS = {
 }
 _NAME = re.compile(r"checkpoint-(\d+)")
 logger = logging.getLogger(__name__)
+
+
+class TrainingError(VocoVideoError):
+    """A run that cannot go on; the message says which option to change."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say what could not be written, and that nothing is lost by it.
+
+    Raises:
+        TrainingError: the disk is full, or may not be written.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch's own is a RuntimeError
+        raise TrainingError(
+            f"{path} cannot be written: {error}. Make room and give --resume: what was there before it is whole"
+        ) from error
 
 
 def checkpoint_to_resume(config: TrainConfig, *, resume: bool) -> Path | None:

@@ -71,9 +71,10 @@ class TrainConfig:
     num_scenes: int = 8192
     """Different scenes in mode `cached` (moving-shapes): compressed once and kept in memory, asked anew each time."""
     max_length: int = 2048
-    """Text tokens per sample; turns beyond are left out."""
+    """Text tokens per sample; turns beyond are left out, and a sample whose first turn has more is bad."""
     max_bad_samples: int = 100
-    """Samples with missing or broken media that are skipped, counted and reported before the run gives up."""
+    """Samples that are skipped, counted and named before the run gives up: their media are missing or broken, they have
+    more tokens than `max_length`, or the chat template refuses them."""
 
     train_vision_tower: bool = False
     """Train the vision tower."""

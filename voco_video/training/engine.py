@@ -26,11 +26,13 @@ from voco_video.training.checkpoints import (
     RUN_CONFIG,
     UNFINISHED,
     WEIGHTS,
+    TrainingError,
     checkpoint_to_resume,
     open_aside,
     publish,
     remove_oldest,
     write_json,
+    writing,
 )
 from voco_video.training.config import TrainConfig
 from voco_video.training.curves import draw_curves
@@ -42,10 +44,6 @@ from voco_video.training.validation import validate
 
 RUN_LOG, RUN_CURVES = "log.json", "curves.png"
 logger = logging.getLogger(__name__)
-
-
-class TrainingError(VocoVideoError):
-    """A run that cannot go on; the message says which option to change."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,10 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
     trainer = VocoTrainer(trainable, arguments, config, dataset=dataset, num_steps=num_steps)
     if trainer.is_world_process_zero():
         write_json(Path(config.output_dir) / RUN_CONFIG, config.describe())
-    output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    try:
+        output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except VocoVideoError as error:
+        raise _as_raised(error) from error
     trainer.save_last()
     best = Path(config.output_dir) / "best"
     return TrainResult(
@@ -113,6 +114,12 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
         loss=output.training_loss,
         accuracy=trainer.accuracy,
     )
+
+
+def _as_raised(error: VocoVideoError) -> VocoVideoError:
+    """An error as it was raised: where a worker raised it, torch has put its whole traceback into the message."""
+    _, mark, message = str(error).rpartition(f"{type(error).__module__}.{type(error).__qualname__}: ")
+    return type(error)(message.strip()) if mark and "Original Traceback" in str(error) else error
 
 
 def _loading_device(config: TrainConfig) -> str:
@@ -327,7 +334,7 @@ class VocoTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         run, name = Path(self.config.output_dir), f"checkpoint-{self.state.global_step}"
-        try:
+        with writing(run / name):
             if self.args.should_save:
                 open_aside(run, name)
             self.accelerator.wait_for_everyone()
@@ -336,11 +343,6 @@ class VocoTrainer(Trainer):
             if self.args.should_save:
                 publish(run, name)
                 remove_oldest(run, kept=self.config.save_total_limit)
-        except OSError as error:
-            raise TrainingError(
-                f"{run / name} cannot be written ({error.strerror or error}); make room and give --resume: the "
-                "checkpoint before it is whole"
-            ) from error
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """What a run needs to go on (the weights it trains), and the model so far in ``last/``."""
@@ -380,11 +382,12 @@ class VocoTrainer(Trainer):
         state = None
         if state_dict is not None:
             state = {n.removeprefix("voco."): t for n, t in state_dict.items() if n.startswith("voco.")}
-        export_model(self.voco, open_aside(folder, name), self.config, state)
-        publish(folder, name)
-        write_json(folder / RUN_LOG, self.state.log_history)
-        if self.state.log_history:
-            draw_curves(self.state.log_history, folder / RUN_CURVES)
+        with writing(folder / name):
+            export_model(self.voco, open_aside(folder, name), self.config, state)
+            publish(folder, name)
+            write_json(folder / RUN_LOG, self.state.log_history)
+            if self.state.log_history:
+                draw_curves(self.state.log_history, folder / RUN_CURVES)
 
 
 def _out_of_memory(config: TrainConfig) -> str:
