@@ -132,7 +132,9 @@ def _encoded(tile: np.ndarray, codec: str) -> tuple[bytes, bytes]:
             stream.height, stream.width, stream.pix_fmt = *tile.shape[:2], "yuv444p"
             frame = av.VideoFrame.from_ndarray(tile, format="rgb24")
             frame.pts, frame.time_base = 0, Fraction(1)
-            container.mux([*stream.encode(frame), *stream.encode(None)])
+            for packet in [*stream.encode(frame), *stream.encode(None)]:
+                packet.dts = packet.pts  # x265 leaves it to chance where there is but one picture
+                container.mux(packet)
         config = b"hvcC"
     data = memory.getvalue()
     return _content(data, config), _content(data, b"mdat")
