@@ -130,7 +130,11 @@ def _encoded(tile: np.ndarray, codec: str) -> tuple[bytes, bytes]:
             options = {"x265-params": "log-level=none:pools=none:frame-threads=1", "crf": "4", "preset": "ultrafast"}
             stream = container.add_stream("libx265", rate=1, options=options)
             stream.height, stream.width, stream.pix_fmt = *tile.shape[:2], "yuv444p"
-            container.mux([*stream.encode(av.VideoFrame.from_ndarray(tile, format="rgb24")), *stream.encode(None)])
+            frame = av.VideoFrame.from_ndarray(tile, format="rgb24")
+            frame.pts, frame.time_base = 0, Fraction(1)
+            for packet in [*stream.encode(frame), *stream.encode(None)]:
+                packet.dts = packet.pts  # x265 leaves it to chance where there is but one picture
+                container.mux(packet)
         config = b"hvcC"
     data = memory.getvalue()
     return _content(data, config), _content(data, b"mdat")

@@ -123,7 +123,7 @@ def test_media_that_cannot_be_read_cost_their_own_questions(rows, logged, tmp_pa
     broken = {str(tmp_path / name) for name in ("0.mp4", "0.png")}
     own = write_tasks(tmp_path)
     for path in map(Path, broken):
-        path.write_bytes(path.read_bytes()[: 300 if path.suffix == ".png" else 1000])
+        path.write_bytes(b"neither a video nor a picture")  # the harness has PIL fill up what is merely cut off
     found = run(tmp_path, tmp_path / "out", ["-m", "lmms_eval"])
     for task, documents in own.items():
         for row, before, now in zip(documents, logged[task], found[task], strict=True):

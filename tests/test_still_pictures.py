@@ -102,6 +102,7 @@ def test_tiles_come_whole(tmp_path, codec, orientation):
     )
     pixels = read_frames(path).pixels
     assert difference(pixels[0], as_pil_turns(picture, orientation)) < 4
+    assert (probe(path).codec, "mp4" in probe(path).container) == (codec, True)
 
 
 @pytest.mark.parametrize("orientation", TURNS)

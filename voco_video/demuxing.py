@@ -86,6 +86,7 @@ class Source:
                    error differently from run to run. Otherwise the first error is raised, in every run at the same
                    place, and all pictures before it are right.
     kept_packets:  after `scan` of a small file all its packets, else empty
+    tiled_as:      names of container and codec of a picture in tiles, which is read as the PNG file it was made into
     begun:         after `scan` of a small file what its decoder has done so far, until it is made to do something else
 
     Raises VideoError when the file cannot be opened or has no video in it.
@@ -95,8 +96,15 @@ class Source:
     begun: Begun | None = None
 
     def __init__(self, path: str | os.PathLike[str], *, num_threads: int | None = None, lenient: bool = False) -> None:
+        import av
+
         self.path = Path(path)
         self.container = _open_container(self.path)
+        self.tiled_as: tuple[str, str] | None = None
+        if is_tiled(self.container):
+            with self.container as tiles:
+                self.container = av.open(whole_picture(self.path, tiles), format="png_pipe")
+                self.tiled_as = _names(tiles, tiles.streams.video[0])
         try:
             self.stream = _best_video_stream(self.path, self.container)
             self.decoder = self.stream.codec_context
@@ -207,9 +215,10 @@ def stream_facts(source: Source, picture: Any | None) -> StreamFacts:
     height, width = (picture.height, picture.width) if picture else (decoder.height, decoder.width)
     if not (height and width):
         raise VideoError(f"{source.path}: not one frame could be decoded ({decoder.codec.long_name})")
+    container, codec = source.tiled_as or _names(source.container, stream)
     return StreamFacts(
-        container=source.container.format.name,
-        codec=decoder.codec.canonical_name,
+        container=container,
+        codec=codec,
         pixel_format=picture.format.name if picture else decoder.pix_fmt or "unknown",
         stored_height=height,
         stored_width=width,
@@ -241,10 +250,12 @@ def _open_container(path: Path) -> Any:
     if set(container.format.name.split(",")) & _NOT_VIDEO_FORMATS:
         container.close()
         raise VideoError(f"{path}: is not a video file (FFmpeg takes it for {container.format.long_name!r})")
-    if is_tiled(container):
-        with container:
-            return av.open(whole_picture(path, container), format="png_pipe")
     return container
+
+
+def _names(container: Any, stream: Any) -> tuple[str, str]:
+    """Of the container and of the codec."""
+    return container.format.name, stream.codec_context.codec.canonical_name
 
 
 def _best_video_stream(path: Path, container: Any) -> Any:

@@ -66,7 +66,7 @@ def whole_picture(path: Path, container: Any) -> io.BytesIO:
 
 
 def _read_tiles(path: Path, container: Any, grid: Grid) -> npt.NDArray[np.uint8]:
-    streams = {stream.id: stream for stream in container.streams.video}
+    streams = {stream.id: stream for stream in container.streams.video if stream.codec_context is not None}
     if missing := set(grid.item_ids) - set(streams):
         raise VideoError(f"{path}: {len(missing)} of the {len(grid.item_ids)} tiles of its picture are not there")
     numbers_of: dict[int, list[int]] = {}
@@ -74,7 +74,7 @@ def _read_tiles(path: Path, container: Any, grid: Grid) -> npt.NDArray[np.uint8]
         numbers_of.setdefault(streams[item_id].index, []).append(number)
     pixels = np.zeros((grid.height, grid.width, 3), np.uint8)
     scaler, waiting, tile_size = RgbScaler(str(path)), dict(numbers_of), (0, 0)
-    for stream in container.streams.video:
+    for stream in streams.values():
         stream.codec_context.thread_count = 1
     for packet in container.demux(*(streams[item_id] for item_id in set(grid.item_ids))):
         if not packet.size or packet.stream.index not in waiting:
