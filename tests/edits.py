@@ -9,6 +9,7 @@ from typing import Any
 
 import av
 from av.stream import Disposition
+from clips import SAME_EVERY_TIME
 
 _TS_BYTES = 188
 
@@ -30,7 +31,7 @@ def remux(
     """Copy the packets that `edit` makes of those of the video stream."""
     with (
         av.open(str(source)) as old,
-        av.open(str(target), "w", format=format, container_options=options or {}) as new,
+        av.open(str(target), "w", format=format, container_options={**SAME_EVERY_TIME, **(options or {})}) as new,
     ):
         stream = new.add_stream_from_template(old.streams.video[0])
         for packet in edit([packet for packet in old.demux(video=0) if packet.size]):
@@ -167,7 +168,7 @@ def uncode_pictures(source: Path, target: Path, numbers: set[int]) -> Path:
 
 def add_cover(source: Path, target: Path) -> Path:
     """Copy a file and put a cover picture in front, a second video stream."""
-    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+    with av.open(str(source)) as old, av.open(str(target), "w", container_options=SAME_EVERY_TIME) as new:
         cover = new.add_stream("mjpeg", rate=1)
         cover.width, cover.height, cover.pix_fmt = 640, 480, "yuvj420p"
         cover.disposition = Disposition.attached_pic

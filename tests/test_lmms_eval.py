@@ -117,3 +117,19 @@ def test_rounds_end_when_the_task_says(rows, logged, viewer):
 
 def test_a_second_run_decodes_and_compresses_nothing(folder, logged):
     assert run(folder, folder / "second", ["-c", _WITHOUT_DECODER]) == logged
+
+
+def test_media_that_cannot_be_read_cost_their_own_questions(rows, logged, tmp_path):
+    broken = {str(tmp_path / name) for name in ("0.mp4", "0.png")}
+    own = write_tasks(tmp_path)
+    for path in map(Path, broken):
+        path.write_bytes(path.read_bytes()[: 300 if path.suffix == ".png" else 1000])
+    found = run(tmp_path, tmp_path / "out", ["-m", "lmms_eval"])
+    for task, documents in own.items():
+        for row, before, now in zip(documents, logged[task], found[task], strict=True):
+            if not broken & {row.get("video"), row.get("image")}:
+                assert now == before
+            elif task == "shapes_choice":
+                assert {tuple(map(str, loss)) for loss in now} == {("inf", "False")}
+            else:
+                assert not any(now), f"{task}: nothing is said about what was not seen"

@@ -109,16 +109,23 @@ def test_late_start_anchors_the_grid_at_the_first_frame():
         ({"keyframes": True, "timestamps": (1.0,)}, "keyframes and timestamps"),
         ({"timestamps": ()}, "empty"),
         ({"timestamps": 3.0}, "sequence"),
-        ({"timestamps": (-1.0,)}, "negative"),
         ({"timestamps": (1.0,), "start_seconds": 2}, "start_seconds"),
         ({"start_seconds": 5, "end_seconds": 5}, "not before"),
-        ({"start_seconds": -1}, "negative"),
         ({"end_seconds": float("inf")}, "finite"),
     ],
 )
 def test_bad_options_name_the_value(options, message):
     with pytest.raises(UsageError, match=message):
         Sampling(**options)
+
+
+@pytest.mark.parametrize("options", [{"timestamps": (-1.0, 2.0)}, {"start_seconds": -1.0}])
+def test_times_before_the_beginning_are_refused_unless_the_clock_begins_below_zero(options):
+    times = np.arange(5.0)
+    with pytest.raises(UsageError, match="-1 s is before the beginning"):
+        pick_frames(times, times == 0, 5.0, Sampling(**options))
+    picked = pick_frames(times - 2, times == 0, 3.0, Sampling(**options))
+    assert picked[0] == 1
 
 
 @pytest.mark.parametrize(

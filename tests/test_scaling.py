@@ -3,6 +3,7 @@
 import io
 import logging
 from fractions import Fraction
+from importlib.util import find_spec
 
 import av
 import numpy as np
@@ -245,6 +246,19 @@ def test_a_containers_shape_of_pixels_goes_before_the_streams(tmp_path):
     assert [read_number(picture) for picture in pixels] == list(range(10))
 
 
+@pytest.mark.parametrize("kind", ["sizes", "shapes", "a shape that stays"])
+def test_libraries_that_bring_all_to_the_first_ones_size_give_way(tmp_path, kind):
+    pytest.importorskip("decord")
+    sizes = {"sizes": [(96, 160), (160, 96)]}.get(kind, [(96, 96), (96, 96)])
+    aspects = {"shapes": (Fraction(1), Fraction(2)), "a shape that stays": (Fraction(4, 3), Fraction(4, 3))}.get(kind)
+    path = remuxed(elementary(sizes, aspects=aspects or (None, None)), tmp_path / "clip.mkv")
+    pixels = [
+        read_frames(path, Sampling(fps=25), fit=Fit(64, 64), backend=name).pixels.astype(int)
+        for name in ("pyav", "decord")
+    ]
+    assert np.abs(pixels[0] - pixels[1]).mean() < (0.01 if kind != "a shape that stays" else 3)
+
+
 def test_absurd_sizes_are_one_clear_error():
     with pytest.raises(VideoError, match=r"clip\.mp4.*more than"):
         FrameScaler(None, stored_height=120, stored_width=160, sample_aspect_ratio=Fraction(32512), name="clip.mp4")
@@ -263,6 +277,10 @@ def test_the_given_files_of_odd_colours_and_sizes(shared, caplog):
         num_frames = sum(1 for _ in container.decode(video=0))
     with open_video(faults / "ycgco.mp4") as video:
         assert sum(len(batch) for batch in video.batches(Sampling(fps=100))) == num_frames
+    if find_spec("decord"):
+        first, second = (read_frames(faults / "ycgco.mp4", backend=name).pixels for name in ("pyav", "decord"))
+        assert np.array_equal(first, second), "decord takes it for something else"
+    caplog.clear()
     assert not caplog.records
     with pytest.raises(VideoError, match=r"p7fuzz308\.apng"):
         read_frames(faults / "p7fuzz308.apng")

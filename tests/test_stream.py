@@ -25,9 +25,10 @@ from voco_video.cache import FrameCache
 from voco_video.compress import CompressOptions, read_tokens
 from voco_video.errors import CacheError, UsageError, VideoError
 from voco_video.live import LiveReader, parse_source
-from voco_video.pacing import FrameQueue, Timeline, frames_on_grid
+from voco_video.pacing import FrameQueue, frames_on_grid
 from voco_video.sampling import Sampling, pick_frames
 from voco_video.stream import Stream
+from voco_video.timeline import Timeline
 from voco_video.video import open_video
 
 GOP = {"g": "12", "bf": "2", "preset": "ultrafast"}
@@ -125,10 +126,10 @@ def test_a_queue_that_waits_loses_nothing_and_holds_back_the_source():
 
 def test_one_clock_through_late_frames_and_clocks_set_back():
     times = [100.0, 100.04, 100.08, 100.06, 100.12, 3.0, 3.04]
-    timeline = Timeline(lambda pts: 50.0)
+    timeline = Timeline(0.04, eager=True, place_first=lambda pts: 50.0)
     placed = [pts for pts, _ in timeline.placed((t, None) for t in times)]
-    assert placed == pytest.approx([50.0, 50.04, 50.08, 50.12, 50.16, 50.20])
-    assert timeline.num_jumps == 1
+    assert placed == pytest.approx([50.0, 50.04, 50.08, 50.10, 50.12, 50.16, 50.20])
+    assert timeline.num_set_back == 1
 
 
 # ---------------------------------------------------------------------- sources

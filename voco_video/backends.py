@@ -21,7 +21,9 @@ from voco_video.decoding import FrameReader
 from voco_video.demuxing import Source, StreamFacts
 from voco_video.errors import UsageError
 from voco_video.packet_index import StreamIndex
+from voco_video.picture_facts import AspectReader
 from voco_video.runs import Indices, keyframes_start_anew
+from voco_video.scaling import SHAPED_AS_FIRST
 
 logger = logging.getLogger("voco_video")
 
@@ -101,6 +103,7 @@ class _ForeignReader:
         self._index = index
         self._facts = facts
         self._stop = stop
+        self._aspects = AspectReader()
 
     @property
     def num_undecodable(self) -> int:
@@ -122,8 +125,8 @@ class _ForeignReader:
         import av
 
         reason = _reason_not_to_use(self._name, self._index, self._facts)
-        if not reason and not keyframes_start_anew(self._path, self._index, plan, self._stop):
-            reason = "not every keyframe of it can be decoded from"
+        if not reason and not keyframes_start_anew(self._path, self._index, plan, self._stop, self._is_as_first):
+            reason = "not every keyframe of it can be decoded from, or they differ in size"
         if not reason and self._name == "decord" and _marks_other_keyframes(self._path):
             reason = "it marks as keyframes what are none"
         if reason:
@@ -141,7 +144,14 @@ class _ForeignReader:
                 stored = self._facts.orientation.stored(picture)
                 if stored.shape[:2] != (self._facts.stored_height, self._facts.stored_width):
                     raise _UntrustedError(f"its pictures are {picture.shape[1]}x{picture.shape[0]} pixels")
-                yield frame_index, av.VideoFrame.from_ndarray(np.ascontiguousarray(stored), format="rgb24")
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(stored), format="rgb24")
+                frame.opaque = (SHAPED_AS_FIRST,)
+                yield frame_index, frame
+
+    def _is_as_first(self, picture: Any) -> bool:
+        """Whether a picture has the size and shape of the first one, to which the libraries bring all others."""
+        first = (self._facts.stored_height, self._facts.stored_width, self._facts.coded_aspect)
+        return (picture.height, picture.width, self._aspects.read(picture)) == first
 
 
 def _guarded(call: Callable[..., Any], *arguments: Any) -> Any:
@@ -166,6 +176,8 @@ def _reason_not_to_use(name: str, index: StreamIndex, facts: StreamFacts) -> str
         return "its packets do not tell when its frames are shown"
     if facts.orientation.is_mirrored:
         return "it is stored as a mirror image"
+    if not facts.has_known_matrix:
+        return "its colours are in a matrix that few know"
     if name == "torchcodec":
         return None
     if index.has_hidden:

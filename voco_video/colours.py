@@ -39,6 +39,11 @@ _FULL_RANGE = 2
 _CRASHING_FORMATS = frozenset({"yaf32le", "yaf32be"})  # the scaler of FFmpeg 8.1 ends the process on these
 
 
+def knows_matrix(frame: Any) -> bool:
+    """Whether FFmpeg's scaler can convert the colours of an `av.VideoFrame` as they are."""
+    return frame.colorspace in _SCALER_KNOWS and frame.color_range in _KNOWN_RANGES
+
+
 class RgbScaler:
     """Scales `av.VideoFrame`s and makes RGB of them. Not for use from two threads at once.
 
@@ -67,7 +72,7 @@ class RgbScaler:
             raise VideoError(f"{self._name}: its pixel format {frame.format.name} cannot be converted to RGB")
         matrix, pixel_range = frame.colorspace, frame.color_range
         try:
-            if matrix in _SCALER_KNOWS and pixel_range in _KNOWN_RANGES:
+            if knows_matrix(frame):
                 return _channels_of(self._planes(frame, height, width))
             if pixel_range not in _KNOWN_RANGES:
                 frame.color_range = 0

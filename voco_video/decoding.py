@@ -29,7 +29,7 @@ logger = logging.getLogger("voco_video")
 # Codecs known to start anew at a keyframe; any other is decoded from the first packet on.
 _EXACT_ENTRY_CODECS = frozenset({
     "h264", "hevc", "vvc", "av1", "vp8", "vp9", "mpeg1video", "mpeg2video", "mpeg4", "h263", "theora", "mjpeg",
-    "prores", "dnxhd", "ffv1", "huffyuv", "rawvideo", "png",
+    "prores", "dnxhd", "rawvideo", "png",
 })  # fmt: skip
 
 
@@ -86,7 +86,7 @@ class FrameReader:
         """Yield each of `frames` (distinct, ascending) or raise DamagedError at the first that does not come intact."""
         if self._index.is_damaged:
             raise DamagedError("it is damaged")
-        num_read, can_seek, can_jump = 0, True, True
+        num_read, can_seek, can_jump = 0, True, not self._index.is_from_pictures
         while num_read < len(frames):
             try:
                 with self._open_source() as source:

@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from voco_video.colours import knows_matrix
 from voco_video.errors import VideoError
 from voco_video.frames import Orientation
 from voco_video.heif import is_tiled, whole_picture
@@ -26,6 +27,17 @@ MAX_PACKETS_TO_FIRST_PICTURE = 500
 # Two frames in work per processor: one more than there are processors, which is FFmpeg's own choice, leaves some idle
 # while others wait for references, skip, or are waited for by the scaler. Beyond 16, FFmpeg warns.
 _MAX_THREADS = 16
+# Decoders that make up what is damaged from the pictures around it. What others give of damaged data, where they are
+# not told to refuse it, is whatever was in memory before.
+CONCEALING_CODECS = frozenset({
+    "h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "mpeg4", "h263", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "flv1",
+    "wmv1", "wmv2", "wmv3", "vc1", "rv10", "rv20", "rv30", "rv40", "svq1", "svq3", "vp8", "vp9", "av1", "theora",
+})  # fmt: skip
+# Decoders that report damaged data. With any other several threads would give other pictures of it from run to run.
+REPORTING_CODECS = frozenset({
+    "h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9", "av1", "theora", "mjpeg", "prores", "png",
+    "apng", "gif", "dnxhd",
+})  # fmt: skip
 
 
 class DamagedError(Exception):
@@ -38,7 +50,11 @@ class MisplacedError(DamagedError):
 
 @dataclass(frozen=True)
 class StreamFacts:
-    """What the container and the first decoded picture say; sizes in pixels as stored, before any turning."""
+    """What the container and the first decoded picture say; sizes in pixels as stored, before any turning.
+
+    coded_aspect:      what the picture itself says of its pixels' shape
+    has_known_matrix:  whether FFmpeg's scaler knows the matrix of its colours
+    """
 
     container: str
     codec: str
@@ -48,6 +64,7 @@ class StreamFacts:
     sample_aspect_ratio: Fraction
     coded_aspect: Fraction | None
     orientation: Orientation
+    has_known_matrix: bool
     num_video_streams: int
 
 
@@ -98,7 +115,13 @@ class Source:
     def close(self) -> None:
         """Close the file and let go of its packets. Safe to call twice."""
         self.kept_packets, self.begun = (), None
+        # Freeing a decoder holds Python's lock; a worker of it that lets go of a named packet asks for that lock.
+        self.decoder.flush_buffers()
         self.container.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "decoder"):  # opening got that far
+            self.close()
 
     def packets(self) -> Iterator[Any]:
         """Every packet of the video stream that holds data, from the present position on; a broken end ends it."""
@@ -187,6 +210,7 @@ def stream_facts(source: Source, picture: Any | None) -> StreamFacts:
         sample_aspect_ratio=stream.sample_aspect_ratio or Fraction(1),
         coded_aspect=AspectReader().read(picture) if picture else None,
         orientation=Orientation.of_frame(picture) if picture else Orientation(),
+        has_known_matrix=picture is None or knows_matrix(picture),
         num_video_streams=sum(
             not other.disposition & Disposition.attached_pic for other in source.container.streams.video
         ),
@@ -238,11 +262,13 @@ def _open_decoder(path: Path, decoder: Any, num_threads: int | None, *, lenient:
     import av
     from av.codec.context import Flags
 
-    decoder.thread_count = num_threads or min(_MAX_THREADS, 2 * num_processors())
-    decoder.thread_type = "SLICE" if num_threads == 1 else "AUTO"
+    codec = decoder.codec.canonical_name
+    is_alone = num_threads == 1 or codec not in REPORTING_CODECS
+    decoder.thread_count = 1 if is_alone else num_threads or min(_MAX_THREADS, 2 * num_processors())
+    decoder.thread_type = "SLICE" if is_alone else "AUTO"
     decoder.flags |= Flags.copy_opaque
-    if not lenient:
-        decoder.options = {"err_detect": "explode"}
+    if not (lenient and codec in CONCEALING_CODECS):
+        decoder.options = {"err_detect": "crccheck+explode"}
     # Some decoders (dav1d) take what is to be skipped when they open, for good: open before it is ever set.
     try:
         decoder.open(strict=False)

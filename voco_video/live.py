@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from voco_video.demuxing import CONCEALING_CODECS, num_processors
 from voco_video.errors import UsageError, VideoError
 from voco_video.frames import Fit, FrameScaler, Orientation
 from voco_video.picture_facts import AspectReader
@@ -29,10 +30,14 @@ from voco_video.picture_facts import AspectReader
 logger = logging.getLogger("voco_video")
 
 SourceKind = Literal["file", "pipe", "url"]
+LiveFrame = tuple[float | None, Any]
+"""A frame's own time in seconds, None where it has none, and the `av.VideoFrame`."""
 OPEN_TIMEOUT_SECONDS = 15.0
 _POLL_SECONDS = 0.05
 # Threads that decode whole frames each hold one back; as many as keep that under this much.
 _MAX_DECODER_DELAY_SECONDS = 0.25
+# Several threads conceal the same error differently from run to run; one keeps up with 1080p at 60 fps.
+_MAX_PIXELS_PER_SECOND = 1920 * 1088 * 60
 _MAX_PACKETS_HELD = 2000
 _MAX_FRAMES_WITHOUT_TIME = 50
 _NOT_VIDEO_FORMATS = frozenset({"tty", "bin", "xbin", "adf", "idf", "concat"})
@@ -94,7 +99,7 @@ class LiveReader:
     begins_seconds:  time of the first packet, once `frames` has begun
     end_seconds:     when the last frame ends; None until the source has ended
     facts:           container, codec and size of the stored picture, once a frame has come
-    num_undecodable: packets and pictures that did not decode
+    num_undecodable: packets that did not decode, and pictures with errors in them
     """
 
     def __init__(
@@ -122,9 +127,16 @@ class LiveReader:
         self._stream = self._video_stream()
         self._decoder = self._stream.codec_context
         rate = float(self._stream.average_rate or self._stream.guessed_rate or 25)
-        self._decoder.thread_count = max(1, min(os.cpu_count() or 1, int(rate * _MAX_DECODER_DELAY_SECONDS)))
+        self._decoder.thread_count = self._num_threads(rate)
         self._decoder.thread_type = "AUTO" if self._decoder.thread_count > 1 else "SLICE"
         self._frame_seconds = 1 / rate
+
+    def _num_threads(self, rate: float) -> int:
+        decoder = self._decoder
+        is_small = decoder.width * decoder.height * rate <= _MAX_PIXELS_PER_SECOND
+        if is_small and decoder.codec.canonical_name in CONCEALING_CODECS:
+            return 1
+        return max(1, min(num_processors(), int(rate * _MAX_DECODER_DELAY_SECONDS)))
 
     def close(self) -> None:
         """Let go of the source. Safe to call twice."""
@@ -145,8 +157,8 @@ class LiveReader:
             name=self.source.name,
         )
 
-    def frames(self, *, after_seconds: float | None = None) -> Iterator[tuple[float, Any]]:
-        """Yield (pts_seconds, `av.VideoFrame`) as they come, the way up they are stored, in the decoder's order.
+    def frames(self, *, after_seconds: float | None = None) -> Iterator[LiveFrame]:
+        """Yield frames as they come, the way up they are stored, in the order in which they are shown.
 
         after_seconds:  nothing before this is wanted; little of it is decoded, and some of that may come
 
@@ -166,16 +178,14 @@ class LiveReader:
                 self.num_undecodable += 1
                 continue
             for picture in pictures:
-                if picture.is_corrupt or picture.pts is None:
-                    self.num_undecodable += picture.is_corrupt
-                    num_without_time += picture.pts is None
-                    continue
-                pts = self._to_seconds(picture.pts)
-                if last is not None and pts > last:
+                self.num_undecodable += picture.is_corrupt
+                pts = None if picture.pts is None else self._to_seconds(picture.pts)
+                num_without_time += pts is None
+                if pts is not None and last is not None and pts > last:
                     self._frame_seconds = pts - last
                 if picture.duration:
                     self._frame_seconds = self._to_seconds(picture.duration)
-                last = pts
+                last = last if pts is None else pts
                 self.facts = self.facts or {
                     "container": self._container.format.name,
                     "codec": self._decoder.codec.canonical_name,

@@ -1,11 +1,11 @@
-"""From a source's pace to a model's: one clock, a steady rate, and a queue that does not grow."""
+"""From a source's pace to a model's: a steady rate, and a queue that does not grow."""
 
 from __future__ import annotations
 
 import math
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,41 +14,6 @@ from voco_video.sampling import TIME_SLACK_SECONDS
 
 Frame = TypeVar("Frame")
 FrameTimes = Iterator[tuple[float, Frame]]  # (pts_seconds, frame)
-# A frame that is earlier than the one before by less than this is late; by more, and the clock was set back.
-_LATE_SECONDS = 1.0
-
-
-class Timeline:
-    """Places frames on an entry's clock, which only goes forward.
-
-    first_seconds:   called with the first frame's time on its own clock: where it goes
-    offset_seconds:  entry's clock minus source's, once a frame has come
-    num_jumps:       how often the source's clock was set back; what came then goes on after what was before
-    """
-
-    def __init__(self, first_seconds: Callable[[float], float] = lambda pts: pts) -> None:
-        self.offset_seconds = 0.0
-        self.num_jumps = 0
-        self._first_seconds = first_seconds
-
-    def placed(self, frames: FrameTimes[Any]) -> FrameTimes[Any]:
-        """The frames at their times on the entry's clock, ascending; late ones are left out."""
-        last: float | None = None
-        frame_seconds = 0.0
-        for pts, frame in frames:
-            if last is None:
-                self.offset_seconds = self._first_seconds(pts) - pts
-            placed = pts + self.offset_seconds
-            if last is not None and placed <= last:
-                if last - placed < _LATE_SECONDS:
-                    continue
-                self.offset_seconds += last + frame_seconds - placed
-                self.num_jumps += 1
-                placed = last + frame_seconds
-            elif last is not None:
-                frame_seconds = placed - last
-            last = placed
-            yield placed, frame
 
 
 def frames_on_grid(

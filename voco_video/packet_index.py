@@ -116,7 +116,7 @@ class PacketList:
 
     pts, dts, is_key, shows:  [N]; `shows` is False for a packet that is known to show nothing
     last_duration:            of the frame shown last by its time; 0 where it is not known
-    may_show_nothing:         some packet looks as if it showed nothing, and only decoding can tell
+    may_mislead:              some packet looks as if it showed nothing, or is damaged; only decoding can tell
     """
 
     pts: Ticks
@@ -125,7 +125,7 @@ class PacketList:
     shows: npt.NDArray[np.bool_]
     last_duration: int
     max_temporal_layer: int
-    may_show_nothing: bool
+    may_mislead: bool
 
     def __len__(self) -> int:
         return len(self.pts)
@@ -198,6 +198,7 @@ class _Rows:
         self._pts, self._dts = array("q"), array("q")
         self._is_key, self._shows = array("b"), array("b")
         self._max_layer = 0
+        self._has_corrupt = False
         self._latest_pts, self._latest_duration = NO_TIME, 0
 
     def add(self, packet: Any, *, shows: bool, layer: int) -> None:
@@ -209,6 +210,7 @@ class _Rows:
         if shows and pts >= self._latest_pts:
             self._latest_pts, self._latest_duration = pts, packet.duration or 0
         self._max_layer = max(self._max_layer, layer)
+        self._has_corrupt |= packet.is_corrupt
 
     def packet_list(self, headers: PictureHeaders) -> PacketList:
         return PacketList(
@@ -219,7 +221,7 @@ class _Rows:
             # Of the last frame, where it has two fields, each of their packets lasts half as long.
             last_duration=0 if headers.has_second_fields else self._latest_duration,
             max_temporal_layer=self._max_layer,
-            may_show_nothing=headers.may_show_nothing,
+            may_mislead=headers.may_show_nothing or self._has_corrupt,
         )
 
 
@@ -234,7 +236,7 @@ def index_from_packets(source: Source, packets: PacketList) -> StreamIndex | Non
     They do not where times are missing, repeated or far from where the packets lie, where the container knows only
     the order of decoding, and where marks turn out not to mean what they say.
     """
-    if packets.may_show_nothing or (source.decoder.has_b_frames and knows_decoding_order_only(source)):
+    if packets.may_mislead or (source.decoder.has_b_frames and knows_decoding_order_only(source)):
         return None
     numbers = np.flatnonzero(packets.shows)
     order = _shown_order(packets.pts[numbers], packets.dts[numbers], packets.is_key[numbers])

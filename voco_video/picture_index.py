@@ -177,6 +177,9 @@ def _in_slots(source: Source, packets: PacketList, pictures: _Pictures) -> tuple
     lost = np.setdiff1d(numbers, pictures.packet_of)
     latest = np.maximum.accumulate(pictures.packet_of)
     place_of = np.arange(len(latest)) + np.searchsorted(lost, latest)  # [P]
+    if (num_missing := int(place_of[-1]) + 1 - len(slots)) > 0:  # some packets gave more pictures than one
+        step = usual_step(slots, source.stream)
+        slots = np.concatenate((slots, slots[-1] + step * np.arange(1, num_missing + 1)))
     failed = np.isin(lost, pictures.failed_packets)
     lost_place_of = np.setdiff1d(np.arange(len(slots)), place_of)[: len(lost)]
     packet_of = np.concatenate((pictures.packet_of, lost[failed]))

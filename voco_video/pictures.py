@@ -91,7 +91,7 @@ def attention_bars(answer: Answer, *, width: int = 60) -> str:
 
 def thumbnail_fit(info: VideoInfo) -> Fit:
     """A small box of the video's own shape, for the decoder to scale to."""
-    return Fit(height=240, width=max(1, round(240 * info.width / info.height)), mode="stretch")
+    return Fit(height=240, width=min(16384, max(1, round(240 * info.width / info.height))), mode="stretch")
 
 
 def format_seconds(seconds: float) -> str:

@@ -97,17 +97,25 @@ def _run_from(index: StreamIndex, entry: int, frames: Indices) -> Run:
     return Run(packet, first if entry else min(first, int(frames[0])), shows, frames, last_packet)
 
 
-def keyframes_start_anew(path: Path, index: StreamIndex, frames: Indices, stop: threading.Event) -> bool:
-    """Whether each keyframe from which `frames` would be decoded is a whole picture by itself.
+def keyframes_start_anew(
+    path: Path,
+    index: StreamIndex,
+    frames: Indices,
+    stop: threading.Event,
+    is_alike: Callable[[Any], bool] = lambda picture: True,
+) -> bool:
+    """Whether each keyframe from which `frames` would be decoded is a whole picture by itself, and `is_alike`.
 
     Files whose picture is refreshed bit by bit mark places as keyframes where a decoder shows nothing, or shows
     what it has not got right yet.
     """
     entries = np.unique(_entries_of(index, frames))
-    return all_whole(path, index.entry_packets[entries[entries > 0]].tolist(), stop)
+    return all_whole(path, index.entry_packets[entries[entries > 0]].tolist(), stop, is_alike)
 
 
-def all_whole(path: Path, packets: list[int], stop: threading.Event) -> bool:
+def all_whole(
+    path: Path, packets: list[int], stop: threading.Event, is_alike: Callable[[Any], bool] = lambda picture: True
+) -> bool:
     """Whether each of these packets (ascending) gives a whole picture by itself, as far as it shows one."""
     packets = list(packets)
     with Source(path, num_threads=1) as source:
@@ -121,6 +129,8 @@ def all_whole(path: Path, packets: list[int], stop: threading.Event) -> bool:
                 if not packet.is_discard and not (
                     picture and packet_number(picture) == number and is_whole(picture) and not picture.is_corrupt
                 ):
+                    return False
+                if picture and not is_alike(picture):
                     return False
     return not packets or stop.is_set()
 
@@ -182,7 +192,8 @@ class RunReader:
                 # Shown before the run's first frame: it may build on what lies before the run, and is not needed.
                 if 0 <= frame_of[number] < run.entry_frame:
                     continue
-                skip = not is_wanted[number - run.entry_packet]
+                # Where packets have told wrong things once, nothing is built on what they say.
+                skip = not is_wanted[number - run.entry_packet] and not self._index.is_from_pictures
                 if top_layer and skip:
                     skip = self._source.temporal_layer(packet) == top_layer
                 if self._is_stopped():

@@ -32,7 +32,8 @@ class Sampling:
     start_seconds:  beginning of the window (default: the first frame)
     end_seconds:    end of the window, not included (default: the end of the video)
 
-    Raises UsageError for values that cannot be right, and when more than one policy is given.
+    Times may be negative, for videos whose clock begins before 0. Raises UsageError for values that cannot be right,
+    and when more than one policy is given.
 
     >>> Sampling()
     Sampling(fps=1.0, num_frames=None, keyframes=False, timestamps=None, start_seconds=None, end_seconds=None)
@@ -75,8 +76,6 @@ class Sampling:
             times = sorted(_seconds("timestamps", time) for time in self.timestamps)
             if not times:
                 raise UsageError("timestamps is empty; give at least one time in seconds")
-            if times[0] < 0:
-                raise UsageError(f"timestamps must not be negative, got {times[0]}")
             object.__setattr__(self, "timestamps", tuple(times))
 
     def _check_window(self) -> None:
@@ -85,8 +84,6 @@ class Sampling:
             if value is None:
                 continue
             object.__setattr__(self, name, _seconds(name, value))
-            if value < 0:
-                raise UsageError(f"{name} must not be negative, got {value}")
             if self.timestamps is not None:
                 raise UsageError(f"timestamps name their own times; leave out {name}={value}")
         start, end = self.start_seconds, self.end_seconds
@@ -137,6 +134,10 @@ def pick_frames(
     >>> pick_frames(pts, pts == 0, 2.0, Sampling(timestamps=(1.9, 0.5, 0.6)))
     array([1, 1, 4])
     """
+    first = min(0.0, float(pts_seconds[0])) - TIME_SLACK_SECONDS
+    earliest = sampling.timestamps[0] if sampling.timestamps is not None else sampling.start_seconds
+    if earliest is not None and earliest < first:
+        raise UsageError(f"{earliest:g} s is before the beginning of the video, which is at {pts_seconds[0]:.3f} s")
     if sampling.timestamps is not None:
         return _at_timestamps(pts_seconds, end_of_stream_seconds, np.array(sampling.timestamps))
     start, end = _window(pts_seconds, end_of_stream_seconds, sampling)

@@ -20,6 +20,9 @@ from voco_video.picture_facts import AspectReader, display_matrix
 
 # A picture of more pixels than this is taken for damage, not for a picture; that of an 8K video has 33 million.
 MAX_PIXELS = 1 << 28
+# What `opaque` of an `av.VideoFrame` is whose pixels another library gave: it says nothing of their shape itself.
+# In a tuple of its own for each, since PyAV forgets what several have in common when the first of them is gone.
+SHAPED_AS_FIRST = "shaped as the first picture"
 
 FitMode = Literal["crop", "pad", "stretch"]
 
@@ -276,7 +279,9 @@ class FrameScaler:
             ]
 
     def _layout_of(self, frame: Any) -> Layout:
-        coded = None if self._coded_aspect is None else self._aspects.read(frame) or self._coded_aspect
+        coded = self._coded_aspect
+        if coded is not None and frame.opaque != (SHAPED_AS_FIRST,):
+            coded = self._aspects.read(frame) or coded
         layout = self._layouts.get(key := (frame.height, frame.width, coded))
         if layout is None:
             aspect_ratio = self._aspect_ratio if coded is None or coded == self._coded_aspect else coded

@@ -35,15 +35,17 @@ from voco_video.compress import (
 from voco_video.compressors import parse_compressor
 from voco_video.errors import CacheError, UsageError, VideoError
 from voco_video.frames import FrameBatch
-from voco_video.live import LiveReader, parse_source
+from voco_video.live import LiveFrame, LiveReader, parse_source
 from voco_video.model import VocoModel, VocoTokens
-from voco_video.pacing import FrameQueue, FrameTimes, Timeline, frames_on_grid
+from voco_video.pacing import FrameQueue, frames_on_grid
 from voco_video.sampling import Sampling
+from voco_video.timeline import Timeline
 
 WhenBehind = Literal["wait", "thin"]
 _REPORT_SECONDS = 1.0
 _PRUNE_SECONDS = 600.0
 _SAME_TIME_SECONDS = 1e-6
+_USUAL_FPS = 25  # of a source, until its frames have told
 
 
 @dataclass(frozen=True)
@@ -240,7 +242,7 @@ class Stream:
         self._earlier_last_pts = self._writer.last_pts_seconds
         self._session: dict[str, Any] = {}
         self._stop = threading.Event()
-        self._timeline = Timeline(self._place_first)
+        self._timeline: Timeline[float] = Timeline(1 / _USUAL_FPS, eager=True, place_first=self._place_first)
         self._batching = Batching(self._compress.batch_size)
         batch_size = fitting_batch_size(self._model, self._compressor, self._compress, self._batching)
         self._queue = FrameQueue(batch_size, thins=thins)
@@ -280,7 +282,7 @@ class Stream:
             scaler.write(picture, pixels)
             self._queue.put(pts, pixels)
 
-    def _same_recording(self, frames: FrameTimes[Any]) -> FrameTimes[Any]:
+    def _same_recording(self, frames: Iterator[LiveFrame]) -> Iterator[LiveFrame]:
         """Pass frames on, if the source that is read anew begins like the one that the entry is of."""
         sessions = self._earlier_facts.get("sessions") if self._starts_over else None
         for frame in frames:
@@ -310,7 +312,7 @@ class Stream:
 
     def _end_seconds(self) -> float | None:
         end = self._reader.end_seconds
-        return None if end is None else end + self._timeline.offset_seconds
+        return None if end is None else end + self._timeline.offset
 
     # ------------------------------------------------------------------ the caller's thread
 
@@ -387,7 +389,7 @@ class Stream:
         counts = {
             "num_dropped_frames": self._queue.num_dropped,
             "num_undecodable_frames": self._reader.num_undecodable,
-            "num_clock_jumps": self._timeline.num_jumps,
+            "num_clock_jumps": self._timeline.num_set_back,
         }
         return {name: count + self._earlier_facts.get(name, 0) for name, count in counts.items()}
 

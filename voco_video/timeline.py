@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import statistics
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -28,17 +28,22 @@ class Timeline(Generic[Time]):
     Times are whole ticks or seconds as floats, whichever `usual_step` is.
 
     usual_step:    time from one picture to the next, until the pictures themselves have told
+    place_first:   called with the first picture's own time: where it goes, if not there
     eager:         give a picture out at once where its time is later than the one before, without looking at the next
                    times first: for sources that are still being recorded
+    offset:        a picture's time minus its own, once one has come
     num_repaired:  pictures so far whose own time was not used
     num_set_back:  how often so far the clock was set back
     """
 
-    def __init__(self, usual_step: Time, *, eager: bool = False) -> None:
+    def __init__(
+        self, usual_step: Time, *, eager: bool = False, place_first: Callable[[Time], Time] | None = None
+    ) -> None:
+        self.offset: Time = usual_step - usual_step
         self.num_repaired = 0
         self.num_set_back = 0
         self._eager = eager
-        self._offset: Time = usual_step - usual_step
+        self._place_first_at: Callable[[Time], Time] | None = place_first
         self._last: Time | None = None
         self._recent_steps: deque[Time] = deque([usual_step], maxlen=_RECENT_STEPS)
 
@@ -58,19 +63,19 @@ class Timeline(Generic[Time]):
 
     def _has_seen_enough(self, waiting: deque[tuple[Time | None, Item]]) -> bool:
         own = waiting[0][0]
-        if self._eager and own is not None and (self._last is None or own + self._offset > self._last):
+        if self._eager and own is not None and (self._last is None or own + self.offset > self._last):
             return True
         num_known = sum(time is not None for time, _ in waiting)
-        return len(waiting) > _MAX_WAITING or num_known > _NUM_LATER
+        return len(waiting) > _MAX_WAITING or num_known > (2 if self._eager else _NUM_LATER)
 
     def _place_first(self, waiting: deque[tuple[Time | None, Item]]) -> tuple[Time, Item]:
         own, item = waiting.popleft()
-        time = None if own is None else own + self._offset
-        later = [None if own is None else own + self._offset for own, _ in waiting]
+        time = None if own is None else own + self.offset
+        later = [None if own is None else own + self.offset for own, _ in waiting]
         if time is not None and self._is_set_back(time, later):
             assert self._last is not None
             shift = self._last + self._step - time
-            self._offset += shift
+            self.offset += shift
             self.num_set_back += 1
             time += shift
             later = [None if time is None else time + shift for time in later]
@@ -81,6 +86,10 @@ class Timeline(Generic[Time]):
             time = self._between_neighbours(later)
         elif self._last is not None:
             self._recent_steps.append(time - self._last)
+        if self._last is None and self._place_first_at:
+            placed = self._place_first_at(time)
+            self.offset += placed - time
+            time = placed
         self._last = time
         return time, item
 
@@ -116,7 +125,7 @@ class Timeline(Generic[Time]):
         else:
             time = None
         if self._last is None:
-            return self._offset if time is None else time - num_steps * self._step
+            return self.offset if time is None else time - num_steps * self._step
         if time is None:
             return self._last + self._step
         distance = time - self._last

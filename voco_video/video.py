@@ -31,6 +31,7 @@ from voco_video.packet_index import StreamIndex, scan
 from voco_video.picture_index import index_again, index_frames
 from voco_video.runs import all_whole
 from voco_video.sampling import Sampling, pick_frames
+from voco_video.scaling import MAX_PIXELS
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,12 @@ class Video:
         self._display_size = display_size(
             facts.stored_height, facts.stored_width, facts.sample_aspect_ratio, facts.orientation
         )
+        height, width = self._display_size
+        if height * width > MAX_PIXELS:
+            raise VideoError(
+                f"{path}: its pictures would have {round(width)}x{round(height)} pixels, more than {MAX_PIXELS}; "
+                "it is damaged, or no video"
+            )
 
     def __enter__(self) -> Video:
         return self
@@ -242,7 +249,7 @@ class Video:
             stored_width=facts.stored_width,
             sample_aspect_ratio=facts.sample_aspect_ratio,
             orientation=facts.orientation,
-            coded_aspect=facts.coded_aspect if self._backend == "pyav" else None,
+            coded_aspect=facts.coded_aspect,
             name=str(self._path),
         )
         num_left = len(plan) - first_frame

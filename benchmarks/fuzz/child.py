@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import importlib
 import json
 import os
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +19,9 @@ def main() -> None:
     # Whatever else prints, prints to the other stream.
     report = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+    faulthandler.enable()
+    if hasattr(signal, "SIGUSR1"):
+        faulthandler.register(signal.SIGUSR1)  # how a child that hangs is asked where
     with contextlib.suppress(ImportError):  # not on every system
         import resource
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import select
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -78,7 +80,7 @@ class Children:
                 finally:
                     _kill(child)
 
-    def _start(self, seeds: range, folder: Path, errors) -> subprocess.Popen[bytes]:  # type: ignore[no-untyped-def]
+    def _start(self, seeds: range, folder: Path, errors: TextIO) -> subprocess.Popen[bytes]:
         settings = {
             "module": self._module,
             "seed": seeds.start,
@@ -110,14 +112,32 @@ class Children:
                 deadline = time.monotonic() + self._limit_seconds
                 yield Outcome(**json.loads(line))
 
-    def _bad_end(self, child: subprocess.Popen[bytes], seed: int, errors) -> Outcome:  # type: ignore[no-untyped-def]
+    def _bad_end(self, child: subprocess.Popen[bytes], seed: int, errors: TextIO) -> Outcome:
         if child.poll() is None:
-            return Outcome(seed, _UNKNOWN, "hang", f"nothing for {self._limit_seconds:g} s")
-        errors.seek(0)
-        last_line = next((line for line in reversed(errors.read().splitlines()) if line.strip()), "")
+            if hasattr(signal, "SIGUSR1"):
+                child.send_signal(signal.SIGUSR1)
+                time.sleep(1.0)
+            return Outcome(seed, _UNKNOWN, "hang", f"nothing for {self._limit_seconds:g} s; {_where(errors)}")
         if child.returncode < 0:
-            return Outcome(seed, _UNKNOWN, "crash", f"{signal.Signals(-child.returncode).name}; {last_line}")
-        return Outcome(seed, _UNKNOWN, "exception", f"exit code {child.returncode}; {last_line}")
+            return Outcome(seed, _UNKNOWN, "crash", f"{signal.Signals(-child.returncode).name}; {_where(errors)}")
+        return Outcome(seed, _UNKNOWN, "exception", f"exit code {child.returncode}; {_last_line(errors)}")
+
+
+def _where(errors: TextIO) -> str:
+    """The lines of each thread in which it stood, innermost first, as Python's fault handler lists them."""
+    errors.seek(0)
+    threads: list[list[str]] = []
+    for line in errors:
+        if line.startswith(("Thread ", "Current thread ")):
+            threads.append([])
+        elif threads and (found := re.match(r'  File ".*?([^/]+)", line (\d+) in (\S+)', line)):
+            threads[-1].append(f"{found[1]}:{found[2]} {found[3]}")
+    return " | ".join(" < ".join(lines[:6]) for lines in threads)
+
+
+def _last_line(errors: TextIO) -> str:
+    errors.seek(0)
+    return next((line for line in reversed(errors.read().splitlines()) if line.strip()), "")
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
