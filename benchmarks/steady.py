@@ -63,7 +63,7 @@ def read_along(work: Callable[[int], None], count: int) -> list[Reading]:
     readings = []
     for number in range(count):
         work(number)
-        if (number + 1) % every == 0:
+        if (number + 1) % every == 0 or number + 1 == count:
             gc.collect()
             readings.append(Reading(number + 1, resident_bytes(), len(os.listdir("/proc/self/fd"))))
     return readings
