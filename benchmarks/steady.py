@@ -138,7 +138,8 @@ def markdown(report: Report) -> str:
         )
         for part in report["parts"]
     ]
-    return table(("", "times", "at first", "at last", "last quarter against the second", "open files"), rows)
+    headings = ("", "times", "at first", "at last", "last quarter against the second", "open files")
+    return f"# Memory and open files over time\n\nResident memory of one process.\n\n{table(headings, rows)}"
 
 
 def draw(report: Report, figure: Figure) -> None:
