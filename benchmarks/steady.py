@@ -63,7 +63,7 @@ def read_along(work: Callable[[int], None], count: int) -> list[Reading]:
     readings = []
     for number in range(count):
         work(number)
-        if (number + 1) % every == 0:
+        if (number + 1) % every == 0 or number + 1 == count:
             gc.collect()
             readings.append(Reading(number + 1, resident_bytes(), len(os.listdir("/proc/self/fd"))))
     return readings
@@ -138,7 +138,8 @@ def markdown(report: Report) -> str:
         )
         for part in report["parts"]
     ]
-    return table(("", "times", "at first", "at last", "last quarter against the second", "open files"), rows)
+    headings = ("", "times", "at first", "at last", "last quarter against the second", "open files")
+    return f"# Memory and open files over time\n\nResident memory of one process.\n\n{table(headings, rows)}"
 
 
 def draw(report: Report, figure: Figure) -> None:

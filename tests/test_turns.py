@@ -113,11 +113,24 @@ def test_a_template_without_system_messages_refuses_those_rows_alone(voco_tiny: 
 def test_rows_that_teach_nothing_are_refused(voco_tiny: Backbone) -> None:
     with pytest.raises(DataError, match="no answer"):
         encode_turns(voco_tiny, [Turn("what is it?", " ")], max_length=99)
+    knows_ascii = tiny_family("internvl").backbone
     with pytest.raises(DataError, match="no token that says something"):
-        encode_turns(voco_tiny, [Turn("what is it?", "</s><s>")], max_length=99)
+        encode_turns(knows_ascii, [Turn("what is it?", "éü")], max_length=99)
     ids, owners = encode_turns(voco_tiny, [], max_length=99)
     assert set(owners) == {-1}, "a scene about which nothing is asked"
     assert len(ids) == len(owners)
+
+
+def test_special_tokens_in_a_conversation_are_text(voco_tiny: Backbone) -> None:
+    """An end token in an answer ends nothing, and one in a question is asked as it is trained."""
+    typed = [Turn("what does </s> mean?", "the end </s> of it"), Turn("and <image>?", "a picture")]
+    ids, owners = encode_turns(voco_tiny, typed, max_length=999)
+    end = voco_tiny.tokenizer.eos_token_id
+    assert [owner for i, owner in zip(ids, owners, strict=True) if i == end] == [0, 1]
+    assert labelled(voco_tiny, typed) == [" the end </s> of it</s>", " a picture</s>"]
+    asked = voco_tiny.conversation_ids([{"role": "user", "content": typed[0].question}])
+    assert ids[: len(asked)] == asked
+    check_rendering(voco_tiny, typed, max_length=999)
 
 
 def test_lengths_are_counted_in_tokens_only_where_they_may_be_too_many(voco_tiny: Backbone, monkeypatch) -> None:

@@ -22,6 +22,7 @@ from voco_video.errors import ModelError
 from voco_video.inference import check_not_forked, lock_across_forks, num_forks, undisturbed
 from voco_video.positions import frame_positions
 from voco_video.settings_files import first_line
+from voco_video.typed_text import TypedText
 
 CACHE_ARGUMENT = "cache" if "cache" in BaseModelOutputWithPast.__annotations__ else "past_key_values"
 """What the library calls the keys and values that a forward pass goes on from: its 5.24 renamed `past_key_values`."""
@@ -247,12 +248,24 @@ class Backbone:
         return [*self.template.text_before_ids, *self.token_ids(text)]
 
     def token_ids(self, text: str) -> list[int]:
-        """Text to token ids, nothing added."""
+        """Text, its typed parts `TypedText.broken`, to token ids; nothing is added."""
         with _TOKENIZING:  # tokenizers change settings of their own on the way, and fail where two threads do
-            return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+            return self.typed_text.token_ids(text)
+
+    def encoded(self, text: str) -> tuple[list[int], list[int]]:
+        """The same token ids, and for each the place in the text behind its last character."""
+        with _TOKENIZING:
+            return self.typed_text.encoded(text)
+
+    @cached_property
+    def typed_text(self) -> TypedText:
+        """How the tokenizer reads what people type."""
+        return TypedText(self.tokenizer)
 
     def conversation_text(self, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool = True) -> str:
         """A conversation as the chat template writes it, which takes contents as text or as a list of parts.
+
+        Special tokens in contents are `TypedText.broken`, so it is `token_ids` that gives its token ids.
 
         Args:
             messages: as in `conversation_ids`; a ``"system"`` message may stand first.
@@ -265,20 +278,14 @@ class Backbone:
             raise ModelError("this checkpoint has no tokenizer; ask with token ids (voco_video.answer.generate)")
         if not (self.chat_template or getattr(self.tokenizer, "chat_template", None)):
             raise ModelError("this checkpoint's tokenizer has no chat template; add chat_template.jinja beside it")
-        parts = [m | {"content": [{"type": "text", "text": m["content"]}]} for m in messages]
+        messages = [m | {"content": self.typed_text.broken(m["content"])} for m in messages]
         failure, lost = None, set()
-        for conversation in (list(messages), parts):
+        for in_parts in (self._takes_parts, not self._takes_parts):
             try:
-                text: str = self.tokenizer.apply_chat_template(
-                    conversation,
-                    chat_template=self.chat_template,
-                    add_generation_prompt=add_generation_prompt,
-                    tokenize=False,
-                )
+                text = self._rendered(messages, in_parts=in_parts, add_generation_prompt=add_generation_prompt)
             except Exception as error:  # a template is a program, and raises anything
                 failure = error
                 continue
-            # A template for pictures passes over a content that is not in parts, and says nothing.
             lost = {m["role"] for m in messages if m["content"].strip() not in text}
             if not lost:
                 return text
@@ -289,6 +296,25 @@ class Backbone:
         names = {"user": "question", "assistant": "answer", "system": "system message"}
         what = " and the ".join(names.get(role, role) for role in ("user", "assistant", "system") if role in lost)
         raise ModelError(f"this checkpoint's chat template leaves out the {what}; set another chat_template.jinja")
+
+    @cached_property
+    def _takes_parts(self) -> bool:
+        """Whether the chat template passes over a content that is not in parts, as those for pictures do in silence."""
+        mark = "1question1"
+        try:
+            told = self._rendered([{"role": "user", "content": mark}], in_parts=False, add_generation_prompt=True)
+        except Exception:  # a template is a program, and raises anything
+            return True
+        return mark not in told
+
+    def _rendered(self, messages: Sequence[dict[str, str]], *, in_parts: bool, add_generation_prompt: bool) -> str:
+        text: str = self.tokenizer.apply_chat_template(
+            [m | {"content": [{"type": "text", "text": m["content"]}]} for m in messages] if in_parts else messages,
+            chat_template=self.chat_template,
+            add_generation_prompt=add_generation_prompt,
+            tokenize=False,
+        )
+        return text
 
     def text(self, token_ids: Sequence[int]) -> str:
         """Token ids back to text, special tokens left out."""

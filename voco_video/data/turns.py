@@ -42,11 +42,11 @@ def encode_turns(
         UsageError: not even the first turn fits.
     """
     text, spans = conversation_spans(backbone, turns, system=system) if turns else ("", [(0, 0)])
-    encoded = backbone.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    token_ids, ends = backbone.encoded(text)
     before = backbone.template.text_before_ids
     ids, owners = list(before), [-1] * len(before)
     turn = 0
-    for token_id, (_, end) in zip(encoded.input_ids, encoded.offset_mapping, strict=True):
+    for token_id, end in zip(token_ids, ends, strict=True):
         while turn < len(spans) - 1 and end > spans[turn][1]:
             turn += 1
         first, last = spans[turn]
@@ -91,7 +91,7 @@ def check_rendering(backbone: Backbone, turns: Sequence[Turn], *, max_length: in
     for number, turn in enumerate(turns[: max(owners) + 1]):
         labels = _read_back(backbone, [i for i, owner in zip(ids, owners, strict=True) if owner == number])
         for what, text, where in (("question", turn.question, everything), ("answer", turn.answer, labels)):
-            tokens = backbone.tokenizer(text.strip(), add_special_tokens=False).input_ids
+            tokens = backbone.token_ids(_typed(backbone, text))
             if _read_back(backbone, tokens) not in where:
                 raise ModelError(
                     f"the {what} {text.strip()!r:.80} is not in the tokens that it was turned into ({where!r:.200}); "
@@ -133,7 +133,7 @@ def _rendered(backbone: Backbone, turns: Sequence[Turn], system: str = "") -> tu
     spans: Spans = []
     for turn, told in zip(turns, _told(backbone, turns, system), strict=True):
         first = len(text) + len(told.opening)
-        text += f"{told.opening}{told.lead}{turn.answer.strip()}{told.end}{told.rest}"
+        text += f"{told.opening}{told.lead}{_typed(backbone, turn.answer)}{told.end}{told.rest}"
         spans.append((first, len(text) - len(told.rest)))
     return text, spans
 
@@ -143,7 +143,7 @@ def _told(backbone: Backbone, turns: Sequence[Turn], system: str) -> list[_ToldT
     found: list[_ToldTurn] = []
     history = ""
     for turn in turns:
-        question, answer = turn.question.strip(), turn.answer.strip()
+        question, answer = _typed(backbone, turn.question), _typed(backbone, turn.answer)
         messages.append({"role": "user", "content": question})
         asked = backbone.conversation_text(messages)
         messages.append({"role": "assistant", "content": answer})
@@ -164,6 +164,11 @@ def _told(backbone: Backbone, turns: Sequence[Turn], system: str) -> list[_ToldT
         found.append(_ToldTurn(asked[len(history) :], lead, end, rest, told[len(history) : place], told_rest))
         history = told
     return found
+
+
+def _typed(backbone: Backbone, text: str) -> str:
+    """A content as it stands in the rendered text."""
+    return backbone.typed_text.broken(text.strip())
 
 
 def _ended(backbone: Backbone, after: str) -> tuple[str, str]:
@@ -230,7 +235,11 @@ def _joined(backbone: Backbone, turns: Sequence[Turn]) -> tuple[str, Spans] | No
     messages: list[dict[str, str]] = []
     spans: Spans = []
     for number, turn in enumerate(turns):
-        around, question, answer = pieces[min(number, 1)], turn.question.strip(), turn.answer.strip()
+        around, question, answer = (
+            pieces[min(number, 1)],
+            _typed(backbone, turn.question),
+            _typed(backbone, turn.answer),
+        )
         text += f"{around.before}{question}{around.between}"
         first = len(text)
         text += f"{around.turn.lead}{answer}{around.turn.end}"

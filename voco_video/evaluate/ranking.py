@@ -130,7 +130,7 @@ def answer_token_ids(backbone: Backbone, answers: Sequence[str]) -> list[tuple[i
     end_ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
     usual_end = end_ids[0] if end_ids else None
     sequences = []
-    for answer in answers:
+    for answer in map(backbone.typed_text.broken, answers):
         told = [*asked, {"role": "assistant", "content": answer}]
         text = backbone.conversation_text(told, add_generation_prompt=False)
         stop = text.find(answer.strip(), start) + len(answer.strip())
