@@ -24,6 +24,7 @@ from torch import Tensor
 from voco_video.backbone import Backbone
 from voco_video.checkpoint_files import VOCO_CONFIG, find_checkpoint, sampled, stored_weights, weight_files
 from voco_video.errors import ModelError
+from voco_video.paths import expanded
 
 CHANGED_WEIGHTS = "changed.safetensors"
 LORA_CONFIG, LORA_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -46,9 +47,9 @@ class Base:
     def of(path: str | Path) -> Base:
         """A base by its path or id, as it is now."""
         folder = find_checkpoint(path)
-        is_snapshot = folder.parent.name == "snapshots" and not Path(path).expanduser().exists()
+        is_snapshot = folder.parent.name == "snapshots" and not expanded(path).exists()
         name = f"{str(path).partition('@')[0]}@{folder.name}" if is_snapshot else str(path)
-        is_folder = Path(path).expanduser().is_dir()
+        is_folder = expanded(path).is_dir()
         return Base(str(folder.resolve()) if is_folder else name, stored_digest(folder))
 
 

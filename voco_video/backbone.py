@@ -18,6 +18,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from voco_video.backbones import Family, ImageSettings, PromptTemplate, family_of, image_settings
 from voco_video.errors import ModelError
 from voco_video.positions import frame_positions
+from voco_video.typed_text import TypedText
 
 CACHE_ARGUMENT = "cache" if "cache" in BaseModelOutputWithPast.__annotations__ else "past_key_values"
 """What the library calls the keys and values that a forward pass goes on from: its 5.24 renamed `past_key_values`."""
@@ -204,20 +205,30 @@ class Backbone:
             ModelError: the checkpoint has no tokenizer or no chat template.
         """
         if self.tokenizer is None:
-            raise ModelError("this checkpoint has no tokenizer; ask with token ids (VocoModel.generate) instead")
+            raise ModelError(
+                "this checkpoint has no tokenizer; generate from token ids (voco_video.answer.generate) instead"
+            )
         if not (self.chat_template or getattr(self.tokenizer, "chat_template", None)):
             raise ModelError("this checkpoint's tokenizer has no chat template; add chat_template.jinja beside it")
         text = self.conversation_text(messages)
-        return [*self.template.text_before_ids, *self.tokenizer(text, add_special_tokens=False).input_ids]
+        return [*self.template.text_before_ids, *self.typed_text.token_ids(text)]
+
+    @cached_property
+    def typed_text(self) -> TypedText:
+        """How the tokenizer reads what people type."""
+        return TypedText(self.tokenizer)
 
     def conversation_text(self, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool = True) -> str:
         """A conversation as the chat template writes it, which takes contents as text or as a list of parts.
 
+        Special tokens in contents are `TypedText.broken`, so it is `typed_text` that gives its token ids.
+
         Args:
             add_generation_prompt: end it where the next answer begins.
         """
+        messages = [m | {"content": self.typed_text.broken(m["content"])} for m in messages]
         parts = [m | {"content": [{"type": "text", "text": m["content"]}]} for m in messages]
-        for conversation in (list(messages), parts):
+        for conversation in (messages, parts):
             text: str = self.tokenizer.apply_chat_template(
                 conversation,
                 chat_template=self.chat_template,

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
 from voco_video.errors import ModelError
+from voco_video.paths import expanded
 
 VOCO_CONFIG, VOCO_WEIGHTS = "voco_config.json", "voco.safetensors"
 ASSETS = Path(__file__).parent / "assets"
@@ -32,7 +33,7 @@ def find_checkpoint(path: str | Path) -> Path:
     Raises:
         ModelError: nothing of that name is here; nothing is downloaded.
     """
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     for candidate in (folder, ASSETS / str(path)):
         if any((candidate / name).is_file() for name in ("config.json", VOCO_CONFIG)):
             return candidate

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 from voco_video.errors import UsageError, VideoError
 from voco_video.frames import Fit, FrameScaler, Orientation, display_size, plan_layout
+from voco_video.paths import expanded
 
 logger = logging.getLogger("voco_video")
 
@@ -66,7 +67,7 @@ def parse_source(source: str | os.PathLike[str]) -> LiveSource:
         if sys.stdin.isatty():
             raise UsageError("-: standard input is a keyboard; send a video through a pipe, or give a file or a URL")
         return LiveSource(address, "pipe", "standard input")
-    path = Path(address).expanduser()
+    path = expanded(address)
     if "://" in address and not path.exists():
         return LiveSource(address, "url", _without_password(address))
     if path.is_dir():

@@ -38,6 +38,7 @@ from voco_video.frames import FrameBatch
 from voco_video.live import LiveReader, parse_source
 from voco_video.model import VocoModel, VocoTokens
 from voco_video.pacing import FrameQueue, FrameTimes, Timeline, frames_on_grid
+from voco_video.paths import expanded
 from voco_video.sampling import Sampling
 
 WhenBehind = Literal["wait", "thin"]
@@ -222,7 +223,7 @@ class Stream:
         """A live source has no digest of its bytes: its name stands for them."""
         key = entry_key(
             self._model,
-            blake3(f"voco-video stream {name}".encode()).hexdigest(),
+            blake3(f"voco-video stream {name}".encode(errors="surrogateescape")).hexdigest(),
             sampling=Sampling(fps=self._options.fps),
             options=self._compress,
             fingerprint=fingerprint,
@@ -235,7 +236,7 @@ class Stream:
         options, kind = self._options, self._source.kind
         self._starts_over = kind == "file" if options.starts_over is None else options.starts_over
         thins = kind == "url" if options.when_behind is None else options.when_behind == "thin"
-        marker = None if options.end_marker is None else Path(options.end_marker).expanduser()
+        marker = None if options.end_marker is None else expanded(options.end_marker)
         self._earlier_facts = self._writer.facts
         self._earlier_last_pts = self._writer.last_pts_seconds
         self._session: dict[str, Any] = {}

@@ -15,6 +15,7 @@ from voco_video.cli import options as opt
 from voco_video.cli.compress import checked_compressor, checked_sampling, parse_timestamps
 from voco_video.cli.output import print_json, progress_bar
 from voco_video.errors import UsageError
+from voco_video.paths import expanded, read_text_file
 
 if TYPE_CHECKING:
     from voco_video.answer import Answer
@@ -157,10 +158,7 @@ def gather_questions(given: list[str] | None, file: Path | None, *, chat: bool, 
     """
     questions = list(given or [])
     if file is not None:
-        try:
-            questions += [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"--questions {file}: {error}") from error
+        questions += [line.strip() for line in read_text_file(expanded(file)).splitlines() if line.strip()]
     if chat and json:
         raise UsageError("--chat talks to a person and --json to a machine; give one of them")
     if not questions and not chat:
@@ -244,7 +242,7 @@ def print_answers(answers: list[Answer], *, show_frames: bool) -> None:
 
 def format_moment(moment: Moment) -> str:
     """A stretch of time with its weight: ``0:04.00-0:06.00 (83%)``."""
-    from voco_video.pictures import format_seconds
+    from voco_video.moments import format_seconds
 
     return f"{format_seconds(moment.start_seconds)}-{format_seconds(moment.end_seconds)} ({moment.weight:.0%})"
 
@@ -262,4 +260,5 @@ def write_strips(video: CompressedVideo, answers: list[Answer], path: Path, *, q
 
 def source_of(video: CompressedVideo) -> Path:
     """The file that a compressed video was made from; it may be gone by now."""
-    return Path(video.parts[0].entry.facts["source"])
+    entry = video.parts[0].entry
+    return Path(str(entry.facts.get("source") or entry.digest[:12]))

@@ -129,14 +129,14 @@ def answer_token_ids(backbone: Backbone, answers: Sequence[str]) -> list[tuple[i
     end_ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
     usual_end = end_ids[0] if end_ids else None
     sequences = []
-    for answer in answers:
+    for answer in map(backbone.typed_text.broken, answers):
         told = [*asked, {"role": "assistant", "content": answer}]
         text = backbone.conversation_text(told, add_generation_prompt=False)
         stop = text.find(answer.strip(), start) + len(answer.strip())
-        ids = backbone.tokenizer(text[:stop], add_special_tokens=False).input_ids
-        if stop < start or list(ids[: len(prompt)]) != prompt or len(ids) == len(prompt):
+        ids = backbone.typed_text.token_ids(text[:stop])
+        if stop < start or ids[: len(prompt)] != prompt or len(ids) == len(prompt):
             raise ModelError(f"answer {answer!r} cannot be ranked: its tokens do not simply follow the question's")
-        after = backbone.tokenizer(text[stop:], add_special_tokens=False).input_ids
+        after = backbone.typed_text.token_ids(text[stop:])
         end = next((token for token in after if token in end_ids), usual_end)
         sequences.append((*ids[len(prompt) :], *([] if end is None else [end])))
     return sequences
