@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from voco_video.backbones import Family, ImageSettings, PromptTemplate, family_of, image_settings
-from voco_video.errors import ModelError
+from voco_video.errors import ModelError, UsageError
 from voco_video.positions import frame_positions
 from voco_video.typed_text import TypedText
 
@@ -203,6 +203,7 @@ class Backbone:
 
         Raises:
             ModelError: the checkpoint has no tokenizer or no chat template.
+            UsageError: the conversation is longer than all that the model reads, or holds bytes that are no text.
         """
         if self.tokenizer is None:
             raise ModelError(
@@ -211,7 +212,13 @@ class Backbone:
         if not (self.chat_template or getattr(self.tokenizer, "chat_template", None)):
             raise ModelError("this checkpoint's tokenizer has no chat template; add chat_template.jinja beside it")
         text = self.conversation_text(messages)
-        return [*self.template.text_before_ids, *self.typed_text.token_ids(text)]
+        ids = [*self.template.text_before_ids, *self.typed_text.token_ids(text)]
+        if self.context_length is not None and len(ids) >= self.context_length:
+            raise UsageError(
+                f"the question {messages[-1]['content']!r:.60} with what was said before it takes {len(ids)} tokens, "
+                f"but the model reads {self.context_length}, frames and answer included; shorten it"
+            )
+        return ids
 
     @cached_property
     def typed_text(self) -> TypedText:

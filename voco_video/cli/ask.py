@@ -105,6 +105,7 @@ def ask(
         weight_bits=weight_bits,  # type: ignore[arg-type]
         cache_dir=cache_dir,
     )
+    answerable = [] if chat else fitting_questions(loaded, asked)
     options = {
         "compressor": compressor,
         "form": form.value if form else None,
@@ -127,13 +128,37 @@ def ask(
     if chat:
         run_chat(video, asked, generation)
         return
-    answers = video.ask(asked, with_attention=show_frames, **generation)
+    answers = video.ask(answerable, with_attention=show_frames, **generation)
     if json:
         print_json({"entry": video.parts[0].entry.digest, "answers": [answer_facts(a) for a in answers]})
     else:
         print_answers(answers, show_frames=show_frames)
     if show_frames:
         write_strips(video, answers, strip or Path(f"{source_of(video).stem}-frames.png"), quiet=json)
+    if len(answerable) < len(asked):
+        print(f"{len(asked) - len(answerable)} of {len(asked)} questions were not asked", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def fitting_questions(model: VideoModel, questions: list[str]) -> list[str]:
+    """Those that the model can be asked; what is wrong with the others is printed.
+
+    Raises:
+        UsageError: none can be asked.
+    """
+    fitting = []
+    for question in questions:
+        try:
+            model.voco.backbone.conversation_ids([{"role": "user", "content": question.strip()}])
+        except UsageError as error:
+            if len(questions) == 1:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            fitting.append(question)
+    if not fitting:
+        raise UsageError(f"none of the {len(questions)} questions can be asked")
+    return fitting
 
 
 def open_compressed(
