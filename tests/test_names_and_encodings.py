@@ -63,7 +63,7 @@ import numpy as np, torch
 from voco_video.cache import CacheKey, FrameCache
 cache = FrameCache(sys.argv[1])
 key = CacheKey("ab" * 32, "cd" * 32, {"form": "embeds"})
-with cache.writer(key, facts={"source": sys.argv[2], "sampling": "1 fps → all"}) as writer:
+with cache.writer(key, facts={"source": sys.argv[2], "sampling": "1 fps \\u2192 all"}) as writer:
     writer.append({"embeds": torch.zeros(1, 2, 4)}, np.zeros(1))
     writer.finish()
 from voco_video.cli import main

@@ -17,14 +17,17 @@ import random
 import shutil
 import traceback
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
 import torch
+import typer
 
 from benchmarks.fuzz.cache_entries import MUTATIONS, NUM_FRAMES, SEGMENT_FRAMES, Sample, publish_step, samples, write
 from benchmarks.fuzz.outcome import SOUND, Outcome
 from voco_video.cache import CacheEntry, FrameCache
+from voco_video.cli import cache as commands
 from voco_video.compress import read_tokens
 from voco_video.errors import CacheError, VocoVideoError
 
@@ -126,16 +129,11 @@ def _check(sample: Sample, entry: CacheEntry, rng: random.Random) -> None:
 
 
 def _list(cache: FrameCache, sample: Sample) -> None:
-    """Every way to look at a cache, in Python and by the command line."""
-    from voco_video.cli import app
-
-    cache.entries()
-    cache.partial()
-    cache.verify()
-    where, digest = ["--cache-dir", str(cache.cache_dir)], sample.key.digest
-    for command in (["ls"], ["ls", "--json"], ["verify"], ["info", digest], ["info", digest, "--json"]):
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(VocoVideoError):
-            app(["cache", *command, *where], standalone_mode=False)
+    """Every way to look at a cache, as the commands do it; calling them saves building the whole command line."""
+    for as_json in (False, True):
+        for command in (commands.ls, partial(commands.verify, None), partial(commands.info, sample.key.digest)):
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(VocoVideoError, typer.Exit):
+                command(cache_dir=cache.cache_dir, json=as_json)
 
 
 def _repair(sample: Sample, cache: FrameCache) -> None:
