@@ -151,7 +151,7 @@ def test_ask_several_questions_in_a_window(run, clip, tmp_path):
 
 
 def test_a_question_that_is_too_long_is_named_and_the_others_are_asked(run, clip, tmp_path):
-    long = "what moves " * 4000
+    long = "what moves " * 20000
     code, out, err = run("ask", clip, long)
     assert (code, out, "Traceback" in err) == (2, "", False)
     assert "the question 'what moves what" in err

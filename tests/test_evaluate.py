@@ -347,7 +347,7 @@ def test_a_question_that_is_too_long_counts_as_wrong_and_the_others_are_answered
     model, data, options, whole, tmp_path, caplog, batch
 ):
     first = data.samples[0]
-    long = replace(first.turns[1], question="what moves " * 4000)
+    long = replace(first.turns[1], question="what moves " * 20000)
     samples = (replace(first, turns=(first.turns[0], long, *first.turns[2:])), *data.samples[1:])
     result = evaluate(
         model, replace(data, samples=samples), options=replace(options, questions_per_batch=batch), out=tmp_path / "run"
