@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.errors import MismatchError
+from voco_video.demuxing import num_processors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -138,7 +139,7 @@ def machine() -> Report:
 
     described: Report = {
         "processor": _processor(),
-        "num_processors": os.cpu_count(),
+        "num_processors": num_processors(),
         "num_threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": sys.version.split()[0],

@@ -43,6 +43,7 @@ from benchmarks.timing import MemoryTrace, check_same, interleaved, resident_byt
 from voco_video.api import CompressedVideo, VideoModel, load_model
 from voco_video.cache import CacheEntry, CacheKey
 from voco_video.compress import Progress, read_tokens
+from voco_video.demuxing import num_processors
 from voco_video.frames import FrameBatch
 from voco_video.model import VocoTokens
 from voco_video.sampling import Sampling
@@ -251,7 +252,7 @@ def measure_overlap(clip: Path, settings: Settings) -> Report:
         check_same({"frames in memory": _flat(in_memory), "video": _flat(tokens)}, tolerance=1e-4)
         timings = interleaved(sides, repeats=settings.repeats, warm_ups=0, max_seconds=settings.max_seconds)
     alone = max(timings[name].wall_seconds for name in ("decode", "model"))
-    shared = sum(timings[name].cpu_seconds for name in ("decode", "model")) / (os.cpu_count() or 1)
+    shared = sum(timings[name].cpu_seconds for name in ("decode", "model")) / num_processors()
     both = timings["both"].wall_seconds
     return {
         "num_frames": tokens.num_frames,

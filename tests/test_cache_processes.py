@@ -27,8 +27,8 @@ from voco_video.errors import CacheError
 
 NUM_FRAMES = 48
 NUM_KILLS = 54
-NUM_READS = 100
-NUM_CHANGES = 60  # by each of two processes, while others read
+NUM_READS = 60
+NUM_CHANGES = 40  # by each of two processes, while others read
 WRITER_SOURCE = sys.modules[EntryWriter.__module__].__file__ or ""
 CACHE_SOURCE = str(Path(WRITER_SOURCE).parent)
 

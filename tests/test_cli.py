@@ -150,6 +150,22 @@ def test_ask_several_questions_in_a_window(run, clip, tmp_path):
     assert "cache hit" in err
 
 
+def test_a_question_that_is_too_long_is_named_and_the_others_are_asked(run, clip, tmp_path):
+    long = "what moves " * 20000
+    code, out, err = run("ask", clip, long)
+    assert (code, out, "Traceback" in err) == (2, "", False)
+    assert "the question 'what moves what" in err
+    assert "but the model reads" in err
+    (tmp_path / "questions.txt").write_text(f"what moves?\n{long}\nwhere is the star?\n", encoding="utf-8-sig")
+    code, out, err = run("ask", clip, "--questions", "questions.txt", "--max-new-tokens", "4", "--json")
+    assert code == 1
+    assert [a["question"] for a in json.loads(out)["answers"]] == ["what moves?", "where is the star?"]
+    assert "1 of 3 questions were not asked" in err
+    code, _, err = run("ask", clip, long, long + "x")
+    assert code == 2
+    assert "none of the 2 questions" in err
+
+
 def test_show_frames_prints_a_strip_and_writes_a_picture(run, clip, tmp_path):
     from PIL import Image
 

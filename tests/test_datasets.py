@@ -396,3 +396,14 @@ def test_missing_media_are_left_out_up_to_a_limit(tmp_path: Path, caplog: pytest
 def test_nothing_here_needs_torch() -> None:
     code = "import sys, voco_video.data.check, voco_video.cli.data; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("nothing", ["", " ", None, []])
+@pytest.mark.parametrize("field", ["image", "images", "video", "video_id"])
+def test_a_row_whose_picture_is_nothing_is_text_alone(tmp_path: Path, field: str, nothing: Any) -> None:
+    turns = [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}]
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([{"id": "a", field: nothing, "conversations": turns}]))
+    (sample,) = load_conversations(path).samples
+    assert sample.media == ()
+    assert [(turn.question, turn.answer) for turn in sample.turns] == [("2 + 2?", "4")]

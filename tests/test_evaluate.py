@@ -342,6 +342,26 @@ def test_missing_and_undecodable_videos_are_listed_and_counted(model, data, opti
     assert done.predictions["k8"].read_bytes() == whole
 
 
+@pytest.mark.parametrize("batch", [1, 3, 5])
+def test_a_question_that_is_too_long_counts_as_wrong_and_the_others_are_answered(
+    model, data, options, whole, tmp_path, caplog, batch
+):
+    first = data.samples[0]
+    long = replace(first.turns[1], question="what moves " * 20000)
+    samples = (replace(first, turns=(first.turns[0], long, *first.turns[2:])), *data.samples[1:])
+    result = evaluate(
+        model, replace(data, samples=samples), options=replace(options, questions_per_batch=batch), out=tmp_path / "run"
+    )
+    found = by_id(result.predictions["k8"])
+    assert len(found) == data.num_questions
+    assert found[long.question_id].prediction == ""
+    assert "but the model reads" in caplog.text
+    expected = by_id(tmp_path / "whole" / result.predictions["k8"].name)
+    assert {i: p.prediction for i, p in found.items() if i != long.question_id} == {
+        i: p.prediction for i, p in expected.items() if i != long.question_id
+    }
+
+
 def test_skip_missing_draws_from_what_is_there(model, data, options, tmp_path):
     few = replace(options, limit=20)
     incomplete = broken(data, tmp_path)

@@ -136,7 +136,7 @@ def test_what_a_lane_fails_with_reaches_the_reader(folder, monkeypatch, opened):
         raise MemoryError("no room")
 
     monkeypatch.setattr(lanes, "RunReader", fails)
-    with pytest.raises(MemoryError, match="no room"):
+    with pytest.raises(VideoError, match="no room"):
         read_frames(CLIPS["h264_bframes.mp4"].write(folder), SAMPLINGS[1], fit=SMALL)
     assert not lane_threads()
 

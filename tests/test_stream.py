@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -242,6 +243,7 @@ def test_a_growing_file(model, tmp_path, recording, name, options):
     assert 0 < seen[0] < len(stream.video)
     assert_same_frames(stream.video, model.compress(whole, fps=4))
     assert stream.entry.facts["video"]["codec"] == "h264"
+    assert min(asdict(stream.seconds).values()) > 0, "every stage says what it took"
 
 
 def test_asking_while_it_runs_answers_like_the_published_frames(model, tmp_path, recording):

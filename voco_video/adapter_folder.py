@@ -30,6 +30,7 @@ from voco_video.checkpoint_files import (
     weight_files,
 )
 from voco_video.errors import ModelError
+from voco_video.paths import expanded
 from voco_video.settings_files import FETCH_AGAIN, has_file, read_settings
 from voco_video.voco_settings import Base, Checked, is_number, is_whole, read_voco_settings
 
@@ -41,9 +42,9 @@ _PEFT_PREFIX = "base_model.model."
 def describe_base(path: str | Path) -> Base:
     """A base by its path or id, as it is now."""
     folder = find_checkpoint(path)
-    is_snapshot = folder.parent.name == "snapshots" and not Path(path).expanduser().exists()
+    is_snapshot = folder.parent.name == "snapshots" and not expanded(path).exists()
     name = f"{str(path).partition('@')[0]}@{folder.name}" if is_snapshot else str(path)
-    is_folder = Path(path).expanduser().is_dir()
+    is_folder = expanded(path).is_dir()
     return Base(str(folder.resolve()) if is_folder else name, stored_digest(folder))
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from voco_video.backbones import Family, ImageSettings, PromptTemplate, family_of, image_settings
-from voco_video.errors import ModelError
+from voco_video.errors import ModelError, UsageError
 from voco_video.inference import check_not_forked, lock_across_forks, num_forks, undisturbed
 from voco_video.positions import frame_positions
 from voco_video.settings_files import first_line
@@ -243,9 +243,16 @@ class Backbone:
 
         Raises:
             ModelError: the checkpoint has no tokenizer or no chat template.
+            UsageError: the conversation is longer than all that the model reads, or holds bytes that are no text.
         """
         text = self.conversation_text(messages)
-        return [*self.template.text_before_ids, *self.token_ids(text)]
+        ids = [*self.template.text_before_ids, *self.token_ids(text)]
+        if self.context_length is not None and len(ids) >= self.context_length:
+            raise UsageError(
+                f"the question {messages[-1]['content']!r:.60} with what was said before it takes {len(ids)} tokens, "
+                f"but the model reads {self.context_length}, frames and answer included; shorten it"
+            )
+        return ids
 
     def token_ids(self, text: str) -> list[int]:
         """Text, its typed parts `TypedText.broken`, to token ids; nothing is added."""

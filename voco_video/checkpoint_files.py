@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
 from voco_video.errors import ModelError
+from voco_video.paths import expanded
 from voco_video.settings_files import (
     FETCH_AGAIN,
     check_content,
@@ -64,10 +65,7 @@ def find_checkpoint(path: str | Path) -> Path:
     Raises:
         ModelError: nothing of that name is here; nothing is downloaded.
     """
-    try:
-        folder = Path(path).expanduser()
-    except RuntimeError:  # ~name, and nobody has that name
-        folder = Path(path)
+    folder = expanded(path)
     for candidate in (folder, ASSETS / str(path)):
         if any(has_file(candidate, name) for name in (CONFIG, VOCO_CONFIG)):
             return candidate

@@ -23,6 +23,7 @@ from voco_video.frames import FrameBatch
 from voco_video.inference import undisturbed
 from voco_video.media_files import as_video_errors, check_readable
 from voco_video.model import Form, VocoModel, VocoTokens
+from voco_video.paths import expanded
 from voco_video.quantize import dequantize, quantize
 from voco_video.sampling import Sampling
 from voco_video.video import Video, open_video
@@ -228,22 +229,72 @@ def entry_key(
 
 
 def compressor_of(entry: CacheEntry) -> Compressor:
-    """What made an entry."""
-    return parse_compressor(entry.key.settings.get("compressor", "voco"))
+    """What made an entry.
+
+    Raises:
+        CacheError: this version does not know it.
+    """
+    name = entry.key.settings.get("compressor", "voco")
+    try:
+        return parse_compressor(str(name))
+    except UsageError as error:
+        raise _unreadable(entry, f"was made by compressor {name!r}") from error
+
+
+def form_of(entry: CacheEntry) -> Form:
+    """What an entry keeps of each token, as its tensors tell.
+
+    Raises:
+        CacheError: they are of neither form.
+    """
+    names = {name.partition(".")[0] for name in entry.tensors}
+    if names not in ({"positions", "keys", "values"}, {"embeds"}):
+        raise _unreadable(entry, f"holds {', '.join(sorted(names))}")
+    return "embeds" if "embeds" in names else "kv"
+
+
+def dtype_of(entry: CacheEntry) -> torch.dtype:
+    """The type that an entry's tokens have once they are read.
+
+    Raises:
+        CacheError: neither settings nor tensors tell.
+    """
+    dtype = getattr(torch, str(entry.key.settings.get("dtype")), None)
+    if dtype is None:  # optional, as are all settings: what is not stored as int8 tells by itself
+        dtype = next((entry.tensors[name].dtype for name in ("values", "embeds") if name in entry.tensors), None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise _unreadable(entry, f"does not tell the type of its tokens (dtype is {entry.key.settings.get('dtype')!r})")
+    return dtype
 
 
 def tokens_per_frame(entry: CacheEntry) -> int:
-    """K: tokens that an entry holds of each frame, VoCo tokens or others."""
-    name = next(n for n in ("keys", "keys.int8", "embeds", "embeds.int8") if n in entry.tensors)
-    return entry.tensors[name].shape[-2]
+    """K: tokens that an entry holds of each frame, VoCo tokens or others.
+
+    Raises:
+        CacheError: it holds no tokens.
+    """
+    name = "embeds" if form_of(entry) == "embeds" else "keys"
+    shape = entry.tensors[name if name in entry.tensors else f"{name}.int8"].shape
+    if len(shape) < 2:
+        raise _unreadable(entry, f"holds {name} of shape {list(shape)} for a frame")
+    return shape[-2]
 
 
 def read_tokens(entry: CacheEntry, start: int = 0, stop: int | None = None) -> VocoTokens:
-    """VoCo tokens of frames ``start:stop`` of an entry; only the segments that overlap are read."""
-    tensors = entry.read(start, stop)
-    settings = entry.key.settings
-    elastic = compressor_of(entry).name == "voco"
-    return _restored(tensors, form=settings["form"], dtype=getattr(torch, settings["dtype"]), elastic=elastic)
+    """VoCo tokens of frames ``start:stop`` of an entry; only the segments that overlap are read.
+
+    Raises:
+        CacheError: the entry is damaged, or holds something else than tokens.
+    """
+    form, dtype, elastic = form_of(entry), dtype_of(entry), compressor_of(entry).name == "voco"
+    return _restored(entry.read(start, stop), form=form, dtype=dtype, elastic=elastic)
+
+
+def _unreadable(entry: CacheEntry, what: str) -> CacheError:
+    return CacheError(
+        f"cache entry {entry.digest[:12]} {what}, which this voco-video cannot read; compress the video again with "
+        f"--force, or delete the entry with `voco-video cache rm {entry.digest[:12]}`"
+    )
 
 
 def _next_planned(plan: np.ndarray, num_frames: int, last_pts_seconds: float | None) -> int:
@@ -364,7 +415,7 @@ def model_facts(model: VocoModel, compressor: Compressor, int8_error: float | No
 
 
 def _existing_file(path: str | Path) -> Path:
-    path = Path(path).expanduser()
+    path = expanded(path)
     if os.path.isdir(path):  # which takes any name, however long
         raise VideoError(f"{path} is a folder; give the video files in it")
     check_readable(path)

@@ -13,7 +13,15 @@ import torch
 
 from voco_video.answer import NUM_MOMENTS, Answer, AnswerOptions, Message, answer_questions, stream_answer
 from voco_video.assembly import assemble
-from voco_video.compress import CompressResult, Form, StageSeconds, compressor_of, read_tokens, tokens_per_frame
+from voco_video.compress import (
+    CompressResult,
+    Form,
+    StageSeconds,
+    compressor_of,
+    form_of,
+    read_tokens,
+    tokens_per_frame,
+)
 from voco_video.errors import ModelError, UsageError
 from voco_video.model import Prefix, VocoTokens
 from voco_video.moments import Moment, find_moments, weighted
@@ -75,7 +83,7 @@ class CompressedVideo:
     @property
     def form(self) -> Form:
         """``"kv"`` or ``"embeds"``."""
-        return self.parts[0].entry.key.settings["form"]
+        return form_of(self.parts[0].entry)
 
     @property
     def from_cache(self) -> bool:

@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 from voco_video.demuxing import CONCEALING_CODECS, num_processors
 from voco_video.errors import UsageError, VideoError
 from voco_video.frames import Fit, FrameScaler, Orientation
+from voco_video.paths import expanded
 from voco_video.picture_facts import AspectReader
 
 logger = logging.getLogger("voco_video")
@@ -72,7 +73,7 @@ def parse_source(source: str | os.PathLike[str]) -> LiveSource:
         if sys.stdin.isatty():
             raise UsageError("-: standard input is a keyboard; send a video through a pipe, or give a file or a URL")
         return LiveSource(address, "pipe", "standard input")
-    path = Path(address).expanduser()
+    path = expanded(address)
     if "://" in address and not path.exists():
         return LiveSource(address, "url", _without_password(address))
     if path.is_dir():

@@ -29,6 +29,26 @@ class Moment:
     weight: float = 0.0
 
 
+def format_seconds(seconds: float, *, digits: int = 2, with_hours: bool = False) -> str:
+    """Seconds as a clock shows them.
+
+    Args:
+        digits: of a second's fraction.
+        with_hours: also where there are none.
+
+    >>> format_seconds(3723.5), format_seconds(61.25), format_seconds(59.996), format_seconds(-0.5)
+    ('1:02:03.50', '1:01.25', '1:00.00', '-0:00.50')
+    >>> format_seconds(75.4, digits=0, with_hours=True)
+    '0:01:15'
+    """
+    units = round(abs(float(seconds)) * 10**digits)  # rounded once, before it is cut up: no 60 seconds
+    sign = "-" if seconds < 0 and units else ""
+    whole, fraction = divmod(units, 10**digits)
+    hours, minutes = divmod(whole // 60, 60)
+    clock = f"{hours}:{minutes:02d}" if hours or with_hours else f"{minutes}"
+    return f"{sign}{clock}:{whole % 60:02d}" + (f".{fraction:0{digits}d}" if digits else "")
+
+
 def find_moments(scores: Floats, pts_seconds: Floats, *, num_moments: int) -> list[Moment]:
     """The stretches around the best frames, best first; a stretch goes on while scores stay above half of its height.
 

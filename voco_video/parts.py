@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from voco_video.cache import CacheEntry
-from voco_video.compress import read_tokens
+from voco_video.compress import dtype_of, form_of, read_tokens
 from voco_video.model import VocoTokens
 from voco_video.quantize import dequantize
 from voco_video.retrieval import token_features, value_features
@@ -56,15 +55,15 @@ def read_chunks(parts: Sequence[Part]) -> Iterator[VocoTokens]:
 def read_features(parts: Sequence[Part]) -> Iterator[Tensor]:
     """What `token_features` makes of all frames, ``[F, K, W]``, in order, some at a time; nothing else is read."""
     for part in parts:
-        settings = part.entry.key.settings
+        form, dtype = form_of(part.entry), dtype_of(part.entry)
         for start in range(part.start, part.stop, FRAMES_PER_STEP):
             stop = min(start + FRAMES_PER_STEP, part.stop)
-            if settings["form"] == "embeds":
+            if form == "embeds":
                 yield token_features(read_tokens(part.entry, start, stop))
             else:
                 names = [name for name in part.entry.tensors if name.partition(".")[0] == "values"]
                 rows = part.entry.read_row(names, -1, start, stop)
-                yield value_features(dequantize(rows, dtype=getattr(torch, settings["dtype"]))["values"])
+                yield value_features(dequantize(rows, dtype=dtype)["values"])
 
 
 def read_chosen(parts: Sequence[Part], frames: npt.NDArray[np.int64], *, num_voco_tokens: int) -> VocoTokens:

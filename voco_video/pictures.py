@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from voco_video.answer import Answer
 from voco_video.errors import VideoError
 from voco_video.frames import Fit, FrameBatch
-from voco_video.moments import Moment
+from voco_video.moments import Moment, format_seconds
 from voco_video.sampling import Sampling
 from voco_video.video import VideoInfo, probe, read_frames
 
@@ -92,17 +92,6 @@ def attention_bars(answer: Answer, *, width: int = 60) -> str:
 def thumbnail_fit(info: VideoInfo) -> Fit:
     """A small box of the video's own shape, for the decoder to scale to."""
     return Fit(height=240, width=min(16384, max(1, round(240 * info.width / info.height))), mode="stretch")
-
-
-def format_seconds(seconds: float) -> str:
-    """Seconds as a clock shows them.
-
-    >>> format_seconds(3723.5), format_seconds(61.25)
-    ('1:02:03.50', '1:01.25')
-    """
-    minutes, rest = divmod(float(seconds), 60)
-    hours, minutes = divmod(int(minutes), 60)
-    return f"{hours}:{minutes:02d}:{rest:05.2f}" if hours else f"{minutes}:{rest:05.2f}"
 
 
 def _frames_at(source: Path | None, pts_seconds: np.ndarray) -> list[Image.Image]:

@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, Protocol
 
+from voco_video.demuxing import num_processors
 from voco_video.errors import UsageError, VocoVideoError
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ def _warn_of_crowding(model: VideoModel, num_processes: int) -> None:
     """Threads are left as they are: their number moves the last digits, so it must not follow that of processes."""
     import torch
 
-    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+    threads, cores = torch.get_num_threads(), num_processors()
     is_crowded = threads > 1 and num_processes > 1 and num_processes * threads > cores
     if is_crowded and model.voco.backbone.device.type == "cpu":
         log.warning(

@@ -38,6 +38,7 @@ from voco_video.frames import FrameBatch
 from voco_video.live import LiveFrame, LiveReader, parse_source
 from voco_video.model import VocoModel, VocoTokens
 from voco_video.pacing import FrameQueue, frames_on_grid
+from voco_video.paths import expanded
 from voco_video.sampling import Sampling
 from voco_video.timeline import Timeline
 
@@ -131,7 +132,8 @@ class Stream:
     Attributes:
         key: of the entry.
         progress: as of the latest step.
-        seconds: spent by stage, in this run.
+        seconds: spent by stage, in this run. ``decode`` is what the thread that reads the source worked, not what it
+            waited for; ``wait`` is what the model waited for frames.
 
     Raises:
         VideoError: no such file. While iterating: the source cannot be reached, breaks off, or is no video.
@@ -224,7 +226,7 @@ class Stream:
         """A live source has no digest of its bytes: its name stands for them."""
         key = entry_key(
             self._model,
-            blake3(f"voco-video stream {name}".encode()).hexdigest(),
+            blake3(f"voco-video stream {name}".encode(errors="surrogateescape")).hexdigest(),
             sampling=Sampling(fps=self._options.fps),
             options=self._compress,
             fingerprint=fingerprint,
@@ -237,7 +239,7 @@ class Stream:
         options, kind = self._options, self._source.kind
         self._starts_over = kind == "file" if options.starts_over is None else options.starts_over
         thins = kind == "url" if options.when_behind is None else options.when_behind == "thin"
-        marker = None if options.end_marker is None else Path(options.end_marker).expanduser()
+        marker = None if options.end_marker is None else expanded(options.end_marker)
         self._earlier_facts = self._writer.facts
         self._earlier_last_pts = self._writer.last_pts_seconds
         self._session: dict[str, Any] = {}
@@ -265,6 +267,7 @@ class Stream:
             self._reader.close()
 
     def _queue_frames(self) -> None:
+        started = time.thread_time()
         last, scaler = self._earlier_last_pts, None
         can_skip = self._starts_over and not self._earlier_facts.get("num_clock_jumps")
         frames = self._reader.frames(after_seconds=last if can_skip else None)
@@ -280,6 +283,7 @@ class Stream:
             scaler = scaler or self._reader.scaler(picture, self._model.backbone.images.fit)
             pixels = scaler.new_batch(1)[0]
             scaler.write(picture, pixels)
+            self.seconds.decode = time.thread_time() - started
             self._queue.put(pts, pixels)
 
     def _same_recording(self, frames: Iterator[LiveFrame]) -> Iterator[LiveFrame]:
@@ -288,8 +292,8 @@ class Stream:
         for frame in frames:
             begins = self._reader.begins_seconds
             if sessions and begins is not None:
-                expected = sessions[0]["source_begins_seconds"]
-                if abs(begins - expected) > _SAME_TIME_SECONDS:
+                expected = sessions[0].get("source_begins_seconds")  # entries of other versions may lack it
+                if expected is not None and abs(begins - expected) > _SAME_TIME_SECONDS:
                     raise VideoError(
                         f"{self._source.name}: begins at {begins:.3f} s, and the recording that entry "
                         f"{self.key.digest[:12]} is of began at {expected:.3f} s; give another name, or force"
@@ -300,8 +304,10 @@ class Stream:
         """Where the first frame of this run goes on the entry's clock: on, by the time that went by since the last."""
         now, last, place = time.time(), self._earlier_last_pts, pts_seconds
         if last is not None and not self._starts_over:
-            first = self._earlier_facts["sessions"][0]
-            place = max(last + 1 / self._options.fps, first["first_pts_seconds"] + now - first["started_unix_seconds"])
+            place = last + 1 / self._options.fps
+            first = (self._earlier_facts.get("sessions") or [{}])[0]
+            if {"first_pts_seconds", "started_unix_seconds"} <= first.keys():  # entries of other versions may lack them
+                place = max(place, first["first_pts_seconds"] + now - first["started_unix_seconds"])
         self._session = {
             "source": self._source.name,
             "started_unix_seconds": now,
@@ -318,7 +324,9 @@ class Stream:
 
     def _work(self) -> Generator[StreamProgress, None, None]:
         while True:
+            started = time.perf_counter()
             batch = self._queue.take(self._batching.size or 1, timeout_seconds=self._patience())
+            self.seconds.wait += time.perf_counter() - started
             if batch is not None:
                 self._append(batch)
             if self._patience() <= 0:

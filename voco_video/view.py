@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voco_video.errors import UsageError
+from voco_video.moments import format_seconds
 
 Policy = Literal["uniform", "recent", "relevant", "elastic"]
 Floats = npt.NDArray[np.floating]
@@ -214,8 +215,7 @@ def clock_text(seconds: float) -> str:
     >>> clock_text(3723.5)
     '[1:02:03]'
     """
-    minutes, rest = divmod(int(seconds), 60)
-    return f"[{minutes // 60}:{minutes % 60:02d}:{rest:02d}]"
+    return f"[{format_seconds(math.floor(seconds), digits=0, with_hours=True)}]"
 
 
 def _checked(scores: Floats | None, num_frames: int) -> Floats:

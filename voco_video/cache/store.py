@@ -20,6 +20,7 @@ from voco_video.cache.layout import Layout, is_complete, is_growing, leftovers, 
 from voco_video.cache.segment import SegmentReader
 from voco_video.cache.writer import EntryWriter, Journal
 from voco_video.errors import CacheError, UsageError
+from voco_video.paths import expanded
 
 DEFAULT_MAX_BYTES = 50 * 10**9
 
@@ -74,7 +75,8 @@ class FrameCache:
 
     Raises:
         CacheError: `cache_dir` is a file.
-        UsageError: `max_bytes` is negative, or its environment variable is not a whole number.
+        UsageError: `max_bytes` is negative, or its environment variable is not a whole number; or no `cache_dir` is
+            given and no home directory is known.
 
     Example:
         >>> import tempfile, numpy as np, torch
@@ -89,7 +91,7 @@ class FrameCache:
     """
 
     def __init__(self, cache_dir: Path | str | None = None, *, max_bytes: int | None = None) -> None:
-        self.cache_dir = Path(cache_dir or _default_cache_dir()).expanduser().absolute()
+        self.cache_dir = expanded(cache_dir or _default_cache_dir()).absolute()
         self.max_bytes = _default_max_bytes() if max_bytes is None else max_bytes
         if self.max_bytes < 0:
             raise UsageError(f"max_bytes must not be negative, not {self.max_bytes}")
@@ -411,7 +413,13 @@ def _default_cache_dir() -> Path:
     cache_dir = os.environ.get("VOCO_VIDEO_CACHE_DIR")
     if cache_dir:
         return Path(cache_dir)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "voco-video"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "voco-video"
+    except RuntimeError as error:
+        raise UsageError(
+            "no home directory is known, so there is no place for the frame cache; give one with --cache-dir, "
+            "VOCO_VIDEO_CACHE_DIR or HOME"
+        ) from error
 
 
 def _default_max_bytes() -> int:

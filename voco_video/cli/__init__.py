@@ -27,6 +27,7 @@ from voco_video.cli import (
     score,
     train,
 )
+from voco_video.cli.output import print_whatever_the_encoding
 from voco_video.errors import UsageError, VocoVideoError
 from voco_video.freed_memory import keep_freed_memory
 
@@ -69,6 +70,7 @@ def main() -> None:
     if not sys.stderr.isatty():  # transformers draws a bar while it loads weights, and only asks this variable
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     keep_freed_memory()
+    print_whatever_the_encoding()
     logging.addLevelName(logging.INFO, "note")
     logging.addLevelName(logging.WARNING, "warning")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")

@@ -15,6 +15,7 @@ from voco_video.cli import options as opt
 from voco_video.cli.compress import checked_compressor, checked_sampling, parse_timestamps
 from voco_video.cli.output import print_json, progress_bar
 from voco_video.errors import UsageError
+from voco_video.paths import expanded, read_text_file
 
 if TYPE_CHECKING:
     from voco_video.answer import Answer
@@ -104,6 +105,7 @@ def ask(
         weight_bits=weight_bits,  # type: ignore[arg-type]
         cache_dir=cache_dir,
     )
+    answerable = [] if chat else fitting_questions(loaded, asked)
     options = {
         "compressor": compressor,
         "form": form.value if form else None,
@@ -126,13 +128,37 @@ def ask(
     if chat:
         run_chat(video, asked, generation)
         return
-    answers = video.ask(asked, with_attention=show_frames, **generation)
+    answers = video.ask(answerable, with_attention=show_frames, **generation)
     if json:
         print_json({"entry": video.parts[0].entry.digest, "answers": [answer_facts(a) for a in answers]})
     else:
         print_answers(answers, show_frames=show_frames)
     if show_frames:
         write_strips(video, answers, strip or Path(f"{source_of(video).stem}-frames.png"), quiet=json)
+    if len(answerable) < len(asked):
+        print(f"{len(asked) - len(answerable)} of {len(asked)} questions were not asked", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def fitting_questions(model: VideoModel, questions: list[str]) -> list[str]:
+    """Those that the model can be asked; what is wrong with the others is printed.
+
+    Raises:
+        UsageError: none can be asked.
+    """
+    fitting = []
+    for question in questions:
+        try:
+            model.voco.backbone.conversation_ids([{"role": "user", "content": question.strip()}])
+        except UsageError as error:
+            if len(questions) == 1:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            fitting.append(question)
+    if not fitting:
+        raise UsageError(f"none of the {len(questions)} questions can be asked")
+    return fitting
 
 
 def open_compressed(
@@ -157,10 +183,7 @@ def gather_questions(given: list[str] | None, file: Path | None, *, chat: bool, 
     """
     questions = list(given or [])
     if file is not None:
-        try:
-            questions += [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"--questions {file}: {error}") from error
+        questions += [line.strip() for line in read_text_file(expanded(file)).splitlines() if line.strip()]
     if chat and json:
         raise UsageError("--chat talks to a person and --json to a machine; give one of them")
     if not questions and not chat:
@@ -244,7 +267,7 @@ def print_answers(answers: list[Answer], *, show_frames: bool) -> None:
 
 def format_moment(moment: Moment) -> str:
     """A stretch of time with its weight: ``0:04.00-0:06.00 (83%)``."""
-    from voco_video.pictures import format_seconds
+    from voco_video.moments import format_seconds
 
     return f"{format_seconds(moment.start_seconds)}-{format_seconds(moment.end_seconds)} ({moment.weight:.0%})"
 
@@ -262,4 +285,5 @@ def write_strips(video: CompressedVideo, answers: list[Answer], path: Path, *, q
 
 def source_of(video: CompressedVideo) -> Path:
     """The file that a compressed video was made from; it may be gone by now."""
-    return Path(video.parts[0].entry.facts["source"])
+    entry = video.parts[0].entry
+    return Path(str(entry.facts.get("source") or entry.digest[:12]))

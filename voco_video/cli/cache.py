@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 from voco_video.cli import options as opt
 from voco_video.cli.inspect import entry_facts, print_entries
 from voco_video.cli.output import format_bytes, print_facts, print_json
-from voco_video.errors import UsageError
+from voco_video.errors import CacheError, UsageError
 
 app = typer.Typer(help="Look at the frame cache, check it, and make room.", no_args_is_help=True, rich_markup_mode=None)
 Digest = Annotated[str, typer.Argument(help="The beginning of an entry's digest.", metavar="ENTRY")]
@@ -110,8 +111,16 @@ def rm(entries: Annotated[list[str], typer.Argument(metavar="ENTRY...")], cache_
     from voco_video.cache import FrameCache
 
     cache = FrameCache(cache_dir)
+    failed = []
     for prefix in entries:
-        print(f"removed {cache.remove(prefix)}")
+        try:
+            print(f"removed {cache.remove(prefix)}")
+        except CacheError as error:  # the others are removed all the same
+            failed.append(error)
+    for other in failed[1:]:
+        print(f"error: {other}", file=sys.stderr)
+    if failed:
+        raise failed[0]
 
 
 @app.command("prune")

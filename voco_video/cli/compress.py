@@ -13,8 +13,9 @@ import typer
 
 from voco_video.cli import follow as following
 from voco_video.cli import options as opt
-from voco_video.cli.output import format_bytes, print_json, print_table, progress_bar
+from voco_video.cli.output import format_bytes, print_json, print_table, progress_bar, unless_none
 from voco_video.errors import FILE_ERRORS, ModelError, UsageError, VideoError, VocoVideoError, with_name
+from voco_video.paths import expanded
 
 if TYPE_CHECKING:
     from voco_video.api import CompressedVideo
@@ -170,7 +171,7 @@ def expand_paths(paths: list[str]) -> list[Path]:
     """
     files: list[Path] = []
     for given in paths:
-        path = Path(given).expanduser()
+        path = expanded(given)
         if os.path.isdir(path):  # which takes any name, however long
             found = sorted(p for p in path.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
             if not found and len(paths) == 1:
@@ -221,7 +222,8 @@ def checked_compressor(compressor: str, num_voco_tokens: int | None) -> None:
 def summary(path: Path, video: CompressedVideo) -> dict[str, Any]:
     """What one compressed video came to, as plain values."""
     entry = video.parts[0].entry
-    vision_tokens = entry.facts["num_vision_tokens"] * entry.num_frames
+    per_frame = entry.facts.get("num_vision_tokens")  # entries of other versions may lack what this one records
+    vision_tokens = per_frame * entry.num_frames if isinstance(per_frame, int) else None
     kept_tokens = video.num_voco_tokens * entry.num_frames
     return {
         "path": str(path),
@@ -230,12 +232,12 @@ def summary(path: Path, video: CompressedVideo) -> dict[str, Any]:
         "from_cache": video.from_cache,
         "num_frames": entry.num_frames,
         "num_resumed_frames": video.result.num_resumed_frames if video.result else 0,
-        "num_undecodable_frames": entry.facts["num_undecodable_frames"],
+        "num_undecodable_frames": entry.facts.get("num_undecodable_frames"),
         "first_pts_seconds": float(entry.pts_seconds[0]),
         "last_pts_seconds": float(entry.pts_seconds[-1]),
         "vision_tokens": vision_tokens,
         "kept_tokens": kept_tokens,
-        "ratio": vision_tokens / kept_tokens if kept_tokens else None,
+        "ratio": vision_tokens / kept_tokens if vision_tokens is not None and kept_tokens else None,
         "size_bytes": entry.size_bytes,
         "bytes_per_frame": entry.bytes_per_frame,
         "seconds": asdict(video.stage_seconds) | {"total": video.result.total_seconds if video.result else 0.0},
@@ -275,7 +277,7 @@ def print_summary(rows: list[dict[str, Any]], *, json: bool) -> None:
                 Path(row["path"]).name,
                 row["digest"][:12],
                 str(row["num_frames"]),
-                f"{row['vision_tokens']} → {row['kept_tokens']}",
+                f"{unless_none(row['vision_tokens'])} → {row['kept_tokens']}",
                 format_ratio(row["ratio"]),
                 format_bytes(row["size_bytes"]),
                 *stages,

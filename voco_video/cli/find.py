@@ -113,7 +113,7 @@ def moment_facts(one: Found) -> dict[str, Any]:
 
 def print_moments(found: list[Found]) -> None:
     """A table, best first."""
-    from voco_video.pictures import format_seconds
+    from voco_video.moments import format_seconds
 
     rows = [
         [

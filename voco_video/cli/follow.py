@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from voco_video.cli.output import format_bytes, print_json, print_table
+from voco_video.cli.output import format_bytes, print_json, print_table, unless_none
 from voco_video.errors import UsageError
 
 if TYPE_CHECKING:
@@ -123,11 +123,11 @@ def print_followed(stream: Stream, *, json: bool) -> None:
         "digest": entry.digest,
         "is_growing": entry.is_growing,
         "num_frames": entry.num_frames,
-        "num_dropped_frames": entry.facts["num_dropped_frames"],
-        "num_undecodable_frames": entry.facts["num_undecodable_frames"],
+        "num_dropped_frames": entry.facts.get("num_dropped_frames"),
+        "num_undecodable_frames": entry.facts.get("num_undecodable_frames"),
         "first_pts_seconds": float(entry.pts_seconds[0]),
         "last_pts_seconds": float(entry.pts_seconds[-1]),
-        "gaps": entry.facts["gaps"],
+        "gaps": entry.facts.get("gaps", []),
         "size_bytes": entry.size_bytes,
     }
     if json:
@@ -138,7 +138,7 @@ def print_followed(stream: Stream, *, json: bool) -> None:
         stream.source_name.rpartition("/")[2],
         entry.digest[:12],
         str(entry.num_frames),
-        str(facts["num_dropped_frames"]),
+        unless_none(facts["num_dropped_frames"]),
         f"{facts['first_pts_seconds']:.1f}-{facts['last_pts_seconds']:.1f}",
         str(len(facts["gaps"])),
         format_bytes(entry.size_bytes),
@@ -153,11 +153,12 @@ def format_progress(progress: StreamProgress) -> str:
     >>> format_progress(StreamProgress(75, 70, 2, 3674.0, 1.25))
     '75 frames, 1:01:14 of video, 1.2 s behind, 2 dropped'
     """
+    from voco_video.moments import format_seconds
+
     if not progress.num_frames:
         return "waiting for the first frame"
-    minutes, seconds = divmod(int(progress.media_seconds), 60)
     return (
-        f"{progress.num_frames} frames, {minutes // 60}:{minutes % 60:02}:{seconds:02} of video, "
+        f"{progress.num_frames} frames, {format_seconds(progress.media_seconds, digits=0, with_hours=True)} of video, "
         f"{progress.lag_seconds:.1f} s behind, {progress.num_dropped_frames} dropped"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,7 @@ import typer
 
 from voco_video.cli import options as opt
 from voco_video.cli.compress import parse_timestamps
-from voco_video.cli.output import format_bytes, print_facts, print_json, print_table
+from voco_video.cli.output import format_bytes, print_facts, print_json, print_table, unless_none
 from voco_video.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,7 +47,6 @@ def inspect(
       voco-video inspect clip.mp4 --keyframes --json
     """
     from voco_video.cache import FrameCache, digest_file
-    from voco_video.compress import compressor_of
     from voco_video.compressors import parse_compressor
     from voco_video.pictures import contact_sheet
     from voco_video.sampling import Sampling
@@ -62,7 +62,7 @@ def inspect(
     contact_sheet(frames).save(target)
     digest = digest_file(path)
     entries = [e for e in FrameCache(cache_dir).entries() if e.key.video_digest == digest]
-    entries = [e for e in entries if wanted in (None, compressor_of(e))]
+    entries = [e for e in entries if wanted is None or entry_facts(e)["compressor"] == str(wanted)]
     if json:
         print_json(
             {
@@ -97,10 +97,14 @@ def sampled_frames(path: Path, sampling: Any, *, max_frames: int, decoder: str) 
 
 
 def entry_facts(entry: CacheEntry) -> dict[str, Any]:
-    """A cache entry as plain values."""
-    from voco_video.compress import compressor_of, tokens_per_frame
+    """A cache entry as plain values; None for what it does not say, as entries of other versions may not."""
+    from voco_video.compress import tokens_per_frame
+    from voco_video.errors import CacheError
 
     settings = entry.key.settings
+    num_voco_tokens = None
+    with suppress(CacheError):  # it holds something else than tokens
+        num_voco_tokens = tokens_per_frame(entry)
     return {
         "digest": entry.digest,
         "source": entry.facts.get("source"),
@@ -109,11 +113,11 @@ def entry_facts(entry: CacheEntry) -> dict[str, Any]:
         "num_frames": entry.num_frames,
         "first_pts_seconds": float(entry.pts_seconds[0]),
         "last_pts_seconds": float(entry.pts_seconds[-1]),
-        "compressor": str(compressor_of(entry)),
-        "num_voco_tokens": tokens_per_frame(entry),
-        "form": settings["form"],
-        "storage": settings["storage"],
-        "dtype": settings["dtype"],
+        "compressor": settings.get("compressor", "voco"),
+        "num_voco_tokens": num_voco_tokens,
+        "form": settings.get("form"),
+        "storage": settings.get("storage"),
+        "dtype": settings.get("dtype"),
         "sampling": entry.facts.get("sampling"),
         "model_fingerprint": entry.key.model_fingerprint,
         "size_bytes": entry.size_bytes,
@@ -134,14 +138,14 @@ def print_entries(entries: list[CacheEntry]) -> None:
         rows.append(
             [
                 entry.digest[:12],
-                (facts["stream"] or facts["source"] or "?").rpartition("/")[2],
+                unless_none(facts["stream"] or facts["source"]).rpartition("/")[2],
                 f"{facts['num_frames']}, growing" if facts["is_growing"] else str(facts["num_frames"]),
                 f"{facts['first_pts_seconds']:.1f}-{facts['last_pts_seconds']:.1f}",
-                str(facts["sampling"]),
-                facts["compressor"],
-                str(facts["num_voco_tokens"]),
-                facts["form"],
-                facts["dtype"] if facts["storage"] == "native" else facts["storage"],
+                unless_none(facts["sampling"]),
+                unless_none(facts["compressor"]),
+                unless_none(facts["num_voco_tokens"]),
+                unless_none(facts["form"]),
+                unless_none(facts["dtype"] if facts["storage"] == "native" else facts["storage"]),
                 format_bytes(facts["size_bytes"]),
                 facts["model_fingerprint"][:8],
             ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import shutil
 import sys
@@ -11,6 +13,30 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from voco_video.compress import Progress
+
+
+_PLAINER = {"─": "-", "→": "->", "…": "...", "–": "-", "×": "x", "≤": "<=", "≥": ">="}
+_PLAINER |= zip("▁▂▃▄▅▆▇█", "__.--==#", strict=True)
+
+
+def print_whatever_the_encoding() -> None:
+    """Let standard output and error print any text: what their encoding lacks gets a plainer look, and never fails.
+
+    Bytes of file names that are no text in the system's encoding come out as they are.
+    """
+    codecs.register_error("voco-video", _plainer)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="voco-video")
+
+
+def _plainer(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    character = error.object[error.start]
+    if "\udc80" <= character <= "\udcff":  # a byte of a file name, see PEP 383
+        return bytes([ord(character) - 0xDC00]), error.start + 1
+    return _PLAINER.get(character) or character.encode("ascii", "backslashreplace").decode(), error.start + 1
 
 
 def print_json(value: Any) -> None:
@@ -50,6 +76,11 @@ def print_facts(facts: Mapping[str, Any]) -> None:
         else:
             print(f"{name:<{width}}  {value}")
     print()
+
+
+def unless_none(value: Any) -> str:
+    """A value in a table, a question mark where it is not known."""
+    return "?" if value is None else str(value)
 
 
 def format_bytes(size_bytes: float) -> str:

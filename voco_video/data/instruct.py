@@ -153,10 +153,10 @@ def _media(row: Row, messages: list[_Message], finder: MediaFinder) -> tuple[tup
 
 
 def _names(row: Row, *fields: str) -> list[str]:
-    """Paths or ids in the first of these fields that is there: one, a list of them, or null for none."""
+    """Paths or ids in the first of these fields that is there: one, a list of them, or null or nothing for none."""
     for field in fields:
         value = row.values.get(field)
-        if value is None or value == []:
+        if value is None or value == [] or (isinstance(value, str) and not value.strip()):
             continue
         names = value if isinstance(value, list) else [value]
         if not all(isinstance(name, str) and name for name in names):

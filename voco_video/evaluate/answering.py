@@ -88,6 +88,9 @@ def answered(
     predictions = []
     for start in range(0, len(asked.turns), options.questions_per_batch):
         turns = asked.turns[start : start + options.questions_per_batch]
+        too_long = [turn for turn in turns if not _can_be_asked(video, options.prompt_of(turn))]
+        predictions += [_unanswered(asked, turn, options) for turn in too_long]
+        turns = tuple(turn for turn in turns if turn not in too_long)
         prompts = [options.prompt_of(turn) for turn in turns]
         answers = video.ask(
             prompts,
@@ -112,6 +115,9 @@ def chosen(video: CompressedVideo, num_voco_tokens: int | None, asked: Asked, op
     predictions = []
     for turn in asked.turns:
         prompt = options.prompt_of(turn)
+        if not _can_be_asked(video, prompt):
+            predictions.append(_unanswered(asked, turn, options))
+            continue
         prefix = video.prefix(prompt, num_voco_tokens=num_voco_tokens, options=options.view)
         log_likelihoods, num_tokens = score_options(video.model.voco, prefix, prompt, turn.options)
         predictions.append(
@@ -123,6 +129,21 @@ def chosen(video: CompressedVideo, num_voco_tokens: int | None, asked: Asked, op
             )
         )
     return predictions
+
+
+def _can_be_asked(video: CompressedVideo, prompt: str) -> bool:
+    """Whether a question is text, and short enough for the model; what is wrong with it is logged."""
+    try:
+        video.model.voco.backbone.conversation_ids([{"role": "user", "content": prompt.strip()}])
+    except UsageError as error:
+        log.warning("%s; until then it counts as wrong", error)
+        return False
+    return True
+
+
+def _unanswered(asked: Asked, turn: Turn, options: EvalOptions) -> Prediction:
+    """A question that cannot be asked, as answered by nothing; asking again would change nothing."""
+    return replace(prediction_of(asked, turn, options, status="answered"), prediction="", confidence=0.0)
 
 
 def prediction_of(asked: Asked, turn: Turn, options: EvalOptions, *, status: str) -> Prediction:

@@ -10,6 +10,7 @@ from typing import Any
 from voco_video.api import load_model
 from voco_video.catalog import CheckpointFacts, describe_checkpoint
 from voco_video.errors import DataError, UsageError
+from voco_video.paths import expanded
 from voco_video.report.writing import NAMES, table_lines
 
 CARD = "README.md"
@@ -36,7 +37,7 @@ def write_model_card(checkpoint: str | Path, reports: Sequence[str | Path]) -> P
     PosixPath('runs/mine/last/README.md')
     """
     facts = describe_checkpoint(checkpoint)
-    card = Path(checkpoint).expanduser() / CARD
+    card = expanded(checkpoint) / CARD
     if not card.parent.is_dir():
         raise UsageError(f"{checkpoint}: a card is written into a checkpoint's own folder, so give one")
     if card.exists() and _MARK not in card.read_text(encoding="utf-8"):

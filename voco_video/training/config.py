@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from voco_video.errors import UsageError
 from voco_video.model import Form, Forms
+from voco_video.paths import expanded
 
 Stage = Literal["image", "video"]
 Mode = Literal["joint", "cached"]
@@ -221,7 +222,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """
     import yaml
 
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not path.is_file():
         raise UsageError(f"{path}: no such configuration file")
     try:

@@ -1,0 +1,59 @@
+"""Paths and text files as people give them."""
+
+from __future__ import annotations
+
+import codecs
+import os
+from pathlib import Path
+
+from voco_video.errors import UsageError
+
+_MARKED = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def expanded(path: str | Path) -> Path:
+    """Put home folders in the place of ``~`` and ``~name`` at a path's beginning.
+
+    A file or folder of exactly this name comes first, and a name alone, such as ``~clip.mp4``, stays as it is where no
+    user has it.
+
+    Raises:
+        UsageError: the path leads through a home folder that nobody knows.
+
+    >>> expanded("~no such user.mp4")
+    PosixPath('~no such user.mp4')
+    """
+    path = Path(path)
+    if not str(path).startswith("~") or os.path.lexists(path):
+        return path
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        who = path.parts[0]
+        if who == "~":
+            raise UsageError(f"{path}: no home directory is known; set HOME, or give the whole path") from error
+        if len(path.parts) == 1:
+            return path
+        raise UsageError(f"{path}: there is no user {who[1:]!r}; write ./{path} for a folder of that name") from error
+
+
+def read_text_file(path: Path) -> str:
+    """A text file in UTF-8, or in what its byte-order mark says; the mark is left out.
+
+    Raises:
+        UsageError: it cannot be read, or is not text.
+    """
+    try:
+        data = path.read_bytes()
+        encoding = next((name for mark, name in _MARKED if data.startswith(mark)), "utf-8")
+        return data.decode(encoding)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}); save it so") from error
