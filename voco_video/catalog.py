@@ -20,7 +20,7 @@ from voco_video.checkpoint_files import (
     weight_files,
     weights_dtype,
 )
-from voco_video.configurations import checked_config
+from voco_video.configurations import check_generation, checked_config
 from voco_video.loading import empty_model
 from voco_video.published import (
     PUBLISHED_MODEL_TYPE,
@@ -196,6 +196,7 @@ def _facts(
 ) -> CheckpointFacts:
     family = family_of(config)
     dtype = weights_dtype(folder) or declared_dtype.removeprefix("torch.")
+    check_generation(folder, config.get_text_config(decoder=True).vocab_size)
     fit = images.fit
     return CheckpointFacts(
         path=str(folder),

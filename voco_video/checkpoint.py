@@ -112,7 +112,8 @@ def _load(folder: Path, options: LoadOptions, num_voco_tokens: int | None) -> Vo
 def _states(folder: Path) -> tuple[FileState, ...]:
     """Every file below a checkpoint's folder that weights may come from, and its settings."""
     kinds = ("*.safetensors", "*.bin", "*.json")
-    return tuple(FileState.of(path) for path in sorted(p for kind in kinds for p in folder.rglob(kind)))
+    found = sorted(p for kind in kinds for p in folder.rglob(kind) if p.is_file())
+    return tuple(FileState.of(path) for path in found)
 
 
 def save_voco_model(
@@ -324,6 +325,8 @@ def read_beside_weights(folder: Path) -> None:
     Raises:
         ModelError: one of the files is damaged.
     """
+    if (settings := read_voco_settings(folder)) is not None:
+        read_voco_embeds(folder, settings)
     read_adapters(folder)
     read_changes(folder)
     if has_file(folder, RETRIEVAL_WEIGHTS):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -139,9 +140,11 @@ def read_image_processor(folder: Path) -> Any:
     Raises:
         ModelError: there is none, or one that cannot be read here.
     """
-    for name in _PROCESSOR_SETTINGS:
-        if has_file(folder, name):
-            read_settings(folder / name)
+    found = {name: read_settings(folder / name) for name in _PROCESSOR_SETTINGS if has_file(folder, name)}
+    declared = found.get("preprocessor_config.json") or found.get("processor_config.json", {}).get("image_processor")
+    for key in ("image_mean", "image_std"):
+        if found and key not in (declared if isinstance(declared, dict) else {}):
+            raise ModelError(f"the image processor in {folder} cannot be read: {key} is missing in {next(iter(found))}")
     try:
         return AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # the library raises anything
@@ -225,6 +228,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except UnpicklingError as error:
+        reason = f"{path} cannot be read as weights: it is damaged, or holds more than tensors, which is never executed"
+        raise ModelError(f"{reason}; {FETCH_AGAIN}") from error
     except Exception as error:  # the libraries raise anything
         raise ModelError(f"{path} cannot be read as weights: {first_line(error)}; {FETCH_AGAIN}") from error
     if not isinstance(weights, dict) or not all(isinstance(t, Tensor) for t in weights.values()):
