@@ -726,7 +726,7 @@ def test_code_beside_a_supported_model(copy_of, monkeypatch, name):
     change(folder / name, own, "Custom")
     (folder / "custom.py").write_text(f"open({str(folder / 'executed')!r}, 'w')")
     if "pre" in name:
-        with pytest.raises(ModelError, match="the image processor in .* cannot be read"):
+        with pytest.raises(ModelError, match=r"the image processor in .* cannot be read"):
             read_image_processor(folder)
     else:  # tokenizer.json says all there is to know
         assert type(read_tokenizer(folder)).__module__.startswith("transformers")

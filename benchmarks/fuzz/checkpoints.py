@@ -17,6 +17,7 @@ import random
 import re
 import shutil
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -26,7 +27,8 @@ from typing import Any
 from benchmarks.fuzz.checkpoint_folders import make_clip, make_folders, mutate
 from benchmarks.fuzz.outcome import Outcome
 
-SECONDS = 120  # for one case; sound ones take about one
+SECONDS = 120  # of a processor for one case; sound ones take about one
+WAITING = 20  # times as long by the clock, where other work has the processors or nothing moves
 MAX_BYTES = 600 << 20  # above what the process held before; sound ones take less than a tenth
 TRAIN_EVERY = 5
 
@@ -127,17 +129,26 @@ class Worker:
     def result(self, path: Path, *, seed: int) -> Result:
         """What comes of one folder."""
         self._here.send((path, seed))
+        start, used = time.monotonic(), self._processor_seconds()
         try:
-            if self._here.poll(SECONDS):
-                found: Result = self._here.recv()
-                return found
-            fault = f"hang: more than {SECONDS} s"
+            while self._processor_seconds() - used < SECONDS and time.monotonic() - start < WAITING * SECONDS:
+                if self._here.poll(1):
+                    found: Result = self._here.recv()
+                    return found
+            fault = f"hang: {self._processor_seconds() - used:.0f} s of a processor, {time.monotonic() - start:.0f} s in all"
         except (EOFError, ConnectionError):
             self._process.join(10)
             fault = f"crash: the process ended with {self._process.exitcode}"
         self.close()
         self._start()
         return Result(fault=fault)
+
+    def _processor_seconds(self) -> float:
+        """What the process has computed so far; 0 where the system does not say."""
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return 0.0
 
     def close(self) -> None:
         """End the process."""
