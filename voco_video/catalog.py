@@ -11,7 +11,7 @@ import torch
 from voco_video.adapter_folder import base_of
 from voco_video.backbone import ImageSettings
 from voco_video.backbones import FAMILIES, family_of
-from voco_video.checkpoint import read_beside, read_beside_weights
+from voco_video.beside import read_beside, read_beside_weights
 from voco_video.checkpoint_files import (
     CONFIG,
     StoredWeight,

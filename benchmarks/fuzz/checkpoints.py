@@ -135,7 +135,7 @@ class Worker:
                 if self._here.poll(1):
                     found: Result = self._here.recv()
                     return found
-            fault = f"hang: {self._processor_seconds() - used:.0f} s of a processor, {time.monotonic() - start:.0f} s in all"
+            fault = f"hang: {self._processor_seconds() - used:.0f} s of {time.monotonic() - start:.0f} s"
         except (EOFError, ConnectionError):
             self._process.join(10)
             fault = f"crash: the process ended with {self._process.exitcode}"
