@@ -123,7 +123,7 @@ def shown(value: Any) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What the library says of a failure, in one line that is not too long; the name of the error where it says nothing."""
+    """What the library says of a failure, in one line of at most 300 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
