@@ -464,6 +464,7 @@ def test_our_own_settings_that_cannot_be_right(copy_of, place, value, says):
             "weight_map has to name the file of every weight",
         ),
         ("sharded", "model.safetensors.index.json", "weight_map", {"x": "/etc/hosts"}, "has to name a file beside it"),
+        ("sharded", "model.safetensors.index.json", "weight_map", {"x": "m" * 3000}, "has to name a file beside it"),
         (
             "sharded",
             "model.safetensors.index.json",

@@ -212,8 +212,8 @@ def _shards(index: Path) -> list[Path]:
     if not isinstance(names, dict) or not names:
         raise ModelError(f"{index}: weight_map has to name the file of every weight, not {shown(names)}; {FETCH_AGAIN}")
     for weight, name in names.items():
-        if not isinstance(name, str) or name != Path(name).name or name in ("", ".", ".."):
-            raise ModelError(f"{index}: weight_map[{weight!r}] has to name a file beside it, not {shown(name)}")
+        if not isinstance(name, str) or name != Path(name).name or name in ("", ".", "..") or len(name) > 255:
+            raise ModelError(f"{index}: weight_map[{shown(weight)}] has to name a file beside it, not {shown(name)}")
     return [index.parent / name for name in sorted(set(names.values()))]
 
 
