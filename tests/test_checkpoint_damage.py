@@ -374,6 +374,7 @@ VOCO_VALUES = [
     ("images.fit.mode", "squash", "mode must be one of crop, pad, stretch"),
     ("images.fit.pad_rgb", [0, 0], "pad_rgb has to be three numbers"),
     ("images.mean", [0.5, 0.5], "images.mean has to be three numbers"),
+    ("images.mean", [0.5, 1e300, 0.5], "image_mean has to be three numbers, of brightness from 0 to 1"),
     ("images.std", [0.5, 0.0, 0.5], "image_std has to be three numbers above 0"),
     ("images.std", [0.5, float("nan"), 0.5], "images.std has to be three numbers above 0"),
     ("chat_template", 9, "chat_template has to be text or null, not 9"),
@@ -654,6 +655,13 @@ def test_a_tokenizer_of_another_model(copy_of, sound):
     for path in sound["voco-tiny"].glob("tokenizer*"):
         shutil.copy(path, folder / path.name)
     with pytest.raises(ModelError, match=r"its tokenizer: token id \d+ is not below the model's vocab_size"):
+        load(folder)
+
+
+def test_a_tokenizer_with_two_tokens_of_one_id(copy_of):
+    folder = copy_of("llava")
+    change(folder / "tokenizer.json", "model.vocab.x", 40)
+    with pytest.raises(ModelError, match="its tokenizer gives several tokens the id 40"):
         load(folder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from voco_video.backbones import family_of
 from voco_video.checkpoint_files import CONFIG, RETRIEVAL_WEIGHTS, VOCO_CONFIG, read_small_weights, read_tokenizer
 from voco_video.configurations import check_frames, check_token_ids, read_images
 from voco_video.errors import ModelError
-from voco_video.settings_files import first_line, has_file
+from voco_video.settings_files import FETCH_AGAIN, first_line, has_file
 from voco_video.voco_settings import VocoSettings, read_voco_embeds, read_voco_settings
 
 
@@ -106,7 +107,11 @@ def _check_vocabulary(tokenizer: Any, config: Any, folder: Path) -> None:
     """Added tokens may lie behind the model's rows, where nobody uses them; ordinary ones may not."""
     if tokenizer is None:
         return
-    ordinary = set(tokenizer.get_vocab().values()) - set(tokenizer.get_added_vocab().values())
+    vocabulary, added = tokenizer.get_vocab(), tokenizer.get_added_vocab()
+    ordinary = [token_id for token, token_id in vocabulary.items() if token not in added]
     check_token_ids(
         [max(ordinary, default=0)], config.get_text_config(decoder=True).vocab_size, folder, "its tokenizer"
     )
+    if len(set(ordinary)) != len(ordinary):
+        twice = Counter(ordinary).most_common(1)[0][0]
+        raise ModelError(f"{folder}: its tokenizer gives several tokens the id {twice}; {FETCH_AGAIN}")

@@ -5,7 +5,6 @@ Every frame is one picture of one fixed size, as each family reads the frames of
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -30,8 +29,8 @@ class ImageSettings:
 
     def __post_init__(self) -> None:
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != 3 or not all(_is_number(value) for value in values):
-                raise UsageError(f"image_{name} has to be three numbers, not {values!r}")
+            if len(values) != 3 or not all(_is_small(value) for value in values):
+                raise UsageError(f"image_{name} has to be three numbers, of brightness from 0 to 1, not {values!r}")
         if min(self.std) <= 0:
             raise UsageError(f"image_std has to be three numbers above 0, not {self.std!r}")
 
@@ -153,8 +152,8 @@ class Family(ABC):
         return {"inputs_embeds": sequence}
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _is_small(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -10 <= value <= 10  # NaN is not
 
 
 def image_settings(processor: Any) -> ImageSettings:
