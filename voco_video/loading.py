@@ -187,6 +187,8 @@ def load_image_text_model(
     _check_finite(model, weights, folder)
     if has_generation:
         model.generation_config = _read_generation(folder)
+        if model.generation_config.eos_token_id is None:  # an answer has to end somewhere
+            model.generation_config.eos_token_id = config.get_text_config(decoder=True).eos_token_id
     return model.eval()
 
 
