@@ -669,7 +669,7 @@ def test_a_tokenizer_of_another_model(copy_of, sound):
 def test_a_tokenizer_with_two_tokens_of_one_id(copy_of):
     folder = copy_of("llava")
     change(folder / "tokenizer.json", "model.vocab.x", 40)
-    with pytest.raises(ModelError, match="its tokenizer gives several tokens the id 40"):
+    with pytest.raises(ModelError, match=r"its tokenizer\.json gives several tokens the id 40"):
         load(folder)
 
 

@@ -114,4 +114,4 @@ def _check_vocabulary(tokenizer: Any, config: Any, folder: Path) -> None:
     )
     if len(set(ordinary)) != len(ordinary):
         twice = Counter(ordinary).most_common(1)[0][0]
-        raise ModelError(f"{folder}: its tokenizer gives several tokens the id {twice}; {FETCH_AGAIN}")
+        raise ModelError(f"{folder}: its tokenizer.json gives several tokens the id {twice}; {FETCH_AGAIN}")

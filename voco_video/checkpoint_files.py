@@ -150,7 +150,7 @@ def read_image_processor(folder: Path) -> Any:
     except Exception as error:  # the library raises anything
         raise ModelError(
             f"the image processor in {folder} cannot be read: {first_line(error)}. Its preprocessor_config.json has to "
-            "be that of a supported family"
+            f"be that of a supported family; {FETCH_AGAIN}"
         ) from error
 
 
@@ -178,7 +178,8 @@ def read_tokenizer(folder: Path, *, config: Any = None) -> Any:
     except Exception as error:  # the library raises anything
         if (folder / "tokenizer.json").is_file():
             read_settings(folder / "tokenizer.json")  # says where it is damaged
-        reason = f"the tokenizer in {folder} cannot be read: {first_line(error)}"
+        files = ", ".join([*(path.name for path in found), *settings])
+        reason = f"the tokenizer in {folder} ({files}) cannot be read: {first_line(error)}"
         if not (folder / "tokenizer.json").is_file():
             reason += " Its tokenizer.model needs two packages: pip install sentencepiece protobuf"
         raise ModelError(reason) from error

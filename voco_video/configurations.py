@@ -141,7 +141,9 @@ def read_images(folder: Path, config: Any) -> ImageSettings:
     try:
         return family.image_settings(processor, config)
     except VocoVideoError as error:
-        raise ModelError(f"the image processor in {folder} cannot be used: {error}") from error
+        raise ModelError(
+            f"the image processor in {folder} (preprocessor_config.json) cannot be used: {error}"
+        ) from error
     except (TypeError, KeyError, ValueError, AttributeError, ArithmeticError) as error:
         found = {
             name: getattr(processor, name) for name in _OF_PROCESSORS if getattr(processor, name, None) is not None
