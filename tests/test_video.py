@@ -74,8 +74,9 @@ def backend(request):
 
 
 def decode_plainly(path, fit=None):
-    """Every frame [(pts, pixels)] by one thread from the first packet to the last, past errors, in output order; None for pixels with
-    errors in them."""
+    """Every frame [(pts, pixels)] by one thread from the first packet to the last, past errors, in output order.
+
+    Pixels are None where there are errors in them."""
     with Source(path) as source:
         _, facts = scan(source)
     scaler = FrameScaler(

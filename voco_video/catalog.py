@@ -11,7 +11,7 @@ import torch
 from voco_video.adapter_folder import base_of
 from voco_video.backbone import ImageSettings
 from voco_video.backbones import FAMILIES, family_of
-from voco_video.checkpoint import read_beside, read_beside_weights
+from voco_video.beside import read_beside, read_beside_weights
 from voco_video.checkpoint_files import (
     CONFIG,
     StoredWeight,
@@ -20,7 +20,7 @@ from voco_video.checkpoint_files import (
     weight_files,
     weights_dtype,
 )
-from voco_video.configurations import checked_config
+from voco_video.configurations import check_generation, checked_config
 from voco_video.loading import empty_model
 from voco_video.published import (
     PUBLISHED_MODEL_TYPE,
@@ -196,6 +196,7 @@ def _facts(
 ) -> CheckpointFacts:
     family = family_of(config)
     dtype = weights_dtype(folder) or declared_dtype.removeprefix("torch.")
+    check_generation(folder, config.get_text_config(decoder=True).vocab_size)
     fit = images.fit
     return CheckpointFacts(
         path=str(folder),

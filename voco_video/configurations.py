@@ -13,7 +13,7 @@ from typing import Any
 from voco_video.backbones import ImageSettings, family_of
 from voco_video.checkpoint_files import CONFIG, GENERATION_CONFIG, read_config, read_image_processor
 from voco_video.errors import ModelError, VocoVideoError
-from voco_video.settings_files import first_line, has_file, read_settings, shown
+from voco_video.settings_files import FETCH_AGAIN, first_line, has_file, read_settings, shown
 from voco_video.voco_settings import Checked, is_number, is_whole
 
 _SIZES = (
@@ -35,9 +35,13 @@ def checked_config(folder: Path) -> Any:
     Raises:
         ModelError: it is missing, damaged, of another kind of model, or cannot be right.
     """
-    config = read_config(folder)
+    config, path = read_config(folder), folder / CONFIG
     family_of(config)
-    check_config(config, folder / CONFIG)
+    settings = read_settings(path)
+    for key, flat in (("vision_config", ()), ("text_config", ("hidden_size", "num_hidden_layers"))):
+        if not settings.get(key) and not (flat and all(name in settings for name in flat)):
+            raise ModelError(f"{path}: {key} is missing, and nothing else says how large the model is; {FETCH_AGAIN}")
+    check_config(config, path)
     return config
 
 
@@ -55,7 +59,7 @@ def check_config(config: Any, path: Path) -> None:
     for name, part in (("", config), ("text_config.", text), ("vision_config.", vision)):
         for key in _SIZES:
             for value in _numbers(getattr(part, key, None)):
-                if not is_whole(value, least=1):
+                if not is_whole(value, least=1, most=2**62):
                     raise ModelError(f"{path}: {name}{key} has to be a whole number from 1 on, not {shown(value)}")
         for key in _EPSILONS:
             for value in _numbers(getattr(part, key, None)):
@@ -137,7 +141,9 @@ def read_images(folder: Path, config: Any) -> ImageSettings:
     try:
         return family.image_settings(processor, config)
     except VocoVideoError as error:
-        raise ModelError(f"the image processor in {folder} cannot be used: {error}") from error
+        raise ModelError(
+            f"the image processor in {folder} (preprocessor_config.json) cannot be used: {error}"
+        ) from error
     except (TypeError, KeyError, ValueError, AttributeError, ArithmeticError) as error:
         found = {
             name: getattr(processor, name) for name in _OF_PROCESSORS if getattr(processor, name, None) is not None

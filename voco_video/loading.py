@@ -7,8 +7,9 @@ moved only the result stays.
 from __future__ import annotations
 
 import logging
+import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -30,6 +31,7 @@ from voco_video.settings_files import FETCH_AGAIN, first_line
 
 logger = logging.getLogger(__name__)
 
+_LAYER = re.compile(r"(.*\.(?:layers|layer|blocks))\.\d+\.")
 WeightBits = Literal[4, 8, 16]
 ATTENTION_IMPLEMENTATIONS = ("auto", "sdpa", "flash_attention_2", "eager", BLOCKED)
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -184,6 +186,8 @@ def load_image_text_model(
     _check_finite(model, weights, folder)
     if has_generation:
         model.generation_config = _read_generation(folder)
+        if model.generation_config.eos_token_id is None:  # an answer has to end somewhere
+            model.generation_config.eos_token_id = config.get_text_config(decoder=True).eos_token_id
     return model.eval()
 
 
@@ -239,6 +243,7 @@ def empty_model(config: Any, weights: Mapping[str, StoredWeight] | None, *, fold
         )
     _check_missing(found, folder)
     names = tuple(sorted(found.get("unexpected_keys", ())))
+    _check_layers(names, model.state_dict(), folder)
     return EmptyModel(sum(parameter.numel() for parameter in model.parameters()), names)
 
 
@@ -263,6 +268,17 @@ def _check_depth(config: Any, num_weights: int, path: Path) -> None:
             depth = getattr(part, key, 0)
             if depth > num_weights:
                 raise ModelError(f"{path}: {key} is {depth}, and the files hold {num_weights} weights in all")
+
+
+def _check_layers(left_out: Iterable[str], kept: Iterable[str], folder: Path) -> None:
+    """Weights of layers behind the last one are not left out: the configuration has lost these layers."""
+    stacks = {match[1] for name in kept if (match := _LAYER.match(name))}
+    for name in left_out:
+        if (match := _LAYER.match(name)) and match[1] in stacks:
+            raise ModelError(
+                f"{folder}: {CONFIG} has no layer for {name}, which is in the files; the two do not belong together: "
+                f"{FETCH_AGAIN}"
+            )
 
 
 @contextmanager

@@ -123,9 +123,10 @@ def shown(value: Any) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What the library says of a failure, in one line; the name of the error where it says nothing."""
+    """What the library says of a failure, in one line of at most 300 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
     text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-    return text if not isinstance(error, KeyError) else f"there is no {text}"
+    text = f"there is no {text}" if isinstance(error, KeyError) else text
+    return text if len(text) <= 300 else f"{text[:297]}..."

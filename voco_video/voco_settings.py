@@ -194,7 +194,6 @@ def _template(settings: Checked) -> PromptTemplate:
 def _images(settings: Checked, path: Path) -> ImageSettings:
     images = settings.below("images")
     fit = images.below("fit")
-    colours = is_list_of(is_number, length=3)
     described = {
         "fit": {
             "height": fit.get("height", "a number of pixels", is_whole),
@@ -202,8 +201,8 @@ def _images(settings: Checked, path: Path) -> ImageSettings:
             "mode": fit.get("mode", '"crop", "pad" or "stretch"', is_text),
             "pad_rgb": fit.get("pad_rgb", "three numbers from 0 to 255", is_list_of(is_whole, length=3)),
         },
-        "mean": images.get("mean", "three numbers", colours),
-        "std": images.get("std", "three numbers above 0", lambda v: colours(v) and min(v) > 0),
+        "mean": images.get("mean", "three numbers", is_list_of(is_number, length=3)),
+        "std": images.get("std", "three numbers above 0", is_list_of(is_number, length=3)),
     }
     try:
         return ImageSettings.from_description(described)

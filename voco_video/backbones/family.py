@@ -12,17 +12,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from voco_video.errors import ModelError
+from voco_video.errors import ModelError, UsageError
 from voco_video.frames import Fit
 
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """How a frame becomes the vision tower's input: fitted to a box, scaled to [0, 1], normalised per channel."""
+    """How a frame becomes the vision tower's input: fitted to a box, scaled to [0, 1], normalised per channel.
+
+    Raises UsageError for a mean or a standard deviation that is not three numbers, those of the latter above 0.
+    """
 
     fit: Fit
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != 3 or not all(_is_small(value) for value in values):
+                raise UsageError(f"image_{name} has to be three numbers, of brightness from 0 to 1, not {values!r}")
+        if min(self.std) <= 0:
+            raise UsageError(f"image_std has to be three numbers above 0, not {self.std!r}")
 
     def describe(self) -> dict[str, Any]:
         """The settings as plain JSON values, for a cache key and a checkpoint."""
@@ -140,6 +150,10 @@ class Family(ABC):
     def decoder_inputs(self, sequence: Tensor, hidden_size: int) -> dict[str, Any]:
         """Arguments of the decoder for input embeddings ``[B, T, W]``."""
         return {"inputs_embeds": sequence}
+
+
+def _is_small(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -10 <= value <= 10  # NaN is not
 
 
 def image_settings(processor: Any) -> ImageSettings:
