@@ -47,6 +47,9 @@ def load_model(
 ) -> VideoModel:
     """Load a checkpoint together with the frame cache it writes to.
 
+    Several threads may load at once, and may use one model at once. A process that was forked afterwards cannot use it
+    (UsageError): it loads its own, and then computes in one thread, or it is started by ``spawn``.
+
     Args:
         path, num_voco_tokens: see `voco_video.checkpoint.load_voco_model`.
         device, dtype, attn_implementation, device_map, weight_bits: see `voco_video.loading.LoadOptions`.
@@ -73,6 +76,9 @@ def load_model(
 @dataclass(frozen=True)
 class VideoModel:
     """A `VocoModel` and a `FrameCache`: compresses each video once.
+
+    Threads may share it, and the videos that come from it: what each computes does not depend on the others, nor on a
+    caller's autocast, default type, default device or gradient mode.
 
     Attributes:
         voco: the model.
