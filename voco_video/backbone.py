@@ -221,9 +221,7 @@ class Backbone:
             ModelError: the checkpoint has no tokenizer or no chat template.
         """
         if self.tokenizer is None:
-            raise ModelError(
-                "this checkpoint has no tokenizer; ask with token ids (voco_video.answer.generate)"
-            )
+            raise ModelError("this checkpoint has no tokenizer; ask with token ids (voco_video.answer.generate)")
         if not (self.chat_template or getattr(self.tokenizer, "chat_template", None)):
             raise ModelError("this checkpoint's tokenizer has no chat template; add chat_template.jinja beside it")
         text = self.conversation_text(messages)
