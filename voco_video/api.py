@@ -70,7 +70,7 @@ def load_model(
         weight_bits=weight_bits,
         num_voco_tokens=num_voco_tokens,
     )
-    return VideoModel(voco, cache, Retriever.load(find_checkpoint(path)))
+    return VideoModel(voco, cache, Retriever.load(find_checkpoint(path), device=voco.backbone.device))
 
 
 @dataclass(frozen=True)

@@ -175,8 +175,8 @@ class Retriever:
         return path
 
     @staticmethod
-    def load(folder: Path) -> Retriever | None:
-        """That of a checkpoint's folder; None where it has none.
+    def load(folder: Path, *, device: torch.device | str = "cpu") -> Retriever | None:
+        """That of a checkpoint's folder, on a device; None where it has none.
 
         Raises:
             ModelError: the file is no such thing.
@@ -194,7 +194,7 @@ class Retriever:
                 own = {n.partition(".")[2]: t for n, t in tensors.items() if n.startswith(f"{form}.")}
                 scorer = FrameScorer(len(own["question_mean"]), len(own["frame_mean"]))
                 scorer.load_state_dict(own, assign=True)  # in their own type, not the process's default one
-                scorers[form] = scorer.eval().requires_grad_(False)
+                scorers[form] = scorer.eval().requires_grad_(False).to(device)
         except (KeyError, RuntimeError, OSError, TypeError, SafetensorError) as error:
             raise ModelError(f"{path} does not hold what finds frames: {error}") from error
         return Retriever(scorers, fingerprint)
