@@ -47,6 +47,9 @@ def load_model(
 ) -> VideoModel:
     """Load a checkpoint together with the frame cache it writes to.
 
+    Several threads may load at once, and may use one model at once. A process that was forked afterwards cannot use it
+    (UsageError): it loads its own, and then computes in one thread, or it is started by ``spawn``.
+
     Args:
         path, num_voco_tokens: see `voco_video.checkpoint.load_voco_model`.
         device, dtype, attn_implementation, device_map, weight_bits: see `voco_video.loading.LoadOptions`.
@@ -67,12 +70,15 @@ def load_model(
         weight_bits=weight_bits,
         num_voco_tokens=num_voco_tokens,
     )
-    return VideoModel(voco, cache, Retriever.load(find_checkpoint(path)))
+    return VideoModel(voco, cache, Retriever.load(find_checkpoint(path), device=voco.backbone.device))
 
 
 @dataclass(frozen=True)
 class VideoModel:
     """A `VocoModel` and a `FrameCache`: compresses each video once.
+
+    Threads may share it, and the videos that come from it: what each computes does not depend on the others, nor on a
+    caller's autocast, default type, default device or gradient mode.
 
     Attributes:
         voco: the model.

@@ -364,6 +364,8 @@ class CompressedVideo:
     ) -> Iterator[str]:
         """Yield the answer's text as it is generated; arguments as for `ask`.
 
+        A token is generated when the next piece is asked for. Whoever stops asking stops the generation.
+
         >>> for piece in video.stream("Tell me what happens."):           # doctest: +SKIP
         ...     print(piece, end="", flush=True)
         """

@@ -176,8 +176,8 @@ class Retriever:
         return path
 
     @staticmethod
-    def load(folder: Path) -> Retriever | None:
-        """That of a checkpoint's folder; None where it has none.
+    def load(folder: Path, *, device: torch.device | str = "cpu") -> Retriever | None:
+        """That of a checkpoint's folder, on a device; None where it has none.
 
         Raises:
             ModelError: the file is no such thing.
@@ -196,7 +196,7 @@ class Retriever:
                 with torch.device("meta"):  # shapes are compared before memory is taken
                     scorer = FrameScorer(len(own["question_mean"]), len(own["frame_mean"]))
                 scorer.load_state_dict(own, assign=True)
-                scorers[form] = scorer.eval().requires_grad_(False)
+                scorers[form] = scorer.eval().requires_grad_(False).to(device)
             if not forms or not forms <= set(get_args(Form)):
                 raise ValueError(f"it is for {sorted(forms)}, not for some of {', '.join(get_args(Form))}")
         except Exception as error:  # the library raises anything
