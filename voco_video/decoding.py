@@ -21,6 +21,7 @@ import numpy as np
 from voco_video.demuxing import DamagedError, MisplacedError, Source, decode_on, packet_number
 from voco_video.lanes import pays_side_by_side, read_side_by_side
 from voco_video.packet_index import StreamIndex
+from voco_video.picture_facts import PictureCopier
 from voco_video.picture_index import index_again
 from voco_video.runs import CannotSeekError, Indices, Run, RunReader, plan_runs
 
@@ -165,12 +166,15 @@ class FrameReader:
         """
         for are_bad_ones_good in (False, True):
             latest = -1
+            copier = PictureCopier()
             with Source(self._path, lenient=True) as source:
                 for picture in decode_on(source):
                     frame = int(self._index.frame_of[packet_number(picture)]) if picture.opaque else -1
                     # A damaged picture may come late: time does not go back for it.
                     if frame > latest and (are_bad_ones_good or not picture.is_corrupt):
-                        latest = frame
-                        yield int(self._index.pts[frame]), picture
+                        latest, own = frame, copier.copy(picture)
+                        # What a decoder makes of damage may depend on which of its buffers are still in use.
+                        del picture
+                        yield int(self._index.pts[frame]), own
             if latest >= 0:
                 return

@@ -33,10 +33,11 @@ CONCEALING_CODECS = frozenset({
     "h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "mpeg4", "h263", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "flv1",
     "wmv1", "wmv2", "wmv3", "vc1", "rv10", "rv20", "rv30", "rv40", "svq1", "svq3", "vp8", "vp9", "av1", "theora",
 })  # fmt: skip
-# Decoders that report damaged data. With any other several threads would give other pictures of it from run to run.
+# Decoders that report damaged data, and in time. With any other, several threads would give other pictures of it from
+# run to run. (MPEG-4's, with several, hands pictures out before it marks them.)
 REPORTING_CODECS = frozenset({
-    "h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9", "av1", "theora", "mjpeg", "prores", "png",
-    "apng", "gif", "dnxhd",
+    "h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "vp8", "vp9", "av1", "theora", "mjpeg", "prores", "png", "apng",
+    "gif", "dnxhd",
 })  # fmt: skip
 
 

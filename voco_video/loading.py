@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -160,7 +159,7 @@ def load_image_text_model(
         )
     single = {"": options.torch_device}
     try:
-        with _LOADING, _without_reports():
+        with _by_the_library():
             model, found = _model_class(config).from_pretrained(
                 None,
                 config=config,
@@ -219,7 +218,7 @@ def empty_model(config: Any, weights: Mapping[str, StoredWeight] | None, *, fold
     if weights is not None:
         _check_depth(config, len(weights), path)
     try:
-        with _without_reports():
+        with _by_the_library():
             if weights is None:
                 with torch.device("meta"):
                     model, found = _model_class(config)._from_config(config), {}
@@ -282,19 +281,22 @@ def _check_layers(left_out: Iterable[str], kept: Iterable[str], folder: Path) ->
 
 
 @contextmanager
-def _without_reports() -> Iterator[None]:
-    """Keep the library's table of missing weights out of this thread's log: it is raised in one line instead."""
-    thread = threading.get_ident()
+def _by_the_library() -> Iterator[None]:
+    """Let one thread at a time load by the library, which changes settings of the whole process on the way.
 
-    def passes(record: logging.LogRecord) -> bool:
-        return record.thread != thread or "LOAD REPORT" not in record.getMessage()
-
+    Its table of missing weights stays out of the log: it is raised in one line instead.
+    """
     library = logging.getLogger("transformers.modeling_utils")
-    library.addFilter(passes)
-    try:
-        yield
-    finally:
-        library.removeFilter(passes)
+    with _LOADING:
+        library.addFilter(_is_no_report)
+        try:
+            yield
+        finally:
+            library.removeFilter(_is_no_report)
+
+
+def _is_no_report(record: logging.LogRecord) -> bool:
+    return "LOAD REPORT" not in record.getMessage()
 
 
 def _check_missing(found: Mapping[str, Any], folder: Path) -> None:

@@ -72,6 +72,30 @@ class AspectReader:
             return None
 
 
+class PictureCopier:
+    """Copies pictures into memory of their own, so that a decoder has its buffers back."""
+
+    def __init__(self) -> None:
+        self._graph: Any = None
+        self._kind: tuple[Any, ...] = ()
+
+    def copy(self, picture: Any) -> Any:
+        """A copy of an `av.VideoFrame`, or the frame itself where FFmpeg's filters cannot take it."""
+        import av
+
+        try:
+            if self._kind != (kind := (picture.width, picture.height, picture.format.name)):
+                self._graph, end = _graph_for(picture)
+                _linked(self._graph, _linked(self._graph, end, "copy"), "buffersink")
+                self._graph.configure()
+                self._kind = kind
+            self._graph.push(picture)
+            return self._graph.pull()
+        except (av.error.FFmpegError, MemoryError):
+            self._kind = ()
+            return picture
+
+
 def _graph_for(picture: Any) -> tuple[Any, Any]:
     """A filter graph and the node where pictures like this one enter it."""
     import av.filter
