@@ -321,7 +321,7 @@ def test_rtsp(model, tmp_path):
 
 def test_a_url_that_falls_silent_has_ended(model, tmp_path):
     path = Clip("camera.ts", options={**GOP, "bf": "0"}, num_frames=80).write(tmp_path)
-    with rtsp_server(path, speed=0.5) as url:  # a frame in 0.08 s
+    with rtsp_server(path, speed=0.2) as url:  # a frame in 0.2 s
         stream = model.open_stream(url, fps=25, idle_seconds=0.04, publish_seconds=0.3)
         assert run_to_end(stream)[-1].is_ended
     assert len(stream.video) < 75
@@ -360,7 +360,7 @@ def test_a_file_goes_on_where_it_was_interrupted(model, tmp_path, recording):
 class Clock:
     """The module `time`, where it is another time of day."""
 
-    monotonic, perf_counter = time.monotonic, time.perf_counter
+    monotonic, perf_counter, thread_time = time.monotonic, time.perf_counter, time.thread_time
 
     def __init__(self, unix_seconds: float) -> None:
         self.time = lambda: unix_seconds

@@ -492,6 +492,7 @@ def test_a_forked_process_says_that_it_cannot_use_the_model(model, videos, used)
 FORKED = """
 import os, sys
 import numpy as np, voco_video
+from voco_video.errors import UsageError
 
 def kept(model):
     size = model.voco.backbone.images.fit.height

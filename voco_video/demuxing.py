@@ -27,8 +27,8 @@ MAX_PACKETS_TO_FIRST_PICTURE = 500
 # Two frames in work per processor: one more than there are processors, which is FFmpeg's own choice, leaves some idle
 # while others wait for references, skip, or are waited for by the scaler. Beyond 16, FFmpeg warns.
 _MAX_THREADS = 16
-# Decoders that make up what is damaged from the pictures around it. What others give of damaged data, where they are
-# not told to refuse it, is whatever was in memory before.
+# Decoders that make up what is damaged from the pictures around it. What others give of damaged data is whatever was in
+# memory before; where they can report it they are always told to refuse it.
 CONCEALING_CODECS = frozenset({
     "h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "mpeg4", "h263", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "flv1",
     "wmv1", "wmv2", "wmv3", "vc1", "rv10", "rv20", "rv30", "rv40", "svq1", "svq3", "vp8", "vp9", "av1", "theora",
@@ -285,7 +285,7 @@ def _open_decoder(path: Path, decoder: Any, num_threads: int | None, *, lenient:
     decoder.thread_count = 1 if is_alone else num_threads or min(_MAX_THREADS, 2 * num_processors())
     decoder.thread_type = "SLICE" if is_alone else "AUTO"
     decoder.flags |= Flags.copy_opaque
-    if not (lenient and codec in CONCEALING_CODECS):
+    if not lenient or codec in REPORTING_CODECS - CONCEALING_CODECS:
         decoder.options = {"err_detect": "crccheck+explode"}
     # Some decoders (dav1d) take what is to be skipped when they open, for good: open before it is ever set.
     try:
