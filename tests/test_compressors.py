@@ -439,7 +439,6 @@ def plain(tmp_path_factory, voco) -> Path:
     folder = save_voco_model(voco, tmp_path_factory.mktemp("plain"))
     for name in ("voco_config.json", "voco.safetensors"):
         (folder / name).unlink()
-    (folder / "voco.safetensors").unlink()
     return folder
 
 

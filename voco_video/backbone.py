@@ -298,7 +298,8 @@ class Backbone:
                 return text
         if failure is not None and not lost:
             raise ModelError(
-                f"this checkpoint's chat template refuses the conversation: {first_line(failure)}"
+                f"this checkpoint's chat template refuses the conversation: {first_line(failure)}; set another "
+                "chat_template.jinja"
             ) from failure
         names = {"user": "question", "assistant": "answer", "system": "system message"}
         what = " and the ".join(names.get(role, role) for role in ("user", "assistant", "system") if role in lost)
