@@ -88,11 +88,13 @@ def test_the_first_call_of_vector_math_is_exact():
     assert num_different(FUNCTIONS, count=60, imports="import voco_video.inference") == 0
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_first_call_of_vector_math_is_exact_in_many_processes():
     assert num_different(FUNCTIONS, count=1500, imports="import voco_video.inference") == 0
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["llava", "llava_onevision", "smolvlm", "internvl", "qwen2_5_vl", "qwen3_vl"])
 def test_the_first_pass_of_a_family_is_as_its_second(name):
