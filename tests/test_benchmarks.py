@@ -664,6 +664,7 @@ def test_the_7b_shape_is_llava_s(bench):
     assert sum(p.numel() for p in model.parameters()) == 7_063_427_072
 
 
+@pytest.mark.exhaustive
 def test_steady(bench, tmp_path, mismatch, monkeypatch):
     report = run(bench.steady, tmp_path)
     assert [(part["name"], part["count"]) for part in report["parts"]] == [("compressing", 24), ("asking", 24)]

@@ -28,6 +28,7 @@ def test_other_clip(case, folder):
     check_case(case, folder)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["decord", "torchcodec"])
 @pytest.mark.parametrize(

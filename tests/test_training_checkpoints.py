@@ -221,6 +221,7 @@ print(json.dumps({"total": total, "moments": moments}))
 """
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_killed_anywhere_while_it_saves_a_run_goes_on_to_the_same_bytes(tmp_path):
