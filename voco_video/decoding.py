@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from voco_video.demuxing import DamagedError, MisplacedError, Source, decode_on, packet_number
+from voco_video.demuxing import REPORTING_CODECS, DamagedError, MisplacedError, Source, decode_on, packet_number
 from voco_video.lanes import pays_side_by_side, read_side_by_side
 from voco_video.packet_index import StreamIndex
 from voco_video.picture_facts import PictureCopier
@@ -29,7 +29,7 @@ logger = logging.getLogger("voco_video")
 
 # Codecs known to start anew at a keyframe; any other is decoded from the first packet on.
 _EXACT_ENTRY_CODECS = frozenset({
-    "h264", "hevc", "vvc", "av1", "vp8", "vp9", "mpeg1video", "mpeg2video", "mpeg4", "h263", "theora", "mjpeg",
+    "h264", "hevc", "vvc", "av1", "vp8", "vp9", "mpeg1video", "mpeg2video", "mpeg4", "theora", "mjpeg",
     "prores", "dnxhd", "rawvideo", "png",
 })  # fmt: skip
 
@@ -90,7 +90,10 @@ class FrameReader:
         while num_read < len(frames):
             try:
                 with self._open_source() as source:
-                    can_jump = can_jump and source.decoder.codec.canonical_name in _EXACT_ENTRY_CODECS
+                    codec = source.decoder.codec.canonical_name
+                    can_jump = can_jump and codec in _EXACT_ENTRY_CODECS
+                    if codec not in _EXACT_ENTRY_CODECS | REPORTING_CODECS:
+                        raise DamagedError("its decoder would not say if it were damaged")
                     runs = plan_runs(self._index, frames[num_read:], can_jump=can_jump)
                     # Closed before the source is: other threads may be reading from that.
                     with contextlib.closing(self._read_runs(source, runs, can_seek=can_seek)) as found:
