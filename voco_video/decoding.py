@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from voco_video.demuxing import REPORTING_CODECS, DamagedError, MisplacedError, Source, decode_on, packet_number
+from voco_video.demuxing import REPORTING_CODECS, DamagedError, MisplacedError, Source, decode_on
 from voco_video.lanes import pays_side_by_side, read_side_by_side
 from voco_video.packet_index import StreamIndex
 from voco_video.picture_facts import PictureCopier
@@ -172,7 +172,7 @@ class FrameReader:
             copier = PictureCopier()
             with Source(self._path, lenient=True) as source:
                 for picture in decode_on(source):
-                    frame = int(self._index.frame_of[packet_number(picture)]) if picture.opaque else -1
+                    frame = self._index.frame_shown_by(picture)
                     # A damaged picture may come late: time does not go back for it.
                     if frame > latest and (are_bad_ones_good or not picture.is_corrupt):
                         latest, own = frame, copier.copy(picture)

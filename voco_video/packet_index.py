@@ -65,7 +65,7 @@ class StreamIndex:
     has_hidden:          some packets show nothing
     max_temporal_layer:  HEVC only; above 0, a "non-reference" picture may still serve a higher layer
     is_from_pictures:    listed by decoding everything, since the packets do not tell
-    is_damaged:          decoding everything met errors
+    is_damaged:          decoding everything met errors, or a packet is marked as damaged or is out of place
     """
 
     time_base: Fraction
@@ -99,11 +99,10 @@ class StreamIndex:
         frame_of[self.packet_of] = np.arange(len(self.packet_of))
         return frame_of
 
-    @property
-    def usual_step(self) -> int:
-        """The usual time from one frame to the next in ticks, at least 1."""
-        steps = np.diff(self.pts) if len(self.pts) > 1 else np.array([self.end_pts - self.pts[0]])
-        return max(1, int(np.median(steps)))
+    def frame_shown_by(self, picture: Any) -> int:
+        """The frame that a decoded picture is, by the packet it comes from; -1 where that shows nothing or is lost."""
+        number = packet_number(picture)
+        return int(self.frame_of[number]) if number >= 0 else -1
 
     def to_seconds(self, ticks: Ticks | int) -> Any:
         """Ticks to float64 seconds, one rounding only, so that 1 000 ticks of 1/1000 s are exactly 1.0."""
@@ -249,7 +248,7 @@ def index_from_packets(source: Source, packets: PacketList) -> StreamIndex | Non
     ):
         return None
     numbers = np.flatnonzero(packets.shows)
-    order = _shown_order(packets.pts[numbers], packets.dts[numbers], packets.is_key[numbers])
+    order = _shown_order(packets.pts[numbers], packets.dts[numbers])
     if order is None or _has_wild_time(packets.pts[numbers], order, source.stream):
         return None
     if _is_doubtful(source, packets) and not _first_pictures_agree(source, packets, numbers[order]):
@@ -272,7 +271,7 @@ def index_from_packets(source: Source, packets: PacketList) -> StreamIndex | Non
     )
 
 
-def _shown_order(pts: Ticks, dts: Ticks, is_key: npt.NDArray[np.bool_]) -> Ticks | None:
+def _shown_order(pts: Ticks, dts: Ticks) -> Ticks | None:
     """Packets (places in `pts`) in the order of their times; None where those cannot all be right."""
     order = np.argsort(pts, kind="stable")
     in_order = pts[order]

@@ -153,10 +153,10 @@ class RunReader:
         Raises DamagedError, after the frames before it, at the first error, MisplacedError at the first picture that
         is not the one that the index has there, and CannotSeekError.
         """
-        frame_of, wanted = self._index.frame_of, deque(run.frames.tolist())
+        wanted = deque(run.frames.tolist())
         latest, entry_is_due = -1, run.entry_shows
         for picture in self._decode(run):
-            frame = int(frame_of[packet_number(picture)]) if picture.opaque else -1
+            frame = self._index.frame_shown_by(picture)
             if 0 <= frame < run.entry_frame:
                 continue  # shown before the keyframe that the run starts at: not decodable from there, nor wanted
             if picture.is_corrupt:
