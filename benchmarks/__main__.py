@@ -2,7 +2,8 @@
 
     python -m benchmarks [NAME ...] [--quick | --full] [--out FOLDER]
 
-Figures mean something on a machine that does nothing else. `python -m benchmarks.NAME --help` lists one's own options.
+Figures mean something on a machine that does nothing else. `python -m benchmarks.speed.decode --help` lists
+the options of one.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.report import QUICK_RESULTS, RESULTS
+from benchmarks.report import QUICK_RESULTS, RESULTS, module_of
 
-NAMES = ("ceiling", "decode", "attention", "compress", "compress_rivals", "answer", "cache", "scaling", "needle")
-NAMES += ("live", "two_events", "how_often", "steady")
+NAMES = ("ceiling", "decode", "attention", "compress", "compress_rivals", "answer")
+NAMES += ("cache", "scaling", "live", "steady", "needle", "two_events", "how_often")
 ON_REQUEST = ("seven_b",)  # takes 16 GiB of memory
 # These take a prefix of file names as --out, and flags of their own for a quick run.
 OTHERS = {
@@ -30,7 +31,7 @@ OTHERS = {
 
 def command(name: str, *, quick: bool, full: bool, out: Path | None) -> list[str]:
     """How a benchmark is run."""
-    start = [sys.executable, "-m", f"benchmarks.{name}"]
+    start = [sys.executable, "-m", module_of(name)]
     if name in OTHERS:
         folder = out or (QUICK_RESULTS if quick else RESULTS)
         return [*start, "--out", str(folder / name), *(OTHERS[name] if quick else [])]
@@ -40,8 +41,8 @@ def command(name: str, *, quick: bool, full: bool, out: Path | None) -> list[str
 
 def about(name: str) -> str:
     """The first line of a benchmark's docstring, read without importing it."""
-    source = (Path(__file__).parent / f"{name}.py").read_text()
-    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+    source = Path(__file__).parents[1].joinpath(*module_of(name).split(".")).with_suffix(".py")
+    return (ast.get_docstring(ast.parse(source.read_text())) or "").partition("\n")[0]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -29,7 +29,7 @@ MARGIN = 0.35  # the share of a ratio that may be lost to noise and to another m
 
 def measured_ratios(name: str) -> dict[str, float]:
     """One benchmark's ratios from its quick settings; higher is better. Raises MismatchError where sides disagree."""
-    benchmark = importlib.import_module(f"benchmarks.{name}").BENCHMARK
+    benchmark = importlib.import_module(f"benchmarks.speed.{name}").BENCHMARK
     return {f"{name}: {ratio}": value for ratio, value in benchmark.ratios(benchmark.run(benchmark.quick)).items()}
 
 

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from blake3 import blake3
 
-from voco_video.data.moving_shapes import COLOURS, PLACES, SHAPES, Scene, ShapeObject, draw_scene, place_name
-from voco_video.data.rendering import write_clip
+from voco_video.shapes.rendering import write_clip
+from voco_video.shapes.world import COLOURS, PLACES, SHAPES, Scene, ShapeObject, draw_scene, place_name
 
 FPS, SIZE = 1, 64
 NEEDLE_SECONDS = 2.0

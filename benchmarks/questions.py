@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from voco_video.data.moving_shapes import Scene, draw_scene, scene_rng
-from voco_video.data.moving_shapes_qa import QuestionAnswer, draw_questions
-from voco_video.data.rendering import render
 from voco_video.data.samples import Turn
-from voco_video.model import Prefix, VocoModel
+from voco_video.model.voco import Prefix, VocoModel
+from voco_video.shapes.questions import QuestionAnswer, draw_questions
+from voco_video.shapes.rendering import render
+from voco_video.shapes.world import Scene, draw_scene, scene_rng
 from voco_video.training.batches import encode_turns
 
 NUM_FRAMES = 8

@@ -19,8 +19,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from voco_video.data.moving_shapes import Scene
-from voco_video.data.rendering import render
+from voco_video.shapes.rendering import render
+from voco_video.shapes.world import Scene
 
 KEYFRAME_SECONDS = 2
 _POLL_SECONDS = 0.01

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.errors import MismatchError
-from voco_video.demuxing import num_processors
+from voco_video.video.container import num_processors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,6 +26,12 @@ QUICK_RESULTS = Path(tempfile.gettempdir()) / "voco-video-benchmark" / "quick"
 Report = dict[str, Any]
 
 
+def module_of(name: str) -> str:
+    """Give the module that ``python -m`` runs a benchmark by, such as ``benchmarks.speed.decode``."""
+    folders = [folder for folder in ("speed", "quality") if (RESULTS.parent / folder / f"{name}.py").exists()]
+    return ".".join(["benchmarks", *folders, name])
+
+
 def option(default: Any, text: str) -> Any:
     """A field of a settings dataclass with its default and what ``--help`` says about it."""
     return field(default=default, metadata={"help": text})
@@ -33,7 +39,7 @@ def option(default: Any, text: str) -> Any:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One benchmark as a command: ``python -m benchmarks.NAME``.
+    """One benchmark as a command: ``python -m benchmarks.speed.decode``.
 
     Attributes:
         name: of the module and of the files written.
@@ -105,7 +111,7 @@ class Benchmark:
 
     def _parser(self) -> argparse.ArgumentParser:
         parser = argparse.ArgumentParser(
-            prog=f"python -m benchmarks.{self.name}",
+            prog=f"python -m {module_of(self.name)}",
             description=self.about,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
@@ -168,7 +174,7 @@ def about_machine(report: Report) -> str:
     where = f"{m['num_processors']} x {m['processor']}" + (f", {m['gpu']}" if "gpu" in m else "")
     before, after = m["load_average_before"][0], report["load_average_after"][0]
     return (
-        f"Made by `python -m benchmarks.{report['benchmark']}` in {report['total_seconds']:.0f} s on {where}, "
+        f"Made by `python -m {module_of(report['benchmark'])}` in {report['total_seconds']:.0f} s on {where}, "
         f"{m['num_threads']} threads, torch {m['torch']}, transformers {m['transformers']}; load average "
         f"{before:.1f} before, {after:.1f} after."
     )

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from voco_video.backbone import Backbone, ImageSettings, PromptTemplate
-from voco_video.checkpoint import load_voco_model
-from voco_video.frames import Fit
-from voco_video.freed_memory import keep_freed_memory
-from voco_video.loading import LoadOptions
-from voco_video.model import VocoModel
+from voco_video.checkpoint.folder import load_voco_model
+from voco_video.checkpoint.loading import LoadOptions
+from voco_video.model.backbone import Backbone, ImageSettings, PromptTemplate
+from voco_video.model.freed_memory import keep_freed_memory
+from voco_video.model.voco import VocoModel
+from voco_video.video.frames import Fit
 
 NUM_VOCO_TOKENS = 8
 MODELS = ("voco-tiny", "tiny", "small", "mid", "7b")

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from voco_video.checkpoint import find_checkpoint, load_voco_model
-from voco_video.data.moving_shapes import COLOURS, PLACES, SHAPES, draw_scene, scene_rng
-from voco_video.data.rendering import render
-from voco_video.model import Form, VocoModel
-from voco_video.retrieval import FrameScorer, Retriever, question_states, token_features
+from voco_video.answer.retrieval import FrameScorer, Retriever, question_states, token_features
+from voco_video.checkpoint.folder import find_checkpoint, load_voco_model
+from voco_video.model.voco import Form, VocoModel
+from voco_video.shapes.rendering import render
+from voco_video.shapes.world import COLOURS, PLACES, SHAPES, draw_scene, scene_rng
 
 ABOUT_ONE = (
     "where is the {}?",

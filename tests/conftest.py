@@ -16,7 +16,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import pytest
 
-pytest.register_assert_rewrite("reading")  # it asserts for several test files
+pytest.register_assert_rewrite("tests.helpers.reading")  # it asserts for several test files
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("VOCO_VIDEO_SHARED", ROOT.parent / "shared"))

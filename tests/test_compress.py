@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import voco_tiny_in_kv
 
+from tests.helpers.models import voco_tiny_in_kv
 from voco_video.api import VideoModel
 from voco_video.cache import FrameCache
 from voco_video.compress import CompressOptions, Progress, cache_key, compress_video, read_tokens
-from voco_video.data.moving_shapes import draw_scene
-from voco_video.data.rendering import write_clip
 from voco_video.errors import CacheError, ModelError, UsageError, VideoError
-from voco_video.sampling import Sampling
-from voco_video.video import open_video, read_frames
+from voco_video.shapes.rendering import write_clip
+from voco_video.shapes.world import draw_scene
+from voco_video.video.reading import open_video, read_frames
+from voco_video.video.sampling import Sampling
 
 
 @pytest.fixture(scope="module")

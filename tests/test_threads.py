@@ -15,20 +15,20 @@ from typing import Any
 
 import pytest
 import torch
-from clips import Clip
-from models import random_pixels, tiny_voco
-from tiny_families import FAMILIES, tiny_family
 from transformers import GenerationConfig
 
 import voco_video
-from voco_video import freed_memory
-from voco_video.adapters import add_adapters
-from voco_video.answer import AnswerOptions, frame_attention, generate
+from tests.helpers.clips import Clip
+from tests.helpers.models import random_pixels, tiny_voco
+from tests.helpers.tiny_families import FAMILIES, tiny_family
+from voco_video.answer.generate import AnswerOptions, frame_attention, generate
+from voco_video.answer.retrieval import frame_keys, last_token_queries
 from voco_video.api import CompressedVideo, VideoModel
-from voco_video.backbone import CACHE_ARGUMENT
-from voco_video.compressors import compress_frames, parse_compressor
-from voco_video.model import VocoModel
-from voco_video.retrieval import frame_keys, last_token_queries
+from voco_video.model import freed_memory
+from voco_video.model.adapters import add_adapters
+from voco_video.model.backbone import CACHE_ARGUMENT
+from voco_video.model.compressors import compress_frames, parse_compressor
+from voco_video.model.voco import VocoModel
 
 QUESTIONS = ("where does the square go?", "who is green?", "how many shapes are there?")
 
@@ -398,7 +398,7 @@ def test_what_a_caller_has_set_stays_out_of_every_family(name):
         return found
 
     def seen() -> torch.Tensor:
-        from voco_video.inference import undisturbed
+        from voco_video.model.inference import undisturbed
 
         with undisturbed():
             return voco.vision_tokens(pixels)

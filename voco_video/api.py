@@ -13,21 +13,21 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from voco_video.batching import Batching, BatchSize
+from voco_video.answer.compressed_video import CompressedVideo
+from voco_video.answer.entry_frames import Part
+from voco_video.answer.retrieval import Retriever
+from voco_video.answer.several_videos import Found, concat, find
 from voco_video.cache import FrameCache
-from voco_video.checkpoint import find_checkpoint, load_voco_model, save_voco_model
+from voco_video.checkpoint.fingerprints import remembered
+from voco_video.checkpoint.folder import find_checkpoint, load_voco_model, save_voco_model
+from voco_video.checkpoint.loading import WeightBits
 from voco_video.compress import CompressOptions, Form, Progress, Storage, compress_video
-from voco_video.compressed import CompressedVideo
 from voco_video.errors import CacheError, ModelError
-from voco_video.fingerprints import remembered
-from voco_video.inference import undisturbed
-from voco_video.loading import WeightBits
-from voco_video.model import VocoModel
-from voco_video.parts import Part
-from voco_video.retrieval import Retriever
-from voco_video.sampling import Sampling
-from voco_video.several import Found, concat, find
-from voco_video.stream import Stream, StreamOptions, WhenBehind
+from voco_video.follow import Stream, StreamOptions, WhenBehind
+from voco_video.model.inference import undisturbed
+from voco_video.model.memory import Batching, BatchSize
+from voco_video.model.voco import VocoModel
+from voco_video.video.sampling import Sampling
 
 __all__ = ["CompressedVideo", "Found", "Part", "VideoModel", "VideoStream", "concat", "find", "load_model"]
 
@@ -51,8 +51,8 @@ def load_model(
     (UsageError): it loads its own, and then computes in one thread, or it is started by ``spawn``.
 
     Args:
-        path, num_voco_tokens: see `voco_video.checkpoint.load_voco_model`.
-        device, dtype, attn_implementation, device_map, weight_bits: see `voco_video.loading.LoadOptions`.
+        path, num_voco_tokens: see `voco_video.checkpoint.folder.load_voco_model`.
+        device, dtype, attn_implementation, device_map, weight_bits: see `voco_video.checkpoint.loading.LoadOptions`.
         cache_dir: where compressed videos are kept; ``$VOCO_VIDEO_CACHE_DIR`` or ``~/.cache/voco-video`` when None.
         max_cache_bytes: the cache drops what was unused longest beyond this; ``$VOCO_VIDEO_CACHE_MAX_BYTES`` or 50 GB.
 
@@ -103,7 +103,7 @@ class VideoModel:
     def fingerprint(self) -> str:
         """64 hex digits over the compressing weights, computed once; do not train the model while this is in use.
 
-        That of a large checkpoint is remembered in the cache's folder from run to run, see `voco_video.fingerprints`.
+        That of a large checkpoint is remembered in the cache's folder: `voco_video.checkpoint.fingerprints`.
         """
         what = f"compressing {self.voco.backbone.template}"
         return remembered(self.voco, self.voco.fingerprint, what=what, cache_dir=self.cache.cache_dir)
@@ -211,7 +211,7 @@ class VideoModel:
             compressor, num_voco_tokens, form, storage, batch_size: see `CompressOptions`.
 
         Raises:
-            VideoError, UsageError, CacheError: see `voco_video.stream.Stream`.
+            VideoError, UsageError, CacheError: see `voco_video.follow.Stream`.
 
         >>> with model.open_stream("rtsp://camera.local/1", name="door") as stream:      # doctest: +SKIP
         ...     for progress in stream:

@@ -13,20 +13,21 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
-from voco_video.backends import BACKENDS
-from voco_video.batching import Batching, BatchSize, check_batch_size
 from voco_video.cache import CacheEntry, CacheKey, FrameCache, digest_file
-from voco_video.compressors import Compressor, check_compressor, compress_frames, no_tokens, parse_compressor
-from voco_video.demuxing import Source
+from voco_video.cache.int8 import dequantize, quantize
 from voco_video.errors import CacheError, ModelError, UsageError, VideoError
-from voco_video.frames import FrameBatch
-from voco_video.inference import undisturbed
-from voco_video.media_files import as_video_errors, check_readable
-from voco_video.model import Form, VocoModel, VocoTokens
-from voco_video.paths import expanded
-from voco_video.quantize import dequantize, quantize
-from voco_video.sampling import Sampling
-from voco_video.video import Video, open_video
+from voco_video.files.paths import expanded
+from voco_video.model.compressors import Compressor, check_compressor, compress_frames, no_tokens, parse_compressor
+from voco_video.model.inference import undisturbed
+from voco_video.model.memory import Batching, BatchSize, check_batch_size
+from voco_video.model.voco import Form, VocoModel, VocoTokens
+from voco_video.version import __version__
+from voco_video.video.container import Source
+from voco_video.video.frames import FrameBatch
+from voco_video.video.media_files import as_video_errors, check_readable
+from voco_video.video.other_readers import BACKENDS
+from voco_video.video.reading import Video, open_video
+from voco_video.video.sampling import Sampling
 
 Storage = Literal["native", "int8"]
 _LARGE_BYTES = 256 << 20
@@ -39,7 +40,7 @@ class CompressOptions:
     """How frames are compressed and how the result is kept.
 
     Attributes:
-        compressor: ``"voco"``, ``"full"``, ``"pool:k"`` or ``"none"``; see `voco_video.compressors`.
+        compressor: ``"voco"``, ``"full"``, ``"pool:k"`` or ``"none"``; see `voco_video.model.compressors`.
         num_voco_tokens: for ``voco``, VoCo tokens per frame; the model's own K when None. Any smaller budget can be
             chosen later.
         form: ``"kv"`` or ``"embeds"``; None for the model's default one, else ``"kv"``.
@@ -403,7 +404,6 @@ def _facts(
 
 def model_facts(model: VocoModel, compressor: Compressor, int8_error: float | None) -> dict[str, Any]:
     """What an entry records of how its frames were compressed, beyond its key."""
-    from voco_video import __version__
 
     return {
         "model_trained": model.trained,

@@ -16,9 +16,9 @@ import torch
 from blake3 import blake3
 
 from voco_video.cache import CacheKey, FrameCache, GrowingWriter
+from voco_video.cache.int8 import dequantize
 from voco_video.compress import stored_tensors
-from voco_video.model import VocoTokens
-from voco_video.quantize import dequantize
+from voco_video.model.voco import VocoTokens
 
 NUM_FRAMES, SEGMENT_FRAMES = 14, 6
 INDEXES = ("manifest.json", "growing.txt", "journal.txt")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests"))  # the tests' tiny families, as their library and its published code save them
 
 LFS_POINTER = (
     b"version https://git-lfs.github.com/spec/v1\n"
@@ -26,13 +22,12 @@ VALUES: tuple[Any, ...] = (None, -1, 0, 10**6, 10**12, "text", "", [], {}, True,
 
 def make_folders(folder: Path) -> dict[str, Path]:
     """One sound checkpoint of every kind below a folder, by kind."""
-    from published_layout import write_published
-    from tiny_families import tiny_family
-
-    from voco_video.checkpoint import load_voco_model, save_voco_model
-    from voco_video.checkpoint_files import find_checkpoint
+    from tests.helpers.published_layout import write_published
+    from tests.helpers.tiny_families import tiny_family
+    from voco_video.checkpoint.files import find_checkpoint
+    from voco_video.checkpoint.folder import load_voco_model, save_voco_model
     from voco_video.training import TrainConfig
-    from voco_video.training.parts import choose_trainable, export_model
+    from voco_video.training.trainable import choose_trainable, export_model
 
     folders = {
         k: folder / k for k in ("voco-tiny", "llava", "sharded", "qwen2_5_vl", "adapter", "published", "pickled")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,17 +22,12 @@ import av
 import numpy as np
 
 from benchmarks.fuzz.outcome import Outcome
+from tests.helpers.matrix import MATRIX, Case
+from tests.helpers.sequential import decode_raw, times_of
 from voco_video.errors import VocoVideoError
-from voco_video.frames import Fit
-from voco_video.sampling import Sampling
-from voco_video.video import open_video
-
-_TESTS = str(Path(__file__).resolve().parent.parent.parent / "tests")
-if _TESTS not in sys.path:  # where clips are made, and where the slow reading is
-    sys.path.append(_TESTS)
-
-from matrix import MATRIX, Case  # noqa: E402
-from sequential import decode_raw, times_of  # noqa: E402
+from voco_video.video.frames import Fit
+from voco_video.video.reading import open_video
+from voco_video.video.sampling import Sampling
 
 NUM_READINGS, NUM_THREADS = 8, 4
 WAYS = ("all frames", "num_frames=5", "keyframes", "timestamps")

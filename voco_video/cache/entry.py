@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from blake3 import blake3
 
-from voco_video.cache.files import GROWING, MANIFEST, ReadHold, damaged, os_errors_as_cache_errors
 from voco_video.cache.growing import GrowingLog, checked_unix_seconds, unpublished
 from voco_video.cache.key import FORMAT_VERSION, CacheKey, canonical_json
+from voco_video.cache.locks import GROWING, MANIFEST, ReadHold, damaged, os_errors_as_cache_errors
 from voco_video.cache.segment import Segment, SegmentReader, TensorSpec, check_continues, check_size
 from voco_video.errors import CacheError, UsageError
 

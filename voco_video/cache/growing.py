@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from voco_video.cache.files import GROWING, damaged, fsync_directory, os_errors_as_cache_errors, unread
+from voco_video.cache.checked_lines import decode_line, encode_line, whole_lines
 from voco_video.cache.key import FORMAT_VERSION, CacheKey, plain_json
-from voco_video.cache.lines import decode_line, encode_line, whole_lines
+from voco_video.cache.locks import GROWING, damaged, fsync_directory, os_errors_as_cache_errors, unread
 from voco_video.cache.segment import (
     MAX_SEGMENT_BYTES,
     Batch,

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from voco_video.cache.entry import CacheEntry
-from voco_video.cache.files import WriteLock, os_errors_as_cache_errors
 from voco_video.cache.growing import GrowingWriter
 from voco_video.cache.key import CacheKey
-from voco_video.cache.layout import Layout, is_complete, is_growing, leftovers, usage
+from voco_video.cache.locks import WriteLock, os_errors_as_cache_errors
+from voco_video.cache.paths import Layout, is_complete, is_growing, leftovers, usage
 from voco_video.cache.segment import SegmentReader
 from voco_video.cache.writer import EntryWriter, Journal
 from voco_video.errors import CacheError, UsageError
-from voco_video.paths import expanded
+from voco_video.files.paths import expanded
 
 DEFAULT_MAX_BYTES = 50 * 10**9
 

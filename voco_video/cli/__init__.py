@@ -29,7 +29,8 @@ from voco_video.cli import (
 )
 from voco_video.cli.output import print_whatever_the_encoding
 from voco_video.errors import UsageError, VocoVideoError
-from voco_video.freed_memory import keep_freed_memory
+from voco_video.model.freed_memory import keep_freed_memory
+from voco_video.version import __version__
 
 app = typer.Typer(
     name="voco-video",
@@ -59,7 +60,6 @@ app.add_typer(data.app, name="data")
 @app.callback(invoke_without_command=True)
 def _root(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
     if version:
-        from voco_video import __version__
 
         print(f"voco-video {__version__}")
         raise typer.Exit

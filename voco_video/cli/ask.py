@@ -15,12 +15,12 @@ from voco_video.cli import options as opt
 from voco_video.cli.compress import checked_compressor, checked_sampling, parse_timestamps
 from voco_video.cli.output import print_json, progress_bar
 from voco_video.errors import UsageError
-from voco_video.paths import expanded, read_text_file
+from voco_video.files.paths import expanded, read_text_file
 
 if TYPE_CHECKING:
-    from voco_video.answer import Answer
+    from voco_video.answer.generate import Answer
+    from voco_video.answer.moments import Moment
     from voco_video.api import CompressedVideo, VideoModel
-    from voco_video.moments import Moment
 
 ENTRY_DIGEST = re.compile(r"[0-9a-f]{6,64}")
 
@@ -91,7 +91,7 @@ def ask(
     }
     checked_sampling(sampling | {"start_seconds": start, "end_seconds": end})
     checked_compressor(compressor, num_voco_tokens)
-    from voco_video.view import ViewOptions
+    from voco_video.answer.frame_budget import ViewOptions
 
     view = ViewOptions(max_voco_tokens, policy.value, neighbours, clock_every_seconds)
     from voco_video.api import load_model
@@ -195,7 +195,7 @@ def gather_questions(given: list[str] | None, file: Path | None, *, chat: bool, 
 
 def run_chat(video: CompressedVideo, first: list[str], generation: dict[str, Any]) -> None:
     """A conversation: questions typed at a prompt, answers streamed; an empty line or Ctrl-D ends it."""
-    from voco_video.answer import Message, answer_note, model_note
+    from voco_video.answer.generate import Message, answer_note, model_note
 
     voco = video.model.voco
     note = answer_note(voco, voco.empty_prefix()) if video.compressor == "none" else model_note(voco)
@@ -258,7 +258,7 @@ def print_answers(answers: list[Answer], *, show_frames: bool) -> None:
         if answer.evidence and not show_frames:
             print(f"rests on {', '.join(format_moment(m) for m in answer.evidence)}")
         if show_frames:
-            from voco_video.pictures import attention_bars
+            from voco_video.answer.pictures import attention_bars
 
             print(attention_bars(answer))
     for note in dict.fromkeys(answer.note for answer in answers if answer.note):
@@ -267,14 +267,14 @@ def print_answers(answers: list[Answer], *, show_frames: bool) -> None:
 
 def format_moment(moment: Moment) -> str:
     """A stretch of time with its weight: ``0:04.00-0:06.00 (83%)``."""
-    from voco_video.moments import format_seconds
+    from voco_video.answer.moments import format_seconds
 
     return f"{format_seconds(moment.start_seconds)}-{format_seconds(moment.end_seconds)} ({moment.weight:.0%})"
 
 
 def write_strips(video: CompressedVideo, answers: list[Answer], path: Path, *, quiet: bool) -> None:
     """One PNG an answer: the frames with the attention each got."""
-    from voco_video.pictures import attention_strip
+    from voco_video.answer.pictures import attention_strip
 
     for number, answer in enumerate(answers):
         target = path if len(answers) == 1 else path.with_name(f"{path.stem}-{number + 1}{path.suffix}")

@@ -58,9 +58,9 @@ def compare(
       voco-video compare runs/eval/predictions-k{1,2,4,8}.jsonl --out runs/sweep
       voco-video compare runs/k8.jsonl hqga.json --references msvd --root data/MSVD
     """
-    from voco_video.comparison import compare as compare_runs
-    from voco_video.data.predictions import read_predictions, read_run_info
-    from voco_video.report import comparison_notes, comparison_table, sweep_of, write_comparison
+    from voco_video.scoring.comparison import compare as compare_runs
+    from voco_video.scoring.predictions import read_predictions, read_run_info
+    from voco_video.scoring.report import comparison_notes, comparison_table, sweep_of, write_comparison
 
     data = load_references(references, root=root, annotations=annotations, split=split)
     names = short_names(predictions)

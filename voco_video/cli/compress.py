@@ -15,7 +15,7 @@ from voco_video.cli import follow as following
 from voco_video.cli import options as opt
 from voco_video.cli.output import format_bytes, print_json, print_table, progress_bar, unless_none
 from voco_video.errors import FILE_ERRORS, ModelError, UsageError, VideoError, VocoVideoError, with_name
-from voco_video.paths import expanded
+from voco_video.files.paths import expanded
 
 if TYPE_CHECKING:
     from voco_video.api import CompressedVideo
@@ -207,14 +207,14 @@ def parse_timestamps(text: str | None) -> tuple[float, ...] | None:
 
 def checked_sampling(sampling: dict[str, Any]) -> None:
     """Refuse options that cannot be right before a model is loaded for them."""
-    from voco_video.sampling import Sampling
+    from voco_video.video.sampling import Sampling
 
     Sampling(**sampling)
 
 
 def checked_compressor(compressor: str, num_voco_tokens: int | None) -> None:
     """Refuse a compressor that there is not, or a budget that it cannot have, before a model is loaded for it."""
-    from voco_video.compressors import parse_compressor
+    from voco_video.model.compressors import parse_compressor
 
     parse_compressor(compressor).check_budget(num_voco_tokens)
 

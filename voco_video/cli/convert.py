@@ -31,7 +31,7 @@ def convert(
       voco-video convert VoCo-LLaMA-7B voco-llama-7b-hf
       voco-video convert liuhaotian/llava-v1.5-7b llava-7b-hf
     """
-    from voco_video.convert import convert_checkpoint
+    from voco_video.checkpoint.convert import convert_checkpoint
 
     result = convert_checkpoint(source, output, num_voco_tokens=num_voco_tokens, about=about)
     if json:

@@ -61,7 +61,7 @@ def synth(
       voco-video data synth shapes --layout msvd --num-videos 100
       voco-video data synth shapes --layout llava --num-videos 1000 --media image --seed 1
     """
-    from voco_video.data.layouts import write_dataset
+    from voco_video.shapes.write_dataset import write_dataset
 
     with _bar("writing", "clip", quiet=json) as show:
         written = write_dataset(

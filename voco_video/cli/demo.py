@@ -29,11 +29,11 @@ def demo(
       voco-video demo
       voco-video demo --num-voco-tokens 4
     """
+    from voco_video.answer.pictures import attention_strip
     from voco_video.api import load_model
-    from voco_video.data.moving_shapes import demo_scene
-    from voco_video.data.moving_shapes_qa import demo_questions
-    from voco_video.data.rendering import write_clip
-    from voco_video.pictures import attention_strip
+    from voco_video.shapes.questions import demo_questions
+    from voco_video.shapes.rendering import write_clip
+    from voco_video.shapes.world import demo_scene
 
     clip = folder / "clip.mp4"
     if not clip.is_file():

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from voco_video.api import VideoModel
     from voco_video.data.samples import Dataset
     from voco_video.evaluate import EvalOptions, EvalProgress, EvalResult
-    from voco_video.processes import Processes
-    from voco_video.report import Report
+    from voco_video.evaluate.processes import Processes
+    from voco_video.scoring.report import Report
 
 _NUM_SHOWN = 3
 
@@ -138,7 +138,7 @@ def evaluate(
     """
     check_for_matplotlib()
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # every process would draw one over the other
-    from voco_video.data.datasets import load_dataset
+    from voco_video.data.registry import load_dataset
     from voco_video.evaluate import EvalOptions
     from voco_video.evaluate import evaluate as run
 
@@ -223,7 +223,7 @@ def with_vocabulary(
         return options
     if data.is_multiple_choice:
         raise UsageError(f"--rank-vocabulary {size}: {data.name} is multiple choice; use --answer-by likelihood")
-    from voco_video.data.datasets import load_dataset
+    from voco_video.data.registry import load_dataset
     from voco_video.evaluate import answer_vocabulary
 
     place = annotations.parent if annotations is not None and annotations.is_file() else annotations
@@ -248,8 +248,8 @@ def processes_for(num_workers: int, load: Callable[[int], VideoModel]) -> Proces
 def load_for_rank(rank: int, *, path: str, device: str, **options: Any) -> VideoModel:
     """The model of one process; at module level, so that processes can be handed it."""
     from voco_video.api import load_model
-    from voco_video.freed_memory import keep_freed_memory
-    from voco_video.processes import device_of
+    from voco_video.evaluate.processes import device_of
+    from voco_video.model.freed_memory import keep_freed_memory
 
     keep_freed_memory()
     is_spread = options.get("device_map") is not None
@@ -284,8 +284,8 @@ def check_for_matplotlib() -> None:
 
 def write_reports(result: EvalResult, *, skip_missing: bool, facts: dict[str, Any]) -> dict[str, Report]:
     """Score each predictions file, and write its report beside it; of a sweep also what it comes to."""
-    from voco_video.comparison import compare
-    from voco_video.report import default_stem, score_file, sweep_of, write_comparison, write_report
+    from voco_video.scoring.comparison import compare
+    from voco_video.scoring.report import default_stem, score_file, sweep_of, write_comparison, write_report
 
     reports = {}
     for name, path in result.predictions.items():
@@ -307,7 +307,7 @@ def print_result(result: EvalResult, reports: dict[str, Report], *, json: bool) 
         scores = {name: report.as_dict()["scores"] for name, report in reports.items()}
         print_json({**asdict(result), "scores": scores})
         return
-    from voco_video.report import default_stem
+    from voco_video.scoring.report import default_stem
 
     for name, report in reports.items():
         print(f"{report.dataset} {report.split}, {name}")

@@ -113,7 +113,7 @@ def moment_facts(one: Found) -> dict[str, Any]:
 
 def print_moments(found: list[Found]) -> None:
     """A table, best first."""
-    from voco_video.moments import format_seconds
+    from voco_video.answer.moments import format_seconds
 
     rows = [
         [
@@ -130,7 +130,7 @@ def print_moments(found: list[Found]) -> None:
 
 def write_moments(found: list[Found], query: str, path: Path) -> None:
     """One PNG with the best frame of each moment."""
-    from voco_video.pictures import moment_strip
+    from voco_video.answer.pictures import moment_strip
 
     sources = [source_of(one.video) for one in found]
     moment_strip([one.moment for one in found], sources=sources, title=query).save(path)

@@ -16,7 +16,7 @@ from voco_video.errors import UsageError
 
 if TYPE_CHECKING:
     from voco_video.api import VideoModel
-    from voco_video.stream import Stream, StreamProgress
+    from voco_video.follow import Stream, StreamProgress
 
 
 class WhenBehindChoice(str, Enum):
@@ -72,8 +72,8 @@ def checked_options(
         UsageError: options that belong to --follow without it, or the other way round.
         VideoError: the source is a path, and not there.
     """
-    from voco_video.live import parse_source
-    from voco_video.stream import StreamOptions
+    from voco_video.follow import StreamOptions
+    from voco_video.video.live_source import parse_source
 
     given = [_flag(name) for name, value in stream.items() if value not in (None, False)]
     if not follow:
@@ -149,11 +149,11 @@ def print_followed(stream: Stream, *, json: bool) -> None:
 def format_progress(progress: StreamProgress) -> str:
     """One line: frames, how much video that is, how far behind the source, and what was dropped.
 
-    >>> from voco_video.stream import StreamProgress
+    >>> from voco_video.follow import StreamProgress
     >>> format_progress(StreamProgress(75, 70, 2, 3674.0, 1.25))
     '75 frames, 1:01:14 of video, 1.2 s behind, 2 dropped'
     """
-    from voco_video.moments import format_seconds
+    from voco_video.answer.moments import format_seconds
 
     if not progress.num_frames:
         return "waiting for the first frame"

@@ -46,11 +46,11 @@ def inspect(
       voco-video inspect lecture.mkv --num-frames 24 -o lecture.png
       voco-video inspect clip.mp4 --keyframes --json
     """
+    from voco_video.answer.pictures import contact_sheet
     from voco_video.cache import FrameCache, digest_file
-    from voco_video.compressors import parse_compressor
-    from voco_video.pictures import contact_sheet
-    from voco_video.sampling import Sampling
-    from voco_video.video import probe
+    from voco_video.model.compressors import parse_compressor
+    from voco_video.video.reading import probe
+    from voco_video.video.sampling import Sampling
 
     if max_frames < 1:
         raise UsageError(f"--max-frames {max_frames}: draw at least 1 frame")
@@ -84,9 +84,9 @@ def sampled_frames(path: Path, sampling: Any, *, max_frames: int, decoder: str) 
     """The sampled frames, thinned evenly to ``max_frames``, and how many there were."""
     import numpy as np
 
-    from voco_video.pictures import thumbnail_fit
-    from voco_video.sampling import Sampling
-    from voco_video.video import open_video, read_frames
+    from voco_video.answer.pictures import thumbnail_fit
+    from voco_video.video.reading import open_video, read_frames
+    from voco_video.video.sampling import Sampling
 
     with open_video(path) as video:
         pts = video.plan(sampling)

@@ -11,7 +11,7 @@ from voco_video.cli import options as opt
 from voco_video.cli.output import format_bytes, print_facts, print_json, print_table
 
 if TYPE_CHECKING:
-    from voco_video.catalog import CheckpointFacts
+    from voco_video.checkpoint.describe import CheckpointFacts
 
 
 def models(
@@ -26,7 +26,7 @@ def models(
       voco-video models voco-tiny
       voco-video models llava-hf/llava-1.5-7b-hf --json
     """
-    from voco_video.catalog import describe_checkpoint, supported_models
+    from voco_video.checkpoint.describe import describe_checkpoint, supported_models
 
     if path is not None:
         facts = describe_checkpoint(path)

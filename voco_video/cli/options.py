@@ -11,7 +11,7 @@ import typer
 from voco_video.errors import UsageError
 
 if TYPE_CHECKING:
-    from voco_video.batching import BatchSize as FramesPerPass
+    from voco_video.model.memory import BatchSize as FramesPerPass
 
 
 class FormChoice(str, Enum):

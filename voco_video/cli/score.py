@@ -18,7 +18,7 @@ from voco_video.errors import UsageError
 
 if TYPE_CHECKING:
     from voco_video.data.samples import Dataset
-    from voco_video.judge import JudgeOptions
+    from voco_video.scoring.judge import JudgeOptions
 
 References = Annotated[
     DatasetChoice | None,
@@ -93,7 +93,7 @@ def score(
       voco-video score runs/k8.jsonl --judge-model gpt-4o-mini-2024-07-18
       voco-video score runs/k8.jsonl --judge-model my-judge --judge-base-url http://localhost:8000/v1
     """
-    from voco_video.report import default_stem, score_file, write_report
+    from voco_video.scoring.report import default_stem, score_file, write_report
 
     options = None
     if judge_model is not None:
@@ -140,7 +140,7 @@ def load_references(
         UsageError: a place without the set that is there.
         DataError: the annotations are missing or broken.
     """
-    from voco_video.data.datasets import load_dataset
+    from voco_video.data.registry import load_dataset
 
     if dataset is None:
         if root is not None or annotations is not None:
@@ -163,7 +163,7 @@ def judge_options(
     prices: tuple[float | None, float | None],
 ) -> JudgeOptions:
     """The judge's options from the command line's."""
-    from voco_video.judge import PROMPT, AskOptions, JudgeOptions, JudgePrompt
+    from voco_video.scoring.judge import PROMPT, AskOptions, JudgeOptions, JudgePrompt
 
     return JudgeOptions(
         AskOptions(model, base_url, timeout_seconds=timeout_seconds, max_retries=max_retries),

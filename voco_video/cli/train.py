@@ -30,8 +30,8 @@ def train(
 
     \b
     Examples:
-      voco-video train configs/voco-tiny-image.yaml
-      voco-video train configs/voco-tiny-video.yaml --set max_steps=200 --set output_dir=runs/short
+      voco-video train configs/voco-tiny/image.yaml
+      voco-video train configs/voco-tiny/video.yaml --set max_steps=200 --set output_dir=runs/short
       torchrun --nproc-per-node 8 --no-python voco-video train configs/llava-7b-image.yaml --resume
     """
     from voco_video.training import load_config

@@ -12,7 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from voco_video.data.datasets import (
+from voco_video.data.conversations import MIX665K_NAME, MIX665K_SIZE, find_mix665k, media_folders
+from voco_video.data.files import Tree
+from voco_video.data.multiple_choice import default_split, nextqa_places
+from voco_video.data.registry import (
     MIX665K,
     VIDEO_SETS,
     absent_annotations,
@@ -21,14 +24,11 @@ from voco_video.data.datasets import (
     load_dataset,
     published_size,
 )
-from voco_video.data.files import Tree
-from voco_video.data.instruct import MIX665K_NAME, MIX665K_SIZE, find_mix665k, media_folders
-from voco_video.data.multiple_choice import default_split, nextqa_places
 from voco_video.data.row_check import MAX_LENGTH, BadRow, bad_rows
 from voco_video.data.samples import Dataset, Media, SplitSize
 from voco_video.data.sources import SOURCES, clip_origin, msrvtt_urls, synthetic_origin
 from voco_video.errors import FILE_ERRORS, DataError, with_name
-from voco_video.media_files import check_readable
+from voco_video.video.media_files import check_readable
 
 THERE, MISSING, BROKEN = "there", "missing", "broken"
 
@@ -267,9 +267,9 @@ def why_broken(path: Path, kind: str, *, open_media: bool) -> str:
 
 def _read(path: Path, kind: str) -> None:
     """The first and a later frame of a video, or an image, small."""
-    from voco_video.frames import Fit
-    from voco_video.sampling import Sampling
-    from voco_video.video import read_frames
+    from voco_video.video.frames import Fit
+    from voco_video.video.reading import read_frames
+    from voco_video.video.sampling import Sampling
 
     read_frames(path, Sampling(num_frames=2 if kind == "video" else 1), fit=Fit(64, 64, "stretch"))
     if kind == "image":

@@ -10,7 +10,7 @@ from voco_video.data.samples import Dataset, Sample, Turn
 from voco_video.errors import DataError, UsageError, VocoVideoError
 
 if TYPE_CHECKING:
-    from voco_video.backbone import Backbone
+    from voco_video.model.backbone import Backbone
 
 MAX_LENGTH = 2048
 """Text tokens that a training sample may have where nothing else is said."""
@@ -69,14 +69,14 @@ def prompts_of(model: str) -> Backbone:
     import torch
     from transformers import AutoModelForImageTextToText, GenerationConfig
 
-    from voco_video.adapter_folder import base_of
-    from voco_video.backbone import Backbone
-    from voco_video.checkpoint import read_beside
-    from voco_video.checkpoint_files import CONFIG, find_checkpoint
-    from voco_video.configurations import checked_config
-    from voco_video.published import is_published, open_published
-    from voco_video.settings_files import read_settings
-    from voco_video.voco_settings import read_voco_settings
+    from voco_video.checkpoint.adapter_folder import base_of
+    from voco_video.checkpoint.configurations import checked_config
+    from voco_video.checkpoint.files import CONFIG, find_checkpoint
+    from voco_video.checkpoint.folder import read_beside
+    from voco_video.checkpoint.published import is_published, open_published
+    from voco_video.checkpoint.voco_settings import read_voco_settings
+    from voco_video.files.settings import read_settings
+    from voco_video.model.backbone import Backbone
 
     folder = find_checkpoint(model)
     base = base_of(folder)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from voco_video.data.files import Tree
-from voco_video.data.layouts import SETTINGS_NAME
 from voco_video.errors import DataError
+from voco_video.shapes.write_dataset import SETTINGS_NAME
 
 
 @dataclass(frozen=True)

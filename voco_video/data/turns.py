@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from voco_video.backbone import Backbone
 from voco_video.data.samples import Turn
 from voco_video.errors import DataError, ModelError, UsageError
+from voco_video.model.backbone import Backbone
 
 Spans = list[tuple[int, int]]
 """Of each turn's answer the first character, and the one after its end token."""

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voco_video.data.files import Row, Tree, read_rows
-from voco_video.data.moving_shapes import SPLITS
 from voco_video.data.samples import Dataset, Media, Sample, SplitSize, Turn
 from voco_video.errors import DataError, UsageError
+from voco_video.shapes.world import SPLITS
 
 MAPPING_NAME = "youtube_mapping.txt"
 QUESTION_WORDS = ("what", "who", "how", "when", "where")

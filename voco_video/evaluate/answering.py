@@ -14,15 +14,15 @@ from pathlib import Path
 
 from voco_video.api import CompressedVideo, VideoModel
 from voco_video.data.choices import likeliest
-from voco_video.data.predictions import Prediction
 from voco_video.data.samples import Turn
 from voco_video.errors import FILE_ERRORS, UsageError, with_name
+from voco_video.evaluate.answer_likelihood import Ranker
 from voco_video.evaluate.choices import score_options
-from voco_video.evaluate.files import Part, RunFiles
 from voco_video.evaluate.options import EvalOptions
-from voco_video.evaluate.questions import Asked, Job
-from voco_video.evaluate.ranking import Ranker
-from voco_video.processes import OnDone
+from voco_video.evaluate.plan import Asked, Job
+from voco_video.evaluate.processes import OnDone
+from voco_video.evaluate.run_folder import Part, RunFiles
+from voco_video.scoring.predictions import Prediction
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import torch
 
-from voco_video.evaluate.ranking import Ranker
-from voco_video.model import Prefix, VocoModel
+from voco_video.evaluate.answer_likelihood import Ranker
+from voco_video.model.voco import Prefix, VocoModel
 
 _NUM_DIGITS = 4  # float32 knows no more of sums in the hundreds
 

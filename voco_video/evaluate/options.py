@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from voco_video.answer import MAX_QUESTIONS_PER_BATCH, AnswerOptions
-from voco_video.batching import BatchSize
+from voco_video.answer.frame_budget import Policy, ViewOptions
+from voco_video.answer.generate import MAX_QUESTIONS_PER_BATCH, AnswerOptions
 from voco_video.compress import CompressOptions, Form, Storage
-from voco_video.compressors import check_compressor, parse_compressor
 from voco_video.data.choices import LETTER_PROMPT, filled_prompt
 from voco_video.data.samples import Turn
 from voco_video.errors import UsageError
-from voco_video.model import VocoModel
-from voco_video.sampling import Sampling
-from voco_video.view import Policy, ViewOptions
+from voco_video.model.compressors import check_compressor, parse_compressor
+from voco_video.model.memory import BatchSize
+from voco_video.model.voco import VocoModel
+from voco_video.video.sampling import Sampling
 
 AnswerBy = Literal["letter", "likelihood"]
 OPEN_PROMPT = "{question}"

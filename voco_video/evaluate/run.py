@@ -17,16 +17,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from voco_video.answer import model_note
+from voco_video.answer.generate import model_note
 from voco_video.api import VideoModel
-from voco_video.backends import check_backend
 from voco_video.data.samples import Dataset
 from voco_video.evaluate.answering import answer_jobs
-from voco_video.evaluate.files import RunFiles
 from voco_video.evaluate.options import EvalOptions
-from voco_video.evaluate.questions import Asked, Job, choose_questions, open_jobs
-from voco_video.evaluate.settings import run_settings, surroundings
-from voco_video.processes import Alone, OnDone, Processes
+from voco_video.evaluate.plan import Asked, Job, choose_questions, open_jobs
+from voco_video.evaluate.processes import Alone, OnDone, Processes
+from voco_video.evaluate.run_folder import RunFiles
+from voco_video.evaluate.run_identity import run_settings, surroundings
+from voco_video.video.other_readers import check_backend
 
 
 @dataclass(frozen=True)

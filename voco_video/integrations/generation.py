@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from voco_video.answer import AnswerOptions
+from voco_video.answer.generate import AnswerOptions
 from voco_video.errors import UsageError
 
 log = logging.getLogger(__name__)

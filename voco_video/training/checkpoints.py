@@ -20,7 +20,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from voco_video.cache.files import fsync_directory
+from voco_video.cache.locks import fsync_directory
 from voco_video.errors import UsageError, VocoVideoError
 from voco_video.training.config import TrainConfig
 

@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments, set_seed
 
-from voco_video.checkpoint import load_voco_model
+from voco_video.checkpoint.folder import load_voco_model
 from voco_video.data.turns import check_rendering
 from voco_video.errors import UsageError, VocoVideoError
-from voco_video.model import VocoModel
+from voco_video.model.voco import VocoModel
 from voco_video.training.batches import make_batch
 from voco_video.training.checkpoints import (
     RUN_CONFIG,
@@ -36,10 +36,10 @@ from voco_video.training.checkpoints import (
 )
 from voco_video.training.config import TrainConfig
 from voco_video.training.curves import draw_curves
-from voco_video.training.datasets import Dataset, Placed, RunOrder, open_dataset, open_validation, visibility_at
-from voco_video.training.forward import TrainableVoco
+from voco_video.training.loss import TrainableVoco
 from voco_video.training.muon import muon_for
-from voco_video.training.parts import choose_trainable, export_model, trainable_state
+from voco_video.training.samples import Dataset, Placed, RunOrder, open_dataset, open_validation, visibility_at
+from voco_video.training.trainable import choose_trainable, export_model, trainable_state
 from voco_video.training.validation import validate
 
 RUN_LOG, RUN_CURVES = "log.json", "curves.png"

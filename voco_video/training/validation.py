@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from voco_video.backbone import Backbone
+from voco_video.model.backbone import Backbone
 from voco_video.training.batches import Visibility, make_batch
 from voco_video.training.config import TrainConfig
-from voco_video.training.datasets import Dataset
+from voco_video.training.samples import Dataset
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,47 @@
+"""Put a trained voco-tiny into the package, in bfloat16: half the bytes.
+
+    python scripts/voco_tiny/ship.py runs/voco-tiny-answers-counts/last [FOLDER]  default: the package
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from voco_video.answer.retrieval import Retriever
+from voco_video.checkpoint.files import ASSETS
+from voco_video.checkpoint.folder import load_voco_model, save_voco_model
+
+ABOUT = (
+    "voco-tiny knows nothing but MovingShapes: coloured shapes that stand, move, appear and disappear. "
+    "It learned on two shared CPU cores in about six hours."
+)
+
+
+def main() -> None:
+    """Load, say what it knows, save."""
+    source, folder = Path(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) > 2 else ASSETS / "voco-tiny")
+    model = load_voco_model(source, dtype="bfloat16")
+    model.about = ABOUT
+    model.default_form = "embeds"  # a tenth of the bytes, and better at time: see benchmarks/results/retention.md
+    learned = Retriever.load(source) or Retriever.load(folder)
+    if folder.is_dir():
+        shutil.rmtree(folder)
+    save_voco_model(model, folder)
+    keep_retriever(learned, folder)
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    print(f"{folder}: {size / 1e6:.1f} MB, fingerprint {model.fingerprint()[:12]}")
+
+
+def keep_retriever(learned: Retriever | None, folder: Path) -> None:
+    """What finds frames goes with the weights that compress; where those changed, it has to be trained again."""
+    shipped = load_voco_model(folder, dtype="float32")
+    if learned is not None and learned.belongs_to(shipped, shipped.fingerprint()):
+        learned.save(folder)
+    else:
+        print("nothing learned about finding frames fits these weights: run scripts/train_retrieval.py")
+
+
+if __name__ == "__main__":
+    main()

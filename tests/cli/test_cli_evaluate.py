@@ -1,0 +1,185 @@
+"""``voco-video eval`` as a user meets it: what it prints, exit codes, errors in one line, and real MSVD clips."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from voco_video import cli
+from voco_video.cli.evaluate import parse_budgets
+from voco_video.errors import UsageError
+from voco_video.scoring.predictions import read_predictions, read_run_info
+from voco_video.shapes.write_dataset import write_dataset
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sets") / "shapes"
+    return write_dataset(folder, layout="msvd", num_videos=12, questions_per_video=6, size=64)
+
+
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("frames")
+
+
+@pytest.fixture
+def run(run: Run, monkeypatch, cache_dir) -> Run:
+    """The program, with one frame cache for all tests of this file."""
+    monkeypatch.setenv("VOCO_VIDEO_CACHE_DIR", str(cache_dir))
+    return run
+
+
+def test_evaluate_twice(run, shapes, tmp_path, monkeypatch):
+    arguments = ["eval", "msvd", "--root", shapes, "--num-voco-tokens", "8,1", "--rank-vocabulary", "10"]
+    code, first, err = run(*arguments)
+    assert code == 0, err
+    folder = Path("runs/eval/msvd-test-voco-tiny")
+    written = {path.name for path in folder.iterdir()}
+    suffixes = ("jsonl", "run.json", "scores.json", "scores.md", "scores.png")
+    assert written == {f"predictions-{k}.{suffix}" for k in ("k1", "k8") for suffix in suffixes} | {
+        f"sweep.{suffix}" for suffix in ("json", "md", "png")
+    }
+    files = {folder / name: (folder / name).read_bytes() for name in written if name.endswith(("jsonl", "run.json"))}
+    info = read_run_info(folder / "predictions-k8.jsonl")
+    assert info["command"].startswith("voco-video eval msvd --root ")
+    assert (info["model"], info["seed"], info["settings"]["rank_vocabulary"]) == ("voco-tiny", 0, 10)
+    monkeypatch.setattr("voco_video.answer.generate.generate", None)
+    monkeypatch.setattr("voco_video.compress.open_video", None)
+    code, second, err = run(*arguments)
+    assert code == 0, err
+    assert {path: path.read_bytes() for path in files} == files
+    assert second == first
+    assert [line for line in first.splitlines() if line.startswith("msvd")] == ["msvd test, k8", "msvd test, k1"]
+    note = "The model: voco-tiny knows nothing but MovingShapes"
+    for expected in ("exact match %", "top-10 %", f"predictions: {folder}/predictions-k8.jsonl", note):
+        assert expected in first
+
+
+def test_json_has_the_same_scores(run, shapes):
+    arguments = ["eval", "msvd", "--root", shapes, "--out", "here"]
+    code, shown, err = run(*arguments)
+    assert code == 0, err
+    code, out, err = run(*arguments, "--json")
+    assert (code, err) == (0, "")
+    facts = json.loads(out)
+    exact = facts["scores"]["k8"]["overall"]["metrics"]["exact_match"]
+    predictions = read_predictions(Path(facts["predictions"]["k8"]))
+    assert exact["value"] == sum(p.prediction == p.answer for p in predictions) / len(predictions)
+    assert f"{100 * exact['value']:.2f} [{100 * exact['low']:.2f}, {100 * exact['high']:.2f}]" in shown
+
+
+def test_the_vocabulary_lies_beside_the_annotations(run, shapes, tmp_path):
+    code, _, err = run(
+        *("eval", "msvd", "--root", shapes, "--annotations", shapes / "test_qa.json", "--out", "a"),
+        *("--rank-vocabulary", "5", "--limit", "2"),
+    )
+    assert code == 0, err
+    (tmp_path / "test_qa.json").write_bytes((shapes / "test_qa.json").read_bytes())
+    code, _, err = run(
+        *("eval", "msvd", "--root", shapes / "YouTubeClips", "--annotations", tmp_path, "--out", "b"),
+        *("--rank-vocabulary", "5", "--limit", "2"),
+    )
+    assert (code, "no annotations of the train split" in err) == (1, True), err
+
+
+def test_ctrl_c_says_how_to_go_on(run, shapes, monkeypatch):
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("voco_video.api.CompressedVideo.ask", stop)
+    code, out, err = run("eval", "msvd", "--root", shapes, "--out", "stopped")
+    assert (code, out) == (130, "")
+    assert "kept in stopped, so the same command goes on from there" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--root", "none"], 1, "none: no such folder"),
+        (["--root", "{empty}"], 1, "no annotations of the test split"),
+        (["--num-voco-tokens", "1,x"], 2, "--num-voco-tokens '1,x'"),
+        (["--num-voco-tokens", "9"], 2, "num_voco_tokens=9"),
+        (["--num-voco-tokens", "1", "--compressor", "none"], 2, "num_voco_tokens=1"),
+        (["--compressor", "zip"], 2, "compressor 'zip'"),
+        (["--limit", "0"], 2, "limit=0"),
+        (["--num-frames", "4", "--fps", "1"], 2, "num_frames"),
+        (["--prompt", "what?"], 2, "prompt 'what?'"),
+        (["--num-workers", "0"], 2, "num_workers=0"),
+        (["--rank-vocabulary", "-1"], 2, "-1"),
+        (["--split", "exam"], 2, "exam"),
+        (["--model", "nobody/nothing"], 1, "nobody/nothing"),
+    ],
+)
+def test_a_users_mistake_is_one_clear_line(run, shapes, tmp_path, arguments, code, message):
+    (tmp_path / "empty").mkdir()
+    given = [argument.format(empty=tmp_path / "empty") for argument in arguments]
+    root = [] if "--root" in given else ["--root", str(shapes)]
+    got, out, err = run("eval", "msvd", *root, *given)
+    assert (got, message in err, "Traceback" in err, out) == (code, True, False, ""), err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_other_settings_in_the_same_folder_are_refused(run, shapes):
+    assert run("eval", "msvd", "--root", shapes, "--out", "here", "--limit", "3")[0] == 0
+    code, _, err = run("eval", "msvd", "--root", shapes, "--out", "here", "--limit", "4")
+    assert code == 2
+    assert "limit 3 instead of 4" in err
+    assert "choose another place with --out" in err
+
+
+def test_torchrun_and_workers_exclude_each_other(run, shapes, monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    code, _, err = run("eval", "msvd", "--root", shapes, "--num-workers", "2")
+    assert (code, "torchrun has started the processes already" in err) == (2, True)
+
+
+@pytest.mark.parametrize(("text", "budgets"), [(None, ()), ("8", (8,)), ("1, 2,4", (1, 2, 4))])
+def test_budgets(text, budgets):
+    assert parse_budgets(text) == budgets
+
+
+@pytest.mark.parametrize("text", ["", "0", "1,", "-1", "1;2", "²"])
+def test_budgets_that_are_none(text):
+    with pytest.raises(UsageError, match="--num-voco-tokens"):
+        parse_budgets(text)
+
+
+def test_help_has_examples():
+    shown = CliRunner().invoke(cli.app, ["eval", "--help"])
+    assert shown.exit_code == 0
+    assert "voco-video eval msvd --root" in shown.output.split("Examples:")[1]
+
+
+def test_real_msvd_clips_with_their_official_questions(run, shared, tmp_path):
+    """The very command of a user who has one of the split's 504 videos."""
+    arguments = [
+        *("eval", "msvd", "--root", shared / "clips" / "msvd", "--annotations", shared / "annotations" / "msvd-qa"),
+        *("--num-frames", "4", "--num-voco-tokens", "1", "--max-new-tokens", "4", "--out", "real"),
+    ]
+    code, shown, err = run(*arguments)
+    assert code == 0, err
+    predictions = read_predictions(Path("real/predictions-k1.jsonl"))
+    clips = {clip["file"]: clip for clip in json.loads((shared / "clips" / "MANIFEST.json").read_text())["clips"]}
+    official = clips["msvd/rlQ2kW-FvMk_66_79.mp4"]["official_msvd_qa"]
+    there = {p.question_id: p for p in predictions if p.status == "answered"}
+    assert {i: (p.question, p.answer) for i, p in there.items()} == {
+        one["qid"]: (f"{one['question']}?", one["answer"]) for one in official if one["split"] == "test"
+    }
+    assert {p.video for p in there.values()} == {"rlQ2kW-FvMk_66_79"}
+    assert len(predictions) == 13157
+    assert {p.status for p in predictions if p.question_id not in there} == {"missing"}
+    assert len(read_run_info(Path("real/predictions-k1.jsonl"))["missing"]) == 503
+    assert "13131 of 13157 questions are unanswered and count as wrong" in shown
+    assert "missing videos: 503 (" in shown
+    code, shown, err = run(*arguments, "--skip-missing")
+    assert code == 0, err
+    assert "13131 of 13157 questions are unanswered and left out" in shown
+    assert "count as wrong" not in shown

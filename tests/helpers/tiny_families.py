@@ -1,0 +1,243 @@
+"""A tiny random model of every supported family, built from the library's own configuration class, and its tokenizer.
+
+`library_logits` is what the library's own processor and model make of one picture and a text.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, processors
+from torch import Tensor
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    CLIPVisionConfig,
+    InternVLConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaOnevisionConfig,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2Config,
+    Qwen3VLConfig,
+    SiglipVisionConfig,
+    SmolVLMConfig,
+)
+
+from voco_video.model.backbone import Backbone, ImageSettings
+from voco_video.model.families import family_of
+from voco_video.model.voco import VocoModel
+from voco_video.video.frames import Fit
+
+SPECIAL = (
+    *("<pad>", "<s>", "</s>", "<image>", "<video>", "<|vision_start|>", "<|vision_end|>", "<img>", "</img>"),
+    *("<fake_token_around_image>", "<global-img>"),
+)
+VOCABULARY = (*SPECIAL, *string.printable)
+IDS = {token: i for i, token in enumerate(VOCABULARY)}
+
+# Half of the families write conversations with contents in parts, and pass over plain strings in silence.
+PLAIN_TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ '\\n' }}{% endfor %}assistant:"
+PARTS_TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}: {% for part in m.content %}{% if part.type == 'text' %}{{ part.text }}"
+    "{% endif %}{% endfor %}{{ '\\n' }}{% endfor %}assistant:"
+)
+
+# The default of 0.02 leaves attention nearly uniform, and would hide a wrong mask or position.
+TEXT: dict[str, Any] = {
+    "vocab_size": len(VOCABULARY),
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 4096,
+    "initializer_range": 0.2,
+    "bos_token_id": IDS["<s>"],
+    "eos_token_id": IDS["</s>"],
+    "pad_token_id": IDS["<pad>"],
+}
+TOWER: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 8,
+    "initializer_range": 0.2,
+}
+
+
+def _llava() -> Any:
+    text = LlamaConfig(**TEXT)
+    return LlavaConfig(
+        vision_config=CLIPVisionConfig(**TOWER), text_config=text, image_token_index=IDS["<image>"], image_seq_length=16
+    )
+
+
+def _interleave() -> Any:
+    return LlavaConfig(
+        vision_config=SiglipVisionConfig(**TOWER, vision_use_head=False),
+        text_config=Qwen2Config(**TEXT),
+        image_token_index=IDS["<image>"],
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    )
+
+
+def _onevision() -> Any:
+    return LlavaOnevisionConfig(
+        vision_config=SiglipVisionConfig(**TOWER | {"image_size": 40}, vision_use_head=False),
+        text_config=Qwen2Config(**TEXT),
+        image_token_index=IDS["<image>"],
+        video_token_index=IDS["<video>"],
+        image_grid_pinpoints=[[40, 40]],
+    )
+
+
+def _smolvlm() -> Any:
+    text = LlamaConfig(**TEXT).to_dict()
+    return SmolVLMConfig(
+        vision_config=TOWER, text_config=text, image_token_id=IDS["<image>"], scale_factor=2, pad_token_id=0
+    )
+
+
+def _internvl() -> Any:
+    return InternVLConfig(
+        vision_config=TOWER | {"image_size": [32, 32], "patch_size": [8, 8]},
+        text_config=Qwen2Config(**TEXT),
+        image_token_id=IDS["<image>"],
+        image_seq_length=4,
+        tie_word_embeddings=False,
+    )
+
+
+_VISION_IDS = {
+    "image_token_id": IDS["<image>"],
+    "video_token_id": IDS["<video>"],
+    "vision_start_token_id": IDS["<|vision_start|>"],
+    "vision_end_token_id": IDS["<|vision_end|>"],
+}
+_QWEN_TOWER: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_heads": 2,
+    "patch_size": 4,
+    "out_hidden_size": 64,
+    "initializer_range": 0.2,
+}
+
+
+def _qwen2_5() -> Any:
+    # A window of 16 pixels holds 2 x 2 vision tokens, so a frame of 4 x 7 has whole and cut ones.
+    tower = _QWEN_TOWER | {"depth": 3, "window_size": 16, "fullatt_block_indexes": [2]}
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+    return Qwen2_5_VLConfig(vision_config=tower, text_config=TEXT | {"rope_parameters": rope}, **_VISION_IDS)
+
+
+def _qwen3() -> Any:
+    tower = _QWEN_TOWER | {"depth": 3, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 16}
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}
+    return Qwen3VLConfig(
+        vision_config=tower, text_config=TEXT | {"head_dim": 16, "rope_parameters": rope}, **_VISION_IDS
+    )
+
+
+@dataclass(frozen=True)
+class TinyFamily:
+    """How to build one, and how the library is given one picture: the placeholder token and the other inputs."""
+
+    config: Callable[[], Any]
+    fit: Fit
+    num_vision_tokens: int
+    placeholder: str = "<image>"
+    num_placeholders: int | None = None
+    chat_template: str = PARTS_TEMPLATE
+    adds_bos: bool = False
+    library_inputs: Callable[[Any, Tensor], dict[str, Any]] = field(default=lambda processed, ids: dict(processed))
+
+
+def _as_video(processed: Any, ids: Tensor) -> dict[str, Any]:
+    return {"pixel_values_videos": processed["pixel_values"][:, :1]}  # the first tile is the whole picture
+
+
+def _with_types(processed: Any, ids: Tensor) -> dict[str, Any]:
+    return dict(processed) | {"mm_token_type_ids": (ids == IDS["<image>"]).int()}
+
+
+def _only_pixels(processed: Any, ids: Tensor) -> dict[str, Any]:
+    return {"pixel_values": processed["pixel_values"]}
+
+
+_SQUARE, _WIDE = Fit(32, 32, "stretch"), Fit(32, 56, "pad")
+
+FAMILIES = {
+    "llava": TinyFamily(_llava, Fit(32, 32, "crop"), 16, chat_template=PLAIN_TEMPLATE, adds_bos=True),
+    "llava-interleave": TinyFamily(_interleave, _SQUARE, 16),
+    "llava_onevision": TinyFamily(
+        _onevision, Fit(40, 40, "stretch"), 9, placeholder="<video>", num_placeholders=10, library_inputs=_as_video
+    ),
+    "smolvlm": TinyFamily(_smolvlm, _SQUARE, 4),
+    "internvl": TinyFamily(_internvl, _SQUARE, 4, chat_template=PLAIN_TEMPLATE, library_inputs=_only_pixels),
+    "qwen2_5_vl": TinyFamily(_qwen2_5, _WIDE, 28, chat_template=PLAIN_TEMPLATE, library_inputs=_with_types),
+    "qwen3_vl": TinyFamily(_qwen3, _WIDE, 28, chat_template=PLAIN_TEMPLATE, library_inputs=_with_types),
+}
+
+
+def tiny_tokenizer(*, chat_template: str = PLAIN_TEMPLATE, adds_bos: bool = False, extra: tuple[str, ...] = ()) -> Any:
+    """A token for every printable character, and special ones."""
+    vocabulary = {token: i for i, token in enumerate((*VOCABULARY, *extra))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.decoder = decoders.Fuse()
+    if adds_bos:
+        tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", IDS["<s>"])])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        additional_special_tokens=[*SPECIAL[3:], *extra],
+        chat_template=chat_template,
+    )
+
+
+def tiny_family(name: str, *, num_voco_tokens: int = 4) -> VocoModel:
+    """A random `VocoModel` of a family, with the template that its tokenizer gives."""
+    torch.manual_seed(0)
+    tiny = FAMILIES[name]
+    model = AutoModelForImageTextToText.from_config(tiny.config(), attn_implementation="sdpa").eval()
+    for parameter in model.parameters():  # norms of 1 and biases of 0 would hide a part that is left out
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    tokenizer = tiny_tokenizer(chat_template=tiny.chat_template, adds_bos=tiny.adds_bos)
+    images = ImageSettings(tiny.fit, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+    template = family_of(model.config).template(model.config, tokenizer)
+    embeds = torch.randn(num_voco_tokens, 64) * 0.2
+    return VocoModel(Backbone(model, tokenizer, images, template), embeds).eval()
+
+
+@torch.inference_mode()
+def library_logits(model: VocoModel, name: str, pixels: Any, text_ids: Tensor, folder: Path) -> Tensor:
+    """One picture and a text through the library's own image processor and model.
+
+    Args:
+        pixels: uint8 ``[H, W, 3]``, of the size that frames have.
+        folder: the saved model, for its image processor.
+
+    Returns:
+        Logits of the text, ``[T, vocabulary]``.
+    """
+    tiny, template = FAMILIES[name], model.backbone.template
+    count = tiny.num_placeholders or tiny.num_vision_tokens
+    picture = [*template.frame_before_ids, *[IDS[tiny.placeholder]] * count, *template.frame_after_ids]
+    ids = torch.tensor([[*picture, *text_ids.tolist()]])
+    processed = AutoImageProcessor.from_pretrained(folder)(images=Image.fromarray(pixels), return_tensors="pt")
+    inputs = tiny.library_inputs({n: t for n, t in processed.items() if isinstance(t, Tensor)}, ids)
+    logits: Tensor = model.backbone.model(input_ids=ids, **inputs).logits
+    return logits[0, len(picture) :]

@@ -1,0 +1,393 @@
+"""From a prefix and questions to answers: batched over the shared prefix, streamed, with the frames they rest on."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import TextStreamer
+
+from voco_video.answer.moments import Moment, shared_moments
+from voco_video.errors import ModelError, UsageError
+from voco_video.model.backbone import CACHE_ARGUMENT
+from voco_video.model.inference import undisturbed
+from voco_video.model.memory import unless_out_of_memory
+from voco_video.model.voco import Prefix, VocoModel
+
+log = logging.getLogger(__name__)
+
+MAX_QUESTIONS_PER_BATCH = 32
+NUM_MOMENTS = 5  # that an answer's evidence has, at most
+_LESS = "ask about fewer of them, from fewer VoCo tokens each, or load with dtype='bfloat16' or weight_bits=4"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation: ``role`` is ``"user"`` or ``"assistant"``."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class AnswerOptions:
+    """How answers are generated.
+
+    Attributes:
+        max_new_tokens: an answer is cut after this many tokens.
+        temperature: 0 takes the likeliest token each time; above 0 samples.
+        seed: for sampling.
+        stop_at_end: stop at the model's end-of-text token; False always generates ``max_new_tokens``.
+    """
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    seed: int = 0
+    stop_at_end: bool = True
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise UsageError(f"max_new_tokens={self.max_new_tokens}: an answer needs at least 1 token")
+        if not 0 <= self.temperature < float("inf"):
+            raise UsageError(f"temperature={self.temperature}: choose 0 (no sampling) or a positive number")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer and what it rests on.
+
+    Attributes:
+        question: as asked.
+        text: the answer.
+        token_ids: its tokens.
+        confidence: geometric mean of the probabilities of its tokens, 0 to 1.
+        num_frames, num_voco_tokens: frames it could look at, and VoCo tokens of each.
+        seconds: time from the assembled prefix to the answer; for questions asked together, the time of all.
+        note: what a reader has to know, such as that the model is untrained, that not all frames were seen, or that
+            positions went beyond what it was trained on; empty when there is nothing to say.
+        evidence: the moments it rests on, those that count most first: those that were found for the question
+            (policies ``relevant`` and ``elastic``), or where the answer looked, with ``with_attention``. Else empty.
+        frame_pts_seconds: time of each frame, ``[F]``.
+        frame_attention: share of the answer's attention to the video that each frame got, ``[F]`` summing to 1;
+            None unless asked for.
+        video_attention: part of the answer's attention that went to the video rather than to text, 0 to 1; None
+            unless asked for.
+    """
+
+    question: str
+    text: str
+    token_ids: tuple[int, ...]
+    confidence: float
+    num_frames: int
+    num_voco_tokens: int
+    seconds: float
+    note: str = ""
+    frame_pts_seconds: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False)
+    frame_attention: np.ndarray | None = field(default=None, repr=False)
+    video_attention: float | None = None
+    evidence: tuple[Moment, ...] = ()
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def answer_questions(
+    model: VocoModel,
+    prefix: Prefix,
+    questions: Sequence[str],
+    *,
+    history: Sequence[Message] = (),
+    options: AnswerOptions = AnswerOptions(),
+    frame_pts_seconds: np.ndarray,
+    with_attention: bool = False,
+) -> list[Answer]:
+    """Answer questions about one prefix; it is assembled once, whatever their number.
+
+    Args:
+        history: earlier turns that every question follows.
+        frame_pts_seconds: ``[F]``, to be carried in the answers.
+        with_attention: measure where each answer looked (one more pass over question and answer).
+
+    Raises:
+        UsageError: an empty question.
+        ModelError: there is not enough memory for even one question at a time.
+    """
+    started = time.perf_counter()
+    prompts = [_prompt(model, question, history) for question in questions]
+    generated: list[tuple[list[int], float]] = []
+    most = MAX_QUESTIONS_PER_BATCH
+    while len(generated) < len(prompts):
+        batch = prompts[len(generated) :][:most]
+        found = unless_out_of_memory(lambda batch=batch: generate(model, prefix, batch, options=options))  # type: ignore[misc]
+        if found is not None:
+            generated += found[0]
+        elif len(batch) == 1:
+            raise ModelError(f"out of memory with one question over {len(prefix.frame_slots)} frames: {_LESS}")
+        else:
+            most = len(batch) // 2
+    seconds = time.perf_counter() - started
+    answers = []
+    for question, prompt, (token_ids, confidence) in zip(questions, prompts, generated):
+        attention = frame_attention(model, prefix, prompt, token_ids) if with_attention else (None, None)
+        answers.append(
+            Answer(
+                question=question,
+                text=model.backbone.text(token_ids),
+                token_ids=tuple(token_ids),
+                confidence=confidence,
+                num_frames=len(prefix.frame_slots),
+                num_voco_tokens=prefix.frame_slots.shape[-1],
+                seconds=seconds,
+                note=answer_note(model, prefix, num_text_tokens=len(prompt) + len(token_ids)),
+                frame_pts_seconds=frame_pts_seconds,
+                frame_attention=attention[0],
+                video_attention=attention[1],
+                evidence=_looked_at(attention[0], frame_pts_seconds),
+            )
+        )
+    return answers
+
+
+def answer_note(model: VocoModel, prefix: Prefix, *, num_text_tokens: int = 0) -> str:
+    """What users are told with every answer: that no frame was shown, that the model is untrained, what it is.
+
+    Args:
+        num_text_tokens: of question and answer.
+    """
+    blind = "" if len(prefix.frame_slots) else "answered from the question alone: no frame was shown. "
+    return f"{beyond_context(model, prefix, num_text_tokens)}{blind}{model_note(model)}".strip()
+
+
+def model_note(model: VocoModel) -> str:
+    """What users are told of a model with whatever it says; empty when there is nothing to say."""
+    warning = "" if model.trained else "the model is untrained, so its answers mean nothing. "
+    return f"{warning}{model.about}".strip()
+
+
+def beyond_context(model: VocoModel, prefix: Prefix, num_text_tokens: int) -> str:
+    """That positions go beyond those that the model was trained on; empty where they do not."""
+    trained, used = model.backbone.context_length, prefix.text_start + num_text_tokens
+    if trained is None or used <= trained:
+        return ""
+    return (
+        f"frames and text take {used} positions, but the model was trained on {trained}, so this answer may mean "
+        "nothing; give a smaller max_voco_tokens. "
+    )
+
+
+def _looked_at(shares: np.ndarray | None, pts_seconds: np.ndarray) -> tuple[Moment, ...]:
+    """Where an answer looked, as evidence."""
+    if shares is None or not len(shares):
+        return ()
+    return tuple(shared_moments(shares, pts_seconds, num_moments=NUM_MOMENTS))
+
+
+def stream_answer(
+    model: VocoModel,
+    prefix: Prefix,
+    question: str,
+    *,
+    history: Sequence[Message] = (),
+    options: AnswerOptions = AnswerOptions(),
+) -> Iterator[str]:
+    """Yield an answer's text piece by piece; a token is generated when the next piece is asked for, and never else."""
+    prompt = _prompt(model, question, history)
+    if problem := beyond_context(model, prefix, len(prompt)):
+        log.warning(problem.strip())
+    text = _GrowingText(model.backbone.tokenizer, skip_special_tokens=True)
+    ends = _end_token_ids(model) if options.stop_at_end else set()
+    for token_ids, _ in generate_steps(model, prefix, [prompt], options=options):
+        if int(token_ids[0]) in ends:
+            break
+        text.put(token_ids.cpu())
+        yield from text.taken()
+    text.end()
+    yield from text.taken()
+
+
+class _GrowingText(TextStreamer):
+    """Text of the tokens so far, as far as later ones cannot change it."""
+
+    def __init__(self, tokenizer: Any, **options: Any) -> None:
+        super().__init__(tokenizer, **options)
+        self._pieces: list[str] = []
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        self._pieces.append(text)
+
+    def taken(self) -> list[str]:
+        """What has come since the last call."""
+        pieces, self._pieces = self._pieces, []
+        return [piece for piece in pieces if piece]
+
+
+def generate(
+    model: VocoModel,
+    prefix: Prefix,
+    prompts: Sequence[Sequence[int]],
+    *,
+    options: AnswerOptions = AnswerOptions(),
+) -> list[tuple[list[int], float]]:
+    """Generate after a prefix for a batch of token-id prompts.
+
+    Args:
+        prompts: token ids of each prompt, any lengths.
+
+    Returns:
+        For each prompt the new token ids, the end token left out, and the geometric mean of their probabilities.
+    """
+    ends = _end_token_ids(model) if options.stop_at_end else set()
+    steps = list(generate_steps(model, prefix, prompts, options=options))
+    new_ids, log_probs = (torch.stack(tensors, dim=1).cpu() for tensors in zip(*steps, strict=True))  # [B, A] each
+    return [_until_end(ids, row, ends) for ids, row in zip(new_ids.tolist(), log_probs, strict=True)]
+
+
+def generate_steps(
+    model: VocoModel, prefix: Prefix, prompts: Sequence[Sequence[int]], *, options: AnswerOptions = AnswerOptions()
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Generate for a batch of prompts, one token of each at a time, until all have ended.
+
+    Prompts are padded on the left, between the prefix and the text, and the padding is masked. All that changes on the
+    way is in here: nothing of it is the model's, nor of torch's own generator of random numbers.
+
+    Yields:
+        Ids of the tokens that were chosen, int64 ``[B]``, and the logarithms of their probabilities, float32 ``[B]``.
+        Of a prompt that has ended they mean nothing.
+    """
+    backbone, batch_size = model.backbone, len(prompts)
+    ends = _end_token_ids(model) if options.stop_at_end else set()
+    with undisturbed():
+        input_ids, mask = _left_padded(prompts, backbone.device)  # [B, T] each
+        attention_mask = torch.cat([mask.new_ones(batch_size, prefix.length), mask], dim=1)  # [B, S + T]
+        positions = prefix.text_start + (mask.cumsum(1) - 1).clamp_min(0)  # [B, T]
+        processors = _processors(model, input_ids, attention_mask, positions, options)
+        random = torch.Generator(backbone.device).manual_seed(options.seed)
+        cache, is_padded, new_ids = prefix.to_cache(batch_size), not mask.all(), input_ids
+        has_ended = torch.zeros(batch_size, dtype=torch.bool)
+    for _ in range(options.max_new_tokens):
+        with undisturbed(), model.answering(prefix.form):
+            hidden = backbone.decoder(
+                inputs_embeds=backbone.embed(new_ids),
+                attention_mask=attention_mask if is_padded else None,
+                position_ids=positions,
+                use_cache=True,
+                **{CACHE_ARGUMENT: cache},
+            ).last_hidden_state
+            logits = backbone.logits(hidden[:, -1:])[:, 0].float()  # [B, vocabulary]
+            token_ids = _chosen(processors(input_ids, logits.clone()), options, random)  # [B]
+            log_probs = logits.log_softmax(-1).gather(-1, token_ids[:, None])[:, 0]  # [B]
+            new_ids = token_ids[:, None]
+            input_ids = torch.cat([input_ids, new_ids], dim=1)
+            attention_mask = torch.cat([attention_mask, mask.new_ones(batch_size, 1)], dim=1)
+            positions = positions[:, -1:] + 1
+            has_ended |= torch.tensor([token in ends for token in token_ids.tolist()])
+            is_over = bool(has_ended.all())
+        yield token_ids, log_probs
+        if is_over:
+            return
+
+
+def _chosen(scores: Tensor, options: AnswerOptions, random: torch.Generator) -> Tensor:
+    """One token for each row of scores, ``[B, vocabulary] -> [B]``: the likeliest, or drawn."""
+    if options.temperature:
+        return torch.multinomial(scores.softmax(-1), 1, generator=random)[:, 0]
+    return scores.argmax(-1)
+
+
+@undisturbed()
+def frame_attention(
+    model: VocoModel, prefix: Prefix, prompt: Sequence[int], answer_ids: Sequence[int]
+) -> tuple[np.ndarray, float]:
+    """Where an answer looked: attention from the positions that predict its tokens to the VoCo tokens.
+
+    The mean is over layers, heads and answer tokens; each is computed by the library's eager attention in one pass
+    over question and answer.
+
+    Returns:
+        The share of each frame ``[F]`` (sums to 1, or is empty without frames), and the part of all attention that
+        went to frames.
+    """
+    if not len(prefix.frame_slots):
+        return np.empty(0), 0.0
+    tokens = torch.tensor([[*prompt, *answer_ids]], device=model.backbone.device)
+    rows = slice(len(prompt) - 1, len(prompt) - 1 + max(1, len(answer_ids)))
+    positions = torch.arange(prefix.text_start, prefix.text_start + tokens.shape[1], device=tokens.device)
+    with model.answering(prefix.form):
+        layers = model.backbone.decoder_by("eager")(  # no other attention returns its weights
+            inputs_embeds=model.backbone.embed(tokens),
+            position_ids=positions[None],
+            output_attentions=True,
+            **{CACHE_ARGUMENT: prefix.to_cache()},
+        ).attentions
+    mean = torch.stack([layer[0, :, rows].float().mean((0, 1)).cpu() for layer in layers]).mean(0)  # [S + T]
+    slots = prefix.frame_slots.cpu()
+    per_frame = (mean[slots.clamp_min(0)] * (slots >= 0)).sum(-1).numpy().astype(np.float64)  # [F]
+    total = float(per_frame.sum())
+    return per_frame / max(total, 1e-30), total
+
+
+def _prompt(model: VocoModel, question: str, history: Sequence[Message]) -> list[int]:
+    if not question.strip():
+        raise UsageError("the question is empty; ask something")
+    turns = [*history, Message("user", question.strip())]
+    return model.backbone.conversation_ids([{"role": t.role, "content": t.content} for t in turns])
+
+
+def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    longest = max(len(prompt) for prompt in prompts)
+    input_ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+    mask = torch.zeros_like(input_ids)
+    for row, prompt in enumerate(prompts):
+        input_ids[row, longest - len(prompt) :] = torch.as_tensor(prompt)
+        mask[row, longest - len(prompt) :] = 1
+    return input_ids.to(device), mask.to(device)
+
+
+def _processors(
+    model: VocoModel, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, options: AnswerOptions
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """What options and a checkpoint's own settings, such as a penalty for repetition, make of logits."""
+
+    def prepared(model: Any, input_ids: Tensor, logits_processor: Any, **others: Any) -> Any:
+        return logits_processor
+
+    processors: Callable[[Tensor, Tensor], Tensor] = model.backbone.model.generate(
+        input_ids,
+        generation_config=_generation_config(model, options),
+        attention_mask=attention_mask,
+        position_ids=positions,  # else some models keep their own for the next call
+        custom_generate=prepared,
+    )
+    return processors
+
+
+def _generation_config(model: VocoModel, options: AnswerOptions) -> Any:
+    from transformers import GenerationConfig
+
+    # An end token that no vocabulary holds: None would be filled in from the model's own settings.
+    ends = sorted(_end_token_ids(model)) if options.stop_at_end else [model.backbone.text_config.vocab_size]
+    return GenerationConfig(
+        max_new_tokens=options.max_new_tokens,
+        do_sample=options.temperature > 0,
+        temperature=options.temperature or None,
+        eos_token_id=ends or None,
+        pad_token_id=ends[0] if ends and options.stop_at_end else 0,
+    )
+
+
+def _end_token_ids(model: VocoModel) -> set[int]:
+    ends: int | list[int] | None = model.backbone.model.generation_config.eos_token_id
+    return set() if ends is None else set(ends) if isinstance(ends, list) else {ends}
+
+
+def _until_end(ids: list[int], log_probs: Tensor, ends: set[int]) -> tuple[list[int], float]:
+    """Cut at the first end token; its probability counts, since ending there was a choice too."""
+    length = next((i for i, token in enumerate(ids) if token in ends), len(ids))
+    counted = log_probs[: length + 1] if length < len(ids) else log_probs
+    return ids[:length], float(counted.mean().exp())

@@ -1,0 +1,64 @@
+"""Several compressed videos: one after the other as one, and the best moments of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from voco_video.answer.compressed_video import CompressedVideo
+from voco_video.answer.moments import Moment, weighted
+from voco_video.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Found:
+    """A moment and the video that it is in."""
+
+    video: CompressedVideo
+    moment: Moment
+
+
+def find(
+    videos: Sequence[CompressedVideo],
+    query: str,
+    *,
+    num_moments: int = 5,
+    on_progress: Callable[[int], None] | None = None,
+) -> list[Found]:
+    """The moments of several videos that have most to do with a query, best first; nothing is generated.
+
+    Args:
+        query: a question, or what to look for.
+        num_moments: how many at most, over all videos.
+        on_progress: called after every video with its number of frames.
+
+    Raises:
+        UsageError: the query is empty, or frames keep no tokens.
+
+    >>> [(f.video, f.moment) for f in find([a, b], "the red star")]       # doctest: +SKIP
+    """
+    found: list[Found] = []
+    for video in videos:
+        found += [Found(video, moment) for moment in video.find(query, num_moments=num_moments)]
+        if on_progress is not None:
+            on_progress(video.num_frames)
+    best = sorted(found, key=lambda f: -f.moment.score)[:num_moments]
+    moments = weighted([f.moment for f in best])
+    return [replace(f, moment=moment) for f, moment in zip(best, moments, strict=True)]
+
+
+def concat(videos: Sequence[CompressedVideo]) -> CompressedVideo:
+    """Frames of several compressed videos, one video after the other, as if they were one.
+
+    Raises:
+        UsageError: none given, or they differ in model, compressor, form, or tokens per frame.
+
+    >>> both = concat([a, b])                                             # doctest: +SKIP
+    """
+    if not videos:
+        raise UsageError("concat needs at least one video")
+    kinds = {(v.parts[0].entry.key.model_fingerprint, v.compressor, v.form, v.num_voco_tokens) for v in videos}
+    if len(kinds) > 1:
+        listed = "; ".join(f"model {m[:12]}, {c}, form {f}, {n} tokens a frame" for m, c, f, n in sorted(kinds))
+        raise UsageError(f"videos to join must be compressed alike, but these are: {listed}")
+    return CompressedVideo(videos[0].model, tuple(part for video in videos for part in video.parts))

@@ -1,0 +1,173 @@
+"""Where things are in a cache directory, and how an entry leaves it.
+
+<cache_dir>/
+    3f/3fa9…/manifest.json                 written last; its existence means the entry is whole
+             segment-000000.safetensors
+             segment-000001.safetensors
+    81/81c0…/journal.txt                   an unfinished entry: which segments are safe
+             segment-000000.safetensors
+    c2/c24e…/growing.txt                   an entry that is readable while it grows: what is published
+             segment-000000.safetensors
+    locks/3fa9….lock                       flock of the one writer
+    trash/3fa9….0a1b…                      deleted; its files go when no reader has them open
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from voco_video.cache.growing import GrowingLog, superseded_files
+from voco_video.cache.key import is_digest
+from voco_video.cache.locks import FULL, GROWING, WriteLock, delete_unless_held, index_path, is_held, is_locked, unread
+from voco_video.cache.writer import JOURNAL, MANIFEST_TEMPORARY
+from voco_video.errors import CacheError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths under `cache_dir`; digests are 64 hex digits."""
+
+    cache_dir: Path
+
+    @property
+    def trash_dir(self) -> Path:
+        """Where discarded entries lie until nobody reads them."""
+        return self.cache_dir / "trash"
+
+    def directory(self, digest: str) -> Path:
+        """The directory of an entry, existing or not; CacheError if `digest` is not a whole digest."""
+        if not is_digest(digest):
+            raise CacheError(f"a cache digest is 64 lowercase hex digits, not {digest!r}")
+        return self.cache_dir / digest[:2] / digest
+
+    def directories(self) -> list[Path]:
+        """The directories of all entries in any state, by digest."""
+        found = self.cache_dir.glob("[0-9a-f][0-9a-f]/*")
+        return sorted(path for path in found if is_digest(path.name) and path.name[:2] == path.parent.name)
+
+    def trash(self) -> list[Path]:
+        """The directories of discarded entries."""
+        return sorted(self.trash_dir.glob("*"))
+
+    def make_lock_path(self, digest: str) -> Path:
+        """The path for `WriteLock`, in a directory that exists."""
+        self._lock_path(digest).parent.mkdir(parents=True, exist_ok=True)
+        return self._lock_path(digest)
+
+    def is_being_written(self, digest: str) -> bool:
+        """Whether a process holds the entry's write lock."""
+        return is_locked(self._lock_path(digest))
+
+    @contextmanager
+    def unwritten(self, directory: Path) -> Iterator[bool]:
+        """Whether nobody writes the entry at `directory`; if so, nobody begins to while the block runs."""
+        lock: WriteLock | None = None
+        is_unwritten = True
+        try:
+            lock = WriteLock.try_acquire(self.make_lock_path(directory.name))
+            is_unwritten = lock is not None
+        except OSError as error:
+            # No room for a lock file: then no writer has one, and none can begin before there is room.
+            if error.errno not in FULL:
+                raise
+        try:
+            yield is_unwritten
+        finally:
+            if lock is not None:
+                lock.release(delete_file=not directory.exists())
+
+    def discard(self, directory: Path) -> None:
+        """Take an entry out of the cache in one step; readers keep it. The caller has its write lock.
+
+        Raises:
+            CacheError: the disk has no room to set the entry aside for a reader that has it open.
+        """
+        discarded = self.trash_dir / f"{directory.name}.{uuid.uuid4().hex}"
+        try:
+            self.trash_dir.mkdir(exist_ok=True)
+            directory.rename(discarded)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            discarded = directory  # a full disk may have no room for another name, so its files go where they are
+        if not delete_unless_held(discarded) and discarded == directory:
+            raise CacheError(
+                f"cannot remove cache entry {directory}: a process has it open, and the full disk has no room to set "
+                "it aside; stop that process or remove another entry"
+            )
+
+    def evict(self, directory: Path, *, complete: bool) -> bool:
+        """Discard an entry unless somebody writes or reads it, it is no longer as `complete` as it was, or it is gone.
+
+        Others may do the same at the same time.
+        """
+        with self.unwritten(directory) as is_unwritten:
+            is_as_it_was = directory.exists() and is_complete(directory) == complete
+            if not is_unwritten or not is_as_it_was or is_held(directory):
+                return False
+            self.discard(directory)
+            return True
+
+    def tidy(self, directory: Path) -> None:
+        """Delete what crashes left in an entry's directory, and the directory if that leaves it empty."""
+        if not leftovers(directory) and not _is_empty(directory):
+            return
+        with self.unwritten(directory) as is_unwritten:
+            if not is_unwritten:
+                return
+            with unread(directory) as is_unread:
+                for path in leftovers(directory) if is_unread else ():
+                    path.unlink()
+            if _is_empty(directory):
+                directory.rmdir()
+
+    def empty_trash(self) -> None:
+        """Delete the discarded entries that nobody reads."""
+        for directory in self.trash():
+            delete_unless_held(directory)
+
+    def _lock_path(self, digest: str) -> Path:
+        return self.cache_dir / "locks" / f"{digest}.lock"
+
+
+def is_complete(directory: Path) -> bool:
+    """Whether `directory` holds an entry to read, finished or growing (which may still be damaged)."""
+    return index_path(directory) is not None
+
+
+def is_growing(directory: Path) -> bool:
+    """Whether `directory` holds an entry that is readable while it is written."""
+    return (directory / GROWING).exists()
+
+
+def _is_empty(directory: Path) -> bool:
+    with suppress(FileNotFoundError):  # others may delete it meanwhile
+        return not any(directory.iterdir())
+    return False
+
+
+def leftovers(directory: Path) -> list[Path]:
+    """Files that only a crash leaves behind, provided nobody is writing the entry."""
+    if is_growing(directory):
+        with suppress(CacheError):  # where it is damaged, nothing says what is left over
+            return superseded_files(directory, GrowingLog.load(directory))
+        return []
+    names = [JOURNAL, MANIFEST_TEMPORARY] if is_complete(directory) else [MANIFEST_TEMPORARY]
+    return [directory / name for name in names if (directory / name).exists()]
+
+
+def usage(directory: Path) -> tuple[int, float]:
+    """(bytes on disk, Unix seconds of last use) of an entry; (0, 0) once it is gone."""
+    try:
+        with os.scandir(directory) as files:
+            stats = {file.name: file.stat() for file in files}
+    except (FileNotFoundError, NotADirectoryError):
+        return 0, 0.0
+    index = index_path(directory)
+    times = [stats[index.name]] if index and index.name in stats else list(stats.values())
+    return sum(stat.st_size for stat in stats.values()), max((stat.st_mtime for stat in times), default=0.0)

@@ -1,0 +1,1 @@
+"""A model on disk: its folder is read, checked, loaded, described and converted here."""

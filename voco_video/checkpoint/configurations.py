@@ -1,0 +1,219 @@
+"""A checkpoint's configuration and how its frames are prepared, with what the library leaves unchecked.
+
+The library checks types, and the shapes of weights say whether sizes are right. Neither shows numbers that are out of
+range, layers that are not there, token ids that no vocabulary holds, or frames that the tower cannot take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from voco_video.checkpoint.files import CONFIG, GENERATION_CONFIG, read_config, read_image_processor
+from voco_video.errors import ModelError, VocoVideoError
+from voco_video.files.checked_values import Checked, is_number, is_whole
+from voco_video.files.settings import FETCH_AGAIN, first_line, has_file, read_settings, shown
+from voco_video.model.families import ImageSettings, family_of
+
+_SIZES = (
+    *("hidden_size", "intermediate_size", "embed_dim", "head_dim", "out_hidden_size", "projection_dim", "vocab_size"),
+    *("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "num_heads", "depth", "num_channels"),
+    *("in_channels", "image_size", "patch_size", "temporal_patch_size", "spatial_merge_size", "window_size"),
+    *("num_position_embeddings", "max_position_embeddings", "scale_factor", "tokens_per_second", "image_seq_length"),
+)
+_EPSILONS = ("rms_norm_eps", "layer_norm_eps", "norm_eps")
+_FACTORS = ("repetition_penalty", "temperature", "top_p", "typical_p", "length_penalty", "encoder_repetition_penalty")
+_COUNTS = ("top_k", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_length", "max_length", "num_beams")
+_FIXED_TOWERS = ("clip_vision_model", "siglip_vision_model")
+_OF_PROCESSORS = ("size", "crop_size", "max_image_size", "image_mean", "image_std")
+
+
+def checked_config(folder: Path) -> Any:
+    """The configuration in a folder, of a supported family, its numbers within their limits.
+
+    Raises:
+        ModelError: it is missing, damaged, of another kind of model, or cannot be right.
+    """
+    config, path = read_config(folder), folder / CONFIG
+    family_of(config)
+    settings = read_settings(path)
+    for key, flat in (("vision_config", ()), ("text_config", ("hidden_size", "num_hidden_layers"))):
+        if not settings.get(key) and not (flat and all(name in settings for name in flat)):
+            raise ModelError(f"{path}: {key} is missing, and nothing else says how large the model is; {FETCH_AGAIN}")
+    check_config(config, path)
+    return config
+
+
+def check_config(config: Any, path: Path) -> None:
+    """Refuse a configuration whose numbers cannot be right.
+
+    Args:
+        config: of a supported family.
+        path: its file, for messages.
+
+    Raises:
+        ModelError: names the key and its value.
+    """
+    text, vision = config.get_text_config(decoder=True), config.vision_config
+    for name, part in (("", config), ("text_config.", text), ("vision_config.", vision)):
+        for key in _SIZES:
+            for value in _numbers(getattr(part, key, None)):
+                if not is_whole(value, least=1, most=2**62):
+                    raise ModelError(f"{path}: {name}{key} has to be a whole number from 1 on, not {shown(value)}")
+        for key in _EPSILONS:
+            for value in _numbers(getattr(part, key, None)):
+                if not (is_number(value) and 0 < value < 1):
+                    raise ModelError(f"{path}: {name}{key} has to be a small number above 0, not {shown(value)}")
+    _check_rotations(text, path)
+    _check_heads(text, "text_config", path)
+    _check_heads(vision, "vision_config", path)
+    _check_feature_layers(config, path)
+    ratio = getattr(config, "downsample_ratio", None)
+    if ratio is not None and not (is_number(ratio) and 0 < ratio <= 1 and (1 / ratio).is_integer()):
+        raise ModelError(f"{path}: downsample_ratio has to be 1, 1/2, 1/3, ..., not {shown(ratio)}")
+
+
+def _numbers(value: Any) -> Iterable[Any]:
+    if value is None:
+        return ()
+    return value if isinstance(value, (list, tuple)) else (value,)
+
+
+def _check_rotations(text: Any, path: Path) -> None:
+    rope = getattr(text, "rope_parameters", None) or {}
+    for key in ("rope_theta", "factor", "partial_rotary_factor"):
+        value = rope.get(key)
+        if value is not None and not (is_number(value) and value > 0):
+            raise ModelError(f"{path}: rope_parameters.{key} has to be a number above 0, not {shown(value)}")
+    sections = rope.get("mrope_section")
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    if sections is not None and (
+        not isinstance(sections, (list, tuple))
+        or len(sections) != 3
+        or not all(is_whole(n) for n in sections)
+        or sum(sections) != head_dim // 2
+    ):
+        raise ModelError(
+            f"{path}: rope_parameters.mrope_section has to be three whole numbers that add up to {head_dim // 2}, half "
+            f"of a head, not {shown(sections)}"
+        )
+
+
+def _check_heads(part: Any, name: str, path: Path) -> None:
+    heads = getattr(part, "num_attention_heads", None) or getattr(part, "num_heads", None)
+    if heads is None:
+        return
+    if not getattr(part, "head_dim", None) and part.hidden_size % heads:
+        raise ModelError(f"{path}: {name}: hidden_size {part.hidden_size} is no multiple of its {heads} heads")
+    groups = getattr(part, "num_key_value_heads", None)
+    if groups and heads % groups:
+        raise ModelError(f"{path}: {name}: num_attention_heads {heads} is no multiple of num_key_value_heads {groups}")
+
+
+def _check_feature_layers(config: Any, path: Path) -> None:
+    vision = config.vision_config
+    depth: int = getattr(vision, "num_hidden_layers", None) or getattr(vision, "depth", None) or 0
+    for layer in _numbers(getattr(config, "vision_feature_layer", None)):
+        if not is_whole(layer, least=-depth - 1, most=depth):
+            raise ModelError(
+                f"{path}: vision_feature_layer has to be a layer of the tower, from {-depth - 1} to {depth}, "
+                f"not {shown(layer)}"
+            )
+    for key in ("deepstack_visual_indexes", "fullatt_block_indexes"):
+        for layer in _numbers(getattr(vision, key, None)):
+            if not is_whole(layer, most=depth - 1):
+                raise ModelError(
+                    f"{path}: vision_config.{key} has to name layers from 0 to {depth - 1}, not {shown(layer)}"
+                )
+
+
+# ---------------------------------------------------------------------- frames
+
+
+def read_images(folder: Path, config: Any) -> ImageSettings:
+    """How frames are prepared, from a folder's image processor.
+
+    Raises:
+        ModelError: there is none, it is damaged, or asks for something that is not supported.
+    """
+    family, processor = family_of(config), read_image_processor(folder)
+    try:
+        return family.image_settings(processor, config)
+    except VocoVideoError as error:
+        raise ModelError(
+            f"the image processor in {folder} (preprocessor_config.json) cannot be used: {error}"
+        ) from error
+    except (TypeError, KeyError, ValueError, AttributeError, ArithmeticError) as error:
+        found = {
+            name: getattr(processor, name) for name in _OF_PROCESSORS if getattr(processor, name, None) is not None
+        }
+        raise ModelError(
+            f"the image processor in {folder} cannot be used ({first_line(error)}): {shown(found)} is not what "
+            f"{family.title} needs"
+        ) from error
+
+
+def check_frames(images: ImageSettings, config: Any, path: Path) -> int:
+    """Refuse frames that the tower cannot take.
+
+    Args:
+        path: the file that says how frames are prepared, for messages.
+
+    Returns:
+        N, the vision tokens of a frame.
+
+    Raises:
+        ModelError: names the two sizes that do not go together.
+    """
+    fit, vision = images.fit, config.vision_config
+    height_and_width = {fit.height, fit.width}
+    if vision.model_type in _FIXED_TOWERS and height_and_width != set(_numbers(vision.image_size)):
+        raise ModelError(
+            f"{path}: frames of {fit.height} x {fit.width} pixels; the vision tower in config.json takes "
+            f"image_size {vision.image_size}"
+        )
+    try:
+        count = family_of(config).num_vision_tokens(config, fit)
+    except VocoVideoError as error:
+        raise ModelError(f"{path}: {error}") from error
+    if count < 1:
+        raise ModelError(f"{path}: frames of {fit.height} x {fit.width} pixels are less than one vision token")
+    return count
+
+
+def check_token_ids(ids: Iterable[int], vocab_size: int, path: Path, key: str) -> None:
+    """Refuse token ids that the model has no embedding for.
+
+    Args:
+        path, key: where they come from, for messages.
+
+    Raises:
+        ModelError: names the first such id.
+    """
+    for token in ids:
+        if not 0 <= token < vocab_size:
+            raise ModelError(f"{path}: {key}: token id {token} is not below the model's vocab_size {vocab_size}")
+
+
+def check_generation(folder: Path, vocab_size: int) -> bool:
+    """Whether a folder has a generation_config.json, its values within their limits.
+
+    Raises:
+        ModelError: it is damaged, or names a key whose value cannot be right.
+    """
+    path = folder / GENERATION_CONFIG
+    if not has_file(folder, GENERATION_CONFIG):
+        return False
+    settings = read_settings(path)
+    checked = Checked(settings, path)
+    for key in ("eos_token_id", "pad_token_id", "bos_token_id"):
+        checked.get(
+            key, "a token id, a list of them or null", lambda v: all(is_whole(i, least=-1) for i in _numbers(v)), None
+        )
+    check_token_ids(_numbers(settings.get("eos_token_id")), vocab_size, path, "eos_token_id")
+    for key in _FACTORS:
+        checked.get(key, "a number above 0", lambda v: v is None or (is_number(v) and v >= 0), None)
+    for key in _COUNTS:
+        checked.get(key, "a whole number", lambda v: v is None or is_whole(v), None)
+    return True

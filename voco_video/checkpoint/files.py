@@ -1,0 +1,311 @@
+"""The files in a checkpoint's folder: configuration, image processor, tokenizer, weights in one piece or in shards.
+
+Folders come from anywhere: copied halfway, fetched without Git LFS, edited by hand. Whatever is wrong with a file is a
+`ModelError` that names it and says what to do; nothing that a folder brings is ever executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+
+from voco_video.errors import ModelError
+from voco_video.files.paths import expanded
+from voco_video.files.settings import (
+    FETCH_AGAIN,
+    check_content,
+    first_line,
+    has_file,
+    is_there,
+    read_settings,
+    read_text,
+    shown,
+)
+from voco_video.files.weights import read_weights
+
+CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
+VOCO_CONFIG, VOCO_WEIGHTS = "voco_config.json", "voco.safetensors"
+RETRIEVAL_WEIGHTS = "retrieval.safetensors"
+ASSETS = Path(__file__).parents[1] / "assets"
+_NUM_SAMPLES = 64
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_TABLES = (".position_ids", ".inv_freq", ".num_batches_tracked")  # no weights; every model makes them for itself
+_VOCABULARIES = ("tokenizer.json", "tokenizer.model")
+_TOKENIZER_FILES = (*_VOCABULARIES, "tokenizer_config.json")
+_TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json")
+_CHAT_TEMPLATE = "chat_template.jinja"
+_PROCESSOR_SETTINGS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+
+# Layouts that need code of their own, which is never run; what holds the same model in the library's own layout.
+_INSTEAD = {
+    "internvl_chat": "the conversion of the same model whose name ends in -hf, such as OpenGVLab/InternVL3-1B-hf",
+    "llava_qwen": "a conversion such as llava-hf/llava-onevision-qwen2-7b-ov-hf",
+    "llava_mistral": "a LLaVA-1.5 or LLaVA-OneVision checkpoint of llava-hf, such as llava-hf/llava-1.5-7b-hf",
+    "llava_mpt": "a LLaVA-1.5 or LLaVA-OneVision checkpoint of llava-hf, such as llava-hf/llava-1.5-7b-hf",
+    "vila": "another family, such as Qwen/Qwen2.5-VL-7B-Instruct",
+    "nvila": "another family, such as Qwen/Qwen2.5-VL-7B-Instruct",
+}
+_INSTEAD_OF_VILA = _INSTEAD["vila"]
+_INSTEAD_OF_OTHERS = "a conversion to the library's own layout, often under the same name with -hf at its end"
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The folder of a checkpoint: a path, an embedded model's name, or a hub id in the local Hugging Face cache.
+
+    Args:
+        path: ``name@revision`` pins a hub id to a branch, a tag or a commit.
+
+    Raises:
+        ModelError: nothing of that name is here; nothing is downloaded.
+    """
+    folder = expanded(path)
+    for candidate in (folder, ASSETS / str(path)):
+        if any(has_file(candidate, name) for name in (CONFIG, VOCO_CONFIG)):
+            return candidate
+    if is_there(folder):
+        lacks = f"holds no {CONFIG} (nor, as an adapter does, {VOCO_CONFIG})" if folder.is_dir() else "is no folder"
+        raise ModelError(f"{folder} {lacks}, so it is not a checkpoint folder")
+    known = ", ".join(sorted(p.name for p in ASSETS.iterdir() if p.is_dir())) if ASSETS.is_dir() else "none"
+    name, _, revision = str(path).partition("@")
+    try:
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(name, revision=revision or None, local_files_only=True))
+    except Exception as error:
+        fetch = f"hf download {name}" + (f" --revision {revision}" if revision else "")
+        raise ModelError(
+            f"no checkpoint {str(path)!r}: not a folder, not an embedded model ({known}), and not in the local Hugging "
+            f"Face cache. Fetch a hub model first with `{fetch}`"
+        ) from error
+
+
+# ---------------------------------------------------------------------- what the library reads
+
+
+def read_config(folder: Path) -> Any:
+    """The configuration that a folder's config.json declares.
+
+    Raises:
+        ModelError: it is missing or damaged, or of a model_type that the library does not know or that needs code from
+            the folder.
+    """
+    path = folder / CONFIG
+    settings = read_settings(path)
+    model_type = settings.get("model_type")
+    if not isinstance(model_type, str):
+        raise ModelError(f"{path}: model_type has to be a name such as 'llava', not {shown(model_type)}; {FETCH_AGAIN}")
+    if (instead := instead_of(settings)) is not None:
+        raise ModelError(
+            f"{path}: model_type {model_type!r} is a layout that needs its own code, which is never run; use {instead}"
+        )
+    if settings.get("quantization_config") is not None:
+        raise ModelError(
+            f"{path}: quantization_config: quantized weights are not supported; use the checkpoint in 16 bits, with "
+            "--weight-bits 8 or 4 to save memory"
+        )
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # the library raises anything
+        if "auto_map" in settings:
+            raise ModelError(
+                f"{path}: model_type {model_type!r} needs its own code, which is never run; use {_INSTEAD_OF_OTHERS}"
+            ) from error
+        raise ModelError(f"{path} cannot be read: {first_line(error)}") from error
+
+
+def instead_of(settings: dict[str, Any]) -> str | None:
+    """What to use in place of a layout that needs its own code; None for other layouts.
+
+    Args:
+        settings: the content of its config.json.
+    """
+    if "llm_cfg" in settings and "vision_tower_cfg" in settings:  # VILA and NVILA, under several model_types
+        return _INSTEAD_OF_VILA
+    return _INSTEAD.get(str(settings.get("model_type")))
+
+
+def read_image_processor(folder: Path) -> Any:
+    """The image processor in a folder.
+
+    Raises:
+        ModelError: there is none, or one that cannot be read here.
+    """
+    found = {name: read_settings(folder / name) for name in _PROCESSOR_SETTINGS if has_file(folder, name)}
+    declared = found.get("preprocessor_config.json") or found.get("processor_config.json", {}).get("image_processor")
+    for key in ("image_mean", "image_std"):
+        if found and key not in (declared if isinstance(declared, dict) else {}):
+            raise ModelError(f"the image processor in {folder} cannot be read: {key} is missing in {next(iter(found))}")
+    try:
+        return AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # the library raises anything
+        raise ModelError(
+            f"the image processor in {folder} cannot be read: {first_line(error)}. Its preprocessor_config.json has to "
+            f"be that of a supported family; {FETCH_AGAIN}"
+        ) from error
+
+
+def read_tokenizer(folder: Path, *, config: Any = None) -> Any:
+    """The tokenizer in a folder or None, with the chat template of a processor beside it where it has none itself.
+
+    Args:
+        config: a configuration to go by in place of the folder's own.
+
+    Raises:
+        ModelError: there is a tokenizer that cannot be read here.
+    """
+    if not any(has_file(folder, name) for name in _TOKENIZER_FILES):
+        return None
+    settings = {name: read_settings(folder / name) for name in _TOKENIZER_SETTINGS if has_file(folder, name)}
+    if has_file(folder, _CHAT_TEMPLATE):
+        read_text(folder / _CHAT_TEMPLATE)
+    found = [folder / name for name in _VOCABULARIES if has_file(folder, name)]
+    if not found and not has_file(folder, "vocab.json"):
+        raise ModelError(f"{folder} holds tokenizer_config.json without tokenizer.json: {FETCH_AGAIN}")
+    for path in found:
+        check_content(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
+    except Exception as error:  # the library raises anything
+        if (folder / "tokenizer.json").is_file():
+            read_settings(folder / "tokenizer.json")  # says where it is damaged
+        files = ", ".join([*(path.name for path in found), *settings])
+        reason = f"the tokenizer in {folder} ({files}) cannot be read: {first_line(error)}"
+        if not (folder / "tokenizer.json").is_file():
+            reason += " Its tokenizer.model needs two packages: pip install sentencepiece protobuf"
+        raise ModelError(reason) from error
+    beside = settings.get("chat_template.json", {})
+    if tokenizer.chat_template is None and beside:
+        if not isinstance(beside.get("chat_template"), str):
+            raise ModelError(f"{folder / 'chat_template.json'}: chat_template has to be text; {FETCH_AGAIN}")
+        tokenizer.chat_template = beside["chat_template"]
+    return tokenizer
+
+
+# ---------------------------------------------------------------------- weights
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """A checkpoint's files of weights, safetensors before pickles, one file before shards, as the library has it.
+
+    Raises:
+        ModelError: there are none, or the list of shards is damaged.
+    """
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if has_file(folder, name):
+            return [folder / name]
+        if has_file(folder, f"{name}.index.json"):
+            return _shards(folder / f"{name}.index.json")
+    raise ModelError(f"{folder} holds no weights: neither model.safetensors nor pytorch_model.bin, nor shards of them")
+
+
+def _shards(index: Path) -> list[Path]:
+    names = read_settings(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise ModelError(f"{index}: weight_map has to name the file of every weight, not {shown(names)}; {FETCH_AGAIN}")
+    for weight, name in names.items():
+        if not isinstance(name, str) or name != Path(name).name or name in ("", ".", "..") or len(name) > 255:
+            raise ModelError(f"{index}: weight_map[{shown(weight)}] has to name a file beside it, not {shown(name)}")
+    return [index.parent / name for name in sorted(set(names.values()))]
+
+
+@dataclass(frozen=True)
+class StoredWeight:
+    """One tensor of a file, read when it is indexed and let go with the tensor that this gives.
+
+    The library takes these in place of tensors. A weight that is kept as it is stays a view of the file, which the
+    system reads page by page and shares among processes; of one that is converted nothing but the result stays.
+
+    Attributes:
+        path: the file.
+        name: of the tensor in it.
+        shape: of that tensor.
+        mapped: the open file, for a weight that is kept as it is.
+    """
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    mapped: Any = None
+
+    def __getitem__(self, index: Any) -> Tensor:
+        if self.path.suffix != ".safetensors":
+            return read_weights(self.path)[self.name][index]
+        if self.mapped is not None:
+            return self.mapped.get_tensor(self.name)[index]
+        with safe_open(self.path, "pt") as file:
+            tensor: Tensor = file.get_tensor(self.name)
+        return tensor[index]
+
+
+def stored_weights(files: Iterable[Path], *, dtype: torch.dtype) -> dict[str, StoredWeight]:
+    """The tensors of a checkpoint's files by name, none of them read.
+
+    Args:
+        dtype: the type that they are going to have.
+
+    Raises:
+        ModelError: a file is missing or damaged, or a pickle that holds more than weights.
+    """
+    weights: dict[str, StoredWeight] = {}
+    for path in files:
+        if path.suffix == ".safetensors":
+            weights |= _stored_in(path, dtype)
+        else:
+            weights |= {n: StoredWeight(path, n, tuple(t.shape)) for n, t in read_weights(path).items()}
+    return weights
+
+
+def _stored_in(path: Path, dtype: torch.dtype) -> dict[str, StoredWeight]:
+    check_content(path)
+    try:
+        file = safe_open(path, "pt")
+        heads = {name: file.get_slice(name) for name in list(file.keys())}
+        kinds = {name: (head.get_dtype(), tuple(head.get_shape())) for name, head in heads.items()}
+    except Exception as error:  # the library raises anything
+        raise ModelError(f"{path} cannot be read as weights: {first_line(error)}; {FETCH_AGAIN}") from error
+    kept = str(dtype).removeprefix("torch.")
+    for name, (kind, _) in kinds.items():
+        if kind not in _DTYPES and not name.endswith(_TABLES):
+            raise ModelError(
+                f"{path}: {name} is of type {kind}; weights have to be floating-point numbers of 16 bits or more; use "
+                "the checkpoint as it was before it was quantized"
+            )
+    return {
+        name: StoredWeight(path, name, shape, file if _DTYPES.get(kind) == kept else None)
+        for name, (kind, shape) in kinds.items()
+    }
+
+
+def sampled(tensor: Tensor) -> memoryview:
+    """The bytes of a few numbers of a tensor from end to end, so that of a mapped one little is read."""
+    flat = tensor.detach().flatten()
+    step = max(1, (len(flat) - 1) // (_NUM_SAMPLES - 1)) if len(flat) else 1
+    data: memoryview = flat[::step].cpu().contiguous().view(torch.uint8).numpy().data
+    return data
+
+
+def weights_dtype(folder: Path) -> str | None:
+    """The type of a checkpoint's first weight, from the head of its file.
+
+    None for pickles, which have no head, and where no weights are here: a configuration can be described alone.
+
+    Raises:
+        ModelError: the file is damaged.
+    """
+    path = min(folder.glob("model*.safetensors"), default=None)
+    if path is None:
+        return None
+    check_content(path)
+    try:
+        with safe_open(path, "pt") as file:
+            name: str = file.get_slice(next(iter(file.keys()))).get_dtype()
+    except Exception as error:  # the library raises anything
+        raise ModelError(f"{path} cannot be read as weights: {first_line(error)}; {FETCH_AGAIN}") from error
+    return _DTYPES.get(name, name)

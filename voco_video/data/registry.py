@@ -1,0 +1,99 @@
+"""Any data set by its name, for training, evaluation and `voco-video data check`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from voco_video.data.conversations import find_mix665k, load_conversations
+from voco_video.data.multiple_choice import (
+    CHOICE_SIZES,
+    check_choice_names,
+    choices_looked_for,
+    default_split,
+    find_choice_annotations,
+    load_multiple_choice,
+)
+from voco_video.data.samples import Dataset, SplitSize
+from voco_video.data.video_qa import PUBLISHED_SIZES, check_names, find_annotations, load_video_qa, looked_for
+from voco_video.errors import UsageError
+
+VIDEO_QA_SETS = ("msvd", "msrvtt", "activitynet")
+CHOICE_SETS = ("egoschema", "nextqa", "videomme", "mlvu")
+VIDEO_SETS = (*VIDEO_QA_SETS, *CHOICE_SETS)
+MIX665K = "llava-mix665k"
+CONVERSATION_SUFFIXES = (".json", ".jsonl")
+
+
+def load_dataset(
+    dataset: str,
+    root: str | os.PathLike[str] | None = None,
+    *,
+    split: str | None = None,
+    annotations: str | os.PathLike[str] | None = None,
+) -> Dataset:
+    """A data set by its name, or a file of conversations.
+
+    Args:
+        dataset: a name of VIDEO_SETS, "llava-mix665k", or the path of a .json or .jsonl file.
+        root: the folder with the media; None: the current one, or the conversation file's.
+        split: of the video sets; conversations have none. None: "test", but "val" of egoschema and mlvu.
+        annotations: where the annotations are, if not in root: a file, or for the video sets a folder.
+
+    Raises:
+        UsageError: an unknown data set or split, or annotations for a file that is its own.
+        DataError: see `load_video_qa`, `load_multiple_choice` and `load_conversations`.
+
+    >>> load_dataset("msvd", "data/MSVD", split="train").num_questions  # doctest: +SKIP
+    30933
+    """
+    check_dataset_name(dataset)
+    if dataset in VIDEO_QA_SETS:
+        return load_video_qa(dataset, root or ".", split=split or default_split(dataset), annotations=annotations)
+    if dataset in CHOICE_SETS:
+        return load_multiple_choice(dataset, root or ".", split=split, annotations=annotations)
+    if dataset == MIX665K:
+        root = Path(root or ".")
+        return load_conversations(annotations or find_mix665k(root), media_dir=root)
+    if annotations is not None:
+        raise UsageError(f"annotations is {str(annotations)!r}, but {dataset} holds its own: leave one of them out")
+    return load_conversations(dataset, media_dir=root)
+
+
+def check_dataset_name(dataset: str) -> None:
+    """Refuse what is neither a known data set nor named like a file of conversations.
+
+    Raises:
+        UsageError: with the names that there are.
+    """
+    if dataset not in (*VIDEO_SETS, MIX665K) and not dataset.lower().endswith(CONVERSATION_SUFFIXES):
+        known = ", ".join((*VIDEO_SETS, MIX665K))
+        raise UsageError(f"dataset is {dataset!r}, but has to be {known}, or a .json or .jsonl of conversations")
+
+
+def published_size(dataset: str, split: str) -> SplitSize | None:
+    """What a video set's split has as published; None: nobody published such a split."""
+    return PUBLISHED_SIZES.get((dataset, split)) or CHOICE_SIZES.get((dataset, split))
+
+
+def check_split(dataset: str, split: str) -> None:
+    """Refuse a split that a video set does not have.
+
+    Raises:
+        UsageError: always with the names that there are.
+    """
+    (check_choice_names if dataset in CHOICE_SETS else check_names)(dataset, split)
+
+
+def absent_annotations(dataset: str, place: str | os.PathLike[str], split: str) -> str:
+    """That a video set's annotations are not in a place, in words; "" where they are.
+
+    Raises:
+        DataError: no such place, or two files with equal right.
+    """
+    if dataset in CHOICE_SETS:
+        found: object = find_choice_annotations(dataset, place, split)
+        looked = choices_looked_for(dataset, split)
+    else:
+        found, looked = find_annotations(place, split), looked_for(split)
+    return "" if found else f"{place} has no annotations of the {split} split ({looked})"

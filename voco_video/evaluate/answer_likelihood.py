@@ -1,0 +1,245 @@
+"""Answers of a vocabulary ranked by their likelihood: what top-1 and top-10 of classifiers on the QA sets compare with.
+
+    log p(answer | frames, question) = sum of log p(token | frames, question, tokens before), the end token included
+
+The answers' tokens form a trie. One pass over a prefix that stays shared reads the question and every inner node:
+
+    VoCo tokens (prefix) | question, causal | nodes, each seeing prefix, question and the nodes that lead to it
+
+so a beginning that many answers share is read once, and no keys are copied per answer.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from voco_video.data.samples import Dataset
+from voco_video.errors import ModelError, UsageError
+from voco_video.model.backbone import CACHE_ARGUMENT, Backbone
+from voco_video.model.inference import undisturbed
+from voco_video.model.voco import Prefix, VocoModel
+
+MAX_NODES_PER_PASS = 1024
+_ROWS_PER_HEAD_PASS = 256  # logits of a row take as many floats as the vocabulary has tokens
+
+
+def answer_vocabulary(train: Dataset, size: int) -> tuple[str, ...]:
+    """The commonest answers of a training split, commonest first; equally common ones in the alphabet's order.
+
+    Raises:
+        UsageError: ``size`` is below 1.
+
+    >>> answer_vocabulary(load_dataset("msvd", "data/MSVD", split="train"), 3)      # doctest: +SKIP
+    ('man', 'someone', 'woman')
+    """
+    if size < 1:
+        raise UsageError(f"a vocabulary of {size} answers cannot be ranked; give 1 or more")
+    counts = Counter(turn.answer for sample in train.samples for turn in sample.turns)
+    return tuple(sorted(counts, key=lambda answer: (-counts[answer], answer))[:size])
+
+
+@dataclass(frozen=True)
+class Ranker:
+    """A model with a vocabulary of A answers, tokenized once.
+
+    Attributes:
+        model: what says how likely an answer is.
+        answers: the vocabulary.
+        tries: their tokens, in parts that one pass can read.
+    """
+
+    model: VocoModel
+    answers: tuple[str, ...]
+    tries: tuple[Trie, ...] = field(repr=False)
+
+    @staticmethod
+    def of(model: VocoModel, answers: Sequence[str]) -> Ranker:
+        """Tokenize a vocabulary.
+
+        Raises:
+            ModelError: the chat template does not write an answer after a question as it stands.
+            UsageError: the attention implementation takes no masks.
+        """
+        implementation = model.backbone.text_config._attn_implementation
+        if implementation not in ("sdpa", "eager"):
+            raise UsageError(f"attention {implementation!r} cannot rank a vocabulary; use 'sdpa'")
+        return Ranker(model, tuple(answers), build_tries(answer_token_ids(model.backbone, answers)))
+
+    def log_likelihoods(self, prefix: Prefix, question: str) -> Tensor:
+        """Natural logarithm of each answer's probability after a question, float32 ``[A]`` on the CPU."""
+        return score_tries(self.model, prefix, self._prompt(question), self.tries)[0]
+
+    def losses(self, prefix: Prefix, question: str) -> tuple[Tensor, Tensor]:
+        """Mean negative log-likelihood per token of each answer, float32 ``[A]``, and whether greedy decoding gives it,
+        bool ``[A]``; on the CPU."""
+        scores, is_greedy = score_tries(self.model, prefix, self._prompt(question), self.tries)
+        num_tokens = sum(torch.bincount(trie.step_answers, minlength=len(self.answers)) for trie in self.tries)
+        return -scores / num_tokens, is_greedy
+
+    def rank(self, prefix: Prefix, question: str, answer: str) -> int | None:
+        """How many answers are at least as likely as this one, itself included; None where it is not in the vocabulary.
+
+        Answers that are exactly as likely count against it, so a model that tells nothing apart gets no credit.
+        """
+        if answer not in self.answers:
+            return None
+        scores = self.log_likelihoods(prefix, question)
+        return int((scores >= scores[self.answers.index(answer)]).sum())
+
+    def _prompt(self, question: str) -> list[int]:
+        return self.model.backbone.conversation_ids([{"role": "user", "content": question.strip()}])
+
+
+@dataclass(frozen=True)
+class Trie:
+    """Token sequences of several answers as the M beginnings they have, without empty and whole ones.
+
+    Attributes:
+        token_ids: last token of each beginning, ``[M]``; a beginning comes after the shorter ones in it.
+        depths: tokens before that one, ``[M]``.
+        visible: ``[M, M]``, whether a row's beginning starts with a column's.
+        step_sources: per token of every answer where it is predicted: 0 at the question's end, m + 1 at node m.
+        step_token_ids, step_answers: that token, and the answer it belongs to.
+        num_answers: A, over all tries of a vocabulary.
+    """
+
+    token_ids: Tensor
+    depths: Tensor
+    visible: Tensor = field(repr=False)
+    step_sources: Tensor = field(repr=False)
+    step_token_ids: Tensor = field(repr=False)
+    step_answers: Tensor = field(repr=False)
+    num_answers: int
+
+
+def answer_token_ids(backbone: Backbone, answers: Sequence[str]) -> list[tuple[int, ...]]:
+    """What the model would have to generate to give each answer and nothing else: its tokens, and the end token.
+
+    Raises:
+        ModelError: an answer's tokens do not simply follow the question's.
+    """
+    asked = [{"role": "user", "content": "what is it?"}]
+    prompt = backbone.conversation_ids(asked)[len(backbone.template.text_before_ids) :]
+    start = len(backbone.conversation_text(asked))
+    ends = backbone.model.generation_config.eos_token_id
+    end_ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    usual_end = end_ids[0] if end_ids else None
+    sequences = []
+    for answer in map(backbone.typed_text.broken, answers):
+        told = [*asked, {"role": "assistant", "content": answer}]
+        text = backbone.conversation_text(told, add_generation_prompt=False)
+        stop = text.find(answer.strip(), start) + len(answer.strip())
+        ids = backbone.token_ids(text[:stop])
+        if stop < start or list(ids[: len(prompt)]) != prompt or len(ids) == len(prompt):
+            raise ModelError(f"answer {answer!r} cannot be ranked: its tokens do not simply follow the question's")
+        after = backbone.token_ids(text[stop:])
+        end = next((token for token in after if token in end_ids), usual_end)
+        sequences.append((*ids[len(prompt) :], *([] if end is None else [end])))
+    return sequences
+
+
+def build_tries(sequences: Sequence[Sequence[int]], *, max_nodes: int = MAX_NODES_PER_PASS) -> tuple[Trie, ...]:
+    """Token sequences, none of them empty, to tries of at most ``max_nodes`` nodes (or one sequence) each."""
+    order = sorted(range(len(sequences)), key=lambda i: tuple(sequences[i]))  # those that share beginnings together
+    groups: list[list[int]] = []
+    num_nodes = 0
+    for place, i in enumerate(order):
+        before = sequences[order[place - 1]] if place else ()
+        num_new = len(sequences[i]) - 1 - _num_shared(before, sequences[i])
+        if not groups or num_nodes + num_new > max_nodes:
+            groups.append([])
+            num_nodes, num_new = 0, len(sequences[i]) - 1
+        groups[-1].append(i)
+        num_nodes += max(0, num_new)
+    return tuple(_build_trie(sequences, group) for group in groups)
+
+
+def _num_shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """Nodes that two neighbours in order share: beginnings of both that are whole in neither."""
+    longest = min(len(one), len(other)) - 1
+    return next((i for i in range(longest) if one[i] != other[i]), max(0, longest))
+
+
+def _build_trie(sequences: Sequence[Sequence[int]], group: Sequence[int]) -> Trie:
+    nodes: dict[tuple[int, ...], int] = {}
+    steps: list[tuple[int, int, int]] = []
+    for i in group:
+        for depth, token in enumerate(sequences[i]):
+            beginning = tuple(sequences[i][:depth])
+            if depth:
+                nodes.setdefault(beginning, len(nodes))
+            steps.append((nodes[beginning] + 1 if depth else 0, token, i))
+    visible = torch.eye(len(nodes), dtype=torch.bool)
+    for beginning, m in nodes.items():
+        if len(beginning) > 1:
+            visible[m] |= visible[nodes[beginning[:-1]]]
+    sources, token_ids, answers = torch.tensor(steps).T
+    return Trie(
+        token_ids=torch.tensor([beginning[-1] for beginning in nodes], dtype=torch.long),
+        depths=torch.tensor([len(beginning) - 1 for beginning in nodes], dtype=torch.long),
+        visible=visible,
+        step_sources=sources,
+        step_token_ids=token_ids,
+        step_answers=answers,
+        num_answers=len(sequences),
+    )
+
+
+@undisturbed()
+def score_tries(
+    model: VocoModel, prefix: Prefix, prompt: Sequence[int], tries: Sequence[Trie]
+) -> tuple[Tensor, Tensor]:
+    """Log-likelihood of every answer after a prompt of token ids, float32 ``[A]``, and whether none of its tokens is
+    less likely than another would be, bool ``[A]``; on the CPU."""
+    scores = torch.zeros(tries[0].num_answers, dtype=torch.float32)
+    num_missed = torch.zeros(tries[0].num_answers, dtype=torch.float32)
+    for trie in tries:
+        hidden = _hidden_states(model, prefix, prompt, trie)  # [1 + M, D]
+        for rows, log_probs in _log_probs(model, hidden):
+            here = (trie.step_sources >= rows.start) & (trie.step_sources < rows.stop)
+            sources = (trie.step_sources[here] - rows.start).to(log_probs.device)
+            values = log_probs[sources, trie.step_token_ids[here].to(log_probs.device)]
+            is_missed = (values < log_probs.max(-1).values[sources]).float()
+            scores.index_add_(0, trie.step_answers[here], values.cpu())
+            num_missed.index_add_(0, trie.step_answers[here], is_missed.cpu())
+    return scores, num_missed == 0
+
+
+def _hidden_states(model: VocoModel, prefix: Prefix, prompt: Sequence[int], trie: Trie) -> Tensor:
+    """Last hidden states at the prompt's last token and at every node, ``[1 + M, D]``."""
+    device, length = model.backbone.device, len(prompt)
+    token_ids = torch.cat([torch.tensor(prompt), trie.token_ids])  # [T + M]
+    offsets = torch.cat([torch.arange(length), length + trie.depths])
+    with model.answering(prefix.form):
+        hidden = model.backbone.decoder(
+            inputs_embeds=model.backbone.embed(token_ids)[None],
+            attention_mask=_mask(prefix.length, length, trie).to(device, model.backbone.dtype),
+            position_ids=(prefix.text_start + offsets)[None].to(device),
+            use_cache=True,
+            **{CACHE_ARGUMENT: prefix.to_cache()},
+        ).last_hidden_state
+    return hidden[0, length - 1 :]
+
+
+def _mask(prefix_length: int, prompt_length: int, trie: Trie) -> Tensor:
+    """What is added to attention scores, ``[1, 1, T + M, S + T + M]``: 0 where a row sees a column, else -inf."""
+    num_nodes = len(trie.token_ids)
+    seen = torch.zeros(prompt_length + num_nodes, prefix_length + prompt_length + num_nodes, dtype=torch.bool)
+    end = prefix_length + prompt_length
+    seen[:, :prefix_length] = True
+    seen[:prompt_length, prefix_length:end] = torch.ones(prompt_length, prompt_length, dtype=torch.bool).tril()
+    seen[prompt_length:, prefix_length:end] = True
+    seen[prompt_length:, end:] = trie.visible
+    return torch.zeros(seen.shape, dtype=torch.float32).masked_fill(~seen, float("-inf"))[None, None]
+
+
+def _log_probs(model: VocoModel, hidden: Tensor) -> Iterator[tuple[range, Tensor]]:
+    """Next-token log-probabilities ``[rows, vocabulary]`` of some rows of ``hidden`` at a time."""
+    for start in range(0, len(hidden), _ROWS_PER_HEAD_PASS):
+        rows = range(start, min(start + _ROWS_PER_HEAD_PASS, len(hidden)))
+        yield rows, model.backbone.logits(hidden[rows.start : rows.stop]).float().log_softmax(-1)

@@ -1,0 +1,281 @@
+"""Work shared among processes: this one alone, processes that it starts, or those that torchrun started.
+
+Work is a function of a model, jobs, the process's rank and a callback. Jobs are dealt in turn, so who does what
+follows from the list of jobs and the number of processes alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING, Any, Protocol
+
+from voco_video.errors import UsageError, VocoVideoError
+from voco_video.video.container import num_processors
+
+if TYPE_CHECKING:
+    from voco_video.api import VideoModel
+
+OnDone = Callable[[int], None]
+Work = Callable[["VideoModel", Sequence[Any], int, OnDone], None]
+"""``work(model, jobs, rank, on_done)``; it calls ``on_done`` with how much it has done since the last call."""
+
+log = logging.getLogger(__name__)
+
+_FINISHED = "finished"
+_LONG_ENOUGH = timedelta(days=30)  # a process that is done waits for the slowest
+
+
+class Processes(Protocol):
+    """Who shares the work.
+
+    Attributes:
+        rank: this process's number; 0 plans the work and puts the results together.
+        num_processes: how many there are.
+    """
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def num_processes(self) -> int: ...
+
+    def agree(self, jobs: Sequence[Any]) -> Sequence[Any]:
+        """The jobs of process 0, to every process."""
+
+    def visible(self, jobs: Sequence[Any]) -> Sequence[Any]:
+        """The jobs whose progress this process hears of."""
+
+    def run(self, work: Work, model: VideoModel, jobs: Sequence[Any], on_done: OnDone) -> None:
+        """Do the jobs; returns when every process has done its own."""
+
+    def wait(self) -> None:
+        """Until every process has come here."""
+
+
+@dataclass(frozen=True)
+class Alone:
+    """This process does everything."""
+
+    rank: int = 0
+    num_processes: int = 1
+
+    def agree(self, jobs: Sequence[Any]) -> Sequence[Any]:
+        return jobs
+
+    def visible(self, jobs: Sequence[Any]) -> Sequence[Any]:
+        return jobs
+
+    def run(self, work: Work, model: VideoModel, jobs: Sequence[Any], on_done: OnDone) -> None:
+        if jobs:
+            work(model, jobs, self.rank, on_done)
+
+    def wait(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Spawned:
+    """This process and others that it starts, each with a model of its own.
+
+    Attributes:
+        num_processes: how many, this one included.
+        load: gives the model of a rank; has to be picklable.
+    """
+
+    num_processes: int
+    load: Callable[[int], VideoModel]
+    rank: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_processes < 1:
+            raise UsageError(f"num_workers={self.num_processes}: it takes at least 1 process")
+
+    def agree(self, jobs: Sequence[Any]) -> Sequence[Any]:
+        return jobs
+
+    def visible(self, jobs: Sequence[Any]) -> Sequence[Any]:
+        return jobs
+
+    def run(self, work: Work, model: VideoModel, jobs: Sequence[Any], on_done: OnDone) -> None:
+        _warn_of_crowding(model, self.num_processes)
+        shares = [jobs[rank :: self.num_processes] for rank in range(self.num_processes)]
+        with _children(self.load, work, {r: share for r, share in enumerate(shares) if share and r}) as children:
+
+            def done(count: int) -> None:
+                on_done(count)
+                children.listen(on_done, timeout_seconds=0)
+
+            if shares[0]:
+                work(model, shares[0], 0, done)
+            while children.connections:
+                children.listen(on_done, timeout_seconds=None)
+
+    def wait(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Torchrun:
+    """The processes of a torchrun command, also on several machines that share the folders."""
+
+    rank: int
+    num_processes: int
+
+    @staticmethod
+    def from_environment() -> Torchrun | None:
+        """What torchrun says about this process; None where it was not started by torchrun."""
+        if not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys():
+            return None
+        return Torchrun(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+
+    def agree(self, jobs: Sequence[Any]) -> Sequence[Any]:
+        import torch.distributed as dist
+
+        dist.init_process_group("gloo", timeout=_LONG_ENOUGH)
+        box = [list(jobs)]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def visible(self, jobs: Sequence[Any]) -> Sequence[Any]:
+        return jobs[self.rank :: self.num_processes]
+
+    def run(self, work: Work, model: VideoModel, jobs: Sequence[Any], on_done: OnDone) -> None:
+        if mine := self.visible(jobs):
+            work(model, mine, self.rank, on_done)
+        self._meet()
+
+    def wait(self) -> None:
+        import torch.distributed as dist
+
+        self._meet()
+        dist.destroy_process_group()
+
+    def _meet(self) -> None:
+        import torch.distributed as dist
+
+        dist.barrier()
+
+
+def device_of(device: str, rank: int) -> str:
+    """The device of one of several processes on a machine: they are dealt to its GPUs in turn.
+
+    Args:
+        device: as for `load_model`; one that names its GPU, or is none, stays as it is.
+        rank: of the process on its machine.
+
+    >>> device_of("cpu", 3)
+    'cpu'
+    """
+    import torch
+
+    if device not in ("auto", "cuda") or torch.cuda.device_count() < 2:
+        return device
+    return f"cuda:{rank % torch.cuda.device_count()}"
+
+
+def _warn_of_crowding(model: VideoModel, num_processes: int) -> None:
+    """Threads are left as they are: their number moves the last digits, so it must not follow that of processes."""
+    import torch
+
+    threads, cores = torch.get_num_threads(), num_processors()
+    is_crowded = threads > 1 and num_processes > 1 and num_processes * threads > cores
+    if is_crowded and model.voco.backbone.device.type == "cpu":
+        log.warning(
+            "%d processes of %d threads share %d cores; OMP_NUM_THREADS=%d may be faster (give it to every run that "
+            "has to have the same bytes)",
+            *(num_processes, threads, cores, max(1, cores // num_processes)),
+        )
+
+
+@dataclass(frozen=True)
+class _Children:
+    """Processes that are at work, by our ends of their connections."""
+
+    connections: dict[Connection, tuple[int, BaseProcess]]
+
+    def listen(self, on_done: OnDone, *, timeout_seconds: float | None) -> None:
+        """Pass on what children have done since.
+
+        Raises:
+            VocoVideoError: one of them failed.
+        """
+        for connection in wait(list(self.connections), timeout_seconds):
+            assert isinstance(connection, Connection)
+            try:
+                message = connection.recv()
+            except EOFError:
+                rank, process = self.connections[connection]
+                process.join()
+                raise VocoVideoError(
+                    f"process {rank} ended with exit code {process.exitcode}; what it had done is kept, so the same "
+                    "command goes on from there"
+                ) from None
+            if isinstance(message, VocoVideoError):
+                raise message
+            if message == _FINISHED:
+                _, process = self.connections.pop(connection)
+                process.join()
+            else:
+                on_done(message)
+
+
+@contextmanager
+def _children(load: Callable[[int], VideoModel], work: Work, shares: dict[int, Sequence[Any]]) -> Iterator[_Children]:
+    """Start a process per share, and end those that still run when the block is left."""
+    context = multiprocessing.get_context("spawn")
+    children: dict[Connection, tuple[int, BaseProcess]] = {}
+    try:
+        with _ctrl_c_stays_here():
+            for rank, jobs in shares.items():
+                ours, theirs = context.Pipe()
+                process: BaseProcess = context.Process(target=_work, args=(theirs, load, work, jobs, rank), daemon=True)
+                process.start()
+                theirs.close()
+                children[ours] = (rank, process)
+        yield _Children(children)
+    finally:
+        for _, process in children.values():
+            process.terminate()
+            process.join()
+
+
+@contextmanager
+def _ctrl_c_stays_here() -> Iterator[None]:
+    """Processes started meanwhile ignore Ctrl-C from their first moment on: this one ends them in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    chosen = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, chosen)
+
+
+def _work(
+    connection: Connection, load: Callable[[int], VideoModel], work: Work, jobs: Sequence[Any], rank: int
+) -> None:
+    """What a started process does."""
+    threading.Thread(target=_end_with_parent, name="voco-video parent watch", daemon=True).start()
+    try:
+        work(load(rank), jobs, rank, connection.send)
+        connection.send(_FINISHED)
+    except VocoVideoError as error:
+        connection.send(error)
+
+
+def _end_with_parent() -> None:
+    """Whatever ends the process that started this one ends this one: nobody would put its results together."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)

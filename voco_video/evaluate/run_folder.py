@@ -1,0 +1,200 @@
+"""The folder of an evaluation: predictions that survive a kill as they come, and one file in published order.
+
+OUT/predictions-k8.jsonl       per budget k all predictions, in published order: written last, by one rename
+OUT/predictions-k8.run.json    what they are predictions of; begun first
+OUT/parts/k8-0000.jsonl        while it runs: what one process has answered, synced video by video
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from voco_video.cache.locks import fsync_directory
+from voco_video.errors import DataError, UsageError
+from voco_video.scoring.predictions import (
+    STATUSES,
+    Prediction,
+    load_predictions,
+    read_run_info,
+    write_predictions,
+    write_run_info,
+)
+
+# Of two predictions for a question the one further left stands: what was missing may have come.
+_BEST_FIRST = ("answered", "undecodable", "missing")
+assert set(_BEST_FIRST) == set(STATUSES)
+_NUM_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Where the predictions of one compressor and budget are.
+
+    Attributes:
+        folder: the evaluation's folder, OUT.
+        compressor: see `voco_video.model.compressors`.
+        num_voco_tokens: k of ``voco``; None for the others.
+    """
+
+    folder: Path
+    compressor: str = "voco"
+    num_voco_tokens: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What the files are called by: ``"k8"``, ``"full"``, ``"pool-4"``."""
+        return self.compressor.replace(":", "-") if self.num_voco_tokens is None else f"k{self.num_voco_tokens}"
+
+    @property
+    def predictions(self) -> Path:
+        """The finished file."""
+        return self.folder / f"predictions-{self.name}.jsonl"
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the finished file is there."""
+        return self.predictions.is_file()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it is there, with everything that is to be said about it."""
+        return self.is_published and bool((self.info() or {}).get("is_finished"))
+
+    def published(self) -> tuple[Prediction, ...]:
+        """The finished file's predictions; none before it is there."""
+        return load_predictions(self.predictions).predictions if self.is_published else ()
+
+    def claim(self, settings: Mapping[str, Any]) -> None:
+        """Begin a run, or make sure that the one which was begun here is the same.
+
+        Raises:
+            UsageError: it was begun with other settings.
+            DataError: the folder cannot be written, or holds predictions of unknown origin.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(
+                f"cannot write to {self.folder}: {error.strerror}; choose another place with --out"
+            ) from error
+        begun_info = self.info()
+        if begun_info is None:
+            if self.is_published:
+                raise DataError(f"{self.predictions} is there without its run info; choose another place with --out")
+            write_run_info(self.predictions, {"settings": dict(settings), "is_finished": False})
+            return
+        begun, wanted = _flat(begun_info.get("settings", {})), _flat(settings)
+        names = [name for name in {**begun, **wanted} if begun.get(name) != wanted.get(name)]
+        if names:
+            shown = ", ".join(f"{n} {begun.get(n)!r:.80} instead of {wanted.get(n)!r:.80}" for n in names[:_NUM_SHOWN])
+            more = f" (and {len(names) - _NUM_SHOWN} more differences)" if len(names) > _NUM_SHOWN else ""
+            raise UsageError(
+                f"{self.predictions} belongs to a run with {shown}{more}; choose another place with --out, or remove it"
+            )
+
+    def info(self) -> dict[str, Any] | None:
+        """What the run says about itself; None before it has begun."""
+        return read_run_info(self.predictions)
+
+    def known(self) -> dict[str, Prediction]:
+        """What has been predicted so far, by question id, in this run and in those that were interrupted."""
+        found: dict[str, Prediction] = {}
+        parts = (prediction for path in sorted(self._own_parts()) for prediction in _read_part(path))
+        for prediction in (*self.published(), *parts):
+            other = found.get(prediction.question_id)
+            if other is None or _BEST_FIRST.index(prediction.status) <= _BEST_FIRST.index(other.status):
+                found[prediction.question_id] = prediction
+        return found
+
+    @contextmanager
+    def part(self, rank: int) -> Iterator[Part]:
+        """This process's own file to append to.
+
+        Raises:
+            UsageError: another process is appending to it.
+        """
+        self._parts.mkdir(exist_ok=True)
+        path = self._parts / f"{self.name}-{rank:04d}.jsonl"
+        with path.open("a+b") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UsageError(
+                    f"another process is evaluating into {self.folder}; wait for it, or choose another place with --out"
+                ) from error
+            file.seek(0)
+            file.truncate(_length_of_whole_lines(file.read()))
+            yield Part(file)
+
+    def publish(self, predictions: Sequence[Prediction], info: dict[str, Any]) -> None:
+        """Write the finished file and its run info, and once they are safe drop the parts."""
+        write_predictions(self.predictions, predictions)
+        write_run_info(self.predictions, info)
+        with self.predictions.open("rb") as file:
+            os.fsync(file.fileno())
+        fsync_directory(self.folder)
+        self.drop_parts()
+
+    def drop_parts(self) -> None:
+        """Remove what processes wrote; it is in the finished file now."""
+        for path in self._own_parts():
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # there may be parts of other budgets in it
+            self._parts.rmdir()
+
+    @property
+    def _parts(self) -> Path:
+        return self.folder / "parts"
+
+    def _own_parts(self) -> list[Path]:
+        pattern = re.compile(rf"{re.escape(self.name)}-\d{{4,}}\.jsonl")
+        return [path for path in self._parts.glob("*.jsonl") if pattern.fullmatch(path.name)]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Predictions of one process, open for appending."""
+
+    file: IO[bytes]
+
+    def append(self, predictions: Iterable[Prediction]) -> None:
+        """Add predictions; they are on the disk when this returns."""
+        self.file.write(b"".join(f"{prediction.to_json()}\n".encode() for prediction in predictions))
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+
+def _read_part(path: Path) -> list[Prediction]:
+    content = path.read_bytes()
+    lines = content[: _length_of_whole_lines(content)].split(b"\n")[:-1]  # splitlines would also split at U+2028
+    try:
+        return [Prediction.from_json(line.decode()) for line in lines]
+    except (DataError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: {error}; remove the file, and its questions are asked again") from error
+
+
+def _length_of_whole_lines(content: bytes) -> int:
+    """Bytes up to the last line's end: what follows was being written when its process was killed."""
+    return content.rfind(b"\n") + 1
+
+
+def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names; tuples as the lists that they are on disk.
+
+    >>> _flat({"cache": {"form": "kv"}, "seed": 0})
+    {'cache.form': 'kv', 'seed': 0}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{before}{name}.")
+        else:
+            flat[before + name] = list(value) if isinstance(value, tuple) else value
+    return flat

@@ -1,0 +1,109 @@
+"""What predictions depend on: two runs with equal settings are one, so the second goes on with the first."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from blake3 import blake3
+
+from voco_video.api import VideoModel
+from voco_video.checkpoint.fingerprints import remembered
+from voco_video.compress import cache_key
+from voco_video.data.samples import Dataset
+from voco_video.evaluate.options import EvalOptions
+from voco_video.evaluate.plan import Asked
+from voco_video.model.voco import VocoModel
+from voco_video.version import __version__
+
+
+def run_settings(
+    model: VideoModel,
+    dataset: Dataset,
+    asked: Sequence[Asked],
+    options: EvalOptions,
+) -> dict[str, Any]:
+    """Everything but the budget that predictions depend on, as JSON values; two runs with equal settings are one."""
+    is_choice = dataset.is_multiple_choice
+    questions = [
+        (one.video, t.question_id, t.question, t.answer, *((t.options,) if is_choice else ()))
+        for one in asked
+        for t in one.turns
+    ]
+    # A key's settings are the same for every file; of this one it is known that it is there.
+    cache = cache_key(
+        model.voco,
+        dataset.annotations[0],
+        sampling=options.sampling,
+        options=options.compression,
+        fingerprint=model.fingerprint,
+    )
+    return {
+        "dataset": dataset.name,
+        "split": dataset.split,
+        "num_questions": len(questions),
+        "limit": options.limit,
+        "limit_seed": None if options.limit is None else options.seed,
+        "limit_drawn_from": None if options.limit is None else "present" if options.skip_missing else "all",
+        "questions": _digest(questions),
+        "model_fingerprint": cache.model_fingerprint,
+        "answering_fingerprint": remembered(
+            model.voco,
+            lambda: answering_fingerprint(model.voco),
+            what=f"answering {_how_it_is_asked(model.voco)}",
+            cache_dir=model.cache.cache_dir,
+        ),
+        "cache": dict(cache.settings),
+        **asdict(options.view),
+        "prompt": options.prompt_for(is_multiple_choice=is_choice),
+        **({"answer_by": options.answer_by} if is_choice else {}),
+        "max_new_tokens": options.max_new_tokens,
+        "questions_per_batch": options.questions_per_batch,
+        "rank_vocabulary": len(options.vocabulary),
+        "vocabulary": _digest(options.vocabulary) if options.vocabulary else None,
+        "device": model.voco.backbone.device.type,
+        "attention": model.voco.backbone.text_config._attn_implementation,
+    }
+
+
+@torch.inference_mode()
+def answering_fingerprint(voco: VocoModel) -> str:
+    """64 hex digits over all weights, those that only answer included, and how a question is put to them."""
+    digest = blake3(_how_it_is_asked(voco).encode())
+    for name, parameter in sorted(voco.named_parameters()):
+        data = parameter.detach().cpu().contiguous()
+        digest.update(f"{name} {data.dtype} {tuple(data.shape)}".encode())
+        digest.update(data.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _how_it_is_asked(voco: VocoModel) -> str:
+    backbone = voco.backbone
+    template = backbone.chat_template or getattr(backbone.tokenizer, "chat_template", None)
+    ends = backbone.model.generation_config.eos_token_id
+    return repr((backbone.template, template, ends, voco.answering_form))
+
+
+def surroundings() -> dict[str, Any]:
+    """What can move the last digits though it is no setting."""
+    import transformers
+
+
+    return {
+        "num_threads": torch.get_num_threads(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "versions": {
+            "voco_video": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _digest(value: Any) -> str:
+    return blake3(json.dumps(value, ensure_ascii=False).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Files that people bring: paths, settings and weights, read whole or refused with one clear error."""

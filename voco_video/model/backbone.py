@@ -1,0 +1,372 @@
+"""A Hugging Face image-text model as the few things compression needs: vision tokens, a decoder, templates.
+
+Nothing here knows about VoCo tokens, and nothing above this module knows which model it runs on.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from voco_video.errors import ModelError, UsageError
+from voco_video.files.settings import first_line
+from voco_video.model.families import Family, ImageSettings, PromptTemplate, family_of, image_settings
+from voco_video.model.inference import check_not_forked, lock_across_forks, num_forks, undisturbed
+from voco_video.model.positions import frame_positions
+from voco_video.model.typed_text import TypedText
+
+CACHE_ARGUMENT = "cache" if "cache" in BaseModelOutputWithPast.__annotations__ else "past_key_values"
+"""What the library calls the keys and values that a forward pass goes on from: its 5.24 renamed `past_key_values`."""
+
+# What a configuration holds besides what changes the computing: names, versions, training, ends of texts, the head.
+_NOT_COMPUTED = frozenset(
+    {
+        *("architectures", "dtype", "torch_dtype", "transformers_version", "name_or_path", "auto_map", "use_cache"),
+        *("tie_word_embeddings", "vocab_size", "max_position_embeddings", "image_seq_length", "pretraining_tp"),
+        *("return_dict", "problem_type", "id2label", "label2id", "projection_dim", "chunk_size_feed_forward"),
+        *("gradient_checkpointing", "is_encoder_decoder", "use_image_newline_parameter", "image_grid_pinpoints"),
+    }
+)
+_NOT_COMPUTED_PARTS = ("token_id", "token_index", "dropout", "initializer", "output_", "attn_implementation")
+_TOKENIZING = lock_across_forks()
+
+__all__ = ["Backbone", "ImageSettings", "PromptTemplate", "image_settings"]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """One image-text model behind the interface that `VocoModel` uses.
+
+    Attributes:
+        model: a Hugging Face model with ``get_image_features``, a decoder and a language-model head, in eval mode.
+        tokenizer: its tokenizer, or None for a checkpoint that has none (then only token ids go in and out).
+        images: how frames are prepared.
+        template: token ids around frames and text.
+        chat_template: Jinja chat template to use instead of the tokenizer's own.
+    """
+
+    model: Any
+    tokenizer: Any
+    images: ImageSettings
+    template: PromptTemplate
+    chat_template: str | None = field(default=None, repr=False)
+    _num_forks: int = field(default_factory=num_forks, init=False, repr=False, compare=False)
+
+    @cached_property
+    def family(self) -> Family:
+        """What is particular to models of this ``model_type``."""
+        return family_of(self.model.config)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the decoder's input is expected."""
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def layer_devices(self) -> list[torch.device]:
+        """Where each of the decoder's layers runs; they differ where a device map spreads the model."""
+        return [next(layer.parameters()).device for layer in self.decoder.layers]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of the weights."""
+        return self.model.get_input_embeddings().weight.dtype
+
+    @property
+    def decoder(self) -> Any:
+        """The language model without its head: ``inputs_embeds [B, T, D] -> last_hidden_state [B, T, D]``."""
+        return self.model.get_decoder()
+
+    def decoder_by(self, attention: str) -> Any:
+        """The decoder as it is with another implementation of attention.
+
+        It shares all weights with `decoder`, which stays as it is: other threads may be in the middle of a pass.
+        """
+        config = copy.deepcopy(self.text_config)
+        decoder = _over_same_weights(self.decoder, self.text_config, config)
+        decoder.set_attn_implementation(attention)
+        return decoder
+
+    @property
+    def text_config(self) -> Any:
+        """The decoder's configuration."""
+        return self.model.config.get_text_config(decoder=True)
+
+    @property
+    def hidden_size(self) -> int:
+        """D."""
+        return self.text_config.hidden_size
+
+    @property
+    def context_length(self) -> int | None:
+        """Positions that the decoder was trained on; None where its configuration does not say."""
+        return getattr(self.text_config, "max_position_embeddings", None)
+
+    @property
+    def inv_freq(self) -> Tensor:
+        """Inverse frequencies of the decoder's rotary embedding, ``[rotary_dim / 2]``.
+
+        Raises:
+            ModelError: the frequencies depend on the length of the sequence, so cached keys cannot be moved.
+        """
+        rope_type = (self.text_config.rope_parameters or {}).get("rope_type", "default")
+        if rope_type in ("dynamic", "longrope"):
+            raise ModelError(
+                f"rotary embeddings of type {rope_type!r} change with the length of the sequence, so cached keys "
+                "cannot be moved; use a checkpoint with rope_type 'default', 'linear', 'llama3' or 'yarn'"
+            )
+        return self.decoder.rotary_emb.inv_freq
+
+    @property
+    def computing_settings(self) -> str:
+        """The settings that change what is computed though weights and their shapes stay the same, as JSON.
+
+        Those that have their default value are left out, so that a new one in a later version of the library changes
+        nothing.
+        """
+        config = self.model.config
+        parts = {"": config, "text": self.text_config, "vision": config.vision_config}
+        return json.dumps({name: _changed_settings(part) for name, part in parts.items()}, sort_keys=True)
+
+    def pixel_values(self, pixels: np.ndarray) -> Tensor:
+        """Frames as decoded, uint8 ``[F, H, W, 3]``, to the vision tower's input ``[F, 3, H, W]`` on its device.
+
+        Bytes cross to the device first: a quarter of the traffic of floats.
+        """
+        frames = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device, non_blocking=True)
+        values = frames.permute(0, 3, 1, 2).to(torch.float32)
+        mean = torch.tensor(self.images.mean, dtype=values.dtype, device=values.device).view(1, 3, 1, 1) * 255
+        std = torch.tensor(self.images.std, dtype=values.dtype, device=values.device).view(1, 3, 1, 1) * 255
+        return ((values - mean) / std).to(self.dtype)  # [F, 3, H, W]
+
+    def vision_tokens(self, pixel_values: Tensor) -> Tensor:
+        """Vision tower and projector: ``[F, 3, H, W] -> [F, N, W]``.
+
+        W is D; more where the decoder takes in vision features behind its first layers too (`Family.decoder_inputs`).
+        """
+        check_not_forked(self._num_forks)
+        return self.family.vision_tokens(self.model, pixel_values)
+
+    @cached_property
+    def num_vision_tokens(self) -> int:
+        """N, as the tower and the projector give it for one empty frame."""
+        empty = np.zeros((1, self.images.fit.height, self.images.fit.width, 3), np.uint8)
+        with undisturbed():
+            return self.vision_tokens(self.pixel_values(empty)).shape[1]
+
+    @property
+    def vision_grid(self) -> tuple[int, int]:
+        """Rows and columns that a frame's vision tokens stand in, row by row."""
+        return self.family.vision_grid(self.model.config, self.images.fit)
+
+    def frame_sequence(self, vision_tokens: Tensor, then: Tensor) -> Tensor:
+        """Input embeddings of each frame's own sequence: the template's, the vision tokens', and what follows.
+
+        Args:
+            vision_tokens: ``[F, N, W]``.
+            then: input embeddings ``[K, D]`` that end every frame's sequence.
+
+        Returns:
+            ``[F, P + K, W]``; channels beyond D are 0 but for vision tokens.
+        """
+        num_frames, _, width = vision_tokens.shape
+        before = self.embed(self.template.frame_before_ids)
+        learned = self.family.after_embeds(self.model)
+        after = [self.embed(self.template.frame_after_ids), then.to(before)]
+        if learned is not None:
+            after.insert(0, learned.to(before))
+        first, last = (
+            self.widened(rows, width).expand(num_frames, -1, -1) for rows in (before, torch.cat(after))
+        )  # [F, ..., W] each
+        return torch.cat([first, vision_tokens.to(before), last], dim=1)  # [F, P + K, W]
+
+    @staticmethod
+    def widened(embeds: Tensor, width: int) -> Tensor:
+        """Input embeddings beside vision tokens of more channels, ``[..., D] -> [..., W]``: zeros in the others."""
+        missing = width - embeds.shape[-1]
+        return nn.functional.pad(embeds, (0, missing)) if missing else embeds
+
+    def frame_positions(self, length: int, *, grid: tuple[int, int] | None = None) -> Tensor:
+        """Positions of a frame's sequence of ``length`` tokens from its start, int64 ``[C, length]``; C is 1 or 3.
+
+        Args:
+            grid: rows and columns of its vision tokens where they are not the tower's own.
+        """
+        vision = self.family.vision_positions(grid or self.vision_grid)  # [3, N], or None where all is plain
+        if vision is None:
+            return torch.arange(length)[None]
+        return frame_positions(vision, before=len(self.template.frame_before_ids), length=length)
+
+    def decoder_inputs(self, sequence: Tensor) -> dict[str, Any]:
+        """Arguments of the decoder for input embeddings ``[B, T, W]``."""
+        return self.family.decoder_inputs(sequence, self.hidden_size)
+
+    def decode_frames(self, sequence: Tensor, *, grid: tuple[int, int] | None = None, **options: Any) -> Any:
+        """Run frame sequences ``[F, L, W]`` through the decoder, each token at its place.
+
+        Args:
+            grid: as in `frame_positions`.
+            options: of the decoder, such as the cache (`CACHE_ARGUMENT`).
+
+        Returns:
+            The decoder's output: ``last_hidden_state`` ``[F, L, D]`` and what the options ask for.
+        """
+        inputs = self.decoder_inputs(sequence)
+        positions = self.frame_positions(sequence.shape[1], grid=grid).to(sequence.device)
+        if len(positions) > 1:  # the decoder counts plain positions by itself
+            inputs["position_ids"] = positions[:, None].expand(-1, len(sequence), -1)  # [3, F, L]
+        return self.decoder(**inputs, **options)
+
+    def embed(self, input_ids: Tensor | Sequence[int]) -> Tensor:
+        """Token ids ``[..., T]`` to input embeddings ``[..., T, D]``."""
+        check_not_forked(self._num_forks)
+        return self.model.get_input_embeddings()(torch.as_tensor(input_ids, dtype=torch.long, device=self.device))
+
+    def logits(self, hidden_states: Tensor) -> Tensor:
+        """Last hidden states ``[..., D]`` to next-token logits ``[..., vocabulary]``."""
+        return self.model.get_output_embeddings()(hidden_states)
+
+    def conversation_ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """Token ids of a conversation that ends with a question, up to where the answer begins.
+
+        Args:
+            messages: ``{"role": "user" | "assistant", "content": text}`` in order.
+
+        Raises:
+            ModelError: the checkpoint has no tokenizer or no chat template.
+            UsageError: the conversation is longer than all that the model reads, or holds bytes that are no text.
+        """
+        text = self.conversation_text(messages)
+        ids = [*self.template.text_before_ids, *self.token_ids(text)]
+        if self.context_length is not None and len(ids) >= self.context_length:
+            raise UsageError(
+                f"the question {messages[-1]['content']!r:.60} with what was said before it takes {len(ids)} tokens, "
+                f"but the model reads {self.context_length}, frames and answer included; shorten it"
+            )
+        return ids
+
+    def token_ids(self, text: str) -> list[int]:
+        """Text, its typed parts `TypedText.broken`, to token ids; nothing is added."""
+        with _TOKENIZING:  # tokenizers change settings of their own on the way, and fail where two threads do
+            return self.typed_text.token_ids(text)
+
+    def encoded(self, text: str) -> tuple[list[int], list[int]]:
+        """The same token ids, and for each the place in the text behind its last character."""
+        with _TOKENIZING:
+            return self.typed_text.encoded(text)
+
+    @cached_property
+    def typed_text(self) -> TypedText:
+        """How the tokenizer reads what people type."""
+        return TypedText(self.tokenizer)
+
+    def conversation_text(self, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool = True) -> str:
+        """A conversation as the chat template writes it, which takes contents as text or as a list of parts.
+
+        Special tokens in contents are `TypedText.broken`, so it is `token_ids` that gives its token ids.
+
+        Args:
+            messages: as in `conversation_ids`; a ``"system"`` message may stand first.
+            add_generation_prompt: end it where the next answer begins.
+
+        Raises:
+            ModelError: there is no tokenizer or no chat template, or it refuses the conversation or loses text of it.
+        """
+        if self.tokenizer is None:
+            raise ModelError("this checkpoint has no tokenizer; ask with token ids (voco_video.answer.generate)")
+        if not (self.chat_template or getattr(self.tokenizer, "chat_template", None)):
+            raise ModelError("this checkpoint's tokenizer has no chat template; add chat_template.jinja beside it")
+        messages = [m | {"content": self.typed_text.broken(m["content"])} for m in messages]
+        failure, lost = None, set()
+        for in_parts in (self._takes_parts, not self._takes_parts):
+            try:
+                text = self._rendered(messages, in_parts=in_parts, add_generation_prompt=add_generation_prompt)
+            except Exception as error:  # a template is a program, and raises anything
+                failure = error
+                continue
+            lost = {m["role"] for m in messages if m["content"].strip() not in text}
+            if not lost:
+                return text
+        if failure is not None and not lost:
+            raise ModelError(
+                f"this checkpoint's chat template refuses the conversation: {first_line(failure)}; set another "
+                "chat_template.jinja"
+            ) from failure
+        names = {"user": "question", "assistant": "answer", "system": "system message"}
+        what = " and the ".join(names.get(role, role) for role in ("user", "assistant", "system") if role in lost)
+        raise ModelError(f"this checkpoint's chat template leaves out the {what}; set another chat_template.jinja")
+
+    @cached_property
+    def _takes_parts(self) -> bool:
+        """Whether the chat template passes over a content that is not in parts, as those for pictures do in silence."""
+        mark = "1question1"
+        try:
+            told = self._rendered([{"role": "user", "content": mark}], in_parts=False, add_generation_prompt=True)
+        except Exception:  # a template is a program, and raises anything
+            return True
+        return mark not in told
+
+    def _rendered(self, messages: Sequence[dict[str, str]], *, in_parts: bool, add_generation_prompt: bool) -> str:
+        text: str = self.tokenizer.apply_chat_template(
+            [m | {"content": [{"type": "text", "text": m["content"]}]} for m in messages] if in_parts else messages,
+            chat_template=self.chat_template,
+            add_generation_prompt=add_generation_prompt,
+            tokenize=False,
+        )
+        return text
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """Token ids back to text, special tokens left out."""
+        return self.tokenizer.decode(list(token_ids), skip_special_tokens=True).strip()
+
+
+def _changed_settings(config: Any) -> dict[str, Any]:
+    defaults = type(config)().to_dict()
+    return {
+        name: _plain(value)
+        for name, value in config.to_dict().items()
+        if name.strip("_") not in _NOT_COMPUTED
+        and not any(part in name for part in _NOT_COMPUTED_PARTS)
+        and not name.endswith("_config")  # a part with settings of its own
+        and _plain(value) != _plain(defaults.get(name))
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A setting as it is written to JSON and read again, in whatever way it was written."""
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items() if item is not None}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _over_same_weights(module: Any, config: Any, other_config: Any) -> Any:
+    """A module with another configuration, over the same weights: what reads a configuration anew, the rest shared."""
+    children = {name: _over_same_weights(child, config, other_config) for name, child in module.named_children()}
+    reads_it = any(value is config for value in vars(module).values())
+    if not reads_it and all(child is getattr(module, name) for name, child in children.items()):
+        return module
+    other = copy.copy(module)
+    for name, value in vars(module).items():
+        if isinstance(value, dict):  # its children, and hooks that the library adds while it records
+            vars(other)[name] = copy.copy(value)
+        elif value is config:
+            vars(other)[name] = other_config
+    other._modules.update(children)
+    if hasattr(module, "_hf_hook"):  # moves what comes in to the module's device, in the place of `forward`
+        from accelerate.hooks import add_hook_to_module
+
+        for name in ("forward", "_old_forward", "_hf_hook"):
+            vars(other).pop(name, None)
+        add_hook_to_module(other, module._hf_hook)
+    return other

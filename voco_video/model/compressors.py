@@ -1,0 +1,230 @@
+"""The compressor family: what is kept of a frame, and how it becomes tokens that a frame cache can hold.
+
+    voco      the model's own VoCo tokens: the product
+    full      every vision token: no compression, the upper bound
+    pool:k    vision tokens averaged over their grid to k: needs no training, so it serves any checkpoint
+    none      nothing: the text alone, the lower bound
+
+All four go through the same cache, prefix and answer. ``full`` and ``pool:k`` keep a frame's whole sequence: in form
+``kv`` the keys and values of ``[BOS] V_1 ... V_N [newline]``, each frame a causal sequence of its own as in training at
+full visibility; in form ``embeds`` its input embeddings from V_1 on, for one sequence ``[BOS] frame frame ... text`` in
+which later frames see earlier ones. Of those only all tokens of a frame mean anything, never the first few.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from voco_video.errors import ModelError, UsageError
+from voco_video.model.inference import undisturbed
+from voco_video.model.voco import Form, VocoModel, VocoTokens
+
+CompressorName = Literal["voco", "full", "pool", "none"]
+COMPRESSORS = "voco, full, pool:k (as in pool:4), none"
+MAX_CELL_STRETCH = 2.0  # `pool` averages over cells whose longer side is less than this many times their shorter one
+
+
+@dataclass(frozen=True)
+class Compressor:
+    """One member of the family.
+
+    Attributes:
+        name: ``"voco"``, ``"full"``, ``"pool"`` or ``"none"``.
+        num_tokens: k of ``pool:k``; None for the others.
+
+    >>> str(Compressor("pool", 4)), str(Compressor("full"))
+    ('pool:4', 'full')
+    """
+
+    name: CompressorName
+    num_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in get_args(CompressorName):
+            raise UsageError(f"compressor {str(self)!r} is not one of {COMPRESSORS}")
+        if self.name == "pool" and (self.num_tokens is None or self.num_tokens < 1):
+            raise UsageError(f"compressor {str(self)!r}: say how many tokens a frame keeps, 1 or more, as in pool:4")
+        if self.name != "pool" and self.num_tokens is not None:
+            raise UsageError(f"compressor {str(self)!r}: only pool takes a number; for voco set num_voco_tokens")
+
+    def __str__(self) -> str:
+        return self.name if self.num_tokens is None else f"{self.name}:{self.num_tokens}"
+
+    @property
+    def sees_frames(self) -> bool:
+        """Whether anything of a frame is kept; where not, nothing has to be decoded."""
+        return self.name != "none"
+
+    def check_budget(self, num_voco_tokens: int | None) -> None:
+        """Refuse a number of VoCo tokens where there are none.
+
+        Raises:
+            UsageError: one is given, and this is not ``voco``.
+        """
+        if num_voco_tokens is not None and self.name != "voco":
+            raise UsageError(
+                f"num_voco_tokens={num_voco_tokens} is for compressor 'voco'; {str(self)!r} makes no VoCo tokens, so "
+                "leave it out, or choose how many tokens to keep with 'pool:k'"
+            )
+
+
+def parse_compressor(text: str) -> Compressor:
+    """``"voco"``, ``"full"``, ``"pool:4"`` or ``"none"`` to a `Compressor`.
+
+    Raises:
+        UsageError: it is none of these.
+
+    >>> parse_compressor("pool:4")
+    Compressor(name='pool', num_tokens=4)
+    """
+    name, colon, number = text.partition(":")
+    if colon and not (number.isascii() and number.isdigit()):
+        raise UsageError(f"compressor {text!r}: {number!r} is not a number of tokens; choose from {COMPRESSORS}")
+    return Compressor(name, int(number) if colon else None)  # type: ignore[arg-type]
+
+
+def check_compressor(
+    model: VocoModel, compressor: Compressor, *, num_voco_tokens: int | None = None, form: Form = "kv"
+) -> None:
+    """Refuse what cannot work with a model before any frame is decoded for it.
+
+    Args:
+        num_voco_tokens: k that ``voco`` was asked for.
+        form: what is to be kept of each token.
+
+    Raises:
+        UsageError: k or the form does not go with this compressor and model, or vision tokens cannot be pooled so.
+        ModelError: the checkpoint has no VoCo tokens.
+    """
+    compressor.check_budget(num_voco_tokens)
+    if compressor.name == "voco":
+        model.checked_budget(num_voco_tokens)
+        return
+    backbone = model.backbone
+    if compressor.num_tokens is not None:
+        checked_pooled_shape(backbone.vision_grid, compressor.num_tokens)
+    keeps_embeds = compressor.sees_frames and form == "embeds"
+    if keeps_embeds and backbone.family.vision_positions(backbone.vision_grid) is not None:
+        raise UsageError(
+            f"compressor {str(compressor)!r} with form 'embeds': this model places vision tokens by row and column, "
+            "which embeddings do not carry; use form 'kv'"
+        )
+
+
+def compress_frames(
+    model: VocoModel,
+    vision_tokens: Tensor,
+    compressor: Compressor,
+    *,
+    num_voco_tokens: int | None = None,
+    form: Form = "kv",
+) -> VocoTokens:
+    """A batch of frames to what a compressor keeps of them.
+
+    Args:
+        vision_tokens: ``[F, N, W]``, as `VocoModel.vision_tokens` gives them.
+        num_voco_tokens: k of ``voco``, at most the model's K (the default).
+        form: what to keep of each token.
+
+    Raises:
+        UsageError, ModelError: see `check_compressor`.
+
+    >>> frames = model.vision_tokens(pixels)                                            # doctest: +SKIP
+    >>> compress_frames(model, frames, parse_compressor("pool:4")).num_voco_tokens      # doctest: +SKIP
+    6
+    """
+    check_compressor(model, compressor, num_voco_tokens=num_voco_tokens, form=form)
+    if compressor.name == "voco":
+        return model.compress(vision_tokens, num_voco_tokens=num_voco_tokens, form=form)
+    if not compressor.sees_frames:
+        return no_tokens(model, len(vision_tokens))
+    grid = model.backbone.vision_grid
+    if compressor.num_tokens is not None:
+        shape = checked_pooled_shape(grid, compressor.num_tokens)
+        return whole_frames(model, average_pooled(vision_tokens, grid, shape), grid=shape, form=form)
+    return whole_frames(model, vision_tokens, grid=grid, form=form)
+
+
+@undisturbed()
+def whole_frames(
+    model: VocoModel, vision_tokens: Tensor, *, grid: tuple[int, int] | None = None, form: Form = "kv"
+) -> VocoTokens:
+    """Keep every token of every frame: its L = P positions in form ``kv``, all but those before V_1 in ``embeds``.
+
+    Args:
+        vision_tokens: ``[F, N, W]``.
+        grid: rows and columns that they stand in; the tower's own when None.
+        form: ``embeds`` is for models whose positions are plain.
+    """
+    sequence = model.frame_sequence(vision_tokens, 0)  # [F, P, W]
+    if form == "embeds":
+        start = len(model.backbone.template.frame_before_ids)  # the prefix begins with these, once for all frames
+        return VocoTokens("embeds", embeds=sequence[:, start:].clone(), elastic=False)
+    return replace(model.keys_and_values(sequence, num_kept=sequence.shape[1], grid=grid), elastic=False)
+
+
+def no_tokens(model: VocoModel, num_frames: int) -> VocoTokens:
+    """Frames of which nothing is kept, in form ``embeds``: of nothing there is but one form."""
+    nothing = torch.empty(num_frames, 0, model.backbone.hidden_size, dtype=model.backbone.dtype)
+    return VocoTokens("embeds", embeds=nothing, elastic=False)
+
+
+# ---------------------------------------------------------------------- pooling
+
+
+def average_pooled(vision_tokens: Tensor, grid: tuple[int, int], shape: tuple[int, int]) -> Tensor:
+    """Vision tokens averaged over cells of their grid, ``[F, N, W] -> [F, k, W]``, row by row.
+
+    Args:
+        grid: rows and columns that the N tokens stand in.
+        shape: rows and columns of the k cells; where they do not divide the grid evenly, cells overlap.
+
+    Raises:
+        ModelError: the tokens are no such grid.
+    """
+    num_tokens = vision_tokens.shape[1]
+    if num_tokens != grid[0] * grid[1]:
+        raise ModelError(
+            f"a frame of this model has {num_tokens} vision tokens, which are no grid of {grid[0]} x {grid[1]} and "
+            "cannot be pooled; use compressor 'full'"
+        )
+    picture = vision_tokens.transpose(1, 2).unflatten(2, grid)  # [F, W, rows, columns]
+    return nn.functional.adaptive_avg_pool2d(picture, shape).flatten(2).transpose(1, 2)  # [F, k, W]
+
+
+def pooled_shape(grid: tuple[int, int], num_tokens: int) -> tuple[int, int] | None:
+    """Rows and columns of ``num_tokens`` cells, as near to square as can be; None where all would be too long.
+
+    >>> pooled_shape((24, 24), 4), pooled_shape((24, 24), 3), pooled_shape((12, 24), 2)
+    ((2, 2), None, (1, 2))
+    """
+
+    def stretch(shape: tuple[int, int]) -> float:
+        cell = (grid[0] / shape[0], grid[1] / shape[1])
+        return max(cell) / min(cell)
+
+    rows = [r for r in range(1, min(grid[0], num_tokens) + 1) if num_tokens % r == 0 and num_tokens // r <= grid[1]]
+    best = min(((r, num_tokens // r) for r in rows), key=stretch, default=None)
+    return best if best and (num_tokens == 1 or stretch(best) < MAX_CELL_STRETCH) else None
+
+
+def checked_pooled_shape(grid: tuple[int, int], num_tokens: int) -> tuple[int, int]:
+    """`pooled_shape`, or an error that says which numbers are possible.
+
+    Raises:
+        UsageError: this one is not.
+    """
+    shape = pooled_shape(grid, num_tokens)
+    if shape is not None:
+        return shape
+    possible = [k for k in range(1, grid[0] * grid[1] + 1) if pooled_shape(grid, k)]
+    nearest = sorted(sorted(possible, key=lambda k: abs(k - num_tokens))[:2])
+    listed = ", ".join(map(str, possible[:8])) + (f", ... {possible[-1]}" if len(possible) > 8 else "")
+    raise UsageError(
+        f"compressor 'pool:{num_tokens}': {grid[0]} x {grid[1]} vision tokens cannot be averaged to {num_tokens} in "
+        f"nearly square cells; the nearest possible: {' and '.join(f'pool:{k}' for k in nearest)} (of {listed})"
+    )

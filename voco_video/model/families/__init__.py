@@ -1,0 +1,53 @@
+"""The families of image-text models that voco-video runs on, found by the ``model_type`` that a checkpoint declares."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from voco_video.errors import ModelError
+from voco_video.model.families.family import Family, ImageSettings, PromptTemplate, image_settings
+from voco_video.model.families.internvl import InternVL
+from voco_video.model.families.llava import Llava
+from voco_video.model.families.llava_onevision import LlavaOnevision
+from voco_video.model.families.qwen_vl import Qwen3VL, QwenVL
+from voco_video.model.families.smolvlm import SmolVLM
+
+FAMILIES: dict[str, Family] = {
+    "llava": Llava(),
+    "llava_onevision": LlavaOnevision(),
+    "smolvlm": SmolVLM(),
+    "internvl": InternVL(),
+    "qwen2_5_vl": QwenVL(),
+    "qwen3_vl": Qwen3VL(),
+}
+"""`Family` by the ``model_type`` of a checkpoint's config.json."""
+
+
+def family_of(config: Any) -> Family:
+    """The family of a checkpoint's configuration.
+
+    Raises:
+        ModelError: no family has this ``model_type``.
+    """
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        raise ModelError(
+            f"model_type {config.model_type!r} is not supported, only {', '.join(FAMILIES)}; see `voco-video models`"
+        )
+    return family
+
+
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "ImageSettings",
+    "InternVL",
+    "Llava",
+    "LlavaOnevision",
+    "PromptTemplate",
+    "Qwen3VL",
+    "QwenVL",
+    "SmolVLM",
+    "family_of",
+    "image_settings",
+]

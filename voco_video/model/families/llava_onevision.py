@@ -1,0 +1,39 @@
+"""LLaVA-OneVision: a SigLIP tower and Qwen2, and for videos half as many vision tokens along each side."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from voco_video.model.families.family import Family, one_size
+from voco_video.video.frames import Fit
+
+
+class LlavaOnevision(Family):
+    """A frame is read as the library reads a video of one frame: 14 x 14 vision tokens of 27 x 27, then a newline.
+
+    The newline is a learned embedding, not a token. Pictures that are cut into tiles are what still images get there;
+    frames of a video never do.
+    """
+
+    title = "LLaVA-OneVision"
+    frame_after = "\n"
+    image_processor = "LlavaOnevisionImageProcessor"
+
+    def vision_grid(self, config: Any, fit: Fit) -> tuple[int, int]:
+        """Half of the tower's patches along each side, rounded up."""
+        side = math.ceil(one_size(config.vision_config.image_size) // one_size(config.vision_config.patch_size) / 2)
+        return side, side
+
+    def vision_tokens(self, model: Any, pixel_values: Tensor) -> Tensor:
+        """Every frame as a video of its own, ``[F, 3, H, W] -> [F, N, D]``."""
+        videos = pixel_values[:, None]  # [F, 1, 3, H, W]
+        features: Tensor = model.get_video_features(pixel_values_videos=videos, return_dict=True).pooler_output
+        return features[:, :-1]  # the last is the newline, which `after_embeds` gives
+
+    def after_embeds(self, model: Any) -> Tensor:
+        """The learned newline, ``[1, D]``."""
+        newline: Tensor = model.base_model.image_newline
+        return newline[None]

@@ -1,0 +1,121 @@
+"""Prefixes in which frames differ in their number of tokens and text stands between them; else see `VocoModel.prefix`.
+
+    [text] frame 0   [text] frame 1   ...   [text] frame F-1   question
+
+In form ``kv`` text between frames is read where it stands: it sees the frames and the text before it, as a question
+would. In form ``embeds`` all is one causal sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache
+
+from voco_video.errors import UsageError
+from voco_video.model.backbone import CACHE_ARGUMENT
+from voco_video.model.inference import undisturbed
+from voco_video.model.positions import places_among_text, rotate_keys
+from voco_video.model.voco import Prefix, VocoModel, VocoTokens
+
+Texts = Mapping[int, Sequence[int]]
+"""Token ids of the text before some of the frames, by frame."""
+
+
+@undisturbed()
+def assemble(model: VocoModel, tokens: VocoTokens, *, counts: Tensor, texts: Texts | None = None) -> Prefix:
+    """What the text attends to, for frames of which each is seen with some of its tokens.
+
+    Args:
+        tokens: VoCo tokens of F frames.
+        counts: how many of its first tokens each frame is seen with, int64 ``[F]``, 1 to K.
+        texts: token ids of the text before a frame; frames without any may be left out.
+
+    Returns:
+        A prefix whose ``frame_slots`` are ``[F, largest count]``, -1 where a frame is seen with fewer.
+
+    Raises:
+        UsageError: a frame has no so many tokens, or the first few mean nothing without the others.
+    """
+    texts = texts or {}
+    for count in sorted(set(counts.tolist())):
+        tokens.first(count)  # which refuses what cannot be
+    if len(counts) != tokens.num_frames:
+        raise UsageError(f"counts of {len(counts)} frames do not go with {tokens.num_frames} frames")
+    if not len(counts) or not tokens.num_voco_tokens:
+        return model.empty_prefix()
+    if len(set(counts.tolist())) == 1 and not any(texts.values()):
+        return model.prefix(tokens, num_voco_tokens=int(counts[0]))
+    return _from_kv(model, tokens, counts, texts) if tokens.form == "kv" else _from_embeds(model, tokens, counts, texts)
+
+
+def _from_embeds(model: VocoModel, tokens: VocoTokens, counts: Tensor, texts: Texts) -> Prefix:
+    """One sequence of embeddings, which the model reads as it reads that of frames alone."""
+    assert tokens.embeds is not None
+    backbone = model.backbone
+    pieces: list[Tensor] = []
+    is_frame: list[bool] = []
+    for f, count in enumerate(counts.tolist()):
+        if texts.get(f):
+            pieces.append(backbone.embed(texts[f]))
+            is_frame.append(False)
+        pieces.append(tokens.embeds[f, :count].to(backbone.device, backbone.dtype))
+        is_frame.append(True)
+    sequence = VocoTokens("embeds", embeds=torch.cat(pieces)[:, None], elastic=False)  # every token as a frame of one
+    prefix = model.prefix(sequence)
+    seen = torch.cat([torch.full((len(p),), flag) for p, flag in zip(pieces, is_frame, strict=True)])
+    return replace(prefix, frame_slots=_slots(prefix.frame_slots[:, 0][seen], counts))
+
+
+def _from_kv(model: VocoModel, tokens: VocoTokens, counts: Tensor, texts: Texts) -> Prefix:
+    """Keys moved to their places, and between them those of the text, computed there."""
+    assert tokens.positions is not None
+    assert tokens.keys is not None
+    assert tokens.values is not None
+    backbone, num_frames = model.backbone, len(counts)
+    lengths = torch.tensor([len(texts.get(f, ())) for f in range(num_frames)])
+    places, text_starts, text_start = places_among_text(tokens.positions, counts, lengths)
+    is_seen = torch.arange(tokens.num_voco_tokens) < counts[:, None]  # [F, K]
+    keys, values = (_by_layer(model, t, is_seen) for t in (tokens.keys, tokens.values))
+    keys = rotate_keys(keys, source=tokens.positions.cpu()[is_seen], target=places, inv_freq=backbone.inv_freq)
+    cache, slots, first = DynamicCache(), [], 0
+    runs = [f for f in range(num_frames) if lengths[f]]  # a run of frames goes up to the next text
+    for start, stop in zip([0, *runs], [*runs, num_frames], strict=True):
+        if lengths[start] and start in runs and start != stop:
+            _read_text(model, cache, texts[start], int(text_starts[start]))
+        last = first + int(counts[start:stop].sum())
+        if first < last:
+            before = cache.get_seq_length()
+            for layer in range(len(keys)):
+                cache.update(keys[layer, None, :, first:last], values[layer, None, :, first:last], layer)
+            slots.append(torch.arange(before, before + last - first))
+        first = last
+    kept: list[Any] = list(cache.layers)
+    layers = tuple((layer.keys.contiguous(), layer.values.contiguous()) for layer in kept)
+    return Prefix(layers, text_start, _slots(torch.cat(slots), counts))
+
+
+def _read_text(model: VocoModel, cache: DynamicCache, token_ids: Sequence[int], position: int) -> None:
+    """Run text through the decoder after what is in the cache, which keeps its keys and values."""
+    backbone = model.backbone
+    position_ids = torch.arange(position, position + len(token_ids), device=backbone.device)[None]
+    embeds = backbone.embed(token_ids)[None]
+    with model.answering("kv"):
+        backbone.decoder(inputs_embeds=embeds, position_ids=position_ids, use_cache=True, **{CACHE_ARGUMENT: cache})
+
+
+def _by_layer(model: VocoModel, tensor: Tensor, is_seen: Tensor) -> Tensor:
+    """``[F, layers, kv_heads, K, head_dim] -> [layers, kv_heads, tokens seen, head_dim]``, on the device."""
+    seen = tensor.permute(0, 3, 1, 2, 4)[is_seen]  # [tokens seen, layers, kv_heads, head_dim]
+    return seen.to(model.backbone.device, model.backbone.dtype).permute(1, 2, 0, 3).contiguous()
+
+
+def _slots(slots: Tensor, counts: Tensor) -> Tensor:
+    """Slots of all tokens seen in order, as a row a frame, ``[F, largest count]``; -1 where it has no more."""
+    rows = torch.full((len(counts), int(counts.max())), -1, dtype=torch.long)
+    rows[torch.arange(rows.shape[1]) < counts[:, None]] = slots.cpu()
+    return rows

@@ -1,0 +1,1 @@
+"""What predictions are worth: metrics, a judge, comparisons and reports. No model is needed here, and no torch."""

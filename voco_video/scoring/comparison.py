@@ -1,0 +1,176 @@
+"""Two or more runs on the same questions: how far apart they are, and whether that could be chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from voco_video.errors import DataError, UsageError
+from voco_video.scoring.bootstrap import Estimate, Floats, mcnemar_exact, number_clusters, paired_p_value, resample
+from voco_video.scoring.metrics import METRICS, RANK_METRICS, metrics_of, with_answers
+from voco_video.scoring.predictions import Prediction
+
+NUM_RESAMPLES = 10_000
+"""More than for an interval: the smallest p-value that so many draws can show is 0.0002."""
+
+
+@dataclass(frozen=True)
+class RunScore:
+    """A run on the questions in common.
+
+    Attributes:
+        name: what the run is called.
+        num_questions: questions in its file.
+        num_unanswered: questions in common that it does not answer.
+        accuracy: its value on the questions in common.
+    """
+
+    name: str
+    num_questions: int
+    num_unanswered: int
+    accuracy: Estimate
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A run against the first one.
+
+    Attributes:
+        name: the run.
+        difference: its value less the first run's, both on the same draws of videos.
+        p_value: two-sided, of the paired bootstrap over videos.
+        num_only_first, num_only_this: questions that only the one has right; None where a question may be half right.
+        mcnemar_p: two-sided exact McNemar p-value, which takes questions for independent; None likewise.
+    """
+
+    name: str
+    difference: Estimate
+    p_value: float
+    num_only_first: int | None
+    num_only_this: int | None
+    mcnemar_p: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs on the questions that all of them have.
+
+    Attributes:
+        metric: a name of `voco_video.scoring.metrics.METRICS`.
+        num_questions, num_videos: in common.
+        runs: in the order given.
+        differences: of each run but the first to the first. P-values are not corrected for their number.
+        num_resamples, seed: of intervals and p-values.
+    """
+
+    metric: str
+    num_questions: int
+    num_videos: int
+    runs: tuple[RunScore, ...]
+    differences: tuple[Difference, ...]
+    num_resamples: int
+    seed: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def compare(
+    runs: Mapping[str, Sequence[Prediction]],
+    *,
+    metric: str | None = None,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> Comparison:
+    """Compare runs, the first of them with each of the others, on the questions that all of them have.
+
+    Args:
+        runs: predictions by the runs' names, two runs or more.
+        metric: a name of `voco_video.scoring.metrics.METRICS`; None: exact match, of multiple choice accuracy.
+        num_resamples, seed: of intervals and p-values.
+
+    Raises:
+        UsageError: fewer than two runs, or an unknown metric.
+        DataError: the runs have no question in common, one id stands for two questions, or ranks are missing.
+
+    >>> compare({"k1": read_predictions("k1.jsonl"), "k8": read_predictions("k8.jsonl")})  # doctest: +SKIP
+    """
+    if len(runs) < 2:
+        raise UsageError(f"{len(runs)} run cannot be compared: give two or more")
+    if metric is not None and metric not in METRICS:
+        raise UsageError(f"metric is {metric!r}, but has to be one of {', '.join(METRICS)}")
+    shared = _in_common({name: with_answers(those) for name, those in runs.items()})
+    metric = metric or metrics_of(next(iter(shared.values())))[0]
+    _check_has_metric(shared, metric)
+    values = np.array([[METRICS[metric](one) for one in those] for those in shared.values()]).T  # [questions, runs]
+    first = next(iter(shared.values()))
+    clusters = number_clusters([one.video for one in first])
+    columns = np.concatenate([values, values[:, 1:] - values[:, :1]], axis=1)  # [questions, runs + differences]
+    resampled = resample(columns, np.ones_like(columns), clusters, num_resamples=num_resamples, seed=seed)
+    found, names = resampled.estimates(), list(runs)
+    return Comparison(
+        metric,
+        num_questions=len(first),
+        num_videos=int(clusters.max()) + 1,
+        runs=tuple(
+            RunScore(name, len(runs[name]), sum(one.prediction is None for one in shared[name]), estimate)
+            for name, estimate in zip(names, found, strict=False)
+        ),
+        differences=tuple(
+            _difference(name, estimate, draws, values[:, 0], values[:, place])
+            for place, (name, estimate, draws) in enumerate(
+                zip(names[1:], found[len(names) :], resampled.draws.T[len(names) :], strict=True), start=1
+            )
+        ),
+        num_resamples=num_resamples,
+        seed=seed,
+    )
+
+
+def _difference(name: str, estimate: Estimate, draws: Floats, first: Floats, this: Floats) -> Difference:
+    p_value = paired_p_value(draws)
+    if not set(np.unique([first, this])) <= {0.0, 1.0}:
+        return Difference(name, estimate, p_value, None, None, None)
+    num_only_first, num_only_this = int((first > this).sum()), int((this > first).sum())
+    return Difference(
+        name, estimate, p_value, num_only_first, num_only_this, mcnemar_exact(num_only_first, num_only_this)
+    )
+
+
+def _in_common(runs: Mapping[str, Sequence[Prediction]]) -> dict[str, list[Prediction]]:
+    """Each run's predictions for the questions that all have, in the first run's order."""
+    by_id = {name: {one.question_id: one for one in those} for name, those in runs.items()}
+    first, *others = by_id.values()
+    ids = [question_id for question_id in first if all(question_id in other for other in others)]
+    if not ids:
+        examples = ", ".join(f"{name} has {next(iter(those), 'none')}" for name, those in by_id.items())
+        raise DataError(f"the runs have no question id in common ({examples}): are they on the same split?")
+    for name, those in by_id.items():
+        for question_id in ids:
+            _check_same(question_id, first[question_id], name, those[question_id])
+    return {name: [those[question_id] for question_id in ids] for name, those in by_id.items()}
+
+
+def _check_same(question_id: str, first: Prediction, name: str, other: Prediction) -> None:
+    """Sets count their questions from small numbers, so that equal ids need not be equal questions."""
+    if (_plain(first.question), first.answer) != (_plain(other.question), other.answer):
+        asked = " for ".join(repr(f"{one.question} ({one.answer})") for one in (other, first))
+        raise DataError(f"{name} is on other questions: under id {question_id} it has {asked}")
+
+
+def _plain(question: str) -> str:
+    return " ".join(question.lower().strip(" ?").split())
+
+
+def _check_has_metric(runs: Mapping[str, Sequence[Prediction]], metric: str) -> None:
+    for name, those in runs.items():
+        names = metrics_of(those)
+        if metric in names:
+            continue
+        if metric in RANK_METRICS and "exact_match" in names:
+            raise DataError(f"{name} has no ranks for {metric}: evaluate it with --rank-vocabulary, or compare another")
+        raise DataError(f"{name} has no values in {metric}: compare {' or '.join(names)}")

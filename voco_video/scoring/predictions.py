@@ -1,0 +1,333 @@
+"""Predictions on disk: what was answered to each question of a split, one JSON line each, beside what was asked.
+
+    PREDICTIONS.jsonl     a line for each question, answered or not; rows carry the reference answer, so that
+                          scoring them needs no annotations
+    PREDICTIONS.run.json  how they came about: command, model, settings, versions, counts
+
+Other people's predictions are read too, in the layouts of `voco_video.scoring.prediction_layouts`. They are matched to
+the references question by question, never by their place in the file. A reference without a prediction stays, as
+unanswered; what matches no reference, or comes twice, is counted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from voco_video.data.files import Row, read_rows
+from voco_video.data.samples import Dataset, Sample, Turn
+from voco_video.errors import DataError
+from voco_video.scoring.prediction_layouts import Entry, find_vocabulary, read_entries
+from voco_video.scoring.prediction_matching import match_entries
+
+log = logging.getLogger(__name__)
+
+STATUSES = ("answered", "missing", "undecodable")
+"""Answered; no video or no prediction there; a video that could not be decoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A question, its reference answer, and what a model answered.
+
+    Attributes:
+        video: the clip's name.
+        question: as it was asked.
+        answer: the reference answer, as published.
+        question_id: unique in its split.
+        question_type: what results are grouped by.
+        row: the question's place in the annotation file, from 0: the published order.
+        prediction: the answer given; None where there is none.
+        status: one of STATUSES.
+        confidence: the answer's probability; None where it was not measured.
+        vocabulary_rank: the true answer's place by likelihood among the training split's answers, 1 = likeliest;
+            None: not ranked.
+        in_vocabulary: whether the true answer is one of the training split's answers; None: nobody looked.
+        options: of multiple choice; `answer` is then a letter, and "" where it was never published.
+        duration_class: what results are also grouped by; "" where the set has no such classes.
+        option_log_likelihoods: natural logarithm of each option's probability; None: answered by generating.
+        option_num_tokens: over how many tokens each of them is a sum.
+    """
+
+    video: str
+    question: str
+    answer: str
+    question_id: str
+    question_type: str
+    row: int
+    prediction: str | None
+    status: str = "answered"
+    confidence: float | None = None
+    vocabulary_rank: int | None = None
+    in_vocabulary: bool | None = None
+    options: tuple[str, ...] = ()
+    duration_class: str = ""
+    option_log_likelihoods: tuple[float, ...] | None = None
+    option_num_tokens: tuple[int, ...] | None = None
+
+    def to_json(self) -> str:
+        """One line of JSON, without its end; equal predictions give equal bytes."""
+        values = {name: getattr(self, name) for name in _TYPES}
+        # What only multiple choice has would say nothing in other files.
+        return json.dumps({n: v for n, v in values.items() if v or n not in _CHOICE_FIELDS}, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> Prediction:
+        """What `to_json` wrote.
+
+        Raises:
+            DataError: the line is no JSON, or its fields are not those of a prediction.
+        """
+        try:
+            return _from_values(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise DataError(f"{line!r:.80} is not JSON ({error.msg})") from error
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "video": (str,),
+    "question": (str,),
+    "answer": (str,),
+    "question_id": (str,),
+    "question_type": (str,),
+    "row": (int,),
+    "prediction": (str, type(None)),
+    "status": (str,),
+    "confidence": (float, int, type(None)),
+    "vocabulary_rank": (int, type(None)),
+    "in_vocabulary": (bool, type(None)),
+    "options": (list,),
+    "duration_class": (str,),
+    "option_log_likelihoods": (list,),
+    "option_num_tokens": (list,),
+}
+_ITEM_TYPES = {"options": (str,), "option_log_likelihoods": (float, int), "option_num_tokens": (int,)}
+_CHOICE_FIELDS = ("options", "duration_class", "option_log_likelihoods", "option_num_tokens")
+_CARRIED = ("status", "confidence", "vocabulary_rank", "in_vocabulary", "option_log_likelihoods", "option_num_tokens")
+_OPTIONAL = {*_CARRIED, *_CHOICE_FIELDS}
+_REQUIRED = set(_TYPES) - set(_OPTIONAL)
+
+
+def _from_values(values: Any) -> Prediction:
+    if not isinstance(values, dict) or not _REQUIRED <= set(values) <= set(_TYPES):
+        raise DataError(f"{values!r:.120} is no prediction; its fields have to be {', '.join(_TYPES)}")
+    prediction = Prediction(**{name: _checked(name, value) for name, value in values.items()})
+    for name, items in (
+        ("option_log_likelihoods", prediction.option_log_likelihoods),
+        ("option_num_tokens", prediction.option_num_tokens),
+    ):
+        if items is not None and len(items) != len(prediction.options):
+            raise DataError(f"{name} holds {len(items)} values, but there are {len(prediction.options)} options")
+    if prediction.status not in STATUSES:
+        raise DataError(f"status is {prediction.status!r}, but has to be one of {', '.join(STATUSES)}")
+    if (prediction.prediction is not None) != (prediction.status == "answered"):
+        raise DataError(f"prediction is {prediction.prediction!r:.80}, but the status is {prediction.status!r}")
+    if prediction.vocabulary_rank is not None and prediction.vocabulary_rank < 1:
+        raise DataError(f"vocabulary_rank is {prediction.vocabulary_rank}, but the likeliest answer has rank 1")
+    return prediction
+
+
+def _checked(name: str, value: Any) -> Any:
+    """A field's value, a list as the tuple that it is in memory."""
+    if not _is(value, _TYPES[name]):
+        raise DataError(f"{name} is {value!r:.80}, but has to be {_in_words(_TYPES[name])}")
+    if name not in _ITEM_TYPES:
+        return value
+    if not all(_is(item, _ITEM_TYPES[name]) for item in value):
+        raise DataError(f"{name} is {value!r:.80}, but has to be a list of {_in_words(_ITEM_TYPES[name])}")
+    return tuple(value)
+
+
+def _is(value: Any, types: tuple[type, ...]) -> bool:
+    return isinstance(value, types) and not (isinstance(value, bool) and bool not in types)  # Python's bool is an int
+
+
+def _in_words(types: tuple[type, ...]) -> str:
+    names: dict[type, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+    names |= {type(None): "null", list: "a list"}
+    return " or ".join(names[kind] for kind in types)
+
+
+@dataclass(frozen=True)
+class LoadedPredictions:
+    """Predictions with what their reading met.
+
+    Attributes:
+        predictions: one for each question, in the references' order (without references in the file's).
+        layout: the file's layout, in words.
+        num_rows: rows of the file.
+        num_unknown: rows that match no question of the references.
+        num_duplicates: rows on a question that an earlier row has answered; the first one counts.
+        num_other_questions: rows whose question reads otherwise than the reference of the same id.
+        num_other_answers: rows whose reference answer is another than the references'.
+    """
+
+    predictions: tuple[Prediction, ...]
+    layout: str
+    num_rows: int
+    num_unknown: int = 0
+    num_duplicates: int = 0
+    num_other_questions: int = 0
+    num_other_answers: int = 0
+
+    @property
+    def num_unanswered(self) -> int:
+        """Questions without a prediction; they count as wrong."""
+        return sum(one.prediction is None for one in self.predictions)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The counts by name, for reports."""
+        names = [field.name for field in fields(self) if field.name.startswith("num_")]
+        return {name: getattr(self, name) for name in [*names, "num_unanswered"]}
+
+
+def write_predictions(path: str | os.PathLike[str], rows: Iterable[Prediction]) -> None:
+    """Write predictions, one JSON line each; the file is whole or the old one."""
+    _publish(Path(path), "".join(f"{row.to_json()}\n" for row in rows))
+
+
+def read_predictions(
+    path: str | os.PathLike[str],
+    *,
+    references: Dataset | None = None,
+    vocabulary: str | os.PathLike[str] | None = None,
+) -> tuple[Prediction, ...]:
+    """The predictions of a file: `load_predictions` without its counts, which are logged.
+
+    >>> len(read_predictions("msvd.jsonl"))  # doctest: +SKIP
+    13157
+    """
+    loaded = load_predictions(path, references=references, vocabulary=vocabulary)
+    unusual = {name: count for name, count in loaded.counts.items() if count and name != "num_rows"}
+    if unusual:
+        said = ", ".join(f"{count} {name.removeprefix('num_').replace('_', ' ')}" for name, count in unusual.items())
+        log.warning("%s: of %d rows and %d questions: %s", path, loaded.num_rows, len(loaded.predictions), said)
+    return loaded.predictions
+
+
+def load_predictions(
+    path: str | os.PathLike[str],
+    *,
+    references: Dataset | None = None,
+    vocabulary: str | os.PathLike[str] | None = None,
+) -> LoadedPredictions:
+    """The predictions of a file, in our layout or a public one, matched to the references.
+
+    Args:
+        path: the predictions; see `voco_video.scoring.prediction_layouts` for the layouts.
+        references: the questions with their answers; None: only our own layout, which carries them.
+        vocabulary: the list of words that HQGA's numbers count in; None: *ans_word.json beside the annotations or
+            the predictions.
+
+    Raises:
+        DataError: the file cannot be read, is in no known layout, needs references or a list of words and has none,
+            matches no reference, or belongs to other questions or answers.
+    """
+    path = Path(path)
+    own = _read_own(path) if path.suffix.lower() == ".jsonl" else None
+    if references is None:
+        if own is None:
+            raise DataError(f"{path}: its rows do not carry what they answer; name the set, as with --references msvd")
+        return own
+    if own is not None:
+        layout, entries = own.layout, _as_entries(own.predictions)
+    else:
+        words = Path(vocabulary) if vocabulary else find_vocabulary([references.annotations[0].parent, path.parent])
+        layout, entries = read_entries(path, vocabulary=words, is_multiple_choice=references.is_multiple_choice)
+    matching = match_entries(path, entries, references)
+    return LoadedPredictions(
+        tuple(
+            _answered(sample, turn, matching.entries.get(turn.question_id)) for sample, turn in references.questions()
+        ),
+        layout,
+        num_rows=len(entries) if own is None else own.num_rows,
+        num_unknown=matching.num_unknown,
+        num_duplicates=matching.num_duplicates + (0 if own is None else own.num_duplicates),
+        num_other_questions=matching.num_other_questions,
+        num_other_answers=matching.num_other_answers,
+    )
+
+
+def _answered(sample: Sample, turn: Turn, entry: Entry | None) -> Prediction:
+    one = Prediction(
+        *(sample.name, turn.question, turn.answer, turn.question_id, turn.question_type, turn.row),
+        prediction=None,
+        status="missing",
+        options=turn.options,
+        duration_class=turn.duration_class,
+    )
+    if entry is None or (entry.prediction is None and not entry.extra):
+        return one
+    return replace(one, prediction=entry.prediction, **{"status": "answered", **entry.extra})
+
+
+def run_info_path(path: str | os.PathLike[str]) -> Path:
+    """Where the run of a predictions file is described.
+
+    >>> run_info_path("out/msvd.jsonl").as_posix()
+    'out/msvd.run.json'
+    """
+    return Path(path).with_suffix(".run.json")
+
+
+def read_run_info(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """How the predictions of a file came about; None where nobody wrote it down.
+
+    Raises:
+        DataError: the description is there, but cannot be read.
+    """
+    place = run_info_path(path)
+    if not place.is_file():
+        return None
+    try:
+        info = json.loads(place.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{place}: cannot be read ({error}); remove it or write it again") from error
+    if not isinstance(info, dict):
+        raise DataError(f"{place}: holds a {type(info).__name__}, but has to hold named values")
+    return info
+
+
+def write_run_info(path: str | os.PathLike[str], info: dict[str, Any]) -> None:
+    """Describe how the predictions of a file came about, in the file of `run_info_path`."""
+    _publish(run_info_path(path), json.dumps(info, indent=2, ensure_ascii=False) + "\n")
+
+
+def _publish(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = path.with_name(f".{os.getpid()}.{path.name}")
+    written.write_text(text, encoding="utf-8")
+    os.replace(written, path)
+
+
+def _read_own(path: Path) -> LoadedPredictions | None:
+    """Our own layout as it is; None: the first row is of another one."""
+    found: dict[str, Prediction] = {}
+    num_rows = 0
+    for row in read_rows(path):
+        if num_rows == 0 and not set(row.values) >= _REQUIRED:
+            return None
+        one = _parse(row)
+        found.setdefault(one.question_id, one)
+        num_rows += 1
+    return LoadedPredictions(tuple(found.values()), "voco-video", num_rows, num_duplicates=num_rows - len(found))
+
+
+def _parse(row: Row) -> Prediction:
+    try:
+        return _from_values(row.values)
+    except DataError as error:
+        raise row.error(str(error)) from error
+
+
+def _as_entries(predictions: Sequence[Prediction]) -> list[Entry]:
+    return [
+        Entry(number, one.question_id, one.prediction, one.question, one.answer, {n: getattr(one, n) for n in _CARRIED})
+        for number, one in enumerate(predictions, start=1)
+    ]

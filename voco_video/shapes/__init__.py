@@ -1,0 +1,1 @@
+"""MovingShapes: scenes of coloured shapes that move, questions about them with true answers, and clips of them."""

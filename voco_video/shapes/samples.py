@@ -1,0 +1,272 @@
+"""Conversations about MovingShapes scenes, and the endless stream of training samples.
+
+    list the shapes, colour first. | list the motions, shape first. | list the events, colour first.
+    list how many are there, colour first.
+
+Lists are the dense turns: between them they state everything that the short questions ask. Trials showed that
+what is asked in one-word questions only, and never listed, stays at chance.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from voco_video.errors import UsageError
+from voco_video.shapes.questions import (
+    DIRECTIONS,
+    FAMILIES,
+    NUMBERS,
+    QuestionAnswer,
+    View,
+    draw_questions,
+    plural,
+    time_word,
+)
+from voco_video.shapes.rendering import render
+from voco_video.shapes.world import (
+    COLOURS,
+    PLACES,
+    SHAPES,
+    Floats,
+    Frames,
+    Scene,
+    ShapeObject,
+    demo_scene,  # noqa: F401 (the examples below)
+    draw_scene,
+    scene_rng,
+)
+
+COUNTS = "how many are there"
+"""What the lists that count are about: every colour or every shape, those of which there is none too."""
+
+
+def _read(view: View) -> list[tuple[ShapeObject, str]]:
+    """Objects with their places (a mover's first place in a video), in reading order."""
+    seconds = view.seconds
+    placed = [(o, o.place_at(o.appears_seconds if seconds is None else seconds)) for o in view.objects]
+    return sorted(placed, key=lambda pair: PLACES.index(pair[1]))
+
+
+def draw_lists(
+    scene: Scene, rng: np.random.Generator, *, num_lists: int = 2, at_seconds: float | None = None
+) -> list[QuestionAnswer]:
+    """Dense turns: different lists, "colour first" or "shape first" (of an image also "place first").
+
+    Args:
+        scene: what is listed.
+        rng: decides which lists.
+        num_lists: how many at most (there are 5 of an image, 10 of a video).
+        at_seconds: list the image at that time; None: the whole video.
+
+    >>> for turn in draw_lists(demo_scene(), np.random.default_rng(7), at_seconds=0.0):
+    ...     print(turn.question, turn.answer)
+    list the shapes, place first. top left purple star, right blue square
+    list the shapes, colour first. purple star top left, blue square right
+    """
+    view = View(scene, at_seconds)
+    kinds = [("shapes", first) for first in ("colour", "shape", "place")]
+    if at_seconds is None:
+        kinds = list(itertools.product(("shapes", "motions", "times", "events"), ("colour", "shape")))
+    kinds += [(COUNTS, first) for first in ("colour", "shape")]
+    lists = []
+    for i in rng.permutation(len(kinds))[:num_lists]:
+        what, first = kinds[i]
+        answer = ", ".join(_list_items(view, what, first)) or "nothing"
+        question = f"list {what if what == COUNTS else f'the {what}'}, {first} first."
+        lists.append(QuestionAnswer(question, answer, "list", "list", is_temporal=at_seconds is None))
+    return lists
+
+
+def _list_items(view: View, what: str, first: str) -> list[str]:
+    def name(thing: ShapeObject) -> str:
+        return f"{thing.shape} {thing.colour}" if first == "shape" else thing.name
+
+    if what == COUNTS:
+        # Shapes as short questions call them: told of "circle" only, a model never learned what "circles" are.
+        if first == "shape":
+            shapes = Counter(o.shape for o in view.objects)
+            return [f"{plural(shape)} {NUMBERS[shapes[shape]]}" for shape in SHAPES]
+        colours = Counter(o.colour for o in view.objects)
+        return [f"{colour} {NUMBERS[colours[colour]]}" for colour in COLOURS]
+    placed = _read(view)
+    if what == "shapes":
+        return [f"{place} {name(o)}" if first == "place" else f"{name(o)} {place}" for o, place in placed]
+    if what == "motions":
+        goes = {o: f"goes {o.motion} to {o.place_at(o.disappears_seconds)}" for o, _ in placed if o.is_moving}
+        return [f"{name(o)} at {place} {goes.get(o, 'stays')}" for o, place in placed]
+    if what == "times":
+        return [f"{name(o)} {time_word(view.scene, o)}" for o, _ in placed]
+    # Sorting is stable: what is there from the start comes first, in reading order.
+    comes = [(o.appears_seconds, f"{name(o)} {'appears' if o.appears_seconds else 'there'}") for o, _ in placed]
+    leaves = [(o.disappears_seconds, f"{name(o)} disappears") for o, _ in placed]
+    goes_on = view.scene.duration_seconds
+    return [words for time, words in sorted(comes + leaves, key=lambda event: event[0]) if time < goes_on]
+
+
+def draw_turns(
+    scene: Scene,
+    rng: np.random.Generator,
+    *,
+    num_turns: int = 6,
+    dense_fraction: float = 0.25,
+    at_seconds: float | None = None,
+    temporal_fraction: float = 0.7,
+    families: Sequence[str] = FAMILIES,
+    by_name_fraction: float = 0.0,
+) -> tuple[QuestionAnswer, ...]:
+    """One conversation: short questions, then lists (last, for a list would give the short answers away).
+
+    Args:
+        scene: what is talked about.
+        rng: decides everything that is left open.
+        num_turns: questions and lists together; fewer where the scene has no more to ask.
+        dense_fraction: share of lists, met on average.
+        at_seconds: talk about the image at that time; None: about the whole video.
+        temporal_fraction: share of short questions about time, for videos.
+        families: families of short questions, in turn; one named twice is asked twice as often.
+        by_name_fraction: share of lists told `by_name`.
+
+    >>> turns = draw_turns(demo_scene(), np.random.default_rng(0), num_turns=4)
+    >>> [turn.question_type for turn in turns]
+    ['yes/no', 'where', 'how', 'list']
+    """
+    num_lists = int(dense_fraction * num_turns + rng.random())
+    questions = draw_questions(
+        scene,
+        rng,
+        num_questions=num_turns - num_lists,
+        at_seconds=at_seconds,
+        temporal_fraction=temporal_fraction,
+        families=families,
+    )
+    lists = draw_lists(scene, rng, num_lists=num_lists, at_seconds=at_seconds)
+    if by_name_fraction:
+        lists = [by_name(one) if rng.random() < by_name_fraction else one for one in lists]
+    return (*questions, *lists)
+
+
+def by_name(turn: QuestionAnswer) -> QuestionAnswer:
+    """The same list in the order of its objects' names, where it has one object an item.
+
+    In reading order each place follows from the one before, and a model that looks everything up by place tells the
+    list rightly without ever finding an object by what it is.
+
+    >>> asked = "list the shapes, colour first."
+    >>> by_name(QuestionAnswer(asked, "blue star top, red cross left", "list", "list")).answer
+    'red cross left, blue star top'
+    """
+    colours, shapes = list(COLOURS), list(SHAPES)
+    for first, names, others in (("colour", colours, shapes), ("shape", shapes, colours)):
+        is_of_objects = not any(word in turn.question for word in ("events", COUNTS)) and turn.answer != "nothing"
+        if turn.question.endswith(f", {first} first.") and is_of_objects:
+            items = [item.split(" ") for item in turn.answer.split(", ")]
+            items.sort(key=lambda words: (names.index(words[0]), others.index(words[1])))
+            question = turn.question.replace(f"{first} first.", f"{first} by {first}.")
+            return replace(turn, question=question, answer=", ".join(map(" ".join, items)))
+    return turn
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training sample: uint8 RGB `frames` [F, H, W, 3] at `pts_seconds` [F], and a conversation."""
+
+    index: int
+    scene: Scene
+    frames: Frames
+    pts_seconds: Floats
+    turns: tuple[QuestionAnswer, ...]
+
+
+@dataclass(frozen=True)
+class MovingShapes:
+    """The endless stream of training samples, drawn in memory; any sample can be had by its index.
+
+    Attributes:
+        stage: "image" (one frame, all objects there, any moment of their paths) or "video" (`num_frames`
+            frames).
+        num_frames: frames of a video, evenly spaced, in the middles of as many equal parts. Six or more show
+            all that short questions ask, eight or more all that lists tell.
+        random_phase: move all frames of a video by one random fraction of their spacing, as a different
+            sampling policy would.
+        size: side of the frames in pixels, or (height, width).
+        num_turns, dense_fraction, temporal_fraction, families, by_name_fraction: see `draw_turns`.
+        empty_fraction: share of images without any object.
+
+    >>> stream = MovingShapes(seed=0, stage="video", num_frames=8)
+    >>> stream.sample(1000).frames.shape
+    (8, 64, 64, 3)
+    >>> next(stream.samples(start=1000)).turns == stream.sample(1000).turns
+    True
+    """
+
+    seed: int = 0
+    split: str = "train"
+    stage: str = "video"
+    num_frames: int = 8
+    random_phase: bool = False
+    size: int | tuple[int, int] = 64
+    num_turns: int = 6
+    dense_fraction: float = 0.25
+    temporal_fraction: float = 0.7
+    families: tuple[str, ...] = FAMILIES
+    by_name_fraction: float = 0.0
+    empty_fraction: float = 0.03
+
+    def __post_init__(self) -> None:
+        if self.stage not in ("image", "video"):
+            raise UsageError(f'stage is {self.stage!r}, but has to be "image" or "video"')
+        if self.num_frames < 1 or self.num_turns < 1:
+            raise UsageError(f"num_frames {self.num_frames} and num_turns {self.num_turns} have to be 1 or more")
+
+    def sample(self, index: int) -> Sample:
+        """Sample `index` (0 or more), the same on every call."""
+        is_image = self.stage == "image"
+        scene = draw_scene(self.seed, split=self.split, index=index, always_visible=is_image)
+        rng = scene_rng(self.seed, split=self.split, index=index, purpose=1)
+        phase = rng.random() if self.random_phase or is_image else 0.5
+        num_frames = 1 if is_image else self.num_frames
+        pts_seconds = ((np.arange(num_frames) + phase) / num_frames * scene.duration_seconds).astype(np.float32)
+        if is_image and rng.random() < self.empty_fraction:
+            scene = replace(scene, objects=())
+        sample = Sample(index, scene, render(scene, pts_seconds, size=self.size), pts_seconds, ())
+        return replace(sample, turns=self.turns(sample, conversation=index))
+
+    def turns(self, sample: Sample, *, conversation: int) -> tuple[QuestionAnswer, ...]:
+        """What is said about a sample; every number of a conversation (0 or more) gives another one."""
+        return draw_turns(
+            sample.scene,
+            scene_rng(self.seed, split=self.split, index=conversation, purpose=4),
+            num_turns=self.num_turns,
+            dense_fraction=self.dense_fraction,
+            at_seconds=float(sample.pts_seconds[0]) if self.stage == "image" else None,
+            temporal_fraction=self.temporal_fraction,
+            families=self.families,
+            by_name_fraction=self.by_name_fraction,
+        )
+
+    def samples(self, *, start: int = 0) -> Iterator[Sample]:
+        """Samples start, start + 1, ... without end."""
+        for index in itertools.count(start):
+            yield self.sample(index)
+
+
+def vocabulary() -> tuple[str, ...]:
+    """Every word of every question and answer, sorted, with the marks "?", "," and ".".
+
+    >>> "circle" in vocabulary(), len(vocabulary()) < 100
+    (True, True)
+    """
+    names = " ".join((*COLOURS, *SHAPES, *map(plural, SHAPES), *PLACES, *NUMBERS, *DIRECTIONS))
+    return tuple(sorted({*names.split(), *_OTHER_WORDS.split()}))
+
+
+_OTHER_WORDS = """
+    ? , . the one or is are at there any what who how many where when does do colour shape shapes
+    move moves stay stays go goes to start end appear appears disappear disappears first before after early
+    late yes no list motions times events place always between nothing
+"""

@@ -1,0 +1,218 @@
+"""Training samples from files: conversations and question sets, with frames decoded or read from the frame cache."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from voco_video.cache import CacheEntry, FrameCache
+from voco_video.compress import CompressOptions, compress_video, read_tokens
+from voco_video.data.registry import load_dataset
+from voco_video.data.samples import Media, Sample
+from voco_video.data.turns import check_turns, encode_turns
+from voco_video.errors import FILE_ERRORS, DataError, UsageError, VideoError, VocoVideoError
+from voco_video.model.backbone import Backbone
+from voco_video.model.voco import VocoModel, VocoTokens
+from voco_video.training.batches import Kept, TrainingSample
+from voco_video.training.config import TrainConfig
+from voco_video.video.reading import read_frames
+from voco_video.video.sampling import Sampling
+
+logger = logging.getLogger(__name__)
+
+
+def read_rows(config: TrainConfig) -> tuple[Sample, ...]:
+    """The rows of a configuration's dataset; a video's questions come ``num_turns`` to a conversation.
+
+    Raises:
+        UsageError: no dataset of that name.
+        DataError: its annotations cannot be read, or are in another layout.
+    """
+    dataset = load_dataset(
+        config.dataset, config.media_dir or None, split="train", annotations=config.annotations or None
+    )
+    rows: list[Sample] = []
+    for sample in dataset.samples:
+        turns = sample.turns
+        is_list_of_questions = bool(turns[0].question_id)
+        size = config.num_turns if is_list_of_questions else len(turns)
+        rows += [replace(sample, turns=turns[i : i + size]) for i in range(0, len(turns), size)]
+    return tuple(rows)
+
+
+class _SkipsBadRows:
+    """Rows by index; a bad one gives its place to the next good one, counted and named.
+
+    A row is bad when its file is missing or broken, when it has more tokens than a run takes, or when the chat template
+    refuses it. All that can be told without opening files is told at once; the rest when a row's turn has come.
+    """
+
+    def __init__(self, rows: Sequence[Sample], config: TrainConfig, backbone: Backbone) -> None:
+        self.rows = rows
+        self.num_samples = len(rows)
+        self.max_bad_samples = config.max_bad_samples
+        self.max_length = config.max_length
+        self.backbone = backbone
+        self.bad: dict[int, str] = {}
+        for number, row in enumerate(rows):
+            if reason := self._why_bad(row):
+                self._note(number, reason)
+
+    def _why_bad(self, row: Sample) -> str:
+        """What is wrong with a row, as far as that can be told without opening its files; "" for nothing."""
+        try:
+            for media in row.media:
+                _existing(media)
+            check_turns(self.backbone, row.turns, max_length=self.max_length, system=row.system)
+        except VocoVideoError as error:
+            return str(error)
+        return ""
+
+    def sample(self, index: int) -> TrainingSample:
+        """Row ``index``, or the next that is not bad.
+
+        Raises:
+            DataError: more rows than ``max_bad_samples`` are bad.
+        """
+        self.check_limit()
+        for tried in range(index, index + self.num_samples):
+            number = tried % self.num_samples
+            if number in self.bad:
+                continue
+            row = self.rows[number]
+            try:
+                encoded = encode_turns(self.backbone, row.turns, max_length=self.max_length, system=row.system)
+                return replace(self._read(row), system=row.system, encoded=encoded)
+            except (VocoVideoError, *FILE_ERRORS) as error:
+                self.note_bad(number, error)
+        raise DataError(
+            f"all {self.num_samples} rows are bad; the last: {list(self.bad.values())[-1]}. `voco-video data check` "
+            "lists what is wrong"
+        )
+
+    def note_bad(self, number: int, error: Exception) -> None:
+        """Count a bad row and name it.
+
+        Raises:
+            DataError: there are too many.
+        """
+        # A broken file says enough by itself; what nobody foresaw is named by its kind, too.
+        is_known = isinstance(error, (VocoVideoError, OSError))
+        self._note(number, str(error) if is_known else f"{type(error).__name__}: {error}")
+        self.check_limit()
+
+    def _note(self, number: int, reason: str) -> None:
+        self.bad[number] = f"row {self._place(number)}: {reason}"
+        if len(self.bad) <= self.max_bad_samples:
+            logger.warning("%s; it is skipped (%d so far)", self.bad[number], len(self.bad))
+
+    def _place(self, number: int) -> str:
+        """A row as people find it: its place in the annotations, from 1, and its name."""
+        row = self.rows[number]
+        return f"{row.turns[0].row + 1} ({row.name})"
+
+    def check_limit(self) -> None:
+        """Refuse to go on with more bad rows than ``max_bad_samples``.
+
+        Raises:
+            DataError: there are too many.
+        """
+        if len(self.bad) > self.max_bad_samples:
+            raise DataError(
+                f"{len(self.bad)} of {self.num_samples} rows are bad, more than max_bad_samples="
+                f"{self.max_bad_samples}; the last: {list(self.bad.values())[-1]}. `voco-video data check` lists them"
+            )
+
+    def _read(self, row: Sample) -> TrainingSample:
+        raise NotImplementedError
+
+
+def _existing(media: Media) -> Path:
+    if media.path is None:
+        raise VideoError(f"{media.name}: no such file")
+    return media.path
+
+
+class Conversations(_SkipsBadRows):
+    """Rows with their frames decoded: one for an image, ``num_frames`` spread evenly for a video."""
+
+    def __init__(self, rows: Sequence[Sample], config: TrainConfig, backbone: Backbone) -> None:
+        super().__init__(rows, config, backbone)
+        self.num_frames = config.num_frames
+        self.fit = backbone.images.fit
+
+    def _read(self, row: Sample) -> TrainingSample:
+        frames = [np.zeros((0, self.fit.height, self.fit.width, 3), np.uint8)]
+        for media in row.media:
+            sampling = Sampling(num_frames=self.num_frames if media.kind == "video" else 1)
+            frames.append(read_frames(_existing(media), sampling, fit=self.fit).pixels)
+        return TrainingSample(turns=row.turns, frames=np.concatenate(frames))
+
+
+class CachedConversations(_SkipsBadRows):
+    """Rows about videos whose tokens are read from the frame cache; no video is opened.
+
+    Args:
+        entries: what the cache holds of each file.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Sample],
+        config: TrainConfig,
+        backbone: Backbone,
+        entries: dict[tuple[Path, Kept], CacheEntry],
+    ) -> None:
+        super().__init__(rows, config, backbone)
+        self.entries = entries
+
+    @classmethod
+    def compress(cls, rows: Sequence[Sample], model: VocoModel, config: TrainConfig) -> CachedConversations:
+        """Find every row's files in the frame cache, and compress those that are not there yet."""
+        cache, fingerprint = FrameCache(config.cache_dir or None), model.fingerprint()
+        dataset = cls(rows, config, model.backbone, {})
+        dataset.check_limit()
+        kinds: tuple[Kept, ...] = (*config.forms, *(("full",) if config.full_visibility_fraction else ()))
+        broken: dict[Path, Exception] = {}
+        for number, row in enumerate(rows):
+            if number in dataset.bad:
+                continue
+            for media, kept in product(row.media, kinds):
+                path = _existing(media)
+                if path not in broken and (path, kept) not in dataset.entries:
+                    try:
+                        dataset.entries[path, kept] = compress_video(
+                            model,
+                            path,
+                            cache=cache,
+                            sampling=Sampling(num_frames=config.num_frames if media.kind == "video" else 1),
+                            options=options_for(kept),
+                            fingerprint=fingerprint,
+                        ).entry
+                    except (*FILE_ERRORS, UsageError) as error:
+                        broken[path] = error
+                if path in broken:
+                    dataset.note_bad(number, broken[path])
+                    break
+        return dataset
+
+    def _why_bad(self, row: Sample) -> str:
+        return super()._why_bad(row) if row.media else "a row without a video cannot come from the frame cache"
+
+    def _read(self, row: Sample) -> TrainingSample:
+        paths = tuple(map(_existing, row.media))
+        return TrainingSample(turns=row.turns, read_tokens=partial(self._read_tokens, paths))
+
+    def _read_tokens(self, paths: tuple[Path, ...], kept: Kept) -> VocoTokens:
+        return VocoTokens.cat([read_tokens(self.entries[path, kept]) for path in paths])
+
+
+def options_for(kept: Kept) -> CompressOptions:
+    """How a video is compressed so that the cache holds what a run wants to read."""
+    return CompressOptions(compressor="full", form="kv") if kept == "full" else CompressOptions(form=kept)

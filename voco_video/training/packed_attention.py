@@ -1,0 +1,223 @@
+"""Packed attention: frames as a batch of short causal sequences, then text over what it may see of them, in one pass.
+
+Training needs gradients through the compressor, and gradient checkpointing drops ``past_key_values``; so frames and
+text go through the decoder together, as one row of tokens:
+
+    [ frame 0 | frame 1 | ... | frame ΣF-1 | text of sample 0 | ... | text of sample B-1 ]        [1, ΣF*L + ΣT]
+
+Everything but attention treats tokens alike. Attention, given a `PackedLayout`, runs the ΣF frames as a causal batch
+and every text over the last ``kept`` tokens of its own frames and its own earlier tokens: cost grows linearly with
+frames. It is registered through the library's public interface under `PACKED`, and is ordinary SDPA without a layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from voco_video.errors import ModelError
+from voco_video.model.positions import CompactLayout
+
+PACKED = "voco_packed"
+
+
+@dataclass(frozen=True)
+class PackedLayout:
+    """Which tokens of a packed row are frames, which are text, and what each text sees.
+
+    Attributes:
+        num_frames: frames of each sample, ``[B]``.
+        frame_length: L: tokens of every frame's sequence.
+        kept: how many of a frame's last tokens the text sees: k VoCo tokens, or all L for full visibility.
+        text_lengths: tokens of each text, ``[B]``; only attention pads them, to T, the longest.
+        num_spare_frames: frames at the end of the frame batch that belong to no sample.
+        prefix: in place of frames in the row, per layer the keys and values ``[B, kv_heads, S, head_dim]`` that text
+            sees, already rotated to their places.
+        frame_positions: positions of a frame's sequence from its start, int64 ``[C, L]``; 0 to L - 1 when None.
+    """
+
+    num_frames: tuple[int, ...]
+    frame_length: int
+    kept: int
+    text_lengths: tuple[int, ...]
+    num_spare_frames: int = 0
+    prefix: tuple[tuple[Tensor, Tensor], ...] | None = None
+    frame_positions: Tensor | None = None
+
+    @property
+    def total_frames(self) -> int:
+        """ΣF: frames in the row."""
+        return 0 if self.prefix is not None else sum(self.num_frames) + self.num_spare_frames
+
+    @property
+    def frame_tokens(self) -> int:
+        """ΣF * L: where the text begins in the row."""
+        return self.total_frames * self.frame_length
+
+    @property
+    def prefix_length(self) -> int:
+        """S: slots before the text, those of the sample with the most frames."""
+        return max(self.num_frames) * self.kept
+
+    @property
+    def longest_text(self) -> int:
+        """T: tokens of the longest text."""
+        return max(self.text_lengths)
+
+    @property
+    def has_padding(self) -> bool:
+        """Whether texts differ in length."""
+        return len(set(self.text_lengths)) > 1
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether samples differ in their number of frames."""
+        return len(set(self.num_frames)) > 1
+
+    def text_start(self, num_frames: int) -> int:
+        """The position of the first text token after that many frames."""
+        if num_frames == 0:
+            return 0
+        return self._compact(num_frames).text_start
+
+    def _within(self) -> Tensor:
+        """Positions of a frame's sequence from its start, ``[C, L]``."""
+        return torch.arange(self.frame_length)[None] if self.frame_positions is None else self.frame_positions
+
+    def _compact(self, num_frames: int) -> CompactLayout:
+        """Where frames stand that take as many positions as their kept tokens span."""
+        kept = self._within()[:, self.frame_length - self.kept :].amax(0)  # [kept]
+        first = int(kept.min())
+        return CompactLayout(first, int(kept.max()) - first + 1, num_frames)
+
+    def position_ids(self) -> Tensor:
+        """Compact positions of the whole row, int64 ``[1, ΣF*L + ΣT]``, or with three coordinates ``[3, 1, ...]``."""
+        within = self._within()
+        counts = (*self.num_frames, self.num_spare_frames) if self.prefix is None else ()
+        step = self._compact(1).num_voco_tokens if self.total_frames else 0
+        frames = [f * step + within for count in counts for f in range(count)]
+        pairs = zip(self.num_frames, self.text_lengths, strict=True)
+        texts = [(self.text_start(count) + torch.arange(length)).expand(len(within), -1) for count, length in pairs]
+        row = torch.cat([*frames, *texts], dim=1)  # [C, ΣF*L + ΣT]
+        return row if len(row) == 1 else row[:, None]
+
+    def text_mask(self) -> Tensor:
+        """What each text token may look at, bool ``[B, 1, T, S + T]``: its sample's slots, and text up to itself."""
+        lengths = torch.tensor(self.num_frames) * self.kept  # [B]
+        slots = torch.arange(self.prefix_length) < lengths[:, None]  # [B, S]
+        longest, num_texts = self.longest_text, len(self.num_frames)
+        earlier = torch.ones(longest, longest, dtype=torch.bool).tril()
+        return torch.cat([slots[:, None].expand(-1, longest, -1), earlier.expand(num_texts, -1, -1)], dim=-1)[:, None]
+
+    def text_index(self) -> Tensor:
+        """For each place of the padded texts the token that stands there (any, where there is none), ``[B * T]``."""
+        starts = torch.tensor([0, *self.text_lengths[:-1]]).cumsum(0)  # [B]
+        within = torch.arange(self.longest_text).expand(len(starts), -1)
+        return (starts[:, None] + within.minimum(torch.tensor(self.text_lengths)[:, None] - 1)).flatten()
+
+    def text_places(self) -> Tensor:
+        """For each text token its place in the padded texts, ``[ΣT]``."""
+        within = torch.arange(self.longest_text).expand(len(self.text_lengths), -1)
+        return (within < torch.tensor(self.text_lengths)[:, None]).flatten().nonzero()[:, 0]
+
+    def slot_index(self) -> Tensor:
+        """For each slot before each text the kept token that fills it (any, where there is none), ``[B * S]``."""
+        starts = [0, *torch.tensor(self.num_frames).cumsum(0).tolist()]
+        rows = [
+            start * self.kept + torch.arange(self.prefix_length).clamp_max(max(count * self.kept - 1, 0))
+            for start, count in zip(starts, self.num_frames, strict=False)
+        ]
+        last = self.total_frames * self.kept - 1  # a last sample without frames would point past the end
+        return torch.cat(rows).clamp_max(max(last, 0))
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    dropout: float = 0.0,
+    packed: PackedLayout | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention of one layer over a packed row; SDPA where no layout is given.
+
+    Args:
+        query: ``[1, heads, ΣF*L + ΣT, head_dim]``; key and value with ``kv_heads``.
+        attention_mask: `PackedLayout.text_mask`.
+
+    Returns:
+        ``[1, ΣF*L + ΣT, heads, head_dim]`` and None, as the library's interface asks.
+    """
+    if packed is None:
+        sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
+        return sdpa(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
+    if kwargs.get("sliding_window"):
+        raise ModelError("a decoder with sliding-window attention cannot be trained on packed frames")
+    groups = query.shape[1] // key.shape[1]
+    frames = [_frame_batch(tensor, packed) for tensor in (query, key, value)]  # [ΣF, heads, L, head_dim]
+    texts = [_text_batch(tensor, packed) for tensor in (query, key, value)]  # [B, heads, T, head_dim]
+    if packed.prefix_length:
+        if packed.prefix is not None:
+            seen = packed.prefix[module.layer_idx]  # type: ignore[index]
+        else:
+            seen = (_kept_slots(frames[1], packed), _kept_slots(frames[2], packed))
+        texts[1:] = [torch.cat([s, t], dim=2) for s, t in zip(seen, texts[1:], strict=True)]
+    text_keys, text_values = (tensor.repeat_interleave(groups, dim=1) for tensor in texts[1:])
+    answered = nn.functional.scaled_dot_product_attention(
+        texts[0], text_keys, text_values, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
+    )  # [B, heads, T, head_dim]
+    rows = [answered.transpose(1, 2).flatten(0, 1)]  # [B * T, heads, head_dim]
+    if packed.has_padding:
+        rows[0] = rows[0][packed.text_places().to(query.device)]  # [ΣT, heads, head_dim]
+    if packed.total_frames:
+        frame_keys, frame_values = (tensor.repeat_interleave(groups, dim=1) for tensor in frames[1:])
+        compressed = nn.functional.scaled_dot_product_attention(
+            frames[0], frame_keys, frame_values, dropout_p=dropout, scale=scaling, is_causal=True
+        )  # [ΣF, heads, L, head_dim]
+        rows.insert(0, compressed.transpose(1, 2).flatten(0, 1))
+    return torch.cat(rows)[None], None
+
+
+def _frame_batch(tensor: Tensor, packed: PackedLayout) -> Tensor:
+    """``[1, heads, ΣF*L + ΣT, head_dim] -> [ΣF, heads, L, head_dim]``."""
+    rows = tensor[0, :, : packed.frame_tokens]
+    return rows.unflatten(1, (packed.total_frames, packed.frame_length)).transpose(0, 1)
+
+
+def _text_batch(tensor: Tensor, packed: PackedLayout) -> Tensor:
+    """``[1, heads, ΣF*L + ΣT, head_dim] -> [B, heads, T, head_dim]``."""
+    rows = tensor[0, :, packed.frame_tokens :].transpose(0, 1)  # [ΣT, heads, head_dim]
+    if packed.has_padding:
+        rows = rows[packed.text_index().to(rows.device)]  # [B * T, heads, head_dim]
+    return rows.unflatten(0, (len(packed.num_frames), packed.longest_text)).transpose(1, 2)
+
+
+def _kept_slots(frames: Tensor, packed: PackedLayout) -> Tensor:
+    """What text sees of the frames, ``[ΣF, heads, L, head_dim] -> [B, heads, S, head_dim]``."""
+    kept = frames[:, :, packed.frame_length - packed.kept :].transpose(1, 2).flatten(0, 1)  # [ΣF * kept, heads, d]
+    if packed.is_ragged:
+        kept = kept[packed.slot_index().to(kept.device)]
+    else:
+        kept = kept[: len(packed.num_frames) * packed.prefix_length]
+    return kept.unflatten(0, (len(packed.num_frames), packed.prefix_length)).transpose(1, 2)
+
+
+def pad_prefix(rows: Sequence[Tensor]) -> Tensor:
+    """One layer's keys or values per sample, ``[kv_heads, S_b, head_dim]``, to ``[B, kv_heads, S, head_dim]``."""
+    longest = max(row.shape[1] for row in rows)
+    return torch.stack([nn.functional.pad(row, (0, 0, 0, longest - row.shape[1])) for row in rows])
+
+
+AttentionInterface.register(PACKED, packed_attention)
+AttentionMaskInterface.register(PACKED, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])

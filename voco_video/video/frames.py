@@ -1,0 +1,48 @@
+"""Frames as the rest of the package sees them: upright RGB pixels of one size, each with its time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from voco_video.errors import UsageError
+from voco_video.video.scaling import Fit, FitMode, FrameScaler, Layout, Orientation, display_size, plan_layout
+
+__all__ = ["Fit", "FitMode", "FrameBatch", "FrameScaler", "Layout", "Orientation", "display_size", "plan_layout"]
+
+
+@dataclass(frozen=True)
+class FrameBatch:
+    """Frames with their times.
+
+    pixels:       uint8 [F, H, W, 3], RGB, upright, square pixels
+    pts_seconds:  float64 [F], the presentation time of each frame, never decreasing
+
+    >>> batch = FrameBatch(np.zeros((3, 2, 2, 3), np.uint8), np.array([0.0, 0.5, 1.0]))
+    >>> len(batch), batch[1:].pts_seconds
+    (3, array([0.5, 1. ]))
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    pts_seconds: npt.NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 4 or self.pixels.shape[3] != 3 or self.pixels.dtype != np.uint8:
+            raise UsageError(f"pixels must be uint8 [F, H, W, 3], not {self.pixels.dtype} {self.pixels.shape}")
+        if self.pts_seconds.dtype != np.float64 or self.pts_seconds.shape != self.pixels.shape[:1]:
+            raise UsageError(
+                f"pts_seconds must be float64 [{len(self.pixels)}], one time per frame, not "
+                f"{self.pts_seconds.dtype} {self.pts_seconds.shape}"
+            )
+        if np.any(np.diff(self.pts_seconds) < 0):
+            raise UsageError(f"pts_seconds must not decrease, got {self.pts_seconds}")
+
+    def __len__(self) -> int:
+        return len(self.pts_seconds)
+
+    def __getitem__(self, frames: slice) -> FrameBatch:
+        if not isinstance(frames, slice):
+            raise TypeError(f"a FrameBatch is sliced, as in batch[2:3]; got {frames!r}")
+        return FrameBatch(self.pixels[frames], self.pts_seconds[frames])
