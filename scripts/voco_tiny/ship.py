@@ -1,6 +1,6 @@
 """Put a trained voco-tiny into the package, in bfloat16: half the bytes.
 
-    python scripts/voco_tiny/ship.py runs/voco-tiny-answers-counts/last [FOLDER]  default: the package
+python scripts/voco_tiny/ship.py runs/voco-tiny-answers-counts/last [FOLDER]  default: the package
 """
 
 from __future__ import annotations

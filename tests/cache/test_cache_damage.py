@@ -68,9 +68,7 @@ def flip(path: Path, position: int) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize(
-    "file", ["manifest.json", "segment-000000.safetensors", "segment-000001.safetensors"]
-)
+@pytest.mark.parametrize("file", ["manifest.json", "segment-000000.safetensors", "segment-000001.safetensors"])
 def test_every_flipped_byte_and_every_truncation_is_noticed(cache: FrameCache, file: str) -> None:
     with cache.writer(key(), facts={"video": "v"}, segment_frames=1) as writer:
         for start in (0, 1):

@@ -166,9 +166,7 @@ def append_rest(writer: EntryWriter) -> None:
         writer.append(frames(start, start + 1), pts(start, start + 1))
 
 
-def test_a_caller_may_catch_ctrl_c_at_any_line_and_go_on(
-    cache: FrameCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_caller_may_catch_ctrl_c_at_any_line_and_go_on(cache: FrameCache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda fd: None)  # nothing here survives a power cut anyway
     for num_lines in range(1, 400):
         key_of_line = key(line=num_lines)

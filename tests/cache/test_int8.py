@@ -12,9 +12,7 @@ KV_SHAPE = (3, 2, 4, 2, 16)  # [F, layers, kv_heads, K, head_dim]
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [KV_SHAPE, (5, 2, 24)])
 def test_error_is_at_most_half_a_step_of_each_row(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    tensor = (torch.randn(shape, generator=torch.manual_seed(0)) * torch.rand(shape[:-1]).unsqueeze(-1)).to(
-        dtype
-    )
+    tensor = (torch.randn(shape, generator=torch.manual_seed(0)) * torch.rand(shape[:-1]).unsqueeze(-1)).to(dtype)
     stored = quantize({"x": tensor})
     assert stored["x.int8"].dtype == torch.int8
     assert stored["x.int8"].shape == shape

@@ -225,9 +225,7 @@ def test_an_entry_that_another_process_evicts_first_is_passed_over(
         assert not list((cache.cache_dir / "locks").iterdir())
 
 
-def test_a_cache_directory_that_cannot_be_used_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cache_directory_that_cannot_be_used_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CacheError, match=r"file: Not a directory; .*not a file"):
         FrameCache(tmp_path / "file")

@@ -33,9 +33,7 @@ def test_round_trip_is_bitwise_for_every_dtype(cache: FrameCache, dtype: torch.d
     tensors = {"x": torch.arange(7 * 3).view(7, 3).to(dtype), "y": torch.ones(7, 1, dtype=torch.uint8)}
     with cache.writer(key(), facts={}, segment_frames=4) as writer:
         for start in (0, 3, 6):
-            writer.append(
-                {name: t[start : start + 3] for name, t in tensors.items()}, pts(start, min(start + 3, 7))
-            )
+            writer.append({name: t[start : start + 3] for name, t in tensors.items()}, pts(start, min(start + 3, 7)))
         writer.finish()
     entry = FrameCache(cache.cache_dir).get(key())
     assert entry is not None
@@ -323,9 +321,7 @@ def test_cache_and_entries_travel_to_worker_processes(cache: FrameCache) -> None
 def test_open_files_do_not_grow_with_reads_and_entries(cache: FrameCache) -> None:
     entries = [write(cache, key(name), num_frames=40) for name in "abc"]
     num_open = len(os.listdir("/dev/fd"))
-    tensors = [entry.read() for entry in entries for _ in range(5)] + [
-        entries[0].read(1, 2) for _ in range(50)
-    ]
+    tensors = [entry.read() for entry in entries for _ in range(5)] + [entries[0].read(1, 2) for _ in range(50)]
     assert len(os.listdir("/dev/fd")) == num_open
     assert len(cache.entries()) == 3
     del entries, tensors

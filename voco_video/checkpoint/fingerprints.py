@@ -74,7 +74,6 @@ def _is_settled(files: tuple[FileState, ...]) -> bool:
 def _about(model: VocoModel, what: str) -> dict[str, Any]:
     from transformers import __version__ as transformers_version
 
-
     return {
         "what": what,
         "files": [[f.path, f.size_bytes, f.mtime_ns, f.inode, f.device] for f in model.sources],

@@ -60,7 +60,6 @@ app.add_typer(data.app, name="data")
 @app.callback(invoke_without_command=True)
 def _root(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
     if version:
-
         print(f"voco-video {__version__}")
         raise typer.Exit
 

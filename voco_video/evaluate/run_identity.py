@@ -92,7 +92,6 @@ def surroundings() -> dict[str, Any]:
     """What can move the last digits though it is no setting."""
     import transformers
 
-
     return {
         "num_threads": torch.get_num_threads(),
         "machine": f"{platform.system()} {platform.machine()}",

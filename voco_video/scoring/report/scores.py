@@ -188,7 +188,6 @@ def versions() -> dict[str, str]:
     """Of what scores depend on."""
     import numpy
 
-
     return {"voco_video": __version__, "numpy": numpy.__version__, "python": platform.python_version()}
 
 
