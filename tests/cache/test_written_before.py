@@ -64,6 +64,7 @@ def test_an_earlier_interrupted_entry_goes_on(cache):
     with cache.writer(key, facts={"source": "camera"}, segment_frames=2) as writer:
         assert writer.num_frames == 5
         writer.append({"embeds": torch.full((1, 2, 4), 5.0)}, np.array([5.0]))
+        writer.finish()
     assert cache.get(key).read()["embeds"][:, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
 
 
