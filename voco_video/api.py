@@ -172,8 +172,9 @@ class VideoModel:
         return CompressedVideo(self, (Part(result.entry, 0, result.entry.num_frames),), result)
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write the model as an ordinary Hugging Face folder with its VoCo files and what it has learned about finding
-        frames; `load_model` reads it back.
+        """Write the model as an ordinary Hugging Face folder, which `load_model` reads back.
+
+        Its VoCo files go with it, and what it has learned about finding frames.
 
         >>> load_model("VoCo-LLaMA-7B").save_pretrained("voco-llama-7b-hf")     # doctest: +SKIP
         PosixPath('voco-llama-7b-hf')

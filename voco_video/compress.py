@@ -404,7 +404,6 @@ def _facts(
 
 def model_facts(model: VocoModel, compressor: Compressor, int8_error: float | None) -> dict[str, Any]:
     """What an entry records of how its frames were compressed, beyond its key."""
-
     return {
         "model_trained": model.trained,
         "voco_video_version": __version__,

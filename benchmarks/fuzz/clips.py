@@ -312,7 +312,8 @@ def _wrong_picture(
     result: tuple[tuple[float, str], ...], truth: list[tuple[float, str]], whole: list[tuple[float, str]]
 ) -> str | None:
     """A picture that a sequential decode does not give, or not in this order, and that is not of the sound file:
-    decoding that begins at a keyframe may get more of those out than one that stumbles before it."""
+    decoding that begins at a keyframe may get more of those out than one that stumbles before it.
+    """
     place = 0
     sound = {digest for _, digest in whole}
     for number, (seconds, digest) in enumerate(result):

@@ -104,7 +104,8 @@ def videomme_rows() -> list[dict[str, Any]]:
 
 def write_videomme(root: Path, *, layout: str = "jsonl") -> Path:
     """Nine questions: as the published parquet, as its rows in JSON lines, or as the authors' own file has them, a
-    video's together, with the names of today ("nested") or of its first publication ("first")."""
+    video's together, with the names of today ("nested") or of its first publication ("first").
+    """
     rows = videomme_rows()
     root.mkdir(parents=True, exist_ok=True)
     if layout == "parquet":

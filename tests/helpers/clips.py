@@ -1,5 +1,6 @@
 """Really encoded test videos. Each picture carries its own number in black and white blocks that survive lossy
-coding and scaling, so a test can say which frame it was given, whatever the time stamps claim."""
+coding and scaling, so a test can say which frame it was given, whatever the time stamps claim.
+"""
 
 from __future__ import annotations
 
@@ -164,7 +165,8 @@ def drop_packets(source: Path, target: Path, *, num_packets: int) -> Path:
 
 def unmark_references(source: Path, target: Path) -> Path:
     """Copy an HEVC mp4 with the pictures of layer 1 marked as no references (TSA_R to TSA_N), which is allowed: the
-    mark speaks of their own layer only, and those of layer 2 still refer to them."""
+    mark speaks of their own layer only, and those of layer 2 still refer to them.
+    """
     data = bytearray(source.read_bytes())
     with av.open(str(source)) as container:
         for packet in container.demux(video=0):

@@ -43,7 +43,8 @@ def remux(
 
 def edit_ts_times(source: Path, target: Path, change: Callable[[int, int], int | None]) -> Path:
     """Copy an MPEG-TS with the time of each picture's packet replaced by `change(number in the file, ticks)`; None
-    takes it away. Decoding times go with it by the same amount."""
+    takes it away. Decoding times go with it by the same amount.
+    """
     data = bytearray(source.read_bytes())
     for number, start in enumerate(_ts_pictures(data)):
         has_dts = data[start + 7] >> 6 == 3

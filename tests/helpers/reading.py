@@ -1,5 +1,6 @@
 """Reading a clip in every way, against what it must give: the numbers and times that it was made with, and the pixels
-of a plain sequential decode."""
+of a plain sequential decode.
+"""
 
 import itertools
 

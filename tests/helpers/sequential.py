@@ -150,7 +150,8 @@ def times_of(raws: list[Raw], facts: Facts) -> list[float]:
 
 def _carried(raws: list[Raw], facts: Facts) -> list[int | None]:
     """The time that each picture brings. Decoding times, in the order in which packets lie in the file, say nothing
-    of the order in which they are shown: there the k-th shown picture has the k-th of them."""
+    of the order in which they are shown: there the k-th shown picture has the k-th of them.
+    """
     times = [raw.dts if facts.has_only_decoding_times and raw.dts is not None else raw.pts for raw in raws]
     by_packet = [time for _, time in sorted(zip([raw.packet for raw in raws], times, strict=True), key=lambda x: x[0])]
     if None in times or times == by_packet:
@@ -160,7 +161,8 @@ def _carried(raws: list[Raw], facts: Facts) -> list[int | None]:
 
 def repair(times: list[int | None], facts: Facts) -> list[Fraction]:
     """One missing, repeated or wild time becomes what its neighbours say, a clock set back goes on from where it was,
-    a gap stays. Where fewer than half of the times can be kept, all are counted at the average rate."""
+    a gap stays. Where fewer than half of the times can be kept, all are counted at the average rate.
+    """
     frame = max(Fraction(1), 1 / (facts.rate * facts.time_base))
     kept = _keep(times, back=int(_BACK_SECONDS / facts.time_base))
     if 2 * len(kept) < len(times):
@@ -180,7 +182,8 @@ def repair(times: list[int | None], facts: Facts) -> list[Fraction]:
 
 def _keep(times: list[int | None], back: int) -> list[int]:
     """The pictures whose times are believed: as many as can be in ascending order, but for as few as can be places
-    at which the clock was set back by more than `back` ticks."""
+    at which the clock was set back by more than `back` ticks.
+    """
     best: dict[int, tuple[float, int]] = {}  # picture -> what believing it last costs, the one believed before it
     known = [number for number, time in enumerate(times) if time is not None]
     for place, number in enumerate(known):

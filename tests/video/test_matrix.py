@@ -1,5 +1,6 @@
 """Every clip of the matrix, read in every way, gives the numbers and times that it was made with, and the pixels of a
-plain sequential decode."""
+plain sequential decode.
+"""
 
 import subprocess
 import sys

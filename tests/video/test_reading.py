@@ -1,5 +1,6 @@
 """Frames out of really encoded files: each is identified by the number drawn into it, and the quick ways of reading
-are compared, bit by bit, with a plain decode of everything from the first packet on."""
+are compared, bit by bit, with a plain decode of everything from the first packet on.
+"""
 
 import contextlib
 import gc
@@ -76,7 +77,8 @@ def backend(request):
 def decode_plainly(path, fit=None):
     """Every frame [(pts, pixels)] by one thread from the first packet to the last, past errors, in output order.
 
-    Pixels are None where there are errors in them."""
+    Pixels are None where there are errors in them.
+    """
     with Source(path) as source:
         _, facts = scan(source)
     scaler = FrameScaler(
@@ -152,7 +154,8 @@ def test_each_frame_alone(folder, name):
 @pytest.fixture
 def opened(monkeypatch):
     """What has been opened to decode from, beside what `open_video` opens and leaves to the first reading: more than
-    once per later reading means that a shortcut had to be given up."""
+    once per later reading means that a shortcut had to be given up.
+    """
     sources = []
 
     class CountedSource(Source):

@@ -166,8 +166,7 @@ def check_continues(segments: Sequence[Segment], segment: Segment) -> None:
 
 
 def check_batch(tensors: Mapping[str, torch.Tensor], pts_seconds: np.ndarray) -> None:
-    """CacheError unless every tensor is [F, …] of a storable dtype and there are F finite, ascending
-    times."""
+    """Raise CacheError unless every tensor is [F, …] of a storable dtype and there are F finite, ascending times."""
     if not tensors or pts_seconds.ndim != 1 or len(pts_seconds) == 0:
         raise CacheError(f"nothing to append: {len(tensors)} tensors, pts_seconds of shape {pts_seconds.shape}")
     if not np.isfinite(pts_seconds).all() or (np.diff(pts_seconds) < 0).any():

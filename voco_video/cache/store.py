@@ -29,8 +29,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PartialEntry:
-    """An interrupted entry, or one being written now: `num_frames` frames are safe and will not be computed
-    again."""
+    """An interrupted entry, or one being written now; its `num_frames` safe frames are not computed again."""
 
     digest: str
     directory: Path

@@ -66,7 +66,7 @@ def ask(
     cache_dir: opt.CacheDir = None,
     json: opt.Json = False,
 ) -> None:
-    """Ask questions about a video; it is compressed first where the cache does not have it.
+    r"""Ask questions about a video; it is compressed first where the cache does not have it.
 
     The whole video is compressed with all of the model's VoCo tokens; --start, --end and --num-voco-tokens choose
     from that while answering, so changing them costs nothing. Where frames are more than the model has room for, or

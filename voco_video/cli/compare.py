@@ -50,7 +50,7 @@ def compare(
     ] = None,
     json: opt.Json = False,
 ) -> None:
-    """Compare predictions on the questions that all of them have: differences, and whether they may be chance.
+    r"""Compare predictions on the questions that all of them have: differences, and whether they may be chance.
 
     \b
     Examples:

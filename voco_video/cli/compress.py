@@ -60,7 +60,7 @@ def compress(
     starts_over: following.StartsOver = None,
     json: opt.Json = False,
 ) -> None:
-    """Compress videos into the frame cache.
+    r"""Compress videos into the frame cache.
 
     A video that is there already is not touched. An interrupted run goes on where it stopped when the same command
     is given again.

@@ -51,7 +51,7 @@ def synth(
     media: Annotated[MediaChoice, typer.Option(help="Clips, or (with llava) images.")] = MediaChoice.video,
     json: opt.Json = False,
 ) -> None:
-    """Write a MovingShapes data set: clips of moving shapes with questions and true answers.
+    r"""Write a MovingShapes data set: clips of moving shapes with questions and true answers.
 
     The same options give the same bytes. An interrupted run goes on where it stopped when the same command is
     given again.
@@ -112,7 +112,7 @@ def check(
     max_length: Annotated[int, typer.Option(help="Text tokens that a training sample may have.")] = 2048,
     json: opt.Json = False,
 ) -> None:
-    """Say what is there of a data set, what is missing, and where each file comes from.
+    r"""Say what is there of a data set, what is missing, and where each file comes from.
 
     Exit code 1 where something is missing or broken, where training would skip a row, or where the annotations are not
     of the published size.

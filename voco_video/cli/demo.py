@@ -20,7 +20,7 @@ def demo(
     cache_dir: opt.CacheDir = None,
     json: opt.Json = False,
 ) -> None:
-    """Make a clip, compress it, ask about it: everything once, in a few seconds, with the embedded model.
+    r"""Make a clip, compress it, ask about it: everything once, in a few seconds, with the embedded model.
 
     Run it twice: the second time the frames come from the cache, and nothing is decoded or compressed.
 

@@ -121,7 +121,7 @@ def evaluate(
     cache_dir: opt.CacheDir = None,
     json: opt.Json = False,
 ) -> None:
-    """Evaluate a model on a video question-answering or multiple-choice set.
+    r"""Evaluate a model on a video question-answering or multiple-choice set.
 
     Each video is compressed once, or found in the cache, and all its questions are answered over the same frames. The
     same command goes on where an interrupted one stopped, and costs nothing where everything is done. The predictions
@@ -232,7 +232,7 @@ def with_vocabulary(
 
 
 def processes_for(num_workers: int, load: Callable[[int], VideoModel]) -> Processes:
-    """torchrun's processes, or those that --num-workers asks for.
+    """Torchrun's processes, or those that --num-workers asks for.
 
     Raises:
         UsageError: both.

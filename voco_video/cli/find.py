@@ -47,7 +47,7 @@ def find(
     cache_dir: opt.CacheDir = None,
     json: opt.Json = False,
 ) -> None:
-    """Find the moments of videos that have most to do with a query; nothing is generated, no pixel looked at.
+    r"""Find the moments of videos that have most to do with a query; nothing is generated, no pixel looked at.
 
     Videos that the cache does not have are compressed first. With a model that has learned to find frames, a score
     above 0 says that the moment likelier than not shows what was asked for; else only the order of scores counts.

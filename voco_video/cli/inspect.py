@@ -38,7 +38,7 @@ def inspect(
     cache_dir: opt.CacheDir = None,
     json: opt.Json = False,
 ) -> None:
-    """Show a video's facts, the frames that sampling takes from it, and what the cache holds of it.
+    r"""Show a video's facts, the frames that sampling takes from it, and what the cache holds of it.
 
     \b
     Examples:

@@ -80,7 +80,7 @@ def score(
     ] = None,
     json: opt.Json = False,
 ) -> None:
-    """Score predictions: exact match, token F1, ranks where they are there, and a judge if you name one.
+    r"""Score predictions: exact match, token F1, ranks where they are there, and a judge if you name one.
 
     Everything comes overall and by question type, with 95 % intervals over videos. Unanswered questions are wrong.
     Predictions of other people are read in their layouts: rows with an id and a prediction (.json, .jsonl, .csv), one

@@ -17,7 +17,7 @@ _LABEL = re.compile(r"\(?([A-Z])[.):]\s*")
 
 
 def filled_prompt(prompt: str, question: str, options: Sequence[str] = ()) -> str:
-    """A prompt with its question, and with its options as lines "A. ...".
+    r"""A prompt with its question, and with its options as lines "A. ...".
 
     >>> filled_prompt("{question}\\n{options}", "who runs?", ["a dog", "a cat"])
     'who runs?\\nA. a dog\\nB. a cat'

@@ -1,4 +1,4 @@
-"""Conversations about images and videos, in the layouts that instruction data is published in.
+r"""Conversations about images and videos, in the layouts that instruction data is published in.
 
     LLaVA           {"id", "image" or "video", "conversations": [{"from": "human", "value": "<image>\n..."}, ...]}
     messages        {"messages": [{"role": "user", "content": "<video>..."}, ...], "images": [...], "videos": [...]}

@@ -71,7 +71,7 @@ _SIGHT = 200  # characters that are looked at before and after a letter
 
 
 def read_letter(text: str, options: Sequence[str]) -> str | None:
-    """The option that an answer names; None where it names none, or more than one.
+    r"""The option that an answer names; None where it names none, or more than one.
 
     What stands in <think> is not the answer; where there is an <answer> or a ``\\boxed{}``, nothing else is. Full-width
     letters and those in bold are letters. Then the first of these that says anything decides:

@@ -155,8 +155,11 @@ def load_multiple_choice(
 
 
 def default_split(dataset: str) -> str:
-    """The split that is meant where none is named: "test", but "val" of EgoSchema, whose test answers are not public,
-    and of MLVU, whose published figures are mostly of that."""
+    """Give the split that is meant where none is named.
+
+    That is "test", but "val" of EgoSchema, whose test answers are not public, and of MLVU, whose published figures are
+    mostly of that.
+    """
     return _DEFAULT_SPLITS.get(dataset, "test")
 
 

@@ -79,8 +79,7 @@ def check_turns(backbone: Backbone, turns: Sequence[Turn], *, max_length: int, s
 
 
 def check_rendering(backbone: Backbone, turns: Sequence[Turn], *, max_length: int, system: str = "") -> None:
-    """Make sure that questions and answers can be read back from a conversation's token ids, and answers from its
-    labels.
+    """Make sure that a conversation's token ids hold its questions and answers, and its labels the answers.
 
     Raises:
         ModelError: they cannot, so whatever is trained on such conversations learns something else.

@@ -75,8 +75,11 @@ class Ranker:
         return score_tries(self.model, prefix, self._prompt(question), self.tries)[0]
 
     def losses(self, prefix: Prefix, question: str) -> tuple[Tensor, Tensor]:
-        """Mean negative log-likelihood per token of each answer, float32 ``[A]``, and whether greedy decoding gives it,
-        bool ``[A]``; on the CPU."""
+        """Score each answer: mean negative log-likelihood per token, and whether greedy decoding gives it.
+
+        Returns:
+            float32 ``[A]`` and bool ``[A]``, on the CPU.
+        """
         scores, is_greedy = score_tries(self.model, prefix, self._prompt(question), self.tries)
         num_tokens = sum(torch.bincount(trie.step_answers, minlength=len(self.answers)) for trie in self.tries)
         return -scores / num_tokens, is_greedy
@@ -194,8 +197,11 @@ def _build_trie(sequences: Sequence[Sequence[int]], group: Sequence[int]) -> Tri
 def score_tries(
     model: VocoModel, prefix: Prefix, prompt: Sequence[int], tries: Sequence[Trie]
 ) -> tuple[Tensor, Tensor]:
-    """Log-likelihood of every answer after a prompt of token ids, float32 ``[A]``, and whether none of its tokens is
-    less likely than another would be, bool ``[A]``; on the CPU."""
+    """Score every answer after a prompt of token ids: its log-likelihood, and whether greedy decoding gives it.
+
+    Returns:
+        float32 ``[A]`` and bool ``[A]``, on the CPU.
+    """
     scores = torch.zeros(tries[0].num_answers, dtype=torch.float32)
     num_missed = torch.zeros(tries[0].num_answers, dtype=torch.float32)
     for trie in tries:

@@ -44,9 +44,12 @@ class Processes(Protocol):
     """
 
     @property
-    def rank(self) -> int: ...
+    def rank(self) -> int:
+        """Give this process's number."""
+
     @property
-    def num_processes(self) -> int: ...
+    def num_processes(self) -> int:
+        """Count the processes."""
 
     def agree(self, jobs: Sequence[Any]) -> Sequence[Any]:
         """The jobs of process 0, to every process."""
@@ -69,17 +72,20 @@ class Alone:
     num_processes: int = 1
 
     def agree(self, jobs: Sequence[Any]) -> Sequence[Any]:
+        """Keep the jobs as they are: nobody else plans."""
         return jobs
 
     def visible(self, jobs: Sequence[Any]) -> Sequence[Any]:
+        """Give all jobs: this process hears of every one."""
         return jobs
 
     def run(self, work: Work, model: VideoModel, jobs: Sequence[Any], on_done: OnDone) -> None:
+        """Do all jobs here."""
         if jobs:
             work(model, jobs, self.rank, on_done)
 
     def wait(self) -> None:
-        pass
+        """Return at once: `run` waited for the others."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +106,15 @@ class Spawned:
             raise UsageError(f"num_workers={self.num_processes}: it takes at least 1 process")
 
     def agree(self, jobs: Sequence[Any]) -> Sequence[Any]:
+        """Keep the jobs as they are: nobody else plans."""
         return jobs
 
     def visible(self, jobs: Sequence[Any]) -> Sequence[Any]:
+        """Give all jobs: this process hears of every one."""
         return jobs
 
     def run(self, work: Work, model: VideoModel, jobs: Sequence[Any], on_done: OnDone) -> None:
+        """Start the other processes, share the jobs among all, and wait for the last."""
         _warn_of_crowding(model, self.num_processes)
         shares = [jobs[rank :: self.num_processes] for rank in range(self.num_processes)]
         with _children(self.load, work, {r: share for r, share in enumerate(shares) if share and r}) as children:
@@ -120,7 +129,7 @@ class Spawned:
                 children.listen(on_done, timeout_seconds=None)
 
     def wait(self) -> None:
-        pass
+        """Return at once: `run` waited for the others."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +147,7 @@ class Torchrun:
         return Torchrun(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
 
     def agree(self, jobs: Sequence[Any]) -> Sequence[Any]:
+        """Send the jobs of process 0 to every process."""
         import torch.distributed as dist
 
         dist.init_process_group("gloo", timeout=_LONG_ENOUGH)
@@ -146,14 +156,17 @@ class Torchrun:
         return box[0]
 
     def visible(self, jobs: Sequence[Any]) -> Sequence[Any]:
+        """Give this process's own share."""
         return jobs[self.rank :: self.num_processes]
 
     def run(self, work: Work, model: VideoModel, jobs: Sequence[Any], on_done: OnDone) -> None:
+        """Do this process's share, and wait for the others."""
         if mine := self.visible(jobs):
             work(model, mine, self.rank, on_done)
         self._meet()
 
     def wait(self) -> None:
+        """Wait for all processes, then leave the group."""
         import torch.distributed as dist
 
         self._meet()

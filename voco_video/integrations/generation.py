@@ -31,7 +31,7 @@ class Generation:
 
     @staticmethod
     def of(settings: Mapping[str, Any], *, max_new_tokens: int) -> Generation:
-        """From a harness's settings of a request.
+        r"""From a harness's settings of a request.
 
         ``max_new_tokens``, ``do_sample``, ``temperature``, ``seed`` and ``until`` count; a temperature only where
         ``do_sample`` is not false. Beams and truncated sampling do not exist here: asking for them is warned of.

@@ -364,7 +364,7 @@ class VocoModel(nn.Module):
         return digest.hexdigest()
 
     def checked_budget(self, num_voco_tokens: int | None) -> int:
-        """k for what a caller asks for: all K when None.
+        """K for what a caller asks for: all K when None.
 
         Raises:
             UsageError: k is not 1 to K.

@@ -165,8 +165,10 @@ def packet_number(picture: Any) -> int:
 
 
 def decode_on(source: Source) -> Iterator[Any]:
-    """Every picture of a freshly opened lenient source, in the order in which they are shown, whatever errors lie
-    between."""
+    """Decode every picture of a freshly opened lenient source, whatever errors lie between.
+
+    Pictures come in the order in which they are shown.
+    """
     import av
 
     for number, packet in enumerate(source.packets()):

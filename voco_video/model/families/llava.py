@@ -13,7 +13,7 @@ _TOWERS_WITH_CLASS_TOKEN = frozenset({"clip_vision_model"})
 
 
 class Llava(Family):
-    """``<image>`` and a newline, as the chat templates have it: ``USER: <image>\\n...``."""
+    r"""``<image>`` and a newline, as the chat templates have it: ``USER: <image>\\n...``."""
 
     title = "LLaVA-1.5, LLaVA-Interleave"
     frame_after = "\n"

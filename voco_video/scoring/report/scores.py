@@ -288,8 +288,9 @@ def default_stem(predictions: Path) -> Path:
 
 
 def write_report(report: Report, stem: Path) -> tuple[Path, ...]:
-    """Write STEM.json, STEM.md and STEM.png, with a judge STEM.verdicts.jsonl, and STEM.submission.json where questions
-    have no public answer.
+    """Write STEM.json, STEM.md and STEM.png.
+
+    With a judge STEM.verdicts.jsonl comes too, and STEM.submission.json where questions have no public answer.
 
     Raises:
         UsageError: one of them is the predictions themselves.
