@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,10 +36,8 @@ def cases(*, count, seed, folder):
 @pytest.fixture(scope="module")
 def fuzz():
     """The modules of `benchmarks.fuzz`, by name."""
-    sys.path.insert(0, str(ROOT))
     names = ("__main__", "children", "clips", "outcome")
-    yield SimpleNamespace(**{name: importlib.import_module(f"benchmarks.fuzz.{name}") for name in names})
-    sys.path.remove(str(ROOT))
+    return SimpleNamespace(**{name: importlib.import_module(f"benchmarks.fuzz.{name}") for name in names})
 
 
 @pytest.mark.slow
