@@ -51,8 +51,8 @@ def find(
     r"""Find the moments of videos that have most to do with a query; nothing is generated, no pixel looked at.
 
     Videos that the cache does not have are compressed first; one that cannot be read is named, and the others are
-    searched. With a model that has learned to find frames, a score
-    above 0 says that the moment likelier than not shows what was asked for; else only the order of scores counts.
+    searched. With a model that has learned to find frames, a score above 0 says that the moment likelier than not
+    shows what was asked for; else only the order of scores counts.
 
     \b
     Examples:
