@@ -126,6 +126,21 @@ def damaged(fuzz, tmp_path_factory):
     return path, base.make(folder / "made")
 
 
+@pytest.mark.parametrize(
+    "seed",
+    [
+        89,  # VP9 pictures that are shown again
+        603,  # damage that was met, and then skipped
+        781,  # parameters that come after the pictures that they would change
+        977,  # a keyframe that only decoding from there gives
+        1236,  # MPEG-2 damage that several threads pass over
+        1632,  # FFV1 whose decoder leaves parts of pictures as they were in memory
+    ],
+)
+def test_damage_that_was_once_read_wrongly(fuzz, tmp_path, seed):
+    assert not (outcome := fuzz.clips.run_case(seed, tmp_path)).is_finding, outcome
+
+
 def one_earlier(pictures):
     """Each picture at the time of the next."""
     earlier = None
