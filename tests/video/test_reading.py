@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import voco_video.video.decode_plan as runs
 import voco_video.video.packet_index as packet_index
 import voco_video.video.pyav_reader as decoding
 from tests.helpers.clips import (
@@ -39,6 +38,7 @@ from tests.helpers.clips import (
 )
 from tests.helpers.edits import show_again
 from voco_video.errors import UsageError, VideoError
+from voco_video.video import decode_plan
 from voco_video.video.container import Source
 from voco_video.video.frames import Fit, FrameBatch, FrameScaler, Orientation, plan_layout
 from voco_video.video.other_readers import check_backend
@@ -129,7 +129,7 @@ def test_every_backend_gives_the_frames_the_plan_names(clip, backend):
 
 @pytest.mark.parametrize("seek_packets", [5, 200])
 def test_shortcuts_change_no_pixel(clip, monkeypatch, seek_packets):
-    monkeypatch.setattr(runs, "SEEK_PACKETS", seek_packets)
+    monkeypatch.setattr(decode_plan, "SEEK_PACKETS", seek_packets)
     reference = [pixels for _, pixels in decode_plainly(clip, SMALL)]
     with open_video(clip) as video:
         assert len(reference) == video.info.num_frames
@@ -197,9 +197,9 @@ def test_sound_files_are_gone_through_once(folder, name, opened):
 @pytest.mark.parametrize("name", ["h264_opengop.mp4", "h264_opengop.ts", "hevc_opengop.mp4", "vp9_altref.webm"])
 def test_seeking_is_given_up_where_the_container_lands_too_late(folder, monkeypatch, name):
     path = CLIPS[name].write(folder)
-    monkeypatch.setattr(runs, "SEEK_PACKETS", 5)
-    monkeypatch.setattr(packet_index, "KEPT_BYTES", 0)
-    monkeypatch.setattr(runs._Cursor, "_find_place", lambda self, latest: False)
+    monkeypatch.setattr(decode_plan, "SEEK_PACKETS", 5)
+    monkeypatch.setattr(packet_index, "MAX_KEPT_PACKET_BYTES", 0)
+    monkeypatch.setattr(decode_plan._Cursor, "_find_place", lambda self, latest: False)
     late = Sampling(timestamps=(probe(path).end_seconds - 0.1,))
     assert read_numbers(read_frames(path, late).pixels) == [CLIPS[name].num_frames - 3]
 
@@ -250,7 +250,7 @@ def test_keyframes_only(bframes, backend):
 
 @pytest.mark.parametrize(("room_bytes", "is_kept"), [(-1, False), (1000, False), (1 << 20, True)])
 def test_the_first_reading_uses_what_opening_has_left(bframes, monkeypatch, opened, room_bytes, is_kept):
-    monkeypatch.setattr(packet_index, "KEPT_BYTES", bframes.stat().st_size + room_bytes)
+    monkeypatch.setattr(packet_index, "MAX_KEPT_PACKET_BYTES", bframes.stat().st_size + room_bytes)
     times = Sampling(timestamps=(0.0, 0.04, 1.0))
     with open_video(bframes) as video:
         (first,) = video.batches(times, prefetch_batches=0)
@@ -279,9 +279,9 @@ def test_jumps_go_to_the_last_keyframe_that_saves_decoding(bframes):
     with Source(bframes) as source:
         packets, _ = scan(source)
         index = index_frames(source, packets)
-    planned = runs.plan_runs(index, np.array([3, 20, 30, 71, 100]), can_jump=True)
+    planned = decode_plan.plan_spans(index, np.array([3, 20, 30, 71, 100]), can_jump=True)
     assert [(run.entry_packet, run.frames.tolist()) for run in planned] == [(0, [3, 20, 30]), (48, [71]), (96, [100])]
-    (run,) = runs.plan_runs(index, np.array([3, 100]), can_jump=False)
+    (run,) = decode_plan.plan_spans(index, np.array([3, 100]), can_jump=False)
     assert run.entry_packet == 0
 
 

@@ -47,7 +47,8 @@ def knows_matrix(frame: Any) -> bool:
 class RgbScaler:
     """Scales `av.VideoFrame`s and makes RGB of them. Not for use from two threads at once.
 
-    name:  of the file, for what has to be said of it
+    Args:
+        name: of the file, for what has to be said of it.
     """
 
     def __init__(self, name: str) -> None:
@@ -64,7 +65,8 @@ class RgbScaler:
         The yuv to rgb matrix and range are those that the frame carries, as in the ffmpeg program. A matrix that the
         scaler does not know gives way to the nearest that it does, and a warning says so once.
 
-        Raises VideoError for pixels that cannot be converted or are too many for memory.
+        Raises:
+            VideoError: pixels that cannot be converted, or too many for memory.
         """
         import av
 

@@ -55,8 +55,9 @@ class MisplacedError(DamagedError):
 class StreamFacts:
     """What the container and the first decoded picture say; sizes in pixels as stored, before any turning.
 
-    coded_aspect:      what the picture itself says of its pixels' shape
-    has_known_matrix:  whether FFmpeg's scaler knows the matrix of its colours
+    Attributes:
+        coded_aspect: what the picture itself says of its pixels' shape.
+        has_known_matrix: whether FFmpeg's scaler knows the matrix of its colours.
     """
 
     container: str
@@ -84,15 +85,19 @@ class Source:
 
     The decoder hands the number that `name` gave a packet on to the picture it becomes (`packet_number`).
 
-    num_threads:   decoder threads; None for as many as suit the machine, which also decode several frames at a time
-    lenient:       decode past errors, concealing them as FFmpeg does, with one thread: several would conceal the same
-                   error differently from run to run. Otherwise the first error is raised, in every run at the same
-                   place, and all pictures before it are right.
-    kept_packets:  after `scan` of a small file all its packets, else empty
-    tiled_as:      names of container and codec of a picture in tiles, which is read as the PNG file it was made into
-    begun:         after `scan` of a small file what its decoder has done so far, until it is made to do something else
+    Args:
+        num_threads: decoder threads; None for as many as suit the machine, which also decode several frames at a time.
+        lenient: decode past errors, concealing them as FFmpeg does, with one thread: several would conceal the same
+            error differently from run to run. Otherwise the first error is raised, in every run at the same place, and
+            all pictures before it are right.
 
-    Raises VideoError when the file cannot be opened or has no video in it.
+    Attributes:
+        kept_packets: after `scan` of a small file all its packets, else empty.
+        tiled_as: names of container and codec of a picture in tiles, which is read as the PNG file it was made into.
+        begun: after `scan` of a small file what its decoder has done so far, until it is made to do something else.
+
+    Raises:
+        VideoError: the file cannot be opened or has no video in it.
     """
 
     kept_packets: Sequence[Any] = ()
@@ -215,7 +220,8 @@ def is_whole(frame: Any) -> bool:
 def stream_facts(source: Source, picture: Any | None) -> StreamFacts:
     """What is known of a scanned source; `picture` is its first one, None where the decoder gave none.
 
-    Raises VideoError where neither the container nor a picture tells a size.
+    Raises:
+        VideoError: neither the container nor a picture tells a size.
     """
     from av.stream import Disposition
 

@@ -1,13 +1,13 @@
-"""Runs: from which keyframe to decode so that wanted frames come at the least work, and decoding one of them.
+"""Spans: from which keyframe to decode so that wanted frames come at the least work, and decoding one of them.
 
 Reading a few frames out of many; packets left to right, `I` a keyframe, `x` a wanted frame:
 
-    I . . . . x . . I . . . . . . . I . . x .      one run per keyframe that is worth starting at:
+    I . . . . x . . I . . . . . . . I . . x .      one span per keyframe that is worth starting at:
     [---------]                     [-----]        decode from it to the last wanted packet, drain, jump on
 
-Within a run the decoder is told, packet by packet, to skip pictures that no other picture refers to unless they are
+Within a span the decoder is told, packet by packet, to skip pictures that no other picture refers to unless they are
 wanted. Neither shortcut changes a pixel against decoding from the very first packet: each picture says which packet it
-comes from, and one that is not where the index has it ends the run with a DamagedError.
+comes from, and one that is not where the index has it ends the span with a DamagedError.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ class CannotSeekError(Exception):
 
 
 @dataclass(frozen=True)
-class Run:
+class DecodeSpan:
     """Decode from packet `entry_packet` on and take `frames` [n] (indices, ascending).
 
-    entry_frame:  none of `frames` is before it
-    entry_shows:  the packet is a keyframe that is itself shown, so a decoder that starts well gives it first
-    last_packet:  of those that hold `frames`
+    Attributes:
+        entry_frame: none of `frames` is before it.
+        entry_shows: the packet is a keyframe that is itself shown, so a decoder that starts well gives it first.
+        last_packet: of those that hold `frames`.
     """
 
     entry_packet: int
@@ -60,19 +61,19 @@ class Run:
         return self.last_packet + 1 - self.entry_packet
 
 
-def plan_runs(index: StreamIndex, frames: Indices, *, can_jump: bool) -> list[Run]:
-    """Split wanted frames (distinct, ascending) into runs, jumping where a keyframe saves enough decoding."""
+def plan_spans(index: StreamIndex, frames: Indices, *, can_jump: bool) -> list[DecodeSpan]:
+    """Split wanted frames (distinct, ascending) into spans, jumping where a keyframe saves enough decoding."""
     if not len(frames):
         return []
     if not can_jump:
-        return [_run_from(index, 0, frames)]
+        return [_span_from(index, 0, frames)]
     packets, entries = index.packet_of[frames], _entries_of(index, frames)  # [F]
     next_packets = np.concatenate(([0], np.maximum.accumulate(packets)[:-1] + 1))  # [F]
     saved = index.entry_packets[entries] - next_packets
     starts = np.flatnonzero((saved >= JUMP_PACKETS) | (np.arange(len(frames)) == 0))
     stops = [*starts[1:].tolist(), len(frames)]
     return [
-        _run_from(index, int(entries[start]), frames[start:stop])
+        _span_from(index, int(entries[start]), frames[start:stop])
         for start, stop in zip(starts.tolist(), stops, strict=True)
     ]
 
@@ -86,7 +87,7 @@ def _entries_of(index: StreamIndex, frames: Indices) -> Indices:
     return np.maximum(entries - 1, 0)
 
 
-def _run_from(index: StreamIndex, entry: int, frames: Indices) -> Run:
+def _span_from(index: StreamIndex, entry: int, frames: Indices) -> DecodeSpan:
     packet, first, last_packet = (int(part) for part in (
         index.entry_packets[entry], index.entry_frames[entry], index.packet_of[frames].max()
     ))  # fmt: skip
@@ -94,7 +95,7 @@ def _run_from(index: StreamIndex, entry: int, frames: Indices) -> Run:
         last_packet += int(index.frame_of[last_packet + 1 : last_packet + 2].tolist() == [-1])
     # Whatever the first one shows is as good as it gets: nothing lies before it.
     shows = entry > 0 and index.frame_of[packet] == first
-    return Run(packet, first if entry else min(first, int(frames[0])), shows, frames, last_packet)
+    return DecodeSpan(packet, first if entry else min(first, int(frames[0])), shows, frames, last_packet)
 
 
 def keyframes_start_anew(
@@ -135,11 +136,12 @@ def all_whole(
     return not packets or stop.is_set()
 
 
-class RunReader:
-    """Reads runs of a freshly opened or scanned source, in the order of the file.
+class SpanReader:
+    """Reads spans of a freshly opened or scanned source, in the order of the file.
 
-    can_skip:    leave out pictures that are neither wanted nor referred to
-    is_stopped:  asked at every packet; once it says yes, a `read` ends
+    Args:
+        can_skip: leave out pictures that are neither wanted nor referred to.
+        is_stopped: asked at every packet; once it says yes, a `read` ends.
     """
 
     def __init__(
@@ -157,24 +159,26 @@ class RunReader:
         self._is_stopped = is_stopped
         self._cursor = _Cursor(source, index, can_seek=can_seek)
 
-    def read(self, run: Run) -> Iterator[tuple[int, Any]]:
-        """Yield (frame index, `av.VideoFrame` the way up it is stored) for each frame of a run after the one before.
+    def read(self, span: DecodeSpan) -> Iterator[tuple[int, Any]]:
+        """Yield (frame index, `av.VideoFrame` the way up it is stored) for each frame of a span after the one before.
 
-        Raises DamagedError, after the frames before it, at the first error, MisplacedError at the first picture that
-        is not the one that the index has there, and CannotSeekError.
+        Raises:
+            DamagedError: at the first error, after the frames before it.
+            MisplacedError: at the first picture that is not the one that the index has there.
+            CannotSeekError: the container does not go where it is asked to.
         """
-        wanted = deque(run.frames.tolist())
-        latest, entry_is_due = -1, run.entry_shows
-        for picture in self._decode(run):
+        wanted = deque(span.frames.tolist())
+        latest, entry_is_due = -1, span.entry_shows
+        for picture in self._decode(span):
             frame = self._index.frame_shown_by(picture)
-            if 0 <= frame < run.entry_frame:
-                continue  # shown before the keyframe that the run starts at: not decodable from there, nor wanted
+            if 0 <= frame < span.entry_frame:
+                continue  # shown before the keyframe that the span starts at: not decodable from there, nor wanted
             if picture.is_corrupt:
                 raise DamagedError(f"the picture of packet {packet_number(picture)} is corrupt")
             if frame <= latest:
                 raise MisplacedError(f"the picture of packet {packet_number(picture)} is not where it should be")
-            if entry_is_due and not (frame == run.entry_frame and is_whole(picture)):
-                raise DamagedError(f"decoding does not start exactly at packet {run.entry_packet}")
+            if entry_is_due and not (frame == span.entry_frame and is_whole(picture)):
+                raise DamagedError(f"decoding does not start exactly at packet {span.entry_packet}")
             latest, entry_is_due = frame, False
             if frame == wanted[0]:
                 yield wanted.popleft(), picture
@@ -185,24 +189,24 @@ class RunReader:
         if wanted and not self._is_stopped():
             raise MisplacedError(f"packet {self._index.packet_of[wanted[0]]} does not become a picture in its place")
 
-    def _decode(self, run: Run) -> Iterator[Any]:
-        """Every frame the decoder gives for a run, skipping what is neither wanted nor referred to."""
+    def _decode(self, span: DecodeSpan) -> Iterator[Any]:
+        """Every frame the decoder gives for a span, skipping what is neither wanted nor referred to."""
         import av
 
         decoder, top_layer, frame_of = self._source.decoder, self._index.max_temporal_layer, self._index.frame_of
-        is_wanted = np.zeros(run.num_packets, np.bool_)
-        is_wanted[self._index.packet_of[run.frames] - run.entry_packet] = True
+        is_wanted = np.zeros(span.num_packets, np.bool_)
+        is_wanted[self._index.packet_of[span.frames] - span.entry_packet] = True
         # A packet that shows nothing may be the second field of the one before.
-        shows_nothing = frame_of[run.entry_packet : run.last_packet + 1] < 0
+        shows_nothing = frame_of[span.entry_packet : span.last_packet + 1] < 0
         is_wanted[1:] |= shows_nothing[1:] & is_wanted[:-1]
         skipping = None
         try:
-            yield from self._cursor.jump_to(run.entry_packet)
-            for number, packet in self._cursor.read_through(run.last_packet):
-                # Shown before the run's first frame: it may build on what lies before the run, and is not needed.
-                if 0 <= frame_of[number] < run.entry_frame:
+            yield from self._cursor.jump_to(span.entry_packet)
+            for number, packet in self._cursor.read_through(span.last_packet):
+                # Shown before the span's first frame: it may build on what lies before the span, and is not needed.
+                if 0 <= frame_of[number] < span.entry_frame:
                     continue
-                skip = self._can_skip and not is_wanted[number - run.entry_packet]
+                skip = self._can_skip and not is_wanted[number - span.entry_packet]
                 if top_layer and skip:
                     skip = self._source.temporal_layer(packet) == top_layer
                 if self._is_stopped():

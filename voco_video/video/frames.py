@@ -17,8 +17,9 @@ __all__ = ["Fit", "FitMode", "FrameBatch", "FrameScaler", "Layout", "Orientation
 class FrameBatch:
     """Frames with their times.
 
-    pixels:       uint8 [F, H, W, 3], RGB, upright, square pixels
-    pts_seconds:  float64 [F], the presentation time of each frame, never decreasing
+    Attributes:
+        pixels: uint8 [F, H, W, 3], RGB, upright, square pixels.
+        pts_seconds: float64 [F], the presentation time of each frame, never decreasing.
 
     >>> batch = FrameBatch(np.zeros((3, 2, 2, 3), np.uint8), np.array([0.0, 0.5, 1.0]))
     >>> len(batch), batch[1:].pts_seconds

@@ -48,7 +48,8 @@ def is_tiled(container: Any) -> bool:
 def whole_picture(path: Path, container: Any) -> io.BytesIO:
     """A tiled picture as a PNG file in memory, upright.
 
-    Raises VideoError when the file is damaged, or a tile does not decode.
+    Raises:
+        VideoError: the file is damaged, or a tile does not decode.
     """
     import av
 

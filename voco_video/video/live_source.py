@@ -49,9 +49,10 @@ _PLAYABLE = "record MPEG-TS, MKV or fragmented MP4 (-movflags frag_keyframe+empt
 class LiveSource:
     """Where frames come from.
 
-    address:  as it was given: "-", a path or a URL
-    kind:     "file", "pipe" or "url"
-    name:     how it is shown and recorded: a file's whole path, a URL without its password
+    Attributes:
+        address: as it was given: "-", a path or a URL.
+        kind: "file", "pipe" or "url".
+        name: how it is shown and recorded: a file's whole path, a URL without its password.
     """
 
     address: str = field(repr=False)
@@ -62,7 +63,9 @@ class LiveSource:
 def parse_source(source: str | os.PathLike[str]) -> LiveSource:
     """Tell what a source is: "-" is standard input, what is on disk a file or a named pipe, the rest a URL.
 
-    Raises VideoError for a path that is not there or a folder, UsageError for a standard input that is a keyboard.
+    Raises:
+        VideoError: a path that is not there, or a folder.
+        UsageError: a standard input that is a keyboard.
 
     >>> parse_source("rtsp://user:secret@camera.local/1")
     LiveSource(kind='url', name='rtsp://user@camera.local/1')
@@ -92,14 +95,16 @@ def _without_password(url: str) -> str:
 class LiveReader:
     """Reads one source from where it starts, or as far back as it still gives.
 
-    idle_seconds:    a file or a URL that gives nothing new for so long has ended; a pipe ends when it is closed
-    end_marker:      a file has also ended, at once, when this path exists and everything is read
-    stop:            set by another thread to end soon; reading from a URL ends only with the next packet
+    Args:
+        idle_seconds: a file or a URL that gives nothing new for so long has ended; a pipe ends when it is closed.
+        end_marker: a file has also ended, at once, when this path exists and everything is read.
+        stop: set by another thread to end soon; reading from a URL ends only with the next packet.
 
-    begins_seconds:  time of the first packet, once `frames` has begun
-    end_seconds:     when the last frame ends; None until the source has ended
-    facts:           container, codec and size of the stored picture, once a frame has come
-    num_undecodable: packets that did not decode, and pictures with errors in them
+    Attributes:
+        begins_seconds: time of the first packet, once `frames` has begun.
+        end_seconds: when the last frame ends; None until the source has ended.
+        facts: container, codec and size of the stored picture, once a frame has come.
+        num_undecodable: packets that did not decode, and pictures with errors in them.
     """
 
     def __init__(
@@ -160,9 +165,11 @@ class LiveReader:
     def frames(self, *, after_seconds: float | None = None) -> Iterator[LiveFrame]:
         """Yield frames as they come, the way up they are stored, in the order in which they are shown.
 
-        after_seconds:  nothing before this is wanted; little of it is decoded, and some of that may come
+        Args:
+            after_seconds: nothing before this is wanted; little of it is decoded, and some of that may come.
 
-        Raises VideoError when a URL breaks off or frames carry no times.
+        Raises:
+            VideoError: a URL breaks off or frames carry no times.
         """
         import av
 

@@ -25,9 +25,10 @@ def frames_on_grid(
 ) -> FrameTimes[Frame]:
     """The frames that `Sampling(fps=fps)` takes of a whole video, each as soon as the next one shows that it is one.
 
-    frames:         (pts_seconds, frame) with ascending times
-    first_seconds:  where the grid of 1/fps seconds starts, by default at the first frame, which then is taken
-    end_seconds:    called when the frames are over: when the last one ends, or None where that is not known
+    Args:
+        frames: (pts_seconds, frame) with ascending times.
+        first_seconds: where the grid of 1/fps seconds starts, by default at the first frame, which then is taken.
+        end_seconds: called when the frames are over: when the last one ends, or None where that is not known.
 
     >>> times = [0.0, 0.4, 0.8, 1.2, 1.6]
     >>> [pts for pts, _ in frames_on_grid(((t, None) for t in times), fps=1, end_seconds=lambda: 2.0)]
@@ -55,10 +56,13 @@ def frames_on_grid(
 class FrameQueue:
     """Frames on their way from the source's thread to the model, at most `capacity` of them.
 
-    thins:           when full, a new frame takes the place of a waiting one, so that the source need not wait. It is
-                     the one whose neighbours are closest together: what is left stays as even as it can be.
-    num_dropped:     frames that made place
-    newest_seconds:  time of the newest frame that was put in
+    Args:
+        thins: when full, a new frame takes the place of a waiting one, so that the source need not wait. It is the one
+            whose neighbours are closest together: what is left stays as even as it can be.
+
+    Attributes:
+        num_dropped: frames that made place.
+        newest_seconds: time of the newest frame that was put in.
     """
 
     def __init__(self, capacity: int, *, thins: bool) -> None:

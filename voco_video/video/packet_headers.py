@@ -16,8 +16,9 @@ _PROFILES_WITH_CHROMA_FORMAT = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 1
 class PictureHeaders:
     """Tells which packets of a stream show no picture of their own.
 
-    may_show_nothing:   some packet so far looks as if it showed nothing, and only decoding can tell
-    has_second_fields:  some packet so far held only the second field of a frame
+    Attributes:
+        may_show_nothing: some packet so far looks as if it showed nothing, and only decoding can tell.
+        has_second_fields: some packet so far held only the second field of a frame.
     """
 
     def __init__(self, decoder: Any) -> None:

@@ -1,6 +1,6 @@
 """Where the frames of a file are, from its packets alone: one pass over the container, decoding the first picture only.
 
-What packets say is a plan: reading by it checks each picture (`runs.py`). Where the packets contradict themselves or
+What packets say is a plan: reading by it checks each picture (`decode_plan.py`). Where the packets contradict themselves or
 are known not to tell, the file is decoded once and listed by its pictures instead (`picture_index.py`).
 
 A small file is opened and read once: its packets and the decoder that has begun on them stay for the first reading.
@@ -32,7 +32,7 @@ from voco_video.video.packet_headers import PictureHeaders
 Ticks = npt.NDArray[np.int64]
 
 # The packets of a file no larger than this are kept; opening a larger one again costs little beside decoding it.
-KEPT_BYTES = 32 << 20
+MAX_KEPT_PACKET_BYTES = 32 << 20
 _PACKET_BYTES = 1 << 10  # what a packet takes beside its data, generously
 NO_TIME = -(1 << 62)
 # In a sound stream no picture is shown further from its place in the file than a decoder can reorder.
@@ -53,17 +53,18 @@ class StreamIndex:
     M frames in the order in which they are shown, N packets in file order (some show nothing: cut away by an edit
     list, a second field, a picture that is only referred to).
 
-    pts:                 [M] presentation times in ticks of `time_base` seconds, ascending
-    is_keyframe:         [M]
-    packet_of:           [M] file-order number of the packet that holds the frame
-    entry_packets:       [E] file-order numbers of the packets at which decoding can start, ascending
-    entry_frames:        [E] the first frame that decodes exactly from there, ascending
-    seek_pts:            [E] the packets' own times, to seek by; NO_TIME where they have none
-    end_pts:             when the last frame ends
-    has_hidden:          some packets show nothing
-    max_temporal_layer:  HEVC only; above 0, a "non-reference" picture may still serve a higher layer
-    is_from_pictures:    listed by decoding everything, since the packets do not tell
-    is_damaged:          decoding everything met errors, or a packet is marked as damaged or is out of place
+    Attributes:
+        pts: [M] presentation times in ticks of `time_base` seconds, ascending.
+        is_keyframe: [M] whether a frame is one.
+        packet_of: [M] file-order number of the packet that holds the frame.
+        entry_packets: [E] file-order numbers of the packets at which decoding can start, ascending.
+        entry_frames: [E] the first frame that decodes exactly from there, ascending.
+        seek_pts: [E] the packets' own times, to seek by; NO_TIME where they have none.
+        end_pts: when the last frame ends.
+        has_hidden: some packets show nothing.
+        max_temporal_layer: HEVC only; above 0, a "non-reference" picture may still serve a higher layer.
+        is_from_pictures: listed by decoding everything, since the packets do not tell.
+        is_damaged: decoding everything met errors, or a packet is marked as damaged or is out of place.
     """
 
     time_base: Fraction
@@ -111,10 +112,11 @@ class StreamIndex:
 class PacketList:
     """The packets of a video stream in file order; times in ticks, NO_TIME where there is none.
 
-    pts, dts, is_key, shows:  [N]; `shows` is False for a packet that is known to show nothing
-    last_duration:            of the frame shown last by its time; 0 where it is not known
-    may_show_nothing:         some packet looks as if it showed nothing, and only decoding can tell
-    is_damaged:               some packet is, or is out of place
+    Attributes:
+        pts, dts, is_key, shows: [N]; `shows` is False for a packet that is known to show nothing.
+        last_duration: of the frame shown last by its time; 0 where it is not known.
+        may_show_nothing: some packet looks as if it showed nothing, and only decoding can tell.
+        is_damaged: some packet is, or is out of place.
     """
 
     pts: Ticks
@@ -137,7 +139,7 @@ def scan(source: Source) -> tuple[PacketList, StreamFacts]:
     """
     rows, start, headers = _Rows(), _Start(source.decoder), PictureHeaders(source.decoder)
     kept: list[Any] = []
-    room_bytes = KEPT_BYTES - source.path.stat().st_size  # for what packets take beside their data
+    room_bytes = MAX_KEPT_PACKET_BYTES - source.path.stat().st_size  # for what packets take beside their data
     for number, packet in enumerate(source.packets()):
         source.name(packet, number)
         shows = headers.shows_picture(packet) and not packet.is_discard

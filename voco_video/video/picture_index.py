@@ -39,8 +39,9 @@ logger = logging.getLogger("voco_video")
 class _Pictures:
     """What decoding a whole file shows: P pictures in the order in which they are shown.
 
-    failed_packets:  numbers of those that did not decode
-    is_damaged:      some did not, or a picture was concealed
+    Attributes:
+        failed_packets: numbers of those that did not decode.
+        is_damaged: some did not, or a picture was concealed.
     """
 
     packet_of: Ticks

@@ -1,6 +1,6 @@
 """Decoding with PyAV: exactly the frames asked for, in time order, each once decoded as little else as can be.
 
-    wanted frames -> runs (`plan_runs`) -> one decoder, or two side by side (`read_side_by_side`) -> frames
+    wanted frames -> spans (`plan_spans`) -> one decoder, or two side by side (`read_spans`) -> frames
 
 When a stream proves damaged or other than its index (an error, a corrupt picture, one that comes from another packet
 than it should) all shortcuts are given up: the rest is read from the first packet on, by one thread, past every error,
@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from voco_video.video.container import REPORTING_CODECS, DamagedError, MisplacedError, Source, decode_on
-from voco_video.video.decode_plan import CannotSeekError, Indices, Run, RunReader, plan_runs
+from voco_video.video.decode_plan import CannotSeekError, DecodeSpan, Indices, SpanReader, plan_spans
 from voco_video.video.packet_index import StreamIndex
 from voco_video.video.picture_facts import PictureCopier
 from voco_video.video.picture_index import index_again
-from voco_video.video.two_decoders import pays_side_by_side, read_side_by_side
+from voco_video.video.two_decoders import pays_off, read_spans
 
 logger = logging.getLogger("voco_video")
 
@@ -37,9 +37,12 @@ _EXACT_ENTRY_CODECS = frozenset({
 class FrameReader:
     """Reads frames of one file by index, each call to `read` from a freshly opened source.
 
-    source:           a scanned one, used up and closed by the first `read` instead of opening another
-    stop:             set by another thread to have a `read` end at the next packet
-    num_undecodable:  planned frames of the latest `read` that did not decode without errors
+    Args:
+        source: a scanned one, used up and closed by the first `read` instead of opening another.
+        stop: set by another thread to have a `read` end at the next packet.
+
+    Attributes:
+        num_undecodable: planned frames of the latest `read` that did not decode without errors.
     """
 
     def __init__(self, path: Path, index: StreamIndex, stop: threading.Event, source: Source | None = None) -> None:
@@ -94,10 +97,10 @@ class FrameReader:
                     takes_shortcuts = takes_shortcuts and codec in _EXACT_ENTRY_CODECS
                     if codec not in _EXACT_ENTRY_CODECS | REPORTING_CODECS:
                         raise DamagedError("its decoder would not say if it were damaged")
-                    runs = plan_runs(self._index, frames[num_read:], can_jump=takes_shortcuts)
+                    spans = plan_spans(self._index, frames[num_read:], can_jump=takes_shortcuts)
                     # Closed before the source is: other threads may be reading from that.
                     with contextlib.closing(
-                        self._read_runs(source, runs, can_seek=can_seek, can_skip=takes_shortcuts)
+                        self._read_spans(source, spans, can_seek=can_seek, can_skip=takes_shortcuts)
                     ) as found:
                         for frame_index, frame in found:
                             yield frame_index, frame
@@ -113,15 +116,15 @@ class FrameReader:
                     raise
                 takes_shortcuts = False
 
-    def _read_runs(
-        self, source: Source, runs: Sequence[Run], *, can_seek: bool, can_skip: bool
+    def _read_spans(
+        self, source: Source, spans: Sequence[DecodeSpan], *, can_seek: bool, can_skip: bool
     ) -> Generator[tuple[int, Any], None, None]:
-        if pays_side_by_side(runs):
-            yield from read_side_by_side(source, self._path, self._index, runs, can_seek=can_seek, stop=self._stop)
+        if pays_off(spans):
+            yield from read_spans(source, self._path, self._index, spans, can_seek=can_seek, stop=self._stop)
             return
-        reader = RunReader(source, self._index, can_seek=can_seek, can_skip=can_skip, is_stopped=self._stop.is_set)
-        for run in runs:
-            yield from reader.read(run)
+        reader = SpanReader(source, self._index, can_seek=can_seek, can_skip=can_skip, is_stopped=self._stop.is_set)
+        for span in spans:
+            yield from reader.read(span)
 
     def _open_source(self) -> Source:
         source, self._source = self._source, None

@@ -38,15 +38,16 @@ from voco_video.video.scaling import MAX_PIXELS
 class VideoInfo:
     """What is known of a video before decoding it.
 
-    width, height:        pixels as displayed: upright, square pixels
-    rotation_degrees:     clockwise turn that makes the stored picture upright (already applied to width and height)
-    sample_aspect_ratio:  width of a stored pixel over its height
-    num_frames:           shown frames, counted, not taken from the header
-    first_pts_seconds:    time of the first frame, not always 0
-    duration_seconds:     from the first frame to the end of the last
-    end_seconds:          when the last frame ends, on the video's own clock
-    average_fps:          num_frames / duration_seconds
-    num_video_streams:    more than 1 is possible; the one that FFmpeg calls best is read
+    Attributes:
+        width, height: pixels as displayed: upright, square pixels.
+        rotation_degrees: clockwise turn that makes the stored picture upright (already applied to width and height).
+        sample_aspect_ratio: width of a stored pixel over its height.
+        num_frames: shown frames, counted, not taken from the header.
+        first_pts_seconds: time of the first frame, not always 0.
+        duration_seconds: from the first frame to the end of the last.
+        end_seconds: when the last frame ends, on the video's own clock.
+        average_fps: num_frames / duration_seconds.
+        num_video_streams: more than 1 is possible; the one that FFmpeg calls best is read.
     """
 
     path: Path
@@ -158,7 +159,8 @@ class Video:
     def plan(self, sampling: Sampling) -> npt.NDArray[np.float64]:
         """[F] presentation times of the frames that `batches` will yield if all of them decode.
 
-        Raises UsageError when the sampling's window or times lie outside the video.
+        Raises:
+            UsageError: the sampling's window or times lie outside the video.
         """
         return self.pts_seconds[self._pick(sampling)]
 
@@ -187,9 +189,11 @@ class Video:
     ) -> Iterator[FrameBatch]:
         """Yield the planned frames in time order, `batch_size` at a time (the last batch may be shorter).
 
-        fit:               final size; None keeps the display size
-        first_frame:       leave out this many frames of the plan, to go on where an earlier reading stopped
-        prefetch_batches:  how many finished batches may wait while a thread decodes ahead; 0 decodes in the caller's
+        Args:
+            fit: final size; None keeps the display size.
+            first_frame: leave out this many frames of the plan, to go on where an earlier reading stopped.
+            prefetch_batches: how many finished batches may wait while a thread decodes ahead; 0 decodes in the
+                caller's.
 
         A damaged file may yield fewer frames than planned. There, go on by the time of the last frame had:
         first_frame = np.searchsorted(video.plan(sampling), last_pts_seconds, side="right"), passing over what comes
@@ -274,10 +278,12 @@ class Video:
 def open_video(path: str | os.PathLike[str], *, backend: str = "pyav") -> Video:
     """Open a video file and list its frames' times; decodes one frame, to learn which way up it is.
 
-    backend: "pyav", "decord" or "torchcodec"; all give the same frames.
+    Args:
+        backend: "pyav", "decord" or "torchcodec"; all give the same frames.
 
-    Raises VideoError, naming the file and the reason, for what is not a readable video, and UsageError for a backend
-    that is unknown or not installed.
+    Raises:
+        VideoError: what is not a readable video; it names the file and the reason.
+        UsageError: a backend that is unknown or not installed.
 
         with open_video("clip.mp4") as video:
             print(video.info.duration_seconds, len(video.plan(Sampling(fps=1))))

@@ -25,12 +25,13 @@ _POLICIES = ("fps", "num_frames", "keyframes", "timestamps")
 class Sampling:
     """One policy and, for all but `timestamps`, an optional window in seconds of the video's own clock.
 
-    fps:            one frame every 1/fps seconds from the start of the window (the default policy, at 1.0)
-    num_frames:     the frames at the centres of that many equal parts of the window
-    keyframes:      every keyframe in the window; nearly free to decode
-    timestamps:     the frames shown at these times, one per time, in time order
-    start_seconds:  beginning of the window (default: the first frame)
-    end_seconds:    end of the window, not included (default: the end of the video)
+    Attributes:
+        fps: one frame every 1/fps seconds from the start of the window (the default policy, at 1.0).
+        num_frames: the frames at the centres of that many equal parts of the window.
+        keyframes: every keyframe in the window; nearly free to decode.
+        timestamps: the frames shown at these times, one per time, in time order.
+        start_seconds: beginning of the window (default: the first frame).
+        end_seconds: end of the window, not included (default: the end of the video).
 
     Times may be negative, for videos whose clock begins before 0. Raises UsageError for values that cannot be right,
     and when more than one policy is given.
@@ -126,7 +127,8 @@ def pick_frames(
     pts_seconds: [M] presentation times, sorted; is_keyframe: [M]; end_of_stream_seconds: when the last frame ends.
     `fps`, `num_frames` and `keyframes` never repeat a frame: a video with fewer frames gives fewer.
 
-    Raises UsageError when the window or a timestamp lies outside the video, or holds no keyframe.
+    Raises:
+        UsageError: the window or a timestamp lies outside the video, or holds no keyframe.
 
     >>> pts = np.array([0.0, 0.4, 0.8, 1.2, 1.6])
     >>> pick_frames(pts, pts == 0, 2.0, Sampling(fps=1))

@@ -31,11 +31,14 @@ FitMode = Literal["crop", "pad", "stretch"]
 class Fit:
     """The size that every frame is brought to, and how the picture as displayed is made to fit it.
 
-    crop:     scaled to cover the box, then cut at the centre (CLIP's image processor)
-    pad:      scaled to lie inside the box, centred on `pad_rgb` (LLaVA-1.5)
-    stretch:  scaled to exactly the box
+    Attributes:
+        height, width: pixels.
+        mode: "crop" scales to cover the box and cuts at the centre (CLIP's image processor); "pad" scales to lie inside
+            the box, centred on `pad_rgb` (LLaVA-1.5); "stretch" scales to exactly the box.
+        pad_rgb: three values from 0 to 255.
 
-    height, width: pixels; pad_rgb: three values 0-255. Raises UsageError for anything else.
+    Raises:
+        UsageError: anything else.
 
     >>> Fit(height=336, width=336).mode
     'crop'
@@ -211,7 +214,8 @@ class FrameScaler:
     A picture whose size or shape differs from the first one's is fitted by itself, into the same final size; where
     `fit` is None it is scaled to lie inside, on black.
 
-    Raises VideoError when pictures would be larger than `MAX_PIXELS`.
+    Raises:
+        VideoError: pictures would be larger than `MAX_PIXELS`.
     """
 
     def __init__(
@@ -239,7 +243,8 @@ class FrameScaler:
     def new_batch(self, num_frames: int) -> npt.NDArray[np.uint8]:
         """An uninitialised [num_frames, H, W, 3], with its border painted where the fit leaves one.
 
-        Raises VideoError when it would not fit into this machine's memory.
+        Raises:
+            VideoError: it would not fit into this machine's memory.
         """
         shape = (num_frames, self.layout.height, self.layout.width, 3)
         size_bytes = num_frames * self.layout.height * self.layout.width * 3
@@ -259,7 +264,8 @@ class FrameScaler:
     def write(self, frame: Any, out: npt.NDArray[np.uint8]) -> None:
         """Scale one `av.VideoFrame` into `out` [H, W, 3], a row of `new_batch`.
 
-        Raises VideoError for pixels that cannot be converted to RGB.
+        Raises:
+            VideoError: pixels that cannot be converted to RGB.
         """
         layout = self._layout_of(frame)
         rows, columns = layout.scaled_height, layout.scaled_width

@@ -27,13 +27,16 @@ class Timeline(Generic[Time]):
 
     Times are whole ticks or seconds as floats, whichever `usual_step` is.
 
-    usual_step:    time from one picture to the next, until the pictures themselves have told
-    place_first:   called with the first picture's own time: where it goes, if not there
-    eager:         give a picture out at once where its time is later than the one before, without looking at the next
-                   times first: for sources that are still being recorded
-    offset:        a picture's time minus its own, once one has come
-    num_repaired:  pictures so far whose own time was not used
-    num_set_back:  how often so far the clock was set back
+    Args:
+        usual_step: time from one picture to the next, until the pictures themselves have told.
+        place_first: called with the first picture's own time: where it goes, if not there.
+        eager: give a picture out at once where its time is later than the one before, without looking at the next times
+            first: for sources that are still being recorded.
+
+    Attributes:
+        offset: a picture's time minus its own, once one has come.
+        num_repaired: pictures so far whose own time was not used.
+        num_set_back: how often so far the clock was set back.
     """
 
     def __init__(

@@ -1,10 +1,11 @@
-"""Runs decoded side by side: a decoder of its own for each lane, frames handed on in the order of the runs.
+"""Two decoders, each in a thread of its own, decode the spans of a plan; frames come out in the order of the spans.
 
-The threads of one decoder wait for each other, at every drain for all of them, so that one alone leaves processors
-idle. Runs need nothing of each other, and where there is no processor for more, a thread each costs the least:
+The threads of one decoder wait for each other, and at the end of a span all of them wait, so one decoder alone leaves
+processors idle. Spans do not depend on each other. Where there is no processor to spare, decoders of one thread each
+take the least work:
 
-    lane 0   [run 0        ][run 3    ]      a lane takes the next run when it is through with one,
-    lane 1   [run 1 ][run 2       ]          and waits while too much has come out that is not asked for yet
+    decoder 0   [span 0        ][span 3    ]      a decoder takes the next span when it has finished one,
+    decoder 1   [span 1 ][span 2       ]          and waits while too many frames wait to be asked for
 """
 
 from __future__ import annotations
@@ -18,55 +19,63 @@ from typing import Any
 
 from voco_video.errors import VideoError
 from voco_video.video.container import Source, num_processors
-from voco_video.video.decode_plan import Run, RunReader
+from voco_video.video.decode_plan import DecodeSpan, SpanReader
 from voco_video.video.packet_index import StreamIndex
 
-NUM_LANES = 2
-THREAD_NAME = "voco-video-lane"
-# What there must be to do beside the longest run: fewer packets do not pay for opening the file once more.
-LANE_PACKETS = 60
-HELD_BYTES = 32 << 20  # of decoded frames that wait for others
-# How much more than its share a lane may have to do for it to be alone at the end with one thread.
-EVEN = 1.05
+NUM_DECODERS = 2
+THREAD_NAME = "voco-video-decoder"
+# Packets outside the longest span: with fewer, a second decoder saves less than opening the file again costs.
+MIN_PACKETS_FOR_SECOND = 60
+MAX_WAITING_FRAME_BYTES = 32 << 20  # decoded frames that nobody has asked for yet
+# Largest load of one decoder over the average at which decoders have one thread each.
+MAX_IMBALANCE = 1.05
 _POLL_SECONDS = 0.05  # how often a wait looks whether another thread has stopped the reading
 
 
-def pays_side_by_side(runs: Sequence[Run]) -> bool:
+def pays_off(spans: Sequence[DecodeSpan]) -> bool:
     """Whether a second decoder has enough to do."""
-    lengths = [run.num_packets for run in runs]
-    return num_processors() > 1 and sum(lengths) - max(lengths, default=0) >= LANE_PACKETS
+    lengths = [span.num_packets for span in spans]
+    return num_processors() > 1 and sum(lengths) - max(lengths, default=0) >= MIN_PACKETS_FOR_SECOND
 
 
-def threads_each(runs: Sequence[Run], frame_bytes: int) -> int | None:
-    """1 where lanes are as many as processors and none of them would wait for the other long; else None, the usual."""
-    loads = [0] * NUM_LANES
-    for run in runs:
-        loads[loads.index(min(loads))] += run.num_packets
-    is_even = max(loads) * NUM_LANES <= EVEN * sum(loads)
-    has_room = max(len(run.frames) for run in runs) * frame_bytes <= HELD_BYTES
-    return 1 if num_processors() <= NUM_LANES and is_even and has_room else None
+def threads_per_decoder(spans: Sequence[DecodeSpan], frame_bytes: int) -> int | None:
+    """Give 1 where the decoders keep all processors busy with one thread each, else None for the usual number."""
+    loads = [0] * NUM_DECODERS
+    for span in spans:
+        loads[loads.index(min(loads))] += span.num_packets
+    is_even = max(loads) * NUM_DECODERS <= MAX_IMBALANCE * sum(loads)
+    has_room = max(len(span.frames) for span in spans) * frame_bytes <= MAX_WAITING_FRAME_BYTES
+    return 1 if num_processors() <= NUM_DECODERS and is_even and has_room else None
 
 
-def read_side_by_side(
-    source: Source, path: Path, index: StreamIndex, runs: Sequence[Run], *, can_seek: bool, stop: threading.Event
+def read_spans(
+    source: Source,
+    path: Path,
+    index: StreamIndex,
+    spans: Sequence[DecodeSpan],
+    *,
+    can_seek: bool,
+    stop: threading.Event,
 ) -> Iterator[tuple[int, Any]]:
-    """Yield (frame index, `av.VideoFrame`) of all runs in their order, as one `RunReader` would.
+    """Yield (frame index, `av.VideoFrame`) of all spans in their order, as one `SpanReader` would.
 
-    source:  freshly opened or scanned, for the first lane; for lanes with one thread the file is opened again
-    stop:    set by another thread to end early
+    Args:
+        source: freshly opened or scanned, for the first decoder; for decoders of one thread the file is opened again.
+        stop: set by another thread to end early.
 
-    Raises what `RunReader.read` raises, after the frames before that place.
+    Raises:
+        DamagedError, MisplacedError, CannotSeekError: as `SpanReader.read`, after the frames before that place.
     """
-    handover, kept_packets = _Handover(runs, stop), source.kept_packets
-    num_threads = threads_each(runs, frame_bytes=source.decoder.width * source.decoder.height * 3 // 2)
+    handover, kept_packets = _Handover(spans, stop), source.kept_packets
+    num_threads = threads_per_decoder(spans, frame_bytes=source.decoder.width * source.decoder.height * 3 // 2)
 
     def read_all(own: Source) -> None:
-        reader = RunReader(own, index, can_seek=can_seek, is_stopped=handover.is_stopped)
-        while (number := handover.next_run()) is not None:
-            handover.fill(number, reader.read(runs[number]))
+        reader = SpanReader(own, index, can_seek=can_seek, is_stopped=handover.is_stopped)
+        while (number := handover.next_span()) is not None:
+            handover.fill(number, reader.read(spans[number]))
 
     def open_and_read_all() -> None:
-        # Where that fails the first lane goes on with `source`, alone.
+        # Where that fails the first decoder goes on with `source`, alone.
         with contextlib.suppress(VideoError), Source(path, num_threads=num_threads) as own:
             own.kept_packets = kept_packets
             read_all(own)
@@ -76,26 +85,26 @@ def read_side_by_side(
             open_and_read_all()
         read_all(source)
 
-    works = [read_first, *[open_and_read_all] * (NUM_LANES - 1)]
-    lanes = [threading.Thread(target=handover.guarded, args=(work,), name=THREAD_NAME, daemon=True) for work in works]
-    for lane in lanes:
-        lane.start()
+    works = [read_first, *[open_and_read_all] * (NUM_DECODERS - 1)]
+    threads = [threading.Thread(target=handover.guarded, args=(work,), name=THREAD_NAME, daemon=True) for work in works]
+    for thread in threads:
+        thread.start()
     try:
         yield from handover.frames()
     finally:
         handover.halt()
-        for lane in lanes:
-            lane.join()
+        for thread in threads:
+            thread.join()
 
 
 class _Handover:
-    """Frames on their way from the lanes to whoever asks for them, run by run."""
+    """Frames on their way from the decoders to whoever asks for them, span by span."""
 
-    def __init__(self, runs: Sequence[Run], stop: threading.Event) -> None:
+    def __init__(self, spans: Sequence[DecodeSpan], stop: threading.Event) -> None:
         self._changed = threading.Condition()
-        self._waiting: list[deque[tuple[int, Any] | BaseException | None]] = [deque() for _ in runs]
+        self._waiting: list[deque[tuple[int, Any] | BaseException | None]] = [deque() for _ in spans]
         self._num_begun = 0
-        self._asked_for = 0  # the run whose frames go out now
+        self._asked_for = 0  # the span whose frames go out now
         self._held_bytes = 0
         self._failure: BaseException | None = None
         self._stop = stop
@@ -106,13 +115,13 @@ class _Handover:
         return self._halted or self._stop.is_set()
 
     def halt(self) -> None:
-        """Have the lanes end at their next packet."""
+        """Have the decoders end at their next packet."""
         with self._changed:
             self._halted = True
             self._changed.notify_all()
 
     def guarded(self, work: Callable[[], None]) -> None:
-        """Run a lane; what it fails with goes to whoever asks for frames."""
+        """Do the work of one decoder thread; its failure goes to whoever asks for frames."""
         try:
             work()
         except BaseException as error:
@@ -120,8 +129,8 @@ class _Handover:
                 self._failure = error
                 self._changed.notify_all()
 
-    def next_run(self) -> int | None:
-        """A run that no lane has begun, in order; None when there is none left."""
+    def next_span(self) -> int | None:
+        """A span that no thread has begun, in order; None when there is none left."""
         with self._changed:
             if self.is_stopped() or self._num_begun == len(self._waiting):
                 return None
@@ -129,7 +138,7 @@ class _Handover:
             return self._num_begun - 1
 
     def fill(self, number: int, frames: Iterator[tuple[int, Any]]) -> None:
-        """Put a run's frames where they are asked for, waiting for room, and what ends it: None or an error."""
+        """Put a span's frames where they are asked for, waiting for room, and what ends it: None or an error."""
         end: BaseException | None = None
         try:
             for frame_index, frame in frames:
@@ -143,9 +152,11 @@ class _Handover:
     def _put(self, number: int, item: tuple[int, Any], size_bytes: int) -> None:
         waiting = self._waiting[number]
         with self._changed:
-            # The run that is asked for may always hand on one, so that no lane waits for ever.
+            # The span that is asked for may always hand on one, so that no thread waits for ever.
             while not (
-                self.is_stopped() or self._held_bytes < HELD_BYTES or (number == self._asked_for and not waiting)
+                self.is_stopped()
+                or self._held_bytes < MAX_WAITING_FRAME_BYTES
+                or (number == self._asked_for and not waiting)
             ):
                 self._changed.wait(_POLL_SECONDS)
             waiting.append(item)
@@ -153,7 +164,7 @@ class _Handover:
             self._changed.notify_all()
 
     def frames(self) -> Iterator[tuple[int, Any]]:
-        """What the lanes put, run by run, until the last one or until stopped."""
+        """What the threads put, span by span, until the last one or until stopped."""
         for number, waiting in enumerate(self._waiting):
             with self._changed:
                 self._asked_for = number
