@@ -12,7 +12,7 @@ import typer
 
 from voco_video.cli import options as opt
 from voco_video.cli.output import print_json, print_table
-from voco_video.cli.score import Annotations, References, Root, Vocabulary, load_references
+from voco_video.cli.score import References, Root, Vocabulary, load_references
 from voco_video.errors import UsageError
 
 
@@ -39,7 +39,7 @@ def compare(
     ] = None,
     references: References = None,
     root: Root = None,
-    annotations: Annotations = None,
+    annotations: opt.Annotations = None,
     split: opt.Split = None,
     vocabulary: Vocabulary = None,
     out: Annotated[
@@ -50,7 +50,7 @@ def compare(
     ] = None,
     json: opt.Json = False,
 ) -> None:
-    r"""Compare predictions on the questions that all of them have: differences, and whether they may be chance.
+    """Compare predictions on the questions that all of them have: differences, and whether they may be chance.
 
     \b
     Examples:

@@ -10,14 +10,19 @@ import typer
 
 from voco_video.cli import options as opt
 from voco_video.cli.ask import ENTRY_DIGEST, open_compressed, source_of
-from voco_video.cli.compress import checked_compressor, checked_sampling, expand_paths, parse_timestamps
-from voco_video.cli.output import count_bar, print_json, print_table
+from voco_video.cli.compress import expand_paths
+from voco_video.cli.options import with_options, without
+from voco_video.cli.output import ProgressBar, print_json, print_table
 from voco_video.errors import UsageError
+from voco_video.options.compression import CompressOptions
+from voco_video.options.loading import LoadOptions
+from voco_video.options.sampling import Sampling
 
 if TYPE_CHECKING:
     from voco_video.api import Found
 
 
+@with_options
 def find(
     arguments: Annotated[
         list[str],
@@ -25,32 +30,22 @@ def find(
             help="Videos, folders, patterns, or cache entries; then what to look for.", metavar="PATH... QUERY"
         ),
     ],
+    *,
     num_moments: Annotated[int, typer.Option(help="Show this many moments.")] = 5,
     strip: Annotated[
         Path | None, typer.Option(help="Draw a frame of each moment into this PNG.", metavar="FILE")
     ] = None,
     model: opt.Model = "voco-tiny",
-    fps: opt.Fps = None,
-    num_frames: opt.NumFrames = None,
-    keyframes: opt.Keyframes = False,
-    timestamps: opt.Timestamps = None,
-    start: opt.Start = None,
-    end: opt.End = None,
-    compressor: opt.Compressor = "voco",
-    form: opt.Form = None,
-    storage: opt.Storage = opt.StorageChoice.native,
-    batch_size: opt.BatchSize = "16",
-    dtype: opt.Dtype = "auto",
-    device: opt.Device = "auto",
-    attention: opt.Attention = "auto",
-    decoder: opt.Decoder = opt.DecoderChoice.pyav,
+    sampling: Sampling,
+    compression: Annotated[CompressOptions, without("num_voco_tokens", "force")],
+    load: LoadOptions,
     cache_dir: opt.CacheDir = None,
     json: opt.Json = False,
 ) -> None:
-    r"""Find the moments of videos that have most to do with a query; nothing is generated, no pixel looked at.
+    """Find the moments of videos that have most to do with a query; nothing is generated, and no pixel is read.
 
     Videos that the cache does not have are compressed first. With a model that has learned to find frames, a score
-    above 0 says that the moment likelier than not shows what was asked for; else only the order of scores counts.
+    above 0 says that the moment more likely than not shows what was asked for; with others only the order counts.
 
     \b
     Examples:
@@ -66,31 +61,14 @@ def find(
         raise UsageError(f"--num-moments {num_moments}: look for 1 moment at least")
     if not query.strip():
         raise UsageError("the query is empty; say what to look for")
-    sampling = {
-        "fps": fps,
-        "num_frames": num_frames,
-        "keyframes": keyframes,
-        "timestamps": parse_timestamps(timestamps),
-    }
-    checked_sampling(sampling | {"start_seconds": start, "end_seconds": end})
-    checked_compressor(compressor, None)
     names = [name for given in paths for name in _names(given)]
     from voco_video.api import find as find_moments
     from voco_video.api import load_model
 
-    loaded = load_model(model, device=device, dtype=dtype, attn_implementation=attention, cache_dir=cache_dir)
-    options = {
-        "compressor": compressor,
-        "form": form.value if form else None,
-        "storage": storage.value,
-        "batch_size": opt.parse_batch_size(batch_size),
-        "decoder": decoder.value,
-    }
-    videos = [open_compressed(loaded, name, sampling=sampling, options=options, quiet=json) for name in names]
-    if start is not None or end is not None:
-        videos = [video[start:end] for video in videos]
-    with count_bar("searching", sum(video.num_frames for video in videos), quiet=json) as show:
-        found = find_moments(videos, query, num_moments=num_moments, on_progress=show)
+    loaded = load_model(model, **asdict(load), cache_dir=cache_dir)
+    videos = [open_compressed(loaded, name, sampling, compression, quiet=json) for name in names]
+    with ProgressBar("searching", total=sum(video.num_frames for video in videos), quiet=json) as bar:
+        found = find_moments(videos, query, num_moments=num_moments, on_progress=bar.advance)
     if json:
         print_json({"query": query, "moments": [moment_facts(one) for one in found]})
     else:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +11,7 @@ import typer
 
 from voco_video.cli import options as opt
 from voco_video.cli.evaluate import DatasetChoice
-from voco_video.cli.output import print_json, print_table
+from voco_video.cli.output import ProgressBar, print_json, print_table
 from voco_video.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,10 +25,6 @@ References = Annotated[
 Root = Annotated[
     Path | None, typer.Option(help="The set's folder. [default: --annotations, or this one]", metavar="DIR")
 ]
-Annotations = Annotated[
-    Path | None,
-    typer.Option(help="Annotations that are elsewhere: a file, or a folder to look in. [default: --root]"),
-]
 Vocabulary = Annotated[
     Path | None,
     typer.Option(help="The words that HQGA's numbers stand for. [default: *ans_word.json beside the annotations]"),
@@ -43,7 +37,7 @@ def score(
     ],
     references: References = None,
     root: Root = None,
-    annotations: Annotations = None,
+    annotations: opt.Annotations = None,
     split: opt.Split = None,
     vocabulary: Vocabulary = None,
     skip_missing: Annotated[
@@ -80,7 +74,7 @@ def score(
     ] = None,
     json: opt.Json = False,
 ) -> None:
-    r"""Score predictions: exact match, token F1, ranks where they are there, and a judge if you name one.
+    """Score predictions: exact match, token F1, ranks where they are there, and a judge if you name one.
 
     Everything comes overall and by question type, with 95 % intervals over videos. Unanswered questions are wrong.
     Predictions of other people are read in their layouts: rows with an id and a prediction (.json, .jsonl, .csv), one
@@ -110,7 +104,7 @@ def score(
         judge_cache_dir = judge_cache_dir or default_judge_cache_dir()
     elif judge_base_url is not None or judge_prompt is not None:
         raise UsageError("--judge-base-url and --judge-prompt are for a judge: name it with --judge-model")
-    with judge_bar(quiet=json or options is None) as show:
+    with ProgressBar("judging", unit="question", quiet=json or options is None) as bar:
         report = score_file(
             predictions,
             references=load_references(references, root=root, annotations=annotations, split=split),
@@ -119,7 +113,7 @@ def score(
             judge_options=options,
             judge_cache_dir=judge_cache_dir,
             facts={"command": shlex.join(["voco-video", *sys.argv[1:]])},
-            progress=show,
+            progress=bar.show,
         )
     files = write_report(report, out or default_stem(predictions))
     if json:
@@ -180,17 +174,3 @@ def default_judge_cache_dir() -> Path:
     from voco_video.cache import FrameCache
 
     return FrameCache().cache_dir / "judge"
-
-
-@contextmanager
-def judge_bar(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar of judged questions on standard error; silent where that is not a terminal."""
-    from tqdm import tqdm
-
-    with tqdm(desc="judging", unit="question", disable=True if quiet else None, leave=False) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield show

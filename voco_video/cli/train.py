@@ -23,7 +23,7 @@ def train(
     ] = None,
     json: opt.Json = False,
 ) -> None:
-    r"""Train a model to compress frames and to answer from what is left of them.
+    """Train a model to compress frames and to answer from what is left of them.
 
     The run writes checkpoints, last/ and best/ (models for --model), log.json, curves.png and TensorBoard logs to its
     output_dir. Give the same command with --resume after an interruption: the result is the same as without one.
