@@ -5,6 +5,7 @@
     compression    how frames are compressed: `CompressOptions`, `StreamOptions`
     answering      how questions are answered: `ViewOptions`, `AnswerOptions`
     loading        where weights go: `LoadOptions`
+    judging        which chat model judges answers: `Judging`
 
 Those of an evaluation are in `voco_video.evaluate.options`, those of a training run in `voco_video.training.config`.
 Nothing here imports torch or NumPy, so that the command line's help needs neither.
