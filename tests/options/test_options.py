@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -168,3 +170,12 @@ def test_errors_name_the_option_as_it_was_written():
 def test_a_selection_names_options_that_there_are():
     with pytest.raises(AssertionError, match="Sizes has no option colour"):
         only("colour").options_of(Sizes)
+
+
+def test_the_tables_of_the_documentation_are_written(tmp_path):
+    page = tmp_path / "reference" / "options.md"
+    script = Path(__file__).parents[2] / "scripts" / "option_tables.py"
+    subprocess.run([sys.executable, str(script), str(page)], check=True, capture_output=True)
+    text = page.read_text(encoding="utf-8")
+    assert "| `storage` | native or int8 | native | Keep the model's own type, or int8. |" in text
+    assert text.count("\n| `") == sum(map(len, map(option_rows, ALL)))

@@ -41,7 +41,8 @@ def test_the_groups_hold_every_option_once():
     assert len(names) == len(set(names)) == 56
 
 
-def test_the_keys_of_a_file_are_flat_as_they_always_were(tmp_path):
+def test_the_keys_of_a_file_are_flat_as_they_always_were(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     values = yaml.safe_load(recipes()["llava-7b-video"].read_text()) | {"deepspeed": "configs/deepspeed/zero3.json"}
     path = tmp_path / "old.yaml"
     path.write_text(yaml.safe_dump(values))
@@ -81,7 +82,7 @@ def test_a_recipe_is_taken_by_name_and_a_file_goes_before_it(tmp_path, monkeypat
         ("num_voco_token_choices=[0]", "num_voco_token_choices=[0] and num_voco_tokens=8: 0 is not"),
         ("dataset=clips.json eval_steps=10", "eval_steps=10 and dataset='clips.json': only moving-shapes has"),
         ("max_steps=0", "dataset='moving-shapes' and max_steps=0: it has no end"),
-        ("max_steps=0 num_epochs=0", "max_steps=0 and num_epochs=0.0: one has to be above 0"),
+        ("max_steps=0 num_epochs=0", "max_steps=0 and num_epochs=0: one has to be above 0"),
         ("global_batch_size=6 per_device_batch_size=4", "global_batch_size=6 is not a multiple of per_device_batch"),
         ("question_families=[what,why]", "question_families=['what', 'why']: 'why' is not one of what, who"),
         ("mode=cached", "mode='cached' cannot train the compressor; set train_projector, train_voco_embeds to false"),

@@ -37,7 +37,9 @@ def ask(
     questions_file: Annotated[
         Path | None, typer.Option("--questions", help="A text file with one question a line.", metavar="FILE")
     ] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="Keep asking; answers follow on from each other.")] = False,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Keep asking; each answer takes the earlier ones into account.")
+    ] = False,
     model: opt.Model = "voco-tiny",
     sampling: Sampling,
     num_voco_tokens: Annotated[
@@ -99,7 +101,7 @@ def ask(
 
 
 def fitting_questions(model: VideoModel, questions: list[str]) -> list[str]:
-    """Those that the model can be asked; what is wrong with the others is printed.
+    """Return the questions that fit the model; print why the others do not.
 
     Raises:
         UsageError: none can be asked.
@@ -140,7 +142,7 @@ def open_compressed(
 
 
 def gather_questions(given: list[str] | None, file: Path | None, *, chat: bool, json: bool) -> list[str]:
-    """Questions from the command line and from a file, one a line.
+    """Collect the questions of the command line and of a file with one question a line.
 
     Raises:
         UsageError: there are none, the file cannot be read, or options contradict each other.
@@ -158,7 +160,7 @@ def gather_questions(given: list[str] | None, file: Path | None, *, chat: bool, 
 
 
 def run_chat(video: CompressedVideo, first: list[str], generation: dict[str, Any]) -> None:
-    """A conversation: questions typed at a prompt, answers streamed; an empty line or Ctrl-D ends it."""
+    """Hold a conversation: questions are typed, answers streamed; an empty line or Ctrl-D ends it."""
     from voco_video.answer.generate import Message, answer_note, model_note
 
     voco = video.model.voco
@@ -177,7 +179,7 @@ def run_chat(video: CompressedVideo, first: list[str], generation: dict[str, Any
 
 
 def _reader(first: list[str]) -> Callable[[], str]:
-    """The questions given already, then what is typed; an empty string at the end."""
+    """Return a function that gives the first questions, then typed ones, and an empty string at the end."""
     waiting = list(first)
 
     def read() -> str:
@@ -193,7 +195,7 @@ def _reader(first: list[str]) -> Callable[[], str]:
 
 
 def answer_facts(answer: Answer) -> dict[str, Any]:
-    """An answer as plain values."""
+    """Return an answer as plain values."""
     facts = {
         "question": answer.question,
         "answer": answer.text,
@@ -214,7 +216,7 @@ def answer_facts(answer: Answer) -> dict[str, Any]:
 
 
 def print_answers(answers: list[Answer], *, show_frames: bool) -> None:
-    """Answers for a person; the question is repeated where there are several."""
+    """Print answers for a person; each with its question where there are several."""
     for answer in answers:
         if len(answers) > 1:
             print(f"> {answer.question}")
@@ -230,14 +232,14 @@ def print_answers(answers: list[Answer], *, show_frames: bool) -> None:
 
 
 def format_moment(moment: Moment) -> str:
-    """A stretch of time with its weight: ``0:04.00-0:06.00 (83%)``."""
+    """Format a stretch of time with its weight: ``0:04.00-0:06.00 (83%)``."""
     from voco_video.answer.moments import format_seconds
 
     return f"{format_seconds(moment.start_seconds)}-{format_seconds(moment.end_seconds)} ({moment.weight:.0%})"
 
 
 def write_strips(video: CompressedVideo, answers: list[Answer], path: Path, *, quiet: bool) -> None:
-    """One PNG an answer: the frames with the attention each got."""
+    """Write one PNG per answer: the frames with the attention that each got."""
     from voco_video.answer.pictures import attention_strip
 
     for number, answer in enumerate(answers):
@@ -248,6 +250,6 @@ def write_strips(video: CompressedVideo, answers: list[Answer], path: Path, *, q
 
 
 def source_of(video: CompressedVideo) -> Path:
-    """The file that a compressed video was made from; it may be gone by now."""
+    """Return the file that a compressed video was made from; it may be gone by now."""
     entry = video.parts[0].entry
     return Path(str(entry.facts.get("source") or entry.digest[:12]))

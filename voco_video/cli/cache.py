@@ -42,9 +42,7 @@ def ls(cache_dir: opt.CacheDir = None, json: opt.Json = False) -> None:
     if partial:
         print(f"{len(partial)} unfinished: give their compress command again to finish, or `cache prune` to drop them")
     if left:
-        print(
-            f"{len(left)} growing but written by no process: `compress --follow --name` or --resume goes on with them"
-        )
+        print(f"{len(left)} growing but written by no process: `compress --follow --name` or --resume continues them")
 
 
 @app.command("info")
@@ -130,7 +128,7 @@ def prune(
     ] = None,
     cache_dir: opt.CacheDir = None,
 ) -> None:
-    """Remove what was unused longest until the rest fits, and whatever interrupted runs left behind.
+    """Remove the entries that were unused longest until the rest fits, and what interrupted runs left behind.
 
     An entry that a process is using stays.
 
@@ -146,7 +144,7 @@ def prune(
 
 
 def parse_size(text: str) -> int:
-    """``"20G"`` to bytes.
+    """Read a size such as ``"20G"`` in bytes.
 
     Raises:
         UsageError: not a size.

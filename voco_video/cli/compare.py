@@ -17,7 +17,7 @@ from voco_video.errors import UsageError
 
 
 class MetricChoice(str, Enum):
-    """What runs are compared in."""
+    """The metric in which runs are compared."""
 
     exact_match = "exact_match"
     strict = "strict"
@@ -84,7 +84,7 @@ def compare(
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """The paths without the folders and the suffix that they have in common.
+    """Shorten paths by the folders and the suffix that they have in common.
 
     Raises:
         UsageError: a path is there twice.
@@ -95,7 +95,7 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     given = [os.path.abspath(path) for path in paths]
     twice = next((path for path in given if given.count(path) > 1), None)
     if twice is not None:
-        raise UsageError(f"{twice} is there twice: a run cannot be compared with itself")
+        raise UsageError(f"{twice} is given twice: a run cannot be compared with itself")
     shared = os.path.commonpath([os.path.dirname(path) for path in given])
     names = [os.path.relpath(path, shared) for path in given]
     stems = [os.path.splitext(name)[0] for name in names]

@@ -107,9 +107,9 @@ def compress(
 
 
 def expand_paths(paths: list[str]) -> list[Path]:
-    """Files as given, videos below folders, and matches of patterns, in order.
+    """List files as given, videos below folders, and matches of patterns, in order.
 
-    Of several paths, one that stands for nothing is kept as it is: it fails by itself when its turn comes.
+    Of several paths, one that names nothing is kept as it is, and fails alone when its turn comes.
 
     Raises:
         UsageError: nothing but a folder without videos, or a pattern without matches.
@@ -138,7 +138,7 @@ def expand_paths(paths: list[str]) -> list[Path]:
 
 
 def summary(path: Path, video: CompressedVideo) -> dict[str, Any]:
-    """What one compressed video came to, as plain values."""
+    """Return what compressing one video gave, as plain values."""
     entry = video.parts[0].entry
     per_frame = entry.facts.get("num_vision_tokens")  # entries of other versions may lack what this one records
     vision_tokens = per_frame * entry.num_frames if isinstance(per_frame, int) else None
@@ -163,7 +163,7 @@ def summary(path: Path, video: CompressedVideo) -> dict[str, Any]:
 
 
 def format_ratio(ratio: float | None) -> str:
-    """Vision tokens for each one kept: ``64x``, ``0.98x``, or a dash where none are kept.
+    """Format vision tokens per kept token: ``64x``, ``0.98x``, or a dash where none are kept.
 
     >>> format_ratio(64.0), format_ratio(64 / 66), format_ratio(None)
     ('64x', '0.97x', '–')
@@ -174,7 +174,7 @@ def format_ratio(ratio: float | None) -> str:
 
 
 def print_summary(rows: list[dict[str, Any]], *, json: bool) -> None:
-    """A table of compressed videos, or JSON."""
+    """Print a table of compressed videos, or JSON."""
     if json:
         print_json(rows)
         return

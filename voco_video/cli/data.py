@@ -23,7 +23,7 @@ _NUM_SHOWN = 10
 
 
 class LayoutChoice(str, Enum):
-    """Whose layout a MovingShapes set is written in."""
+    """The data set whose layout a MovingShapes set is written in."""
 
     msvd = "msvd"
     msrvtt = "msrvtt"
@@ -32,7 +32,7 @@ class LayoutChoice(str, Enum):
 
 
 class MediaChoice(str, Enum):
-    """What a MovingShapes set shows."""
+    """The media of a MovingShapes set."""
 
     video = "video"
     image = "image"
@@ -43,7 +43,7 @@ def synth(
     out: Annotated[Path, typer.Argument(help="Where the set goes: a new folder.", metavar="OUT")],
     layout: Annotated[LayoutChoice, typer.Option(help="Whose layout to write.")],
     num_videos: Annotated[int, typer.Option(help="Clips of all splits together: 60 % train, 15 % val, 25 % test.")],
-    seed: Annotated[int, typer.Option(help="Another seed, another world.")] = 0,
+    seed: Annotated[int, typer.Option(help="Another seed gives other scenes.")] = 0,
     questions_per_video: Annotated[int, typer.Option(help="Questions (with llava: turns) about each clip.")] = 10,
     size: Annotated[int, typer.Option(help="Side of the clips, pixels; even.")] = 240,
     media: Annotated[MediaChoice, typer.Option(help="Clips, or (with llava) images.")] = MediaChoice.video,
@@ -51,7 +51,7 @@ def synth(
 ) -> None:
     """Write a MovingShapes data set: clips of moving shapes with questions and true answers.
 
-    The same options give the same bytes. An interrupted run goes on where it stopped when the same command is
+    The same options give the same bytes. An interrupted run continues where it stopped when the same command is
     given again.
 
     \b
@@ -107,7 +107,7 @@ def check(
     max_length: Annotated[int, typer.Option(help="Text tokens that a training sample may have.")] = 2048,
     json: opt.Json = False,
 ) -> None:
-    """Say what is there of a data set, what is missing, and where each file comes from.
+    """List what is there of a data set, what is missing, and where each file comes from.
 
     Exit code 1 where something is missing or broken, where training would skip a row, or where the annotations are not
     of the published size.
@@ -141,7 +141,7 @@ def check(
 
 
 def print_report(report: CheckReport, *, list_media: bool) -> None:
-    """The report for a person: the sum, then what is at fault (with `list_media` everything)."""
+    """Print the report for a person: totals, then what is missing or broken (with `list_media` everything)."""
     wanted = report.published
     sizes = [
         ("videos" if report.split else "conversations", report.num_samples, wanted.num_samples if wanted else None),

@@ -33,7 +33,7 @@ _NUM_SHOWN = 3
 
 
 class DatasetChoice(str, Enum):
-    """The sets that can be evaluated on."""
+    """A data set that can be evaluated on."""
 
     msvd = "msvd"
     msrvtt = "msrvtt"
@@ -123,14 +123,14 @@ def evaluate(
 
 
 def suffix_of(options: EvalOptions) -> str:
-    """What keeps runs that answer otherwise apart where no folder is named."""
+    """Return the end of a default folder's name, which keeps runs that answer in another way apart."""
     return "" if options.answer_by == "letter" else f"-{options.answer_by}"
 
 
 def with_vocabulary(
     options: EvalOptions, size: int, data: Dataset, *, root: Path, annotations: Path | None
 ) -> EvalOptions:
-    """The options with the commonest answers of the training split, whose annotations lie beside the split's own.
+    """Add the commonest answers of the training split, whose annotations lie beside those of the evaluated split.
 
     Raises:
         UsageError: a size below 0, or a multiple-choice set.
@@ -149,7 +149,7 @@ def with_vocabulary(
 
 
 def processes_for(num_workers: int, load: Callable[[int], VideoModel]) -> Processes:
-    """Torchrun's processes, or those that --num-workers asks for.
+    """Return torchrun's processes, or those that --num-workers asks for.
 
     Raises:
         UsageError: both.
@@ -175,7 +175,7 @@ def load_for_rank(rank: int, *, path: str, options: LoadOptions, cache_dir: Path
 
 
 def check_for_matplotlib() -> None:
-    """Refuse to begin what could not be reported in the end.
+    """Refuse to begin an evaluation whose report could not be drawn.
 
     Raises:
         UsageError: matplotlib is not installed.
@@ -185,7 +185,7 @@ def check_for_matplotlib() -> None:
 
 
 def write_reports(result: EvalResult, *, skip_missing: bool, facts: dict[str, Any]) -> dict[str, Report]:
-    """Score each predictions file, and write its report beside it; of a sweep also what it comes to."""
+    """Score each predictions file and write its report beside it; for a sweep also write the comparison."""
     from voco_video.scoring.comparison import compare
     from voco_video.scoring.report import default_stem, score_file, sweep_of, write_comparison, write_report
 
@@ -204,7 +204,7 @@ def write_reports(result: EvalResult, *, skip_missing: bool, facts: dict[str, An
 
 
 def print_result(result: EvalResult, reports: dict[str, Report], *, json: bool) -> None:
-    """The scores with what has to be known about them, and where everything is."""
+    """Print the scores, notes about them, and where the files are."""
     if json:
         scores = {name: report.as_dict()["scores"] for name, report in reports.items()}
         print_json({**asdict(result), "scores": scores})

@@ -78,19 +78,19 @@ def find(
 
 
 def _names(given: str) -> list[str]:
-    """A path or a pattern as the videos it stands for; a cache entry as it is."""
+    """List the videos that a path or a pattern names; a cache entry stays as it is."""
     if not Path(given).exists() and ENTRY_DIGEST.fullmatch(given):
         return [given]
     return [str(path) for path in expand_paths([given])]
 
 
 def moment_facts(one: Found) -> dict[str, Any]:
-    """A moment as plain values."""
+    """Return a moment as plain values."""
     return {"path": str(source_of(one.video)), "entry": one.video.parts[0].entry.digest, **asdict(one.moment)}
 
 
 def print_moments(found: list[Found]) -> None:
-    """A table, best first."""
+    """Print a table of moments, best first."""
     from voco_video.answer.moments import format_seconds
 
     rows = [
@@ -107,7 +107,7 @@ def print_moments(found: list[Found]) -> None:
 
 
 def write_moments(found: list[Found], query: str, path: Path) -> None:
-    """One PNG with the best frame of each moment."""
+    """Write one PNG with the best frame of each moment."""
     from voco_video.answer.pictures import moment_strip
 
     sources = [source_of(one.video) for one in found]

@@ -43,7 +43,7 @@ def check_followed(paths: list[str], sampling: Sampling, compression: CompressOp
 def follow_source(
     model: VideoModel, source: str, options: StreamOptions, compression: CompressOptions, *, json: bool
 ) -> None:
-    """Follow a source to its end, and say what came of it; Ctrl-C keeps what is compressed and exits with 130."""
+    """Follow a source to its end and print the result; Ctrl-C keeps what is compressed and exits with 130."""
     from voco_video.api import VideoStream
 
     stream = VideoStream(model, source, options, compression)
@@ -66,7 +66,7 @@ def follow_source(
 
 
 def print_followed(stream: Stream, *, json: bool) -> None:
-    """What is in a followed source's entry: a table, or JSON."""
+    """Print what is in the entry of a followed source: a table, or JSON."""
     entry = stream.entry
     if entry is None:
         return
@@ -100,7 +100,7 @@ def print_followed(stream: Stream, *, json: bool) -> None:
 
 
 def format_progress(progress: StreamProgress) -> str:
-    """One line: frames, how much video that is, how far behind the source, and what was dropped.
+    """Format one line: frames, length of the video, delay behind the source, and dropped frames.
 
     >>> from voco_video.follow import StreamProgress
     >>> format_progress(StreamProgress(75, 70, 2, 3674.0, 1.25))
@@ -118,7 +118,7 @@ def format_progress(progress: StreamProgress) -> str:
 
 @contextmanager
 def _progress_line(*, quiet: bool) -> Iterator[Callable[[StreamProgress], None]]:
-    """A line that is written over, on standard error; silent where that is not a terminal."""
+    """Show a line on standard error that is overwritten; nothing where that is not a terminal."""
     if quiet or not sys.stderr.isatty():
         yield lambda progress: None
         return

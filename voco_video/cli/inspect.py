@@ -31,7 +31,7 @@ def inspect(
     max_frames: Annotated[int, typer.Option(help="Draw at most this many, spread evenly over the sampled ones.")] = 60,
     compressor: Annotated[
         str | None,
-        typer.Option(help="List only what this compressor left in the cache. [default: all]", metavar="NAME"),
+        typer.Option(help="List only entries of this compressor. [default: all]", metavar="NAME"),
     ] = None,
     reading: Annotated[CompressOptions, only("decoder")],
     cache_dir: opt.CacheDir = None,
@@ -77,7 +77,7 @@ def inspect(
 
 
 def sampled_frames(path: Path, sampling: Sampling, *, max_frames: int, decoder: str) -> tuple[Any, int]:
-    """The sampled frames, thinned evenly to ``max_frames``, and how many there were."""
+    """Return the sampled frames, thinned evenly to ``max_frames``, and how many there were."""
     import numpy as np
 
     from voco_video.answer.pictures import thumbnail_fit
@@ -92,13 +92,13 @@ def sampled_frames(path: Path, sampling: Sampling, *, max_frames: int, decoder: 
 
 
 def entry_facts(entry: CacheEntry) -> dict[str, Any]:
-    """A cache entry as plain values; None for what it does not say, as entries of other versions may not."""
+    """Return a cache entry as plain values; None for facts that entries of other versions lack."""
     from voco_video.compress import tokens_per_frame
     from voco_video.errors import CacheError
 
     settings = entry.key.settings
     num_voco_tokens = None
-    with suppress(CacheError):  # it holds something else than tokens
+    with suppress(CacheError):  # it holds something other than tokens
         num_voco_tokens = tokens_per_frame(entry)
     return {
         "digest": entry.digest,
@@ -122,7 +122,7 @@ def entry_facts(entry: CacheEntry) -> dict[str, Any]:
 
 
 def print_entries(entries: list[CacheEntry]) -> None:
-    """A table of cache entries."""
+    """Print a table of cache entries."""
     if not entries:
         print("no entries in the cache")
         return

@@ -67,7 +67,7 @@ class Selection:
     prefix: str = ""
 
     def options_of(self, owner: Any) -> tuple[Option, ...]:
-        """The selected options of a dataclass."""
+        """List the selected options of a dataclass."""
         chosen = options_of(owner)
         for name in (self.names or frozenset()) | self.left_out:
             assert any(one.name == name for one in chosen), f"{owner.__name__} has no option {name}"
@@ -128,7 +128,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _plain_flags(parameter: inspect.Parameter) -> dict[str, tuple[str, ...]]:
-    """The flag of a parameter that is an option of the command line already."""
+    """Return the flag of a parameter that is an option of the command line already."""
     for note in get_args(parameter.annotation):
         if isinstance(note, OptionInfo):
             declared = [flag for flag in note.param_decls or () if flag.startswith("--")]
@@ -137,7 +137,7 @@ def _plain_flags(parameter: inspect.Parameter) -> dict[str, tuple[str, ...]]:
 
 
 def _bundle(annotation: Any) -> tuple[Any, Selection]:
-    """The dataclass of options that a parameter is annotated with, or None, and which of its options are taken."""
+    """Return the dataclass of options that a parameter is annotated with, or None, and the selection of its options."""
     kind, *notes = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
     selection = next((note for note in notes if isinstance(note, Selection)), Selection())
     owner = selection.given_only or kind
@@ -145,7 +145,7 @@ def _bundle(annotation: Any) -> tuple[Any, Selection]:
 
 
 def _parameter(one: Option, selection: Selection) -> inspect.Parameter:
-    """A parameter that typer makes an option of the command line from."""
+    """Make the parameter that typer turns into an option of the command line."""
     kind, metavar, default = _plain_type(one), one.details.metavar, one.default
     if one.choices and kind is str and metavar is None and one.details.choices == ():
         metavar = f"<{'|'.join(one.choices)}>"
@@ -168,7 +168,7 @@ def _parameter(one: Option, selection: Selection) -> inspect.Parameter:
 
 
 def _plain_type(one: Option) -> type:
-    """The type that typer reads from the command line, to be checked and finished by `_read` and the dataclass."""
+    """Return the type that typer reads from the command line; `_read` and the dataclass do the rest."""
     if one.details.parse is not None:
         return str
     alternatives = {bool, int, float, Path, str} & {one.value_type, *get_args(one.value_type), *map(type, one.choices)}
@@ -176,7 +176,7 @@ def _plain_type(one: Option) -> type:
 
 
 def _read(one: Option, value: Any) -> Any:
-    """A value as the dataclass takes it; None where the user gave none."""
+    """Convert a value to what the dataclass takes; None where the user gave none."""
     if value is None or (value is False and one.default is False):
         return None
     return one.details.parse(value) if one.details.parse is not None else value

@@ -19,7 +19,7 @@ _PLAINER |= zip("▁▂▃▄▅▆▇█", "__.--==#", strict=True)
 
 
 def print_whatever_the_encoding() -> None:
-    """Let standard output and error print any text: what their encoding lacks gets a plainer look, and never fails.
+    """Let standard output and error print any text: characters that their encoding lacks are replaced by plainer ones.
 
     Bytes of file names that are no text in the system's encoding come out as they are.
     """
@@ -44,7 +44,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under their columns; where the terminal is too narrow for that, each row as a block of lines.
+    """Print rows under their columns; where the terminal is too narrow, print each row as a block of lines.
 
     A file or a pipe has no width, so lines stay whole there.
     """
@@ -78,12 +78,12 @@ def print_facts(facts: Mapping[str, Any]) -> None:
 
 
 def unless_none(value: Any) -> str:
-    """A value in a table, a question mark where it is not known."""
+    """Format a value for a table; a question mark stands for an unknown one."""
     return "?" if value is None else str(value)
 
 
 def format_bytes(size_bytes: float) -> str:
-    """A size in the largest unit that keeps it above 1: ``1.5 MiB``."""
+    """Format a size in the largest unit that keeps it above 1: ``1.5 MiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size_bytes < 1024:
             return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
@@ -137,5 +137,5 @@ class ProgressBar:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy values and paths as JSON."""
+    """Convert NumPy values and paths for JSON."""
     return value.tolist() if hasattr(value, "tolist") else str(value)

@@ -94,10 +94,10 @@ def score(
 def load_references(
     dataset: DatasetChoice | None, *, root: Path | None, annotations: Path | None, split: opt.SplitChoice | None
 ) -> Dataset | None:
-    """The questions that are answered; None where the predictions carry them.
+    """Load the questions that are answered; None where the predictions hold them.
 
     Raises:
-        UsageError: a place without the set that is there.
+        UsageError: a folder is given and no set is named.
         DataError: the annotations are missing or broken.
     """
     from voco_video.data.registry import load_dataset
@@ -112,7 +112,7 @@ def load_references(
 
 
 def judge_options(judging: Judging) -> JudgeOptions | None:
-    """The judge as the library takes it; None where no model is named.
+    """Make the judge's options; None where no model is named.
 
     Raises:
         DataError: the file of the prompt cannot be read, or lacks something.
@@ -138,7 +138,7 @@ def judge_options(judging: Judging) -> JudgeOptions | None:
 
 
 def default_judge_cache_dir() -> Path:
-    """Beside the compressed videos, which take no notice of it."""
+    """Return the folder of kept replies: beside the compressed videos, which it does not affect."""
     from voco_video.cache import FrameCache
 
     return FrameCache().cache_dir / "judge"

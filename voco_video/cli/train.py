@@ -80,7 +80,7 @@ def print_recipes(*, json: bool) -> None:
 
 
 def _leave_other_processes() -> None:
-    """End what connects the processes of torchrun: its threads, left alone, now and then abort one at its exit."""
+    """Disconnect torchrun's processes: threads of the connection now and then abort one at its exit."""
     import torch.distributed as dist
 
     if dist.is_available() and dist.is_initialized():

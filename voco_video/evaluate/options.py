@@ -120,7 +120,7 @@ class EvalOptions(Options):
         )
 
     def prompt_for(self, *, is_multiple_choice: bool) -> str:
-        """The prompt of such questions, with its placeholders."""
+        """Return the prompt of such questions, with its placeholders."""
         by_letter = is_multiple_choice and self.answer_by == "letter"
         return self.prompt if self.prompt is not None else LETTER_PROMPT if by_letter else OPEN_PROMPT
 
@@ -129,7 +129,7 @@ class EvalOptions(Options):
         return filled_prompt(self.prompt_for(is_multiple_choice=bool(turn.options)), turn.question, turn.options)
 
     def budgets(self, model: VocoModel) -> tuple[int | None, ...]:
-        """Every k to answer from; (None,) for compressors without VoCo tokens.
+        """List every k to answer from; (None,) for compressors without VoCo tokens.
 
         Raises:
             UsageError, ModelError: the model or the compressor has no k tokens.

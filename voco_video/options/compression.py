@@ -57,7 +57,7 @@ class Compressor:
         return self.name != "none"
 
     def check_budget(self, num_voco_tokens: int | None) -> None:
-        """Refuse a number of VoCo tokens where there are none.
+        """Refuse a number of VoCo tokens for a compressor that makes none.
 
         Raises:
             UsageError: one is given, and this is not ``voco``.
@@ -70,7 +70,7 @@ class Compressor:
 
 
 def parse_compressor(text: str) -> Compressor:
-    """``"voco"``, ``"full"``, ``"pool:4"`` or ``"none"`` to a `Compressor`.
+    """Read ``"voco"``, ``"full"``, ``"pool:4"`` or ``"none"``.
 
     Raises:
         UsageError: it is none of these.
@@ -85,7 +85,7 @@ def parse_compressor(text: str) -> Compressor:
 
 
 def check_batch_size(batch_size: BatchSize) -> None:
-    """Refuse what is no number of frames.
+    """Refuse a batch size that is no number of frames.
 
     Raises:
         UsageError: below 1, or a word other than ``auto``.
@@ -138,7 +138,7 @@ class CompressOptions(Options):
         check_batch_size(self.batch_size)
 
     def form_for(self, default_form: Form | None) -> Form:
-        """The form, or a model's default one; answering weights know VoCo tokens, not other compressors'."""
+        """Return the form, or a model's default, which holds for VoCo tokens and not for other compressors."""
         return self.form or (default_form if self.compressor == "voco" else None) or "kv"
 
 

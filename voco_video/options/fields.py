@@ -20,7 +20,7 @@ from voco_video.errors import UsageError
 
 @dataclass(frozen=True)
 class Details:
-    """What an option has beside its name, type and default.
+    """The details of an option beside its name, type and default.
 
     Attributes:
         help: one sentence or two for a user.
@@ -123,7 +123,7 @@ class Option:
             raise UsageError(f"{self.name}={value}: {limits}")
 
     def _broken_limits(self, value: float) -> str:
-        """What the limits say, where a value is beyond them; "" where it is not."""
+        """Describe the limits that a value breaks; "" where it breaks none."""
         low, above, high = self.details.at_least, self.details.above, self.details.at_most
         is_inside = (low is None or value >= low) and (above is None or value > above)  # False for NaN
         if is_inside and (value <= high if high is not None else math.isfinite(value)):
@@ -147,19 +147,19 @@ class Options:
 
 @cache
 def options_of(owner: Any) -> tuple[Option, ...]:
-    """The options that a dataclass declares, in order."""
+    """List the options that a dataclass declares, in order."""
     hints = get_type_hints(owner)
     fields = [field for field in dataclasses.fields(owner) if Details in field.metadata]
     return tuple(Option(f.name, hints[f.name], f.default, f.metadata[Details]) for f in fields)
 
 
 def option_of(owner: Any, name: str) -> Option:
-    """One option of a dataclass by its name."""
+    """Return one option of a dataclass by its name."""
     return next(one for one in options_of(owner) if one.name == name)
 
 
 def option_rows(owner: Any) -> list[tuple[str, str, str, str]]:
-    """Name, type, default and help of a dataclass's options, as a table of the documentation shows them.
+    """List name, type, default and help of a dataclass's options for a table of the documentation.
 
     >>> from voco_video.options.compression import CompressOptions
     >>> option_rows(CompressOptions)[3]
@@ -173,7 +173,7 @@ def _alternatives(kind: Any) -> tuple[Any, ...]:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of a type, such as ``int | None``, ``tuple[str, ...]`` or ``Literal["a", "b"]``."""
+    """Tell whether a value is of a type, such as ``int | None``, ``tuple[str, ...]`` or ``Literal["a", "b"]``."""
     if len(_alternatives(kind)) > 1:
         return any(_fits(value, one) for one in _alternatives(kind))
     if get_origin(kind) is Literal:
@@ -187,7 +187,7 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def _kind(kind: Any) -> str:
-    """A type in words."""
+    """Name a type in words."""
     if get_origin(kind) is Literal:
         *others, last = map(str, get_args(kind))
         return f"{', '.join(others)} or {last}" if others else last

@@ -72,7 +72,7 @@ class LoadOptions(Options):
 
 
 def resolve_device(device: str) -> torch.device:
-    """``auto`` or a device name to a device.
+    """Find the device of a name, or the one that ``auto`` stands for.
 
     Raises:
         UsageError: no such device here.
@@ -90,7 +90,7 @@ def resolve_device(device: str) -> torch.device:
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """``auto`` or a type name to a floating-point type."""
+    """Find the floating-point type of a name, or the one that ``auto`` stands for."""
     import torch
 
     if dtype == "auto":

@@ -91,7 +91,7 @@ class Sampling(Options):
             raise UsageError(f"start_seconds={start} is not before end_seconds={end}: the window is empty")
 
     def describe(self) -> dict[str, Any]:
-        """The settings that decide which frames come, as plain JSON values; equal samplings give equal dicts.
+        """Return the settings that decide which frames are taken, as plain values; equal samplings give equal dicts.
 
         >>> Sampling(fps=2, start_seconds=5).describe()
         {'policy': 'fps', 'fps': 2.0, 'start_seconds': 5.0, 'end_seconds': None}
@@ -116,7 +116,7 @@ class Sampling(Options):
 
 
 def _plain(value: Any, *, is_whole: bool) -> Any:
-    """Numbers of any kind, NumPy's among them, as Python's own."""
+    """Convert numbers of any kind, also NumPy's, to Python's own."""
     if isinstance(value, tuple):
         return tuple(map(float, value))
     if value is None:

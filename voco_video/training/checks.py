@@ -1,4 +1,4 @@
-"""What can be refused before a model is loaded: options that this machine, the checkpoint or the data set rules out."""
+"""Checks before a model is loaded: options that the machine, the checkpoint or the data set rules out."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def _check_engine(config: TrainConfig) -> None:
 
 
 def num_devices() -> int:
-    """Devices that take part in the run: the processes that torchrun has started."""
+    """Count the devices of the run: the processes that torchrun has started."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def accumulation_steps(config: TrainConfig, *, num_devices: int) -> int:
-    """Forward passes per optimizer step on each device.
+    """Compute the forward passes per optimizer step on each device.
 
     Raises:
         UsageError: the batch sizes do not divide.

@@ -53,8 +53,7 @@ class DataOptions(Options):
 
     dataset: str = option(
         "moving-shapes",
-        "`moving-shapes` (drawn in memory), `msvd`, `msrvtt`, `activitynet`, `llava-mix665k`, or a "
-        "conversations .json.",
+        "`moving-shapes` (made in memory), `msvd`, `msrvtt`, `activitynet`, `llava-mix665k`, or a conversations .json.",
     )
     annotations: str = option("", "The dataset's annotations, where they are not in `media_dir`.")
     media_dir: str = option(
@@ -85,26 +84,26 @@ class MovingShapesOptions(Options):
     """The samples of dataset ``moving-shapes``."""
 
     image_fraction: float = option(
-        0.0, "Share of single images among the samples of a video stage (moving-shapes).", at_least=0, at_most=1
+        0.0, "Share of single images among the samples of a video stage.", at_least=0, at_most=1
     )
-    dense_fraction: float = option(0.25, "Share of turns that list everything (moving-shapes).", at_least=0, at_most=1)
+    dense_fraction: float = option(0.25, "Share of turns that list everything.", at_least=0, at_most=1)
     question_families: tuple[str, ...] = option(
         (),
-        "Families of short questions, in turn; one named twice is asked twice as often; empty for all (moving-shapes).",
+        "Families of short questions, in turn; one named twice is asked twice as often; empty for all.",
     )
     by_name_fraction: float = option(
         0.0,
-        "Share of lists that go by the objects' names, not by their places (moving-shapes, with question_families).",
+        "Share of lists that go by the objects' names, not by their places (with `question_families`).",
         at_least=0,
         at_most=1,
     )
     temporal_fraction: float = option(
-        0.7, "Share of short questions that are about time, in the video stage (moving-shapes).", at_least=0, at_most=1
+        0.7, "Share of short questions that are about time, in the video stage.", at_least=0, at_most=1
     )
-    data_seed: int = option(0, "Seed of the generated world (moving-shapes).")
+    data_seed: int = option(0, "Seed of the generated world.")
     num_scenes: int = option(
         8192,
-        "Different scenes in mode `cached` (moving-shapes): compressed once and kept in memory, asked anew each time.",
+        "Different scenes in mode `cached`: compressed once and kept in memory, asked anew each time.",
         at_least=1,
     )
 
@@ -122,7 +121,7 @@ class TrainedParts(Options):
     )
     train_voco_embeds: bool = option(True, "Train the VoCo embeddings.")
     lora_rank: int = option(0, "Rank of LoRA adapters in the language model; 0 trains its own weights.", at_least=0)
-    lora_alpha: float = option(16.0, "LoRA scale: adapters count `lora_alpha / lora_rank` times.", above=0)
+    lora_alpha: float = option(16.0, "LoRA scale: adapters count `lora_alpha / lora_rank` times.", at_least=0)
     lora_dropout: float = option(0.0, "Dropout on the input of LoRA adapters.", at_least=0, at_most=1)
     lora_targets: tuple[str, ...] = option(
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
@@ -157,7 +156,7 @@ class OptimizationOptions(Options):
         "adamw",
         "`adamw`, or `muon`: orthogonalised momentum for matrices, to train small models from nothing (not sharded).",
     )
-    learning_rate: float = option(2e-5, "Peak learning rate.", above=0)
+    learning_rate: float = option(2e-5, "Peak learning rate.", at_least=0)
     schedule: Schedule = option("cosine", "How the learning rate falls after warm-up.")
     warmup_fraction: float = option(0.03, "Share of steps over which the learning rate rises.", at_least=0, at_most=1)
     weight_decay: float = option(0.0, "AdamW weight decay.", at_least=0)

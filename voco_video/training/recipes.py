@@ -22,13 +22,13 @@ logger = logging.getLogger(__name__)
 
 
 def recipes() -> dict[str, Path]:
-    """The shipped recipes: their files by their names, such as ``own-clips`` and ``voco-tiny/image``."""
+    """List the shipped recipes: their files by their names, such as ``own-clips`` and ``voco-tiny/image``."""
     files = sorted(RECIPES.rglob("*.yaml"), key=lambda path: (len(path.relative_to(RECIPES).parts), path))
     return {path.relative_to(RECIPES).with_suffix("").as_posix(): path for path in files}
 
 
 def recipe_sentence(path: Path) -> str:
-    """What a recipe is for: the first sentence of the comment that its file begins with."""
+    """Return what a recipe is for: the first sentence of the comment that its file begins with."""
     lines = path.read_text(encoding="utf-8").splitlines()
     comment = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
     text = " ".join(line.lstrip("# ").strip() for line in lines[:comment])
@@ -36,7 +36,7 @@ def recipe_sentence(path: Path) -> str:
 
 
 def find_recipe(name: str | Path) -> Path:
-    """A recipe's file by its path or by the name of a shipped one; a file goes before a name.
+    """Find a recipe by its path, or by the name of a shipped one; a file takes precedence over a name.
 
     Raises:
         UsageError: neither; the known names are listed.
@@ -52,7 +52,7 @@ def find_recipe(name: str | Path) -> Path:
 
 
 def find_deepspeed(name: str) -> Path:
-    """A DeepSpeed configuration by its path, or one that comes with the recipes, such as ``deepspeed/zero3.json``.
+    """Find a DeepSpeed configuration by its path, or one that comes with the recipes, such as ``deepspeed/zero3.json``.
 
     Raises:
         UsageError: there is none.
@@ -116,7 +116,7 @@ def config_from(values: Mapping[str, Any], *, source: str = "the configuration")
 
 
 def _read(name: str, value: Any) -> Any:
-    """A YAML value as its option takes it: ``2e-5`` is text in YAML, one value may stand for a list of one."""
+    """Convert a YAML value for its option: ``2e-5`` is text in YAML, and one value may stand for a list of one."""
     wanted = option_of(TrainConfig, name).type
     if wanted is float and isinstance(value, str):
         try:
