@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from voco_video.checkpoint.folder import load_voco_model
-from voco_video.checkpoint.loading import LoadOptions
+from voco_video.checkpoint.loading import LoadOptions, resolve_attention
 from voco_video.model.backbone import Backbone, ImageSettings, PromptTemplate
 from voco_video.model.freed_memory import keep_freed_memory
 from voco_video.model.voco import VocoModel
@@ -69,7 +69,7 @@ def make_model(
 
     shape = SHAPES[name]
     config = _config(shape)
-    config._attn_implementation = LoadOptions(device, dtype, attention).attention
+    config._attn_implementation = resolve_attention(LoadOptions(device, dtype, attention))
     torch.manual_seed(seed)
     # Made in its own type: 7b would be 28 GB first in float32.
     with torch.device(device), default_dtype(getattr(torch, dtype)), no_init_weights():

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Train on several machines; run it on each of them.
-#   MASTER_ADDR=first-machine NUM_NODES=4 NODE_RANK=0 scripts/train_nodes.sh GPUS_PER_NODE CONFIG.yaml [...]
+#   MASTER_ADDR=first-machine NUM_NODES=4 NODE_RANK=0 scripts/train_nodes.sh GPUS_PER_NODE RECIPE [...]
 set -euo pipefail
 gpus_per_node=${1:?how many GPUs a machine}
 shift

@@ -19,10 +19,10 @@ from voco_video.api import VideoModel
 from voco_video.cache import FrameCache
 from voco_video.compress import CompressOptions, Progress, cache_key, compress_video, read_tokens
 from voco_video.errors import CacheError, ModelError, UsageError, VideoError
+from voco_video.options.sampling import Sampling
 from voco_video.shapes.rendering import write_clip
 from voco_video.shapes.world import draw_scene
 from voco_video.video.reading import open_video, read_frames
-from voco_video.video.sampling import Sampling
 
 
 @pytest.fixture(scope="module")
@@ -217,9 +217,9 @@ def test_a_damaged_entry_is_an_error_and_force_repairs_it(voco, clip, cache):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"form": "pixels"}, "form 'pixels'"),
-        ({"storage": "int2"}, "storage 'int2'"),
-        ({"decoder": "vlc"}, "decoder 'vlc'"),
+        ({"form": "pixels"}, "form='pixels'"),
+        ({"storage": "int2"}, "storage='int2'"),
+        ({"decoder": "vlc"}, "decoder='vlc'"),
         ({"batch_size": 0}, "batch_size=0"),
     ],
 )

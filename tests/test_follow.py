@@ -597,7 +597,7 @@ def test_an_interrupted_stream_is_marked_in_the_list(run, tmp_path, model, recor
         (("--follow", "--start", "3"), "leave out --start"),
         (("--follow", "--decoder", "decord"), "leave out --decoder decord"),
         (("--follow", "--compressor", "none"), "nothing to follow"),
-        (("--follow", "--idle-seconds", "0"), "idle_seconds=0"),
+        (("--follow", "--idle-seconds", "0"), "--idle-seconds 0.0"),
         (("--follow", "other.mp4"), "one source, not 2"),
     ],
 )

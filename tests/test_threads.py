@@ -27,8 +27,9 @@ from voco_video.api import CompressedVideo, VideoModel
 from voco_video.model import freed_memory
 from voco_video.model.adapters import add_adapters
 from voco_video.model.backbone import CACHE_ARGUMENT
-from voco_video.model.compressors import compress_frames, parse_compressor
+from voco_video.model.compressors import compress_frames
 from voco_video.model.voco import VocoModel
+from voco_video.options.compression import parse_compressor
 
 QUESTIONS = ("where does the square go?", "who is green?", "how many shapes are there?")
 

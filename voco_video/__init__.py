@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from voco_video.api import CompressedVideo, VideoModel, concat, find, load_model
     from voco_video.cache import CacheEntry, CacheKey, FrameCache
     from voco_video.errors import CacheError, DataError, ModelError, UsageError, VideoError, VocoVideoError
+    from voco_video.options.sampling import Sampling
     from voco_video.training import TrainConfig, TrainResult, train
     from voco_video.version import __version__
     from voco_video.video.frames import Fit, FrameBatch
     from voco_video.video.reading import open_video, probe, read_frames
-    from voco_video.video.sampling import Sampling
 
 _HOMES = {
     "answer.generate": ("Answer", "Message"),
     "api": ("CompressedVideo", "VideoModel", "concat", "find", "load_model"),
     "cache": ("CacheEntry", "CacheKey", "FrameCache"),
     "errors": ("CacheError", "DataError", "ModelError", "UsageError", "VideoError", "VocoVideoError"),
+    "options.sampling": ("Sampling",),
     "training": ("TrainConfig", "TrainResult", "train"),
     "video.frames": ("Fit", "FrameBatch"),
     "video.reading": ("open_video", "probe", "read_frames"),
-    "video.sampling": ("Sampling",),
     "version": ("__version__",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -20,14 +20,15 @@ from voco_video.answer.several_videos import Found, concat, find
 from voco_video.cache import FrameCache
 from voco_video.checkpoint.fingerprints import remembered
 from voco_video.checkpoint.folder import find_checkpoint, load_voco_model, save_voco_model
-from voco_video.checkpoint.loading import WeightBits
-from voco_video.compress import CompressOptions, Form, Progress, Storage, compress_video
+from voco_video.compress import Progress, compress_video
 from voco_video.errors import CacheError, ModelError
-from voco_video.follow import Stream, StreamOptions, WhenBehind
+from voco_video.follow import Stream
 from voco_video.model.inference import undisturbed
-from voco_video.model.memory import Batching, BatchSize
+from voco_video.model.memory import Batching
 from voco_video.model.voco import VocoModel
-from voco_video.video.sampling import Sampling
+from voco_video.options.compression import BatchSize, CompressOptions, Decoder, Form, Storage, StreamOptions, WhenBehind
+from voco_video.options.loading import WeightBits
+from voco_video.options.sampling import Sampling
 
 __all__ = ["CompressedVideo", "Found", "Part", "VideoModel", "VideoStream", "concat", "find", "load_model"]
 
@@ -52,7 +53,7 @@ def load_model(
 
     Args:
         path, num_voco_tokens: see `voco_video.checkpoint.folder.load_voco_model`.
-        device, dtype, attn_implementation, device_map, weight_bits: see `voco_video.checkpoint.loading.LoadOptions`.
+        device, dtype, attn_implementation, device_map, weight_bits: see `voco_video.options.loading.LoadOptions`.
         cache_dir: where compressed videos are kept; ``$VOCO_VIDEO_CACHE_DIR`` or ``~/.cache/voco-video`` when None.
         max_cache_bytes: the cache drops what was unused longest beyond this; ``$VOCO_VIDEO_CACHE_MAX_BYTES`` or 50 GB.
 
@@ -123,7 +124,7 @@ class VideoModel:
         form: Form | None = None,
         storage: Storage = "native",
         batch_size: BatchSize = 16,
-        decoder: str = "pyav",
+        decoder: Decoder = "pyav",
         force: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> CompressedVideo:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,61 +17,21 @@ from voco_video.cache import CacheEntry, CacheKey, FrameCache, digest_file
 from voco_video.cache.int8 import dequantize, quantize
 from voco_video.errors import CacheError, ModelError, UsageError, VideoError
 from voco_video.files.paths import expanded
-from voco_video.model.compressors import Compressor, check_compressor, compress_frames, no_tokens, parse_compressor
+from voco_video.model.compressors import check_compressor, compress_frames, no_tokens
 from voco_video.model.inference import undisturbed
-from voco_video.model.memory import Batching, BatchSize, check_batch_size
-from voco_video.model.voco import Form, VocoModel, VocoTokens
+from voco_video.model.memory import Batching
+from voco_video.model.voco import VocoModel, VocoTokens
+from voco_video.options.compression import CompressOptions, Compressor, Form, Storage, parse_compressor
+from voco_video.options.sampling import Sampling
 from voco_video.version import __version__
 from voco_video.video.container import Source
 from voco_video.video.frames import FrameBatch
 from voco_video.video.media_files import as_video_errors, check_readable
-from voco_video.video.other_readers import BACKENDS
 from voco_video.video.reading import Video, open_video
-from voco_video.video.sampling import Sampling
 
-Storage = Literal["native", "int8"]
 _LARGE_BYTES = 256 << 20
 INT8_MAX_LOGIT_ERROR = 0.1
 """int8 is refused where it moves the logits after a probe by more than this share of their standard deviation."""
-
-
-@dataclass(frozen=True)
-class CompressOptions:
-    """How frames are compressed and how the result is kept.
-
-    Attributes:
-        compressor: ``"voco"``, ``"full"``, ``"pool:k"`` or ``"none"``; see `voco_video.model.compressors`.
-        num_voco_tokens: for ``voco``, VoCo tokens per frame; the model's own K when None. Any smaller budget can be
-            chosen later.
-        form: ``"kv"`` or ``"embeds"``; None for the model's default one, else ``"kv"``.
-        storage: ``"native"`` keeps the model's type, ``"int8"`` about half of it in 16 bit, a quarter in 32.
-        batch_size: frames per forward pass, or ``"auto"``: as many as fit, and half of them whenever memory runs out.
-        decoder: ``"pyav"``, ``"decord"`` or ``"torchcodec"``.
-        force: compress again even where the cache has an entry.
-    """
-
-    compressor: str = "voco"
-    num_voco_tokens: int | None = None
-    form: Form | None = None
-    storage: Storage = "native"
-    batch_size: BatchSize = 16
-    decoder: str = "pyav"
-    force: bool = False
-
-    def __post_init__(self) -> None:
-        parse_compressor(self.compressor).check_budget(self.num_voco_tokens)
-        for name, value, choices in (
-            ("form", self.form or "kv", get_args(Form)),
-            ("storage", self.storage, get_args(Storage)),
-            ("decoder", self.decoder, BACKENDS),
-        ):
-            if value not in choices:
-                raise UsageError(f"{name} {value!r} is not one of {', '.join(choices)}")
-        check_batch_size(self.batch_size)
-
-    def form_for(self, model: VocoModel) -> Form:
-        """The form, or the default one for a model; answering weights know VoCo tokens, not other compressors'."""
-        return self.form or (model.default_form if self.compressor == "voco" else None) or "kv"
 
 
 @dataclass(frozen=True)
@@ -208,7 +168,7 @@ def entry_key(
 ) -> CacheKey:
     """The address of what a model makes of the video with this digest, 64 hex digits."""
     compressor = parse_compressor(options.compressor)
-    form = options.form_for(model)
+    form = options.form_for(model.default_form)
     check_compressor(model, compressor, num_voco_tokens=options.num_voco_tokens, form=form)
     kind: dict[str, Any] = {"compressor": str(compressor)}
     if compressor.name == "voco":  # as keys were before there was a choice, so that those entries go on being found
@@ -334,7 +294,7 @@ def compress_batch(
             vision_tokens,
             compressor,
             num_voco_tokens=options.num_voco_tokens,
-            form=options.form_for(model),
+            form=options.form_for(model.default_form),
         )
 
 

@@ -16,13 +16,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 from blake3 import blake3
 
 from voco_video.cache import CacheEntry, CacheKey, FrameCache, GrowingWriter
 from voco_video.compress import (
-    CompressOptions,
     StageSeconds,
     checked_int8_error,
     compress_batch,
@@ -33,66 +32,19 @@ from voco_video.compress import (
 )
 from voco_video.errors import CacheError, UsageError, VideoError
 from voco_video.files.paths import expanded
-from voco_video.model.compressors import parse_compressor
 from voco_video.model.memory import Batching
 from voco_video.model.voco import VocoModel, VocoTokens
+from voco_video.options.compression import CompressOptions, StreamOptions, parse_compressor
+from voco_video.options.sampling import Sampling
 from voco_video.video.frames import FrameBatch
 from voco_video.video.live_source import LiveFrame, LiveReader, parse_source
 from voco_video.video.pacing import FrameQueue, frames_on_grid
-from voco_video.video.sampling import Sampling
 from voco_video.video.timeline import Timeline
 
-WhenBehind = Literal["wait", "thin"]
 _REPORT_SECONDS = 1.0
 _PRUNE_SECONDS = 600.0
 _SAME_TIME_SECONDS = 1e-6
 _USUAL_FPS = 25  # of a source, until its frames have told
-
-
-@dataclass(frozen=True)
-class StreamOptions:
-    """How a source is followed.
-
-    Attributes:
-        fps: frames per second to take.
-        name: what the entry is called. The same name, model and settings go on with the same entry, whatever the
-            source; without a name every run makes a new one.
-        resume: without a name, go on with the latest entry of this source.
-        publish_seconds: a frame is readable by others about this long after it was compressed, at the latest.
-        idle_seconds: a file or a URL that gives nothing new for so long has ended. A pipe ends when it is closed.
-        end_marker: a file has also ended when this path exists.
-        when_behind: what happens when the model is slower than the source: ``"wait"`` has the source wait,
-            ``"thin"`` drops waiting frames, evenly, and counts them. None: thin for a URL, else wait.
-        starts_over: the source, opened again, gives what it gave before: frames there already are passed over. Else
-            what comes is new, and is placed on the entry's clock by the time that went by. None: True for a file.
-        force: drop what is there under this name.
-
-    Raises:
-        UsageError: values that cannot be right.
-    """
-
-    fps: float = 1.0
-    name: str | None = None
-    resume: bool = False
-    publish_seconds: float = 1.0
-    idle_seconds: float = 30.0
-    end_marker: str | Path | None = None
-    when_behind: WhenBehind | None = None
-    starts_over: bool | None = None
-    force: bool = False
-
-    def __post_init__(self) -> None:
-        Sampling(fps=self.fps)
-        for name in ("publish_seconds", "idle_seconds"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"{name}={getattr(self, name)}: give a number of seconds above 0")
-        if self.when_behind not in (None, "wait", "thin"):
-            raise UsageError(f"when_behind {self.when_behind!r} is not one of wait, thin")
-        if self.name is not None and not self.name.strip():
-            raise UsageError("name: an empty name names nothing; leave it out or give one")
-        if self.resume and (self.name is not None or self.force):
-            other = "force" if self.force else "name, which goes on by itself"
-            raise UsageError(f"resume goes on with the latest entry of this source; leave out either it or {other}")
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from torch import Tensor
 from benchmarks.questions import Outcome, by_family, draw_case, outcomes_of, retention
 from benchmarks.report import Benchmark, Report, option, table
 from voco_video.checkpoint.folder import load_voco_model
-from voco_video.model.compressors import compress_frames, parse_compressor
+from voco_video.model.compressors import compress_frames
 from voco_video.model.voco import Form, Prefix, VocoModel
+from voco_video.options.compression import parse_compressor
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,7 +7,7 @@ The files are ordinary Hugging Face files; training starts from them.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,7 +116,9 @@ def make_model() -> VocoModel:
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ASSETS / "voco-tiny"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", default=ASSETS / "voco-tiny")
+    folder = parser.parse_args().folder
     model = make_model()
     save_voco_model(model, folder)
     num_parameters = sum(p.numel() for p in model.parameters())

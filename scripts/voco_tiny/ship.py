@@ -5,8 +5,8 @@ python scripts/voco_tiny/ship.py runs/voco-tiny-answers-counts/last [FOLDER]  de
 
 from __future__ import annotations
 
+import argparse
 import shutil
-import sys
 from pathlib import Path
 
 from voco_video.answer.retrieval import Retriever
@@ -21,7 +21,11 @@ ABOUT = (
 
 def main() -> None:
     """Load, say what it knows, save."""
-    source, folder = Path(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) > 2 else ASSETS / "voco-tiny")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", default=ASSETS / "voco-tiny")
+    arguments = parser.parse_args()
+    source, folder = arguments.source, arguments.folder
     model = load_voco_model(source, dtype="bfloat16")
     model.about = ABOUT
     model.default_form = "embeds"  # a tenth of the bytes, and better at time: see benchmarks/results/retention.md

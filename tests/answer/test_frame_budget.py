@@ -31,8 +31,9 @@ from voco_video.cache import CacheKey, FrameCache
 from voco_video.compress import read_tokens, stored_tensors
 from voco_video.errors import ModelError, UsageError
 from voco_video.model.backbone import CACHE_ARGUMENT
-from voco_video.model.compressors import compress_frames, parse_compressor
+from voco_video.model.compressors import compress_frames
 from voco_video.model.mixed_prefix import assemble
+from voco_video.options.compression import parse_compressor
 from voco_video.shapes.rendering import write_clip
 from voco_video.shapes.world import demo_scene
 

@@ -21,7 +21,7 @@ from voco_video.api import VideoModel
 from voco_video.cache import FrameCache
 from voco_video.checkpoint.files import stored_weights, weight_files
 from voco_video.checkpoint.folder import load_voco_model, save_voco_model
-from voco_video.checkpoint.loading import LoadOptions
+from voco_video.checkpoint.loading import LoadOptions, resolve_attention
 from voco_video.errors import ModelError, UsageError
 from voco_video.model.backbone import Backbone, ImageSettings, PromptTemplate
 from voco_video.model.voco import VocoModel
@@ -142,14 +142,14 @@ def test_a_damaged_shard_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"device_map": "everywhere"}, "device_map 'everywhere' is not one of auto"),
+        ({"device_map": "everywhere"}, "device_map='everywhere' is not one of auto"),
         ({"device_map": "auto", "device": "cpu"}, "give one of them"),
         ({"device_map": {"model": "cpu", "lm_head": "disk"}}, "left on the disk"),
         ({"weight_bits": 5}, "weight_bits=5 is not one of 4, 8, 16"),
         ({"weight_bits": 4, "device": "cpu"}, "needs an NVIDIA GPU, and the device is cpu"),
         ({"weight_bits": 8, "device": "cpu"}, "needs an NVIDIA GPU"),
-        ({"attn_implementation": "magic"}, "attention 'magic' is not one of auto, sdpa"),
-        ({"dtype": "int8"}, "dtype 'int8' is not one of"),
+        ({"attn_implementation": "magic"}, "attn_implementation='magic' is not one of auto, sdpa"),
+        ({"dtype": "int8"}, "dtype='int8' is not one of"),
     ],
 )
 def test_options_that_cannot_be_right(options, says):
@@ -166,8 +166,8 @@ def test_the_command_line_refuses_bits_without_a_gpu(capsys, monkeypatch):
 
 
 def test_attention_is_sdpa_where_there_is_no_gpu():
-    assert LoadOptions(device="cpu").attention == "sdpa"
-    assert LoadOptions(device="cpu", attn_implementation="eager").attention == "eager"
+    assert resolve_attention(LoadOptions(device="cpu")) == "sdpa"
+    assert resolve_attention(LoadOptions(device="cpu", attn_implementation="eager")) == "eager"
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from voco_video import cli
-from voco_video.cli.evaluate import parse_budgets
 from voco_video.errors import UsageError
+from voco_video.evaluate.options import parse_budgets
 from voco_video.scoring.predictions import read_predictions, read_run_info
 from voco_video.shapes.write_dataset import write_dataset
 
@@ -104,14 +104,14 @@ def test_ctrl_c_says_how_to_go_on(run, shapes, monkeypatch):
     [
         (["--root", "none"], 1, "none: no such folder"),
         (["--root", "{empty}"], 1, "no annotations of the test split"),
-        (["--num-voco-tokens", "1,x"], 2, "--num-voco-tokens '1,x'"),
-        (["--num-voco-tokens", "9"], 2, "num_voco_tokens=9"),
-        (["--num-voco-tokens", "1", "--compressor", "none"], 2, "num_voco_tokens=1"),
-        (["--compressor", "zip"], 2, "compressor 'zip'"),
-        (["--limit", "0"], 2, "limit=0"),
-        (["--num-frames", "4", "--fps", "1"], 2, "num_frames"),
-        (["--prompt", "what?"], 2, "prompt 'what?'"),
-        (["--num-workers", "0"], 2, "num_workers=0"),
+        (["--num-voco-tokens", "1,x"], 2, "--num-voco-tokens 1,x"),
+        (["--num-voco-tokens", "9"], 2, "--num-voco-tokens 9"),
+        (["--num-voco-tokens", "1", "--compressor", "none"], 2, "--num-voco-tokens 1"),
+        (["--compressor", "zip"], 2, "--compressor zip"),
+        (["--limit", "0"], 2, "--limit 0"),
+        (["--num-frames", "4", "--fps", "1"], 2, "--num-frames 4"),
+        (["--prompt", "what?"], 2, "--prompt 'what?'"),
+        (["--num-workers", "0"], 2, "--num-workers 0"),
         (["--rank-vocabulary", "-1"], 2, "-1"),
         (["--split", "exam"], 2, "exam"),
         (["--model", "nobody/nothing"], 1, "nobody/nothing"),
@@ -141,14 +141,14 @@ def test_torchrun_and_workers_exclude_each_other(run, shapes, monkeypatch):
     assert (code, "torchrun has started the processes already" in err) == (2, True)
 
 
-@pytest.mark.parametrize(("text", "budgets"), [(None, ()), ("8", (8,)), ("1, 2,4", (1, 2, 4))])
+@pytest.mark.parametrize(("text", "budgets"), [("8", (8,)), ("1, 2,4", (1, 2, 4))])
 def test_budgets(text, budgets):
     assert parse_budgets(text) == budgets
 
 
 @pytest.mark.parametrize("text", ["", "0", "1,", "-1", "1;2", "²"])
 def test_budgets_that_are_none(text):
-    with pytest.raises(UsageError, match="--num-voco-tokens"):
+    with pytest.raises(UsageError, match="num_voco_tokens="):
         parse_budgets(text)
 
 

@@ -208,5 +208,5 @@ def test_compare_refuses_other_questions(sweep: list[Path], tmp_path: Path) -> N
     write_predictions(other, [replace(one, question_id=f"{one.question_id}x") for one in rows])
     assert "no question id in common" in str(error_of("compare", sweep[0], other))
     assert "two or more" in str(error_of("compare", sweep[0]))
-    assert "is there twice" in str(error_of("compare", sweep[0], sweep[0]))
+    assert "is given twice" in str(error_of("compare", sweep[0], sweep[0]))
     assert "has no ranks" in str(error_of("compare", *sweep, "--metric", "top10"))

@@ -202,7 +202,7 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_written(model, sets,
     ):
         with pytest.raises(UsageError, match=message):
             evaluate(model, dataset, options=replace(OPTIONS, **changes), out=tmp_path / "out")
-    with pytest.raises(UsageError, match="answer_by 'guess' is not one of letter, likelihood"):
+    with pytest.raises(UsageError, match="answer_by='guess' is not one of letter, likelihood"):
         replace(OPTIONS, answer_by="guess")
     assert not (tmp_path / "out").exists()
 

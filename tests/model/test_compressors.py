@@ -17,8 +17,9 @@ from voco_video.checkpoint.folder import load_voco_model, save_voco_model
 from voco_video.compress import CompressOptions, cache_key, compress_video, compressor_of, read_tokens
 from voco_video.errors import ModelError, UsageError
 from voco_video.model.adapters import adapter_weights, add_adapters
-from voco_video.model.compressors import average_pooled, compress_frames, parse_compressor, pooled_shape, whole_frames
+from voco_video.model.compressors import average_pooled, compress_frames, pooled_shape, whole_frames
 from voco_video.model.voco import VocoTokens
+from voco_video.options.compression import parse_compressor
 from voco_video.shapes.rendering import write_clip
 from voco_video.shapes.world import demo_scene
 from voco_video.training.batches import Batch, Visibility
@@ -484,12 +485,12 @@ def test_commands_take_a_compressor(run, clip, voco):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["compress", "{clip}", "--compressor", "zip"], 2, "compressor 'zip' is not one of"),
+        (["compress", "{clip}", "--compressor", "zip"], 2, "--compressor zip is not one of"),
         (["compress", "{clip}", "--compressor", "pool:3"], 2, "pool:1 and pool:4"),
         (["compress", "{clip}", "--compressor", "full", "--num-voco-tokens", "2"], 2, "is for compressor 'voco'"),
         (["ask", "{clip}", "who?", "--compressor", "full", "--num-voco-tokens", "2"], 2, "is for compressor 'voco'"),
         (["ask", "{clip}", "who?", "--compressor", "none", "--show-frames"], 2, "--show-frames"),
-        (["inspect", "{clip}", "--compressor", "zip"], 2, "compressor 'zip'"),
+        (["inspect", "{clip}", "--compressor", "zip"], 2, "--compressor zip"),
         (["compress", "{clip}", "{clip}", "--model", "{plain}"], 1, "no trained VoCo tokens"),
         (["ask", "{clip}", "who?", "--model", "{plain}"], 1, "--compressor"),
     ],

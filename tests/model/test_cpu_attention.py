@@ -9,7 +9,7 @@ import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tests.helpers.tiny_families import FAMILIES, tiny_family
-from voco_video.checkpoint.loading import LoadOptions
+from voco_video.checkpoint.loading import LoadOptions, resolve_attention
 from voco_video.model import cpu_attention
 from voco_video.model.cpu_attention import BLOCKED
 
@@ -87,8 +87,8 @@ def test_every_family_compresses_as_well_with_it(monkeypatch, family):
 
 def test_chosen_on_processors_in_bfloat16_alone(monkeypatch):
     monkeypatch.setattr("voco_video.checkpoint.loading.has_bfloat16", lambda: True)
-    assert LoadOptions(device="cpu", dtype="bfloat16").attention == BLOCKED
-    assert LoadOptions(device="cpu", dtype="float32").attention == "sdpa"
-    assert LoadOptions(device="cpu", dtype="bfloat16", attn_implementation="eager").attention == "eager"
+    assert resolve_attention(LoadOptions(device="cpu", dtype="bfloat16")) == BLOCKED
+    assert resolve_attention(LoadOptions(device="cpu", dtype="float32")) == "sdpa"
+    assert resolve_attention(LoadOptions(device="cpu", dtype="bfloat16", attn_implementation="eager")) == "eager"
     monkeypatch.setattr("voco_video.checkpoint.loading.has_bfloat16", lambda: False)
-    assert LoadOptions(device="cpu", dtype="bfloat16").attention == "sdpa"
+    assert resolve_attention(LoadOptions(device="cpu", dtype="bfloat16")) == "sdpa"

@@ -27,10 +27,11 @@ from voco_video.checkpoint.describe import describe_checkpoint, supported_models
 from voco_video.checkpoint.folder import load_voco_model, save_voco_model
 from voco_video.errors import ModelError
 from voco_video.model.backbone import CACHE_ARGUMENT
-from voco_video.model.compressors import compress_frames, parse_compressor, whole_frames
+from voco_video.model.compressors import compress_frames, whole_frames
 from voco_video.model.families import family_of
 from voco_video.model.positions import frame_positions, rotate_keys
 from voco_video.model.voco import VocoModel, VocoTokens
+from voco_video.options.compression import parse_compressor
 from voco_video.training.batches import Batch, Visibility
 from voco_video.training.loss import TrainableVoco
 from voco_video.video.frames import Fit

@@ -15,14 +15,12 @@ from voco_video.checkpoint.folder import load_voco_model, save_voco_model
 from voco_video.data import turns
 from voco_video.data.samples import Turn
 from voco_video.errors import UsageError
-from voco_video.training import TrainConfig, TrainingError, engine, load_config, train
+from voco_video.training import TrainConfig, TrainingError, checks, engine, load_config, train
 from voco_video.training.batches import encode_turns, make_batch
-from voco_video.training.config import config_from
+from voco_video.training.recipes import config_from
 from voco_video.training.samples import MovingShapesStream, RunOrder, open_dataset, visibility_at
 from voco_video.training.trainable import choose_trainable, export_model
 from voco_video.training.validation import validate
-
-CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 def tiny_run(tmp_path, **changes) -> TrainConfig:
@@ -276,10 +274,10 @@ def test_validation_counts_what_greedy_generation_answers(tmp_path):
     [
         ("lerning_rate: 1e-3", "'lerning_rate' is no option; did you mean 'learning_rate'"),
         ("stage: movie", "stage='movie' is not one of image, video"),
-        ("learning_rate: fast", "learning_rate: 'fast' has to be a number"),
-        ("max_steps: 1.5", "max_steps: 1.5 has to be a whole number"),
-        ("gradient_checkpointing: 3", "gradient_checkpointing: 3 has to be true or false"),
-        ("num_voco_token_choices: [a]", "has to be a list"),
+        ("learning_rate: fast", "learning_rate='fast' has to be a number"),
+        ("max_steps: 1.5", "max_steps=1.5 has to be a whole number"),
+        ("gradient_checkpointing: 3", "gradient_checkpointing=3 has to be true or false"),
+        ("num_voco_token_choices: [a]", "has to be a list of whole numbers"),
         ("full_visibility_fraction: 2", "has to lie between 0 and 1"),
         ("mode: cached", "cannot train the compressor; set train_projector, train_voco_embeds to false"),
         ("- a list", "has to hold 'key: value' lines"),
@@ -311,20 +309,14 @@ def test_options_may_be_set_from_the_command_line(tmp_path):
 
 def test_the_global_batch_decides_accumulation():
     config = TrainConfig(output_dir="run", global_batch_size=128, per_device_batch_size=4)
-    assert [engine.accumulation_steps(config, num_devices=n) for n in (1, 8, 32)] == [32, 4, 1]
+    assert [checks.accumulation_steps(config, num_devices=n) for n in (1, 8, 32)] == [32, 4, 1]
     with pytest.raises(UsageError, match="global_batch_size=128 is not a multiple of per_device_batch_size=4 times 3"):
-        engine.accumulation_steps(config, num_devices=3)
+        checks.accumulation_steps(config, num_devices=3)
 
 
 def test_an_endless_dataset_needs_a_number_of_steps(tmp_path):
-    with pytest.raises(UsageError, match="has no end; set max_steps"):
+    with pytest.raises(UsageError, match="it has no end; set max_steps"):
         train(tiny_run(tmp_path, max_steps=0))
-
-
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_recipe_in_configs_is_valid(path):
-    config = load_config(path)
-    assert config.global_batch_size % config.per_device_batch_size == 0
 
 
 def test_export_of_an_untouched_model_is_the_model(tmp_path):

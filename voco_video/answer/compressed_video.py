@@ -12,30 +12,16 @@ import numpy as np
 import torch
 
 from voco_video.answer.entry_frames import Part, read_chosen, read_chunks, read_features
-from voco_video.answer.frame_budget import (
-    Policy,
-    View,
-    ViewOptions,
-    choose_view,
-    clock_frames,
-    clock_text,
-    context_budget,
-)
-from voco_video.answer.generate import NUM_MOMENTS, Answer, AnswerOptions, Message, answer_questions, stream_answer
+from voco_video.answer.frame_budget import View, choose_view, clock_frames, clock_text, context_budget
+from voco_video.answer.generate import NUM_MOMENTS, Answer, Message, answer_questions, stream_answer
 from voco_video.answer.moments import Moment, find_moments, weighted
 from voco_video.answer.retrieval import FrameScores, FrameSearch, Retriever
-from voco_video.compress import (
-    CompressResult,
-    Form,
-    StageSeconds,
-    compressor_of,
-    form_of,
-    read_tokens,
-    tokens_per_frame,
-)
+from voco_video.compress import CompressResult, StageSeconds, compressor_of, form_of, read_tokens, tokens_per_frame
 from voco_video.errors import ModelError, UsageError
 from voco_video.model.mixed_prefix import assemble
 from voco_video.model.voco import Prefix, VocoModel, VocoTokens
+from voco_video.options.answering import AnswerOptions, Policy, ViewOptions
+from voco_video.options.compression import Form
 
 log = logging.getLogger(__name__)
 AS_FITS = ViewOptions()  # as many frames as the context has room for

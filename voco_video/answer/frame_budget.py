@@ -4,58 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from voco_video.answer.moments import format_seconds
 from voco_video.errors import UsageError
+from voco_video.options.answering import ViewOptions
 
-Policy = Literal["uniform", "recent", "relevant", "elastic"]
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.int64]
 
 TEXT_ROOM_TOKENS = 1024  # of the context length, left to question and answer; at most a quarter of it
-
-
-@dataclass(frozen=True)
-class ViewOptions:
-    """How many tokens of a video a question sees, and how frames are chosen where they do not all fit.
-
-    Attributes:
-        max_voco_tokens: budget over all frames; None: what the model's context length leaves beside text.
-        policy: ``"uniform"`` spreads the frames evenly, ``"recent"`` takes the last ones, ``"relevant"`` those that
-            have most to do with the question, with their neighbours, and no more than those where the model has
-            learned which frames a question is about; ``"elastic"`` spends half of the budget on many frames at one
-            VoCo token each and the rest on the relevant ones at all k. Where everything fits, everything is seen.
-        neighbours: frames before and after each relevant one that are taken with it.
-        clock_every_seconds: tell the model the time as text, before the first frame and then this often; None: never.
-
-    Raises:
-        UsageError: values that cannot be right.
-    """
-
-    max_voco_tokens: int | None = None
-    policy: Policy = "uniform"
-    neighbours: int = 2
-    clock_every_seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_voco_tokens is not None and self.max_voco_tokens < 1:
-            raise UsageError(f"max_voco_tokens={self.max_voco_tokens}: a question has to see at least 1 token")
-        if self.policy not in get_args(Policy):
-            raise UsageError(f"policy {self.policy!r} is not one of {', '.join(get_args(Policy))}")
-        if self.neighbours < 0:
-            raise UsageError(f"neighbours={self.neighbours}: choose 0 or more")
-        every = self.clock_every_seconds
-        if every is not None and not 0 < every < math.inf:
-            raise UsageError(f"clock_every_seconds={every}: give a number of seconds above 0")
-
-    @property
-    def needs_scores(self) -> bool:
-        """Whether frames are chosen by what is asked."""
-        return self.policy in ("relevant", "elastic")
 
 
 @dataclass(frozen=True, eq=False)

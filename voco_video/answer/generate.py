@@ -19,10 +19,10 @@ from voco_video.model.backbone import CACHE_ARGUMENT
 from voco_video.model.inference import undisturbed
 from voco_video.model.memory import unless_out_of_memory
 from voco_video.model.voco import Prefix, VocoModel
+from voco_video.options.answering import MAX_QUESTIONS_PER_BATCH, AnswerOptions
 
 log = logging.getLogger(__name__)
 
-MAX_QUESTIONS_PER_BATCH = 32
 NUM_MOMENTS = 5  # that an answer's evidence has, at most
 _LESS = "ask about fewer of them, from fewer VoCo tokens each, or load with dtype='bfloat16' or weight_bits=4"
 
@@ -33,29 +33,6 @@ class Message:
 
     role: str
     content: str
-
-
-@dataclass(frozen=True)
-class AnswerOptions:
-    """How answers are generated.
-
-    Attributes:
-        max_new_tokens: an answer is cut after this many tokens.
-        temperature: 0 takes the likeliest token each time; above 0 samples.
-        seed: for sampling.
-        stop_at_end: stop at the model's end-of-text token; False always generates ``max_new_tokens``.
-    """
-
-    max_new_tokens: int = 64
-    temperature: float = 0.0
-    seed: int = 0
-    stop_at_end: bool = True
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise UsageError(f"max_new_tokens={self.max_new_tokens}: an answer needs at least 1 token")
-        if not 0 <= self.temperature < float("inf"):
-            raise UsageError(f"temperature={self.temperature}: choose 0 (no sampling) or a positive number")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from voco_video.checkpoint.adapter_folder import apply_changes, base_of, describ
 from voco_video.checkpoint.beside import Beside, read_beside, with_voco_settings
 from voco_video.checkpoint.configurations import checked_config
 from voco_video.checkpoint.files import CONFIG, VOCO_CONFIG, VOCO_WEIGHTS, find_checkpoint, stored_weights, weight_files
-from voco_video.checkpoint.loading import LoadOptions, WeightBits, check_runs, load_image_text_model
+from voco_video.checkpoint.loading import check_runs, load_image_text_model
 from voco_video.checkpoint.published import (
     PUBLISHED_NUM_VOCO_TOKENS,
     PublishedCheckpoint,
@@ -46,7 +46,9 @@ from voco_video.model.adapters import (
 from voco_video.model.backbone import Backbone, ImageSettings, PromptTemplate
 from voco_video.model.families import family_of
 from voco_video.model.inference import undisturbed
-from voco_video.model.voco import Form, VocoModel
+from voco_video.model.voco import VocoModel
+from voco_video.options.compression import Form
+from voco_video.options.loading import LoadOptions, WeightBits
 
 
 @undisturbed(inference=False)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,107 +28,22 @@ from voco_video.model.backbone import Backbone
 from voco_video.model.cpu_attention import BLOCKED, has_bfloat16
 from voco_video.model.families import family_of
 from voco_video.model.inference import lock_across_forks
+from voco_video.options.loading import LoadOptions
 
 logger = logging.getLogger(__name__)
 
 _LAYER = re.compile(r"(.*\.(?:layers|layer|blocks))\.\d+\.")
-WeightBits = Literal[4, 8, 16]
-ATTENTION_IMPLEMENTATIONS = ("auto", "sdpa", "flash_attention_2", "eager", BLOCKED)
-DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 _LOADING = lock_across_forks()
 
 
-@dataclass(frozen=True)
-class LoadOptions:
-    """Where weights go and what they become.
-
-    Attributes:
-        device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``, ``cuda:1``, ...
-        dtype: ``auto`` (bfloat16 on CUDA, float32 elsewhere), ``float32``, ``bfloat16`` or ``float16``.
-        attn_implementation: ``sdpa``, ``flash_attention_2`` (the flash-attn extra), ``eager``, ``blocked`` (see
-            `voco_video.model.cpu_attention`), or ``auto``: flash-attn on CUDA in 16 bit where it is installed, blocked
-            in bfloat16 on processors that compute in it, else sdpa.
-        device_map: spread layers over all devices there are: ``auto``, ``balanced``, ``balanced_low_0``,
-            ``sequential``, or a device for every part of the model by name. None puts all on ``device``.
-        weight_bits: 16 for ``dtype`` as it is; 8 or 4 for the decoder's matrices in bitsandbytes' types, on CUDA.
-
-    Raises:
-        UsageError: an option that cannot be right, or not here.
-    """
-
-    device: str = "auto"
-    dtype: str = "auto"
-    attn_implementation: str = "auto"
-    device_map: str | Mapping[str, str | int] | None = None
-    weight_bits: WeightBits = 16
-
-    def __post_init__(self) -> None:
-        if self.attn_implementation not in ATTENTION_IMPLEMENTATIONS:
-            known = ", ".join(ATTENTION_IMPLEMENTATIONS)
-            raise UsageError(f"attention {self.attn_implementation!r} is not one of {known}")
-        if isinstance(self.device_map, str) and self.device_map not in DEVICE_MAPS:
-            raise UsageError(f"device_map {self.device_map!r} is not one of {', '.join(DEVICE_MAPS)}")
-        if self.device_map is not None and self.device != "auto":
-            raise UsageError(f"device={self.device!r} and device_map={self.device_map!r}: give one of them")
-        if isinstance(self.device_map, Mapping) and "disk" in self.device_map.values():
-            raise UsageError(
-                "device_map: weights left on the disk are not supported; use weight_bits=4 or more devices"
-            )
-        if self.weight_bits not in get_args(WeightBits):
-            raise UsageError(f"weight_bits={self.weight_bits} is not one of 4, 8, 16")
-        if self.weight_bits < 16:
-            _check_quantization(self.torch_device, self.weight_bits)
-        _ = self.torch_dtype
-
-    @property
-    def torch_device(self) -> torch.device:
-        """``device``, resolved; with a map the device that decides about types."""
-        return resolve_device(self.device)
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """``dtype``, resolved."""
-        return resolve_dtype(self.dtype, self.torch_device)
-
-    @property
-    def attention(self) -> str:
-        """``attn_implementation``, resolved."""
-        if self.attn_implementation != "auto":
-            return self.attn_implementation
-        if self.torch_device.type == "cpu":
-            return BLOCKED if self.torch_dtype == torch.bfloat16 and has_bfloat16() else "sdpa"
-        has_flash = self.torch_device.type == "cuda" and find_spec("flash_attn") is not None
-        return "flash_attention_2" if has_flash and self.torch_dtype != torch.float32 else "sdpa"
-
-
-def resolve_device(device: str) -> torch.device:
-    """``auto`` or a device name to a device.
-
-    Raises:
-        UsageError: no such device here.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-        torch.empty(0, device=resolved)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {device!r} is not available here; use 'cpu' or leave it at 'auto'") from error
-    return resolved
-
-
-def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """``auto`` or a type name to a floating-point type.
-
-    Raises:
-        UsageError: not a type that weights are kept in.
-    """
-    if dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    names = ("float32", "bfloat16", "float16")
-    if dtype not in names:
-        raise UsageError(f"dtype {dtype!r} is not one of auto, {', '.join(names)}")
-    return getattr(torch, dtype)
+def resolve_attention(options: LoadOptions) -> str:
+    """Replace ``attn_implementation="auto"`` by what suits the device and the type."""
+    if options.attn_implementation != "auto":
+        return options.attn_implementation
+    if options.torch_device.type == "cpu":
+        return BLOCKED if options.torch_dtype == torch.bfloat16 and has_bfloat16() else "sdpa"
+    has_flash = options.torch_device.type == "cuda" and find_spec("flash_attn") is not None
+    return "flash_attention_2" if has_flash and options.torch_dtype != torch.float32 else "sdpa"
 
 
 def load_image_text_model(
@@ -166,7 +81,7 @@ def load_image_text_model(
                 config=config,
                 state_dict=weights,
                 dtype=options.torch_dtype,
-                attn_implementation=options.attention,
+                attn_implementation=resolve_attention(options),
                 device_map=single if options.device_map is None else options.device_map,
                 quantization_config=_quantization(config, options),
                 output_loading_info=True,
@@ -363,16 +278,6 @@ def _read_generation(folder: Path) -> Any:
         return GenerationConfig.from_pretrained(folder)
     except Exception as error:  # the library raises anything
         raise ModelError(f"{folder / GENERATION_CONFIG} cannot be read: {first_line(error)}") from error
-
-
-def _check_quantization(device: torch.device, bits: int) -> None:
-    if device.type != "cuda":
-        raise UsageError(
-            f"weight_bits={bits} needs an NVIDIA GPU, and the device is {device}; use --dtype bfloat16 to halve the "
-            "memory of float32 here"
-        )
-    if find_spec("bitsandbytes") is None:
-        raise UsageError(f"weight_bits={bits} needs bitsandbytes: pip install 'voco-video[bitsandbytes]'")
 
 
 def _quantization(config: Any, options: LoadOptions) -> Any:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from voco_video.cli import options as opt
-from voco_video.cli.compress import checked_compressor, checked_sampling, parse_timestamps
-from voco_video.cli.output import print_json, progress_bar
+from voco_video.cli.options import with_options, without
+from voco_video.cli.output import ProgressBar, print_json
 from voco_video.errors import UsageError
 from voco_video.files.paths import expanded, read_text_file
+from voco_video.options.answering import AnswerOptions, ViewOptions
+from voco_video.options.compression import CompressOptions, parse_compressor
+from voco_video.options.loading import LoadOptions
+from voco_video.options.sampling import Sampling
 
 if TYPE_CHECKING:
     from voco_video.answer.generate import Answer
@@ -25,48 +29,36 @@ if TYPE_CHECKING:
 _ENTRY_DIGEST = re.compile(r"[0-9a-f]{6,64}")
 
 
+@with_options
 def ask(
     path: Annotated[str, typer.Argument(help="A video, or a cache entry as `cache ls` prints it.", metavar="PATH")],
     questions: Annotated[list[str] | None, typer.Argument(help="One or more questions.", metavar="QUESTION...")] = None,
+    *,
     questions_file: Annotated[
         Path | None, typer.Option("--questions", help="A text file with one question a line.", metavar="FILE")
     ] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="Keep asking; answers follow on from each other.")] = False,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Keep asking; each answer takes the earlier ones into account.")
+    ] = False,
     model: opt.Model = "voco-tiny",
-    fps: opt.Fps = None,
-    num_frames: opt.NumFrames = None,
-    keyframes: opt.Keyframes = False,
-    timestamps: opt.Timestamps = None,
-    start: opt.Start = None,
-    end: opt.End = None,
-    compressor: opt.Compressor = "voco",
-    num_voco_tokens: opt.Budget = None,
-    max_voco_tokens: opt.MaxVocoTokens = None,
-    policy: opt.Policy = opt.PolicyChoice.uniform,
-    neighbours: opt.Neighbours = 2,
-    clock_every_seconds: opt.ClockEverySeconds = None,
-    form: opt.Form = None,
-    storage: opt.Storage = opt.StorageChoice.native,
-    max_new_tokens: Annotated[int, typer.Option(help="Cut an answer after this many tokens.")] = 64,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token; above 0 samples.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="For sampling.")] = 0,
+    sampling: Sampling,
+    num_voco_tokens: Annotated[
+        int | None, typer.Option(help="VoCo tokens per frame to answer from, at most what was kept. [default: all]")
+    ] = None,
+    compression: Annotated[CompressOptions, without("num_voco_tokens", "force")],
+    view: ViewOptions,
+    answering: Annotated[AnswerOptions, without("stop_at_end")],
     show_frames: Annotated[
         bool, typer.Option("--show-frames", help="Show where the answer looked, here and as a PNG.")
     ] = False,
     strip: Annotated[
         Path | None, typer.Option(help="Where --show-frames writes its PNG. [default: <video>-frames.png]")
     ] = None,
-    batch_size: opt.BatchSize = "16",
-    dtype: opt.Dtype = "auto",
-    device: opt.Device = "auto",
-    device_map: opt.DeviceMap = None,
-    weight_bits: opt.WeightBits = 16,
-    attention: opt.Attention = "auto",
-    decoder: opt.Decoder = opt.DecoderChoice.pyav,
+    load: LoadOptions,
     cache_dir: opt.CacheDir = None,
     json: opt.Json = False,
 ) -> None:
-    r"""Ask questions about a video; it is compressed first where the cache does not have it.
+    """Ask questions about a video; it is compressed first where the cache does not have it.
 
     The whole video is compressed with all of the model's VoCo tokens; --start, --end and --num-voco-tokens choose
     from that while answering, so changing them costs nothing. Where frames are more than the model has room for, or
@@ -83,48 +75,16 @@ def ask(
       voco-video ask 3f9a2c41 --chat
     """
     asked = gather_questions(questions, questions_file, chat=chat, json=json)
-    sampling = {
-        "fps": fps,
-        "num_frames": num_frames,
-        "keyframes": keyframes,
-        "timestamps": parse_timestamps(timestamps),
-    }
-    checked_sampling(sampling | {"start_seconds": start, "end_seconds": end})
-    checked_compressor(compressor, num_voco_tokens)
-    from voco_video.answer.frame_budget import ViewOptions
-
-    view = ViewOptions(max_voco_tokens, policy.value, neighbours, clock_every_seconds)
+    parse_compressor(compression.compressor).check_budget(num_voco_tokens)
     from voco_video.api import load_model
 
-    loaded = load_model(
-        model,
-        device=device,
-        dtype=dtype,
-        attn_implementation=attention,
-        device_map=device_map,
-        weight_bits=weight_bits,  # type: ignore[arg-type]
-        cache_dir=cache_dir,
-    )
+    loaded = load_model(model, **asdict(load), cache_dir=cache_dir)
     answerable = [] if chat else fitting_questions(loaded, asked)
-    options = {
-        "compressor": compressor,
-        "form": form.value if form else None,
-        "storage": storage.value,
-        "batch_size": opt.parse_batch_size(batch_size),
-        "decoder": decoder.value,
-    }
-    video = open_compressed(loaded, path, sampling=sampling, options=options, quiet=json)
+    video = open_compressed(loaded, path, sampling, compression, quiet=json)
     if show_frames and video.compressor == "none":
         raise UsageError("--show-frames: compressor 'none' shows no frame, so no answer looked at any")
-    if start is not None or end is not None:
-        video = video[start:end]
-    generation: dict[str, Any] = {
-        "num_voco_tokens": num_voco_tokens,
-        **asdict(view),
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "seed": seed,
-    }
+    generation = {"num_voco_tokens": num_voco_tokens, **asdict(view), **asdict(answering)}
+    del generation["stop_at_end"]
     if chat:
         run_chat(video, asked, generation)
         return
@@ -141,7 +101,7 @@ def ask(
 
 
 def fitting_questions(model: VideoModel, questions: list[str]) -> list[str]:
-    """Those that the model can be asked; what is wrong with the others is printed.
+    """Return the questions that fit the model; print why the others do not.
 
     Raises:
         UsageError: none can be asked.
@@ -162,26 +122,32 @@ def fitting_questions(model: VideoModel, questions: list[str]) -> list[str]:
 
 
 def is_entry(path: str) -> bool:
-    """Whether this is no file but the beginning of an entry's digest."""
+    """Tell whether this is no file but the beginning of an entry's digest."""
     return bool(_ENTRY_DIGEST.fullmatch(path)) and not Path(path).exists()
 
 
 def open_compressed(
-    model: VideoModel, path: str, *, sampling: dict[str, Any], options: dict[str, Any], quiet: bool
+    model: VideoModel, path: str, sampling: Sampling, compression: CompressOptions, *, quiet: bool
 ) -> CompressedVideo:
-    """A video by its path, compressed if need be, or a cache entry by the beginning of its digest."""
+    """Open a cache entry by the beginning of its digest, or a video by its path, compressed if need be.
+
+    The whole video is compressed; the window of the sampling is cut out of it afterwards.
+    """
+    start, end = sampling.start_seconds, sampling.end_seconds
     if is_entry(path):
-        return model.open(path)
-    with progress_bar(Path(path).name, quiet=quiet) as show:
-        video = model.compress(path, **sampling, **options, on_progress=show)
-    if not quiet:
-        note = "cache hit" if video.from_cache else f"compressed in {video.result.total_seconds:.1f} s"  # type: ignore[union-attr]
-        print(f"{video.num_frames} frames, {note}", file=sys.stderr)
-    return video
+        video = model.open(path)
+    else:
+        whole = replace(sampling, start_seconds=None, end_seconds=None)
+        with ProgressBar(Path(path).name, quiet=quiet) as bar:
+            video = model.compress(path, **asdict(whole), **asdict(compression), on_progress=bar.show_frames)
+        if not quiet:
+            note = "cache hit" if video.from_cache else f"compressed in {video.result.total_seconds:.1f} s"  # type: ignore[union-attr]
+            print(f"{video.num_frames} frames, {note}", file=sys.stderr)
+    return video if start is None and end is None else video[start:end]
 
 
 def gather_questions(given: list[str] | None, file: Path | None, *, chat: bool, json: bool) -> list[str]:
-    """Questions from the command line and from a file, one a line.
+    """Collect the questions of the command line and of a file with one question a line.
 
     Raises:
         UsageError: there are none, the file cannot be read, or options contradict each other.
@@ -199,7 +165,7 @@ def gather_questions(given: list[str] | None, file: Path | None, *, chat: bool, 
 
 
 def run_chat(video: CompressedVideo, first: list[str], generation: dict[str, Any]) -> None:
-    """A conversation: questions typed at a prompt, answers streamed; an empty line or Ctrl-D ends it."""
+    """Hold a conversation: questions are typed, answers streamed; an empty line or Ctrl-D ends it."""
     from voco_video.answer.generate import Message, answer_note, model_note
 
     voco = video.model.voco
@@ -218,7 +184,7 @@ def run_chat(video: CompressedVideo, first: list[str], generation: dict[str, Any
 
 
 def _reader(first: list[str]) -> Callable[[], str]:
-    """The questions given already, then what is typed; an empty string at the end."""
+    """Return a function that gives the first questions, then typed ones, and an empty string at the end."""
     waiting = list(first)
 
     def read() -> str:
@@ -234,7 +200,7 @@ def _reader(first: list[str]) -> Callable[[], str]:
 
 
 def answer_facts(answer: Answer) -> dict[str, Any]:
-    """An answer as plain values."""
+    """Return an answer as plain values."""
     facts = {
         "question": answer.question,
         "answer": answer.text,
@@ -255,7 +221,7 @@ def answer_facts(answer: Answer) -> dict[str, Any]:
 
 
 def print_answers(answers: list[Answer], *, show_frames: bool) -> None:
-    """Answers for a person; the question is repeated where there are several."""
+    """Print answers for a person; each with its question where there are several."""
     for answer in answers:
         if len(answers) > 1:
             print(f"> {answer.question}")
@@ -271,14 +237,14 @@ def print_answers(answers: list[Answer], *, show_frames: bool) -> None:
 
 
 def format_moment(moment: Moment) -> str:
-    """A stretch of time with its weight: ``0:04.00-0:06.00 (83%)``."""
+    """Format a stretch of time with its weight: ``0:04.00-0:06.00 (83%)``."""
     from voco_video.answer.moments import format_seconds
 
     return f"{format_seconds(moment.start_seconds)}-{format_seconds(moment.end_seconds)} ({moment.weight:.0%})"
 
 
 def write_strips(video: CompressedVideo, answers: list[Answer], path: Path, *, quiet: bool) -> None:
-    """One PNG an answer: the frames with the attention each got."""
+    """Write one PNG per answer: the frames with the attention that each got."""
     from voco_video.answer.pictures import attention_strip
 
     for number, answer in enumerate(answers):
@@ -289,6 +255,6 @@ def write_strips(video: CompressedVideo, answers: list[Answer], path: Path, *, q
 
 
 def source_of(video: CompressedVideo) -> Path:
-    """The file that a compressed video was made from; it may be gone by now."""
+    """Return the file that a compressed video was made from; it may be gone by now."""
     entry = video.parts[0].entry
     return Path(str(entry.facts.get("source") or entry.digest[:12]))

@@ -20,7 +20,7 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 @app.command("ls")
 def ls(cache_dir: opt.CacheDir = None, json: opt.Json = False) -> None:
-    r"""List compressed videos, most recently used first.
+    """List compressed videos, most recently used first.
 
     \b
     Examples:
@@ -42,14 +42,12 @@ def ls(cache_dir: opt.CacheDir = None, json: opt.Json = False) -> None:
     if partial:
         print(f"{len(partial)} unfinished: give their compress command again to finish, or `cache prune` to drop them")
     if left:
-        print(
-            f"{len(left)} growing but written by no process: `compress --follow --name` or --resume goes on with them"
-        )
+        print(f"{len(left)} growing but written by no process: `compress --follow --name` or --resume continues them")
 
 
 @app.command("info")
 def info(entry: Digest, cache_dir: opt.CacheDir = None, json: opt.Json = False) -> None:
-    r"""Show everything an entry says about itself.
+    """Show everything an entry says about itself.
 
     \b
     Examples:
@@ -78,7 +76,7 @@ def verify(
     cache_dir: opt.CacheDir = None,
     json: opt.Json = False,
 ) -> None:
-    r"""Read everything and compare it with its digests; exit code 1 where something is damaged.
+    """Read everything and compare it with its digests; exit code 1 where something is damaged.
 
     \b
     Examples:
@@ -102,7 +100,7 @@ def verify(
 
 @app.command("rm")
 def rm(entries: Annotated[list[str], typer.Argument(metavar="ENTRY...")], cache_dir: opt.CacheDir = None) -> None:
-    r"""Remove entries by the beginning of their digests; damaged ones too.
+    """Remove entries by the beginning of their digests; damaged ones too.
 
     \b
     Examples:
@@ -130,7 +128,7 @@ def prune(
     ] = None,
     cache_dir: opt.CacheDir = None,
 ) -> None:
-    r"""Remove what was unused longest until the rest fits, and whatever interrupted runs left behind.
+    """Remove the entries that were unused longest until the rest fits, and what interrupted runs left behind.
 
     An entry that a process is using stays.
 
@@ -146,7 +144,7 @@ def prune(
 
 
 def parse_size(text: str) -> int:
-    """``"20G"`` to bytes.
+    """Read a size such as ``"20G"`` in bytes.
 
     Raises:
         UsageError: not a size.

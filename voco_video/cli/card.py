@@ -14,7 +14,7 @@ def card(
         list[Path] | None, typer.Argument(help="predictions*.scores.json of evaluations of it.", metavar="REPORT...")
     ] = None,
 ) -> None:
-    r"""Write a checkpoint's model card: what it is, what was measured with it, how to ask it.
+    """Write a checkpoint's model card: what it is, what was measured with it, how to ask it.
 
     Only evaluations of these very weights go in.
 

@@ -12,12 +12,12 @@ import typer
 
 from voco_video.cli import options as opt
 from voco_video.cli.output import print_json, print_table
-from voco_video.cli.score import Annotations, References, Root, Vocabulary, load_references
+from voco_video.cli.score import References, Root, Vocabulary, load_references
 from voco_video.errors import UsageError
 
 
 class MetricChoice(str, Enum):
-    """What runs are compared in."""
+    """The metric in which runs are compared."""
 
     exact_match = "exact_match"
     strict = "strict"
@@ -39,7 +39,7 @@ def compare(
     ] = None,
     references: References = None,
     root: Root = None,
-    annotations: Annotations = None,
+    annotations: opt.Annotations = None,
     split: opt.Split = None,
     vocabulary: Vocabulary = None,
     out: Annotated[
@@ -50,7 +50,7 @@ def compare(
     ] = None,
     json: opt.Json = False,
 ) -> None:
-    r"""Compare predictions on the questions that all of them have: differences, and whether they may be chance.
+    """Compare predictions on the questions that all of them have: differences, and whether they may be chance.
 
     \b
     Examples:
@@ -84,7 +84,7 @@ def compare(
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """The paths without the folders and the suffix that they have in common.
+    """Shorten paths by the folders and the suffix that they have in common.
 
     Raises:
         UsageError: a path is there twice.
@@ -95,7 +95,7 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     given = [os.path.abspath(path) for path in paths]
     twice = next((path for path in given if given.count(path) > 1), None)
     if twice is not None:
-        raise UsageError(f"{twice} is there twice: a run cannot be compared with itself")
+        raise UsageError(f"{twice} is given twice: a run cannot be compared with itself")
     shared = os.path.commonpath([os.path.dirname(path) for path in given])
     names = [os.path.relpath(path, shared) for path in given]
     stems = [os.path.splitext(name)[0] for name in names]

@@ -21,7 +21,7 @@ def convert(
     about: Annotated[str, typer.Option(help="One sentence on what the weights know, shown with answers.")] = "",
     json: opt.Json = False,
 ) -> None:
-    r"""Write an original LLaVA-1.5 or VoCo-LLaMA checkpoint as an ordinary Hugging Face folder.
+    """Write an original LLaVA-1.5 or VoCo-LLaMA checkpoint as an ordinary Hugging Face folder.
 
     Weights keep their type and pass through memory one file at a time. Files of pickled tensors (.bin) are read as
     weights alone, so nothing in them is executed.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from voco_video.cli import options as opt
-from voco_video.cli.output import print_json, print_table
+from voco_video.cli.output import ProgressBar, print_json, print_table
 
 if TYPE_CHECKING:
     from voco_video.data.check import CheckReport, MediaStatus
@@ -25,7 +23,7 @@ _NUM_SHOWN = 10
 
 
 class LayoutChoice(str, Enum):
-    """Whose layout a MovingShapes set is written in."""
+    """The data set whose layout a MovingShapes set is written in."""
 
     msvd = "msvd"
     msrvtt = "msrvtt"
@@ -34,7 +32,7 @@ class LayoutChoice(str, Enum):
 
 
 class MediaChoice(str, Enum):
-    """What a MovingShapes set shows."""
+    """The media of a MovingShapes set."""
 
     video = "video"
     image = "image"
@@ -45,15 +43,15 @@ def synth(
     out: Annotated[Path, typer.Argument(help="Where the set goes: a new folder.", metavar="OUT")],
     layout: Annotated[LayoutChoice, typer.Option(help="Whose layout to write.")],
     num_videos: Annotated[int, typer.Option(help="Clips of all splits together: 60 % train, 15 % val, 25 % test.")],
-    seed: Annotated[int, typer.Option(help="Another seed, another world.")] = 0,
+    seed: Annotated[int, typer.Option(help="Another seed gives other scenes.")] = 0,
     questions_per_video: Annotated[int, typer.Option(help="Questions (with llava: turns) about each clip.")] = 10,
     size: Annotated[int, typer.Option(help="Side of the clips, pixels; even.")] = 240,
     media: Annotated[MediaChoice, typer.Option(help="Clips, or (with llava) images.")] = MediaChoice.video,
     json: opt.Json = False,
 ) -> None:
-    r"""Write a MovingShapes data set: clips of moving shapes with questions and true answers.
+    """Write a MovingShapes data set: clips of moving shapes with questions and true answers.
 
-    The same options give the same bytes. An interrupted run goes on where it stopped when the same command is
+    The same options give the same bytes. An interrupted run continues where it stopped when the same command is
     given again.
 
     \b
@@ -63,7 +61,7 @@ def synth(
     """
     from voco_video.shapes.write_dataset import write_dataset
 
-    with _bar("writing", "clip", quiet=json) as show:
+    with ProgressBar("writing", unit="clip", quiet=json) as bar:
         written = write_dataset(
             out,
             layout=layout.value,
@@ -72,7 +70,7 @@ def synth(
             questions_per_video=questions_per_video,
             size=size,
             media=media.value,
-            progress=show,
+            progress=bar.show,
         )
     if json:
         print_json({"path": str(written), "layout": layout.value, "num_videos": num_videos, "seed": seed})
@@ -95,10 +93,7 @@ def check(
         typer.Option(help="The folder with the media. [default: this one, or the conversation file's]", metavar="DIR"),
     ] = None,
     split: opt.Split = None,
-    annotations: Annotated[
-        Path | None,
-        typer.Option(help="Annotations that are elsewhere: a file, or a folder to look in. [default: --root]"),
-    ] = None,
+    annotations: opt.Annotations = None,
     open_media: Annotated[
         bool, typer.Option("--open", help="Also read frames of every file, as training and evaluation do.")
     ] = False,
@@ -112,7 +107,7 @@ def check(
     max_length: Annotated[int, typer.Option(help="Text tokens that a training sample may have.")] = 2048,
     json: opt.Json = False,
 ) -> None:
-    r"""Say what is there of a data set, what is missing, and where each file comes from.
+    """List what is there of a data set, what is missing, and where each file comes from.
 
     Exit code 1 where something is missing or broken, where training would skip a row, or where the annotations are not
     of the published size.
@@ -126,7 +121,7 @@ def check(
     """
     from voco_video.data.check import check_dataset
 
-    with _bar("looking", "file", quiet=json) as show:
+    with ProgressBar("looking", unit="file", quiet=json) as bar:
         report = check_dataset(
             dataset,
             root,
@@ -135,7 +130,7 @@ def check(
             open_media=open_media,
             model=model,
             max_length=max_length,
-            progress=show,
+            progress=bar.show,
         )
     if json:
         print_json(report.as_dict())
@@ -146,7 +141,7 @@ def check(
 
 
 def print_report(report: CheckReport, *, list_media: bool) -> None:
-    """The report for a person: the sum, then what is at fault (with `list_media` everything)."""
+    """Print the report for a person: totals, then what is missing or broken (with `list_media` everything)."""
     wanted = report.published
     sizes = [
         ("videos" if report.split else "conversations", report.num_samples, wanted.num_samples if wanted else None),
@@ -185,17 +180,3 @@ def _line(one: MediaStatus) -> str:
     where = str(one.path) if one.path is not None else one.origin
     what = f"{one.status} {one.name} ({one.num_questions} questions)"
     return ": ".join(part for part in (what, where, one.reason) if part)
-
-
-@contextmanager
-def _bar(name: str, unit: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error; silent where that is not a terminal."""
-    from tqdm import tqdm
-
-    with tqdm(desc=name, unit=unit, disable=True if quiet else None, leave=False) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield show

@@ -11,7 +11,7 @@ import typer
 from voco_video.cli import options as opt
 from voco_video.cli.ask import answer_facts
 from voco_video.cli.compress import print_summary, summary
-from voco_video.cli.output import print_json, print_table, progress_bar
+from voco_video.cli.output import ProgressBar, print_json, print_table
 
 
 def demo(
@@ -20,7 +20,7 @@ def demo(
     cache_dir: opt.CacheDir = None,
     json: opt.Json = False,
 ) -> None:
-    r"""Make a clip, compress it, ask about it: everything once, in a few seconds, with the embedded model.
+    """Make a clip, compress it, ask about it: everything once, in a few seconds, with the embedded model.
 
     Run it twice: the second time the frames come from the cache, and nothing is decoded or compressed.
 
@@ -39,8 +39,8 @@ def demo(
     if not clip.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         write_clip(demo_scene(), clip)
-    with progress_bar(clip.name, quiet=json) as show:
-        video = load_model("voco-tiny", cache_dir=cache_dir).compress(clip, fps=1, on_progress=show)
+    with ProgressBar(clip.name, quiet=json) as bar:
+        video = load_model("voco-tiny", cache_dir=cache_dir).compress(clip, fps=1, on_progress=bar.show_frames)
     truths = demo_questions()
     answers = video.ask(
         [t.question for t in truths], num_voco_tokens=num_voco_tokens, max_new_tokens=8, with_attention=True

@@ -10,35 +10,34 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voco_video.cli import options as opt
-from voco_video.cli.compress import parse_timestamps
+from voco_video.cli.options import only, with_options
 from voco_video.cli.output import format_bytes, print_facts, print_json, print_table, unless_none
 from voco_video.errors import UsageError
+from voco_video.options.compression import CompressOptions, parse_compressor
+from voco_video.options.sampling import Sampling
 
 if TYPE_CHECKING:
     from voco_video.cache import CacheEntry
 
 
+@with_options
 def inspect(
     path: Annotated[Path, typer.Argument(help="A video.", metavar="PATH")],
+    *,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where the contact sheet goes. [default: <video>-sheet.png]")
     ] = None,
-    fps: opt.Fps = None,
-    num_frames: opt.NumFrames = None,
-    keyframes: opt.Keyframes = False,
-    timestamps: opt.Timestamps = None,
-    start: opt.Start = None,
-    end: opt.End = None,
+    sampling: Sampling,
     max_frames: Annotated[int, typer.Option(help="Draw at most this many, spread evenly over the sampled ones.")] = 60,
     compressor: Annotated[
         str | None,
-        typer.Option(help="List only what this compressor left in the cache. [default: all]", metavar="NAME"),
+        typer.Option(help="List only entries of this compressor. [default: all]", metavar="NAME"),
     ] = None,
-    decoder: opt.Decoder = opt.DecoderChoice.pyav,
+    reading: Annotated[CompressOptions, only("decoder")],
     cache_dir: opt.CacheDir = None,
     json: opt.Json = False,
 ) -> None:
-    r"""Show a video's facts, the frames that sampling takes from it, and what the cache holds of it.
+    """Show a video's facts, the frames that sampling takes from it, and what the cache holds of it.
 
     \b
     Examples:
@@ -48,16 +47,13 @@ def inspect(
     """
     from voco_video.answer.pictures import contact_sheet
     from voco_video.cache import FrameCache, digest_file
-    from voco_video.model.compressors import parse_compressor
     from voco_video.video.reading import probe
-    from voco_video.video.sampling import Sampling
 
     if max_frames < 1:
         raise UsageError(f"--max-frames {max_frames}: draw at least 1 frame")
-    sampling = Sampling(fps, num_frames, keyframes, parse_timestamps(timestamps), start, end)
     wanted = None if compressor is None else parse_compressor(compressor)
     info = probe(path)
-    frames, num_sampled = sampled_frames(path, sampling, max_frames=max_frames, decoder=decoder.value)
+    frames, num_sampled = sampled_frames(path, sampling, max_frames=max_frames, decoder=reading.decoder)
     target = output or Path(f"{path.stem}-sheet.png")
     contact_sheet(frames).save(target)
     digest = digest_file(path)
@@ -80,13 +76,12 @@ def inspect(
     print(f"contact sheet of {sampling}{drawn}: {target}")
 
 
-def sampled_frames(path: Path, sampling: Any, *, max_frames: int, decoder: str) -> tuple[Any, int]:
-    """The sampled frames, thinned evenly to ``max_frames``, and how many there were."""
+def sampled_frames(path: Path, sampling: Sampling, *, max_frames: int, decoder: str) -> tuple[Any, int]:
+    """Return the sampled frames, thinned evenly to ``max_frames``, and how many there were."""
     import numpy as np
 
     from voco_video.answer.pictures import thumbnail_fit
     from voco_video.video.reading import open_video, read_frames
-    from voco_video.video.sampling import Sampling
 
     with open_video(path) as video:
         pts = video.plan(sampling)
@@ -97,13 +92,13 @@ def sampled_frames(path: Path, sampling: Any, *, max_frames: int, decoder: str) 
 
 
 def entry_facts(entry: CacheEntry) -> dict[str, Any]:
-    """A cache entry as plain values; None for what it does not say, as entries of other versions may not."""
+    """Return a cache entry as plain values; None for facts that entries of other versions lack."""
     from voco_video.compress import tokens_per_frame
     from voco_video.errors import CacheError
 
     settings = entry.key.settings
     num_voco_tokens = None
-    with suppress(CacheError):  # it holds something else than tokens
+    with suppress(CacheError):  # it holds something other than tokens
         num_voco_tokens = tokens_per_frame(entry)
     return {
         "digest": entry.digest,
@@ -127,7 +122,7 @@ def entry_facts(entry: CacheEntry) -> dict[str, Any]:
 
 
 def print_entries(entries: list[CacheEntry]) -> None:
-    """A table of cache entries."""
+    """Print a table of cache entries."""
     if not entries:
         print("no entries in the cache")
         return

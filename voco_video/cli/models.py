@@ -18,7 +18,7 @@ def models(
     path: Annotated[str | None, typer.Argument(help="Checkpoint folder, cached hub id, or embedded model.")] = None,
     json: opt.Json = False,
 ) -> None:
-    r"""List the models that voco-video runs on, or say what a checkpoint is without loading its weights.
+    """List the models that voco-video runs on, or say what a checkpoint is without loading its weights.
 
     \b
     Examples:

@@ -1,48 +1,28 @@
-"""Options that several commands share: one name, one type, one sentence each."""
+"""Options of the command line: those that stand for fields of dataclasses, and those that several commands share.
+
+A command takes dataclasses of options as parameters; `with_options` gives it the flags that their fields declare:
+
+    @with_options
+    def compress(paths: Paths, sampling: Sampling, compression: Annotated[CompressOptions, without("force")]) -> None:
+"""
 
 from __future__ import annotations
 
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
+from typer.models import OptionInfo
 
-from voco_video.errors import UsageError
-
-if TYPE_CHECKING:
-    from voco_video.model.memory import BatchSize as FramesPerPass
-
-
-class FormChoice(str, Enum):
-    """What is kept of a VoCo token."""
-
-    kv = "kv"
-    embeds = "embeds"
-
-
-class StorageChoice(str, Enum):
-    """How numbers are kept on disk."""
-
-    native = "native"
-    int8 = "int8"
-
-
-class PolicyChoice(str, Enum):
-    """Which frames a question sees where not all fit."""
-
-    uniform = "uniform"
-    recent = "recent"
-    relevant = "relevant"
-    elastic = "elastic"
-
-
-class DecoderChoice(str, Enum):
-    """What decodes videos."""
-
-    pyav = "pyav"
-    decord = "decord"
-    torchcodec = "torchcodec"
+from voco_video.errors import VocoVideoError
+from voco_video.options.fields import Option, Options, options_of
 
 
 class SplitChoice(str, Enum):
@@ -53,64 +33,13 @@ class SplitChoice(str, Enum):
     test = "test"
 
 
-_SAMPLING, _MODEL, _OUTPUT = "Sampling", "Model", "Output"
-
 Model = Annotated[str, typer.Option(help="Checkpoint folder, cached hub id, or embedded model.", metavar="PATH")]
-Fps = Annotated[
-    float | None, typer.Option(help="Frames per second to sample. [default: 1, unless another policy is given]")
-]
-NumFrames = Annotated[int | None, typer.Option(help="Sample this many frames, spread evenly.")]
-Keyframes = Annotated[bool, typer.Option("--keyframes", help="Take the file's own keyframes: nearly free.")]
-Timestamps = Annotated[
-    str | None, typer.Option(help="Take the frames shown at these seconds: 1.5,20,61.", metavar="S,S,...")
-]
-Start = Annotated[float | None, typer.Option("--start", help="Start of the window, seconds.")]
-End = Annotated[float | None, typer.Option("--end", help="End of the window, seconds.")]
-Compressor = Annotated[
-    str,
-    typer.Option(
-        help="voco (learned), full (all vision tokens), pool:K (averaged to K, needs no training), none (text alone).",
-        metavar="NAME",
-    ),
-]
-NumVocoTokens = Annotated[
-    int | None, typer.Option(help="VoCo tokens kept per frame. [default: as many as the model has]")
-]
-Budget = Annotated[
-    int | None, typer.Option(help="VoCo tokens per frame to answer from, at most what was kept. [default: all]")
-]
-MaxVocoTokens = Annotated[
-    int | None,
-    typer.Option(help="Tokens of all frames that a question sees. [default: what the model's context has room for]"),
-]
-Policy = Annotated[
-    PolicyChoice,
-    typer.Option(
-        help="Where not all fit: spread evenly, the last ones, those that have to do with the question, or many at one "
-        "token and those at all."
-    ),
-]
-Neighbours = Annotated[int, typer.Option(help="Frames on each side that a relevant one brings with it.")]
-ClockEverySeconds = Annotated[
-    float | None, typer.Option(help="Tell the model the time as text, this often. [default: never]", metavar="SECONDS")
-]
-Form = Annotated[
-    FormChoice | None,
-    typer.Option(help="Keep keys and values of every layer, or one embedding per token. Default: as it was trained."),
-]
-Storage = Annotated[StorageChoice, typer.Option(help="Keep the model's own type, or int8.")]
-BatchSize = Annotated[str, typer.Option(help="Frames per forward pass, or auto: as many as fit.", metavar="N|auto")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-DeviceMap = Annotated[
-    str | None,
-    typer.Option(help="Spread layers over all GPUs: auto, balanced, balanced_low_0 or sequential.", metavar="HOW"),
-]
-WeightBits = Annotated[int, typer.Option(help="8 or 4: the decoder's weights in that many bits, on a GPU.")]
-Attention = Annotated[str, typer.Option("--attention", help="auto, sdpa, flash_attention_2, eager or blocked.")]
-Decoder = Annotated[DecoderChoice, typer.Option(help="What decodes the video.")]
 CacheDir = Annotated[
     Path | None, typer.Option(help="Frame cache. [default: $VOCO_VIDEO_CACHE_DIR or ~/.cache/voco-video]")
+]
+Annotations = Annotated[
+    Path | None,
+    typer.Option(help="Annotations that are elsewhere: a file, or a folder to look in. [default: --root]"),
 ]
 Split = Annotated[
     SplitChoice | None,
@@ -118,18 +47,164 @@ Split = Annotated[
         help="Which part of the set. [default: test; val of egoschema, whose test answers are not public, and of mlvu]"
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Compress again even where the cache has the video.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
-def parse_batch_size(text: str) -> FramesPerPass:
-    """``"16"`` or ``"auto"``.
+@dataclass(frozen=True)
+class Selection:
+    """The options of a dataclass that a command takes; an annotation of its parameter.
 
-    Raises:
-        UsageError: neither a number of frames nor auto.
+    Attributes:
+        names: their names; None for all but ``left_out``.
+        left_out: the names of the others.
+        given_only: the command gets a dictionary of the values that the user gave, not the dataclass.
+        prefix: goes before every help text.
     """
-    if text == "auto":
-        return "auto"
-    if not (text.isascii() and text.isdigit() and int(text)):
-        raise UsageError(f"--batch-size {text!r}: give a number of frames from 1 on, or auto for as many as fit")
-    return int(text)
+
+    names: frozenset[str] | None = None
+    left_out: frozenset[str] = frozenset()
+    given_only: type | None = None
+    prefix: str = ""
+
+    def options_of(self, owner: Any) -> tuple[Option, ...]:
+        """List the selected options of a dataclass."""
+        chosen = options_of(owner)
+        for name in (self.names or frozenset()) | self.left_out:
+            assert any(one.name == name for one in chosen), f"{owner.__name__} has no option {name}"
+        return tuple(o for o in chosen if (self.names is None or o.name in self.names) and o.name not in self.left_out)
+
+
+def only(*names: str) -> Selection:
+    """Select the named options of a dataclass."""
+    return Selection(names=frozenset(names))
+
+
+def without(*names: str) -> Selection:
+    """Select all options of a dataclass but the named ones."""
+    return Selection(left_out=frozenset(names))
+
+
+def given(owner: type, *left_out: str, prefix: str = "") -> Selection:
+    """Select all options but the named ones, and hand over those that the user gave, by name."""
+    return Selection(left_out=frozenset(left_out), given_only=owner, prefix=prefix)
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take dataclasses of options.
+
+    Every field of such a parameter becomes an option of the command line, in its place, with the field's type, default
+    and help. The command is called with finished dataclasses, so a value that cannot be right is refused by the check
+    of its field. An error that names an option as ``name=value`` shows it as the user wrote it: ``--name value``.
+    """
+    parameters: list[inspect.Parameter] = []
+    bundles: dict[str, tuple[Any, Selection]] = {}
+    flags: dict[str, tuple[str, ...]] = {}
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        owner, selection = _bundle(parameter.annotation)
+        if owner is None:
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            flags |= _plain_flags(parameter)
+            continue
+        bundles[parameter.name] = owner, selection
+        for one in selection.options_of(owner):
+            assert one.name not in flags, f"two parameters of {command.__name__} have an option {one.name}"
+            flags[one.name] = one.flags
+            parameters.append(_parameter(one, selection))
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        with errors_as_flags(flags):
+            arguments: dict[str, Any] = {}
+            for name, (owner, selection) in bundles.items():
+                read = {o.name: _read(o, values.pop(o.name)) for o in selection.options_of(owner)}
+                chosen = {n: value for n, value in read.items() if value is not None}
+                arguments[name] = chosen if selection.given_only else owner(**chosen)
+            command(**arguments, **values)
+
+    del run.__dict__["__wrapped__"]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _plain_flags(parameter: inspect.Parameter) -> dict[str, tuple[str, ...]]:
+    """Return the flag of a parameter that is an option of the command line already."""
+    for note in get_args(parameter.annotation):
+        if isinstance(note, OptionInfo):
+            declared = [flag for flag in note.param_decls or () if flag.startswith("--")]
+            return {parameter.name: (declared[0] if declared else f"--{parameter.name.replace('_', '-')}",)}
+    return {}
+
+
+def _bundle(annotation: Any) -> tuple[Any, Selection]:
+    """Return the dataclass of options that a parameter is annotated with, or None, and the selection of its options."""
+    kind, *notes = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
+    selection = next((note for note in notes if isinstance(note, Selection)), Selection())
+    owner = selection.given_only or kind
+    return (owner if isinstance(owner, type) and issubclass(owner, Options) else None), selection
+
+
+def _parameter(one: Option, selection: Selection) -> inspect.Parameter:
+    """Make the parameter that typer turns into an option of the command line."""
+    kind, metavar, default = _plain_type(one), one.details.metavar, one.default
+    if one.choices and kind is str and metavar is None and one.details.choices == ():
+        metavar = f"<{'|'.join(one.choices)}>"
+    has_words = default in (None, ()) or selection.given_only
+    shown = f" [default: {one.default_text}]" if has_words and one.default_text not in ("", "false") else ""
+    if has_words:
+        default = False if kind is bool and one.default is False else None
+    elif one.details.parse is not None:
+        default = str(default)
+    text = one.details.help
+    if selection.prefix:
+        text = f"{selection.prefix}{text[0].lower()}{text[1:]}"
+    note = typer.Option("/".join(one.flags), help=f"{text}{shown}", metavar=metavar)
+    return inspect.Parameter(
+        one.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[kind if default is not None else kind | None, note],
+    )
+
+
+def _plain_type(one: Option) -> type:
+    """Return the type that typer reads from the command line; `_read` and the dataclass do the rest."""
+    if one.details.parse is not None:
+        return str
+    alternatives = {bool, int, float, Path, str} & {one.value_type, *get_args(one.value_type), *map(type, one.choices)}
+    return next(kind for kind in (bool, int, float, Path, str) if kind in alternatives)
+
+
+def _read(one: Option, value: Any) -> Any:
+    """Convert a value to what the dataclass takes; None where the user gave none."""
+    if value is None or (value is False and one.default is False):
+        return None
+    return one.details.parse(value) if one.details.parse is not None else value
+
+
+@contextmanager
+def errors_as_flags(flags: Mapping[str, tuple[str, ...]]) -> Iterator[None]:
+    """Show options in the messages of errors as flags of the command line."""
+    try:
+        yield
+    except VocoVideoError as error:
+        error.args = (as_flags(str(error), flags),)
+        raise
+
+
+def as_flags(message: str, flags: Mapping[str, tuple[str, ...]]) -> str:
+    """Write ``name=value`` as ``--name value`` for every option that a message names.
+
+    Args:
+        flags: the flags of each option by its name; the last one sets it to False.
+
+    >>> flags = {"start_seconds": ("--start",), "form": ("--form",), "force": ("--force",)}
+    >>> as_flags("start_seconds=5.0, form='zip' and force=True", flags)
+    '--start 5.0, --form zip and --force'
+    """
+    for name, (first, *others) in flags.items():
+        message = re.sub(rf"\b{name}=True\b", first, message)
+        message = re.sub(rf"\b{name}=False\b", others[-1] if others else f"no {first}", message)
+        message = re.sub(rf"\b{name}='([\w.:/,-]+)'", rf"{first} \1", message)
+        message = re.sub(rf"\b{name}=(?=\S)", f"{first} ", message)
+    return message

@@ -7,8 +7,7 @@ import io
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ _PLAINER |= zip("▁▂▃▄▅▆▇█", "__.--==#", strict=True)
 
 
 def print_whatever_the_encoding() -> None:
-    """Let standard output and error print any text: what their encoding lacks gets a plainer look, and never fails.
+    """Let standard output and error print any text: characters that their encoding lacks are replaced by plainer ones.
 
     Bytes of file names that are no text in the system's encoding come out as they are.
     """
@@ -45,7 +44,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under their columns; where the terminal is too narrow for that, each row as a block of lines.
+    """Print rows under their columns; where the terminal is too narrow, print each row as a block of lines.
 
     A file or a pipe has no width, so lines stay whole there.
     """
@@ -79,12 +78,12 @@ def print_facts(facts: Mapping[str, Any]) -> None:
 
 
 def unless_none(value: Any) -> str:
-    """A value in a table, a question mark where it is not known."""
+    """Format a value for a table; a question mark stands for an unknown one."""
     return "?" if value is None else str(value)
 
 
 def format_bytes(size_bytes: float) -> str:
-    """A size in the largest unit that keeps it above 1: ``1.5 MiB``."""
+    """Format a size in the largest unit that keeps it above 1: ``1.5 MiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size_bytes < 1024:
             return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
@@ -92,35 +91,51 @@ def format_bytes(size_bytes: float) -> str:
     return f"{size_bytes:.1f} TiB"
 
 
-@contextmanager
-def progress_bar(name: str, *, quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    """A bar of frames with frames/s and time left, on standard error; silent where that is not a terminal."""
-    from tqdm import tqdm
+class ProgressBar:
+    """A bar on standard error with the rate and the time left; nothing where that is not a terminal.
 
-    with tqdm(desc=name, unit="frame", disable=True if quiet else None, leave=False, smoothing=0.1) as bar:
+    Args:
+        name: stands before the bar.
+        unit: what is counted.
+        total: how many there are, where that is known at the start.
+        keep: leave the finished bar on the screen.
+    """
 
-        def show(progress: Progress) -> None:
-            if progress.waiting:
-                bar.set_postfix_str("another process is compressing this video; waiting for it")
-                return
-            if bar.total is None:
-                bar.initial = bar.n = progress.num_frames  # resumed frames do not count towards frames/s
-                bar.set_postfix_str("")
-            bar.total = progress.total_frames
-            bar.update(progress.num_frames - bar.n)
+    def __init__(
+        self, name: str, *, unit: str = "frame", total: int | None = None, quiet: bool, keep: bool = False
+    ) -> None:
+        from tqdm import tqdm
 
-        yield show
+        disable = True if quiet else None
+        self._bar = tqdm(desc=name, unit=unit, total=total, disable=disable, leave=keep, smoothing=0.1)
 
+    def __enter__(self) -> ProgressBar:
+        return self
 
-@contextmanager
-def count_bar(name: str, total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """A bar of frames that is told how many more are done; silent where standard error is not a terminal."""
-    from tqdm import tqdm
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
 
-    with tqdm(desc=name, total=total, unit="frame", disable=True if quiet else None, leave=False) as bar:
-        yield bar.update
+    def show(self, done: int, total: int) -> None:
+        """Show how many are done of how many; what was done before the first call does not count towards the rate."""
+        if self._bar.total is None:
+            self._bar.initial = self._bar.n = done
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+
+    def show_frames(self, progress: Progress) -> None:
+        """Show how far a video is compressed."""
+        if progress.waiting:
+            self._bar.set_postfix_str("another process is compressing this video; waiting for it")
+            return
+        if self._bar.total is None:
+            self._bar.set_postfix_str("")
+        self.show(progress.num_frames, progress.total_frames)
+
+    def advance(self, count: int) -> None:
+        """Count so many more as done."""
+        self._bar.update(count)
 
 
 def _plain(value: Any) -> Any:
-    """NumPy values and paths as JSON."""
+    """Convert NumPy values and paths for JSON."""
     return value.tolist() if hasattr(value, "tolist") else str(value)

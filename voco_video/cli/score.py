@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,8 +11,10 @@ import typer
 
 from voco_video.cli import options as opt
 from voco_video.cli.evaluate import DatasetChoice
-from voco_video.cli.output import print_json, print_table
+from voco_video.cli.options import with_options
+from voco_video.cli.output import ProgressBar, print_json, print_table
 from voco_video.errors import UsageError
+from voco_video.options.judging import Judging
 
 if TYPE_CHECKING:
     from voco_video.data.samples import Dataset
@@ -27,23 +27,21 @@ References = Annotated[
 Root = Annotated[
     Path | None, typer.Option(help="The set's folder. [default: --annotations, or this one]", metavar="DIR")
 ]
-Annotations = Annotated[
-    Path | None,
-    typer.Option(help="Annotations that are elsewhere: a file, or a folder to look in. [default: --root]"),
-]
 Vocabulary = Annotated[
     Path | None,
     typer.Option(help="The words that HQGA's numbers stand for. [default: *ans_word.json beside the annotations]"),
 ]
 
 
+@with_options
 def score(
     predictions: Annotated[
         Path, typer.Argument(help="What was answered: a .jsonl, .json or .csv file.", metavar="PREDICTIONS")
     ],
+    *,
     references: References = None,
     root: Root = None,
-    annotations: Annotations = None,
+    annotations: opt.Annotations = None,
     split: opt.Split = None,
     vocabulary: Vocabulary = None,
     skip_missing: Annotated[
@@ -53,34 +51,10 @@ def score(
         Path | None,
         typer.Option(help="Write STEM.json, STEM.md and STEM.png. [default: PREDICTIONS.scores]", metavar="STEM"),
     ] = None,
-    judge_model: Annotated[str | None, typer.Option(help="Also ask this chat model whether answers are right.")] = None,
-    judge_base_url: Annotated[
-        str | None,
-        typer.Option(help="Its endpoint, any that speaks OpenAI's protocol. [default: OpenAI's]", metavar="URL"),
-    ] = None,
-    judge_api_key_env: Annotated[
-        str, typer.Option(help="The environment variable with its key.", metavar="NAME")
-    ] = "OPENAI_API_KEY",
-    judge_prompt: Annotated[
-        Path | None,
-        typer.Option(
-            help="Another prompt: the system turn, a line ---, the user turn with {question}, {answer}, {prediction}.",
-            metavar="FILE",
-        ),
-    ] = None,
-    judge_concurrency: Annotated[int, typer.Option(help="Requests at a time.")] = 8,
-    judge_timeout: Annotated[float, typer.Option(help="Seconds to wait for a reply.")] = 60.0,
-    judge_retries: Annotated[int, typer.Option(help="Tries after the first.")] = 5,
-    judge_price_per_million_in: Annotated[
-        float | None, typer.Option(help="Price of a million tokens in, for the cost in the report.")
-    ] = None,
-    judge_price_per_million_out: Annotated[float | None, typer.Option(help="Price of a million tokens out.")] = None,
-    judge_cache_dir: Annotated[
-        Path | None, typer.Option(help="Where its replies are kept. [default: judge in the frame cache's folder]")
-    ] = None,
+    judging: Judging,
     json: opt.Json = False,
 ) -> None:
-    r"""Score predictions: exact match, token F1, ranks where they are there, and a judge if you name one.
+    """Score predictions: exact match, token F1, ranks where they are there, and a judge if you name one.
 
     Everything comes overall and by question type, with 95 % intervals over videos. Unanswered questions are wrong.
     Predictions of other people are read in their layouts: rows with an id and a prediction (.json, .jsonl, .csv), one
@@ -95,31 +69,17 @@ def score(
     """
     from voco_video.scoring.report import default_stem, score_file, write_report
 
-    options = None
-    if judge_model is not None:
-        options = judge_options(
-            judge_model,
-            base_url=judge_base_url,
-            api_key_env=judge_api_key_env,
-            prompt=judge_prompt,
-            concurrency=judge_concurrency,
-            timeout_seconds=judge_timeout,
-            max_retries=judge_retries,
-            prices=(judge_price_per_million_in, judge_price_per_million_out),
-        )
-        judge_cache_dir = judge_cache_dir or default_judge_cache_dir()
-    elif judge_base_url is not None or judge_prompt is not None:
-        raise UsageError("--judge-base-url and --judge-prompt are for a judge: name it with --judge-model")
-    with judge_bar(quiet=json or options is None) as show:
+    options = judge_options(judging)
+    with ProgressBar("judging", unit="question", quiet=json or options is None) as bar:
         report = score_file(
             predictions,
             references=load_references(references, root=root, annotations=annotations, split=split),
             vocabulary=vocabulary,
             skip_missing=skip_missing,
             judge_options=options,
-            judge_cache_dir=judge_cache_dir,
+            judge_cache_dir=judging.judge_cache_dir or (default_judge_cache_dir() if options else None),
             facts={"command": shlex.join(["voco-video", *sys.argv[1:]])},
-            progress=show,
+            progress=bar.show,
         )
     files = write_report(report, out or default_stem(predictions))
     if json:
@@ -134,10 +94,10 @@ def score(
 def load_references(
     dataset: DatasetChoice | None, *, root: Path | None, annotations: Path | None, split: opt.SplitChoice | None
 ) -> Dataset | None:
-    """The questions that are answered; None where the predictions carry them.
+    """Load the questions that are answered; None where the predictions hold them.
 
     Raises:
-        UsageError: a place without the set that is there.
+        UsageError: a folder is given and no set is named.
         DataError: the annotations are missing or broken.
     """
     from voco_video.data.registry import load_dataset
@@ -151,46 +111,34 @@ def load_references(
     return load_dataset(dataset.value, root, split=split.value if split else None, annotations=annotations)
 
 
-def judge_options(
-    model: str,
-    *,
-    base_url: str | None,
-    api_key_env: str,
-    prompt: Path | None,
-    concurrency: int,
-    timeout_seconds: float,
-    max_retries: int,
-    prices: tuple[float | None, float | None],
-) -> JudgeOptions:
-    """The judge's options from the command line's."""
+def judge_options(judging: Judging) -> JudgeOptions | None:
+    """Make the judge's options; None where no model is named.
+
+    Raises:
+        DataError: the file of the prompt cannot be read, or lacks something.
+        UsageError: one price without the other.
+    """
     from voco_video.scoring.judge import PROMPT, AskOptions, JudgeOptions, JudgePrompt
 
+    if judging.judge_model is None:
+        return None
     return JudgeOptions(
-        AskOptions(model, base_url, timeout_seconds=timeout_seconds, max_retries=max_retries),
-        prompt=PROMPT if prompt is None else JudgePrompt.from_file(prompt),
-        api_key_env=api_key_env,
-        concurrency=concurrency,
-        price_per_million_in=prices[0],
-        price_per_million_out=prices[1],
+        AskOptions(
+            judging.judge_model,
+            judging.judge_base_url,
+            timeout_seconds=judging.judge_timeout,
+            max_retries=judging.judge_retries,
+        ),
+        prompt=PROMPT if judging.judge_prompt is None else JudgePrompt.from_file(judging.judge_prompt),
+        api_key_env=judging.judge_api_key_env,
+        concurrency=judging.judge_concurrency,
+        price_per_million_in=judging.judge_price_per_million_in,
+        price_per_million_out=judging.judge_price_per_million_out,
     )
 
 
 def default_judge_cache_dir() -> Path:
-    """Beside the compressed videos, which take no notice of it."""
+    """Return the folder of kept replies: beside the compressed videos, which it does not affect."""
     from voco_video.cache import FrameCache
 
     return FrameCache().cache_dir / "judge"
-
-
-@contextmanager
-def judge_bar(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar of judged questions on standard error; silent where that is not a terminal."""
-    from tqdm import tqdm
-
-    with tqdm(desc="judging", unit="question", disable=True if quiet else None, leave=False) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield show

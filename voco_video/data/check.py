@@ -267,9 +267,9 @@ def why_broken(path: Path, kind: str, *, open_media: bool) -> str:
 
 def _read(path: Path, kind: str) -> None:
     """The first and a later frame of a video, or an image, small."""
+    from voco_video.options.sampling import Sampling
     from voco_video.video.frames import Fit
     from voco_video.video.reading import read_frames
-    from voco_video.video.sampling import Sampling
 
     read_frames(path, Sampling(num_frames=2 if kind == "video" else 1), fit=Fit(64, 64, "stretch"))
     if kind == "image":

@@ -1,96 +1,111 @@
-"""What an evaluation can be told: one field, one command-line option."""
+"""The options of an evaluation."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
-from voco_video.answer.frame_budget import Policy, ViewOptions
-from voco_video.answer.generate import MAX_QUESTIONS_PER_BATCH, AnswerOptions
-from voco_video.compress import CompressOptions, Form, Storage
 from voco_video.data.choices import LETTER_PROMPT, filled_prompt
 from voco_video.data.samples import Turn
 from voco_video.errors import UsageError
-from voco_video.model.compressors import check_compressor, parse_compressor
-from voco_video.model.memory import BatchSize
-from voco_video.model.voco import VocoModel
-from voco_video.video.sampling import Sampling
+from voco_video.options.answering import MAX_QUESTIONS_PER_BATCH, AnswerOptions, Policy, ViewOptions
+from voco_video.options.compression import BatchSize, CompressOptions, Decoder, Form, Storage, parse_compressor
+from voco_video.options.fields import Options, option, same_option
+from voco_video.options.sampling import Sampling
+
+if TYPE_CHECKING:
+    from voco_video.model.voco import VocoModel
 
 AnswerBy = Literal["letter", "likelihood"]
 OPEN_PROMPT = "{question}"
 
 
+def parse_budgets(text: str) -> tuple[int, ...]:
+    """Read numbers of VoCo tokens with commas between them.
+
+    Raises:
+        UsageError: something in it is no number above 0.
+
+    >>> parse_budgets("1,2,4")
+    (1, 2, 4)
+    """
+    parts = text.split(",")
+    if not all(part.strip().isascii() and part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(f"num_voco_tokens={text!r}: give numbers with commas between them, as in 1,2,4")
+    return tuple(int(part) for part in parts)
+
+
 @dataclass(frozen=True)
-class EvalOptions:
-    """What is asked, and how it is answered.
+class EvalOptions(Options):
+    """The questions that are asked, and how they are answered.
+
+    Each of ``num_voco_tokens`` is a budget k with predictions of its own over the same cache. ``limit`` draws from all
+    of the split, with ``skip_missing`` from the questions whose video is there. Without a ``prompt`` the model is asked
+    the question alone, or with ``answer_by="letter"`` `LETTER_PROMPT`. With ``letter`` the model generates, and the
+    letter is read from its answer (`read_letter`); with ``likelihood`` it generates nothing, and the option is taken
+    whose text is the likeliest answer (`voco_video.evaluate.answer_likelihood`).
 
     Attributes:
-        fps, num_frames: see `Sampling`; 1 fps when neither is given.
-        compressor: see `CompressOptions`.
-        num_voco_tokens: for ``voco``, budgets k to answer from, each with predictions of its own over the same cache;
-            empty: all K.
-        max_voco_tokens, policy, neighbours, clock_every_seconds: see `ViewOptions`.
-        form, storage, batch_size, decoder: see `CompressOptions`.
-        max_new_tokens: an answer is cut after this many tokens.
-        prompt: what the model is asked, with ``{question}`` where the question goes, and for multiple choice
-            ``{options}`` where lines "A. ..." go. None: the question alone, or with ``letter`` `LETTER_PROMPT`.
-        answer_by: how multiple choice is answered; nothing to other questions. ``letter``: the model generates, and the
-            letter is read from what it says (`read_letter`). ``likelihood``: it generates nothing, and the option is
-            taken whose text is the likeliest answer, see `voco_video.evaluate.choices`.
-        questions_per_batch: of one video at a time, 1 to 32.
-        limit: ask only this many questions, drawn by ``seed`` from all of the split (with ``skip_missing``: from those
-            whose video is there); None: all.
-        seed: of that draw.
-        skip_missing: leave questions out of the scores whose video is missing or cannot be decoded. They count as
-            unanswered, so as wrong, otherwise.
         vocabulary: answers to rank by likelihood for every question, see `answer_vocabulary`; empty: none. That costs
             about a pass over all of the vocabulary's tokens per question.
     """
 
-    fps: float | None = None
-    num_frames: int | None = None
-    compressor: str = "voco"
-    num_voco_tokens: tuple[int, ...] = ()
-    max_voco_tokens: int | None = None
-    policy: Policy = "uniform"
-    neighbours: int = 2
-    clock_every_seconds: float | None = None
-    form: Form | None = None
-    storage: Storage = "native"
-    batch_size: BatchSize = 16
-    decoder: str = "pyav"
-    max_new_tokens: int = 16
-    prompt: str | None = None
-    answer_by: AnswerBy = "letter"
-    questions_per_batch: int = MAX_QUESTIONS_PER_BATCH
-    limit: int | None = None
-    seed: int = 0
-    skip_missing: bool = False
+    limit: int | None = option(
+        None, "Ask this many questions, drawn from the split by --seed.", at_least=1, unset="all"
+    )
+    seed: int = option(0, "For --limit.")
+    skip_missing: bool = option(False, "Score without questions on missing or undecodable videos; else they are wrong.")
+    fps: float | None = same_option(Sampling, "fps")
+    num_frames: int | None = same_option(Sampling, "num_frames")
+    compressor: str = same_option(CompressOptions, "compressor")
+    num_voco_tokens: tuple[int, ...] = option(
+        (),
+        "VoCo tokens per frame to answer from; several give a sweep.",
+        metavar="K,K,...",
+        parse=parse_budgets,
+        unset="all",
+    )
+    max_voco_tokens: int | None = same_option(ViewOptions, "max_voco_tokens")
+    policy: Policy = same_option(ViewOptions, "policy")
+    neighbours: int = same_option(ViewOptions, "neighbours")
+    clock_every_seconds: float | None = same_option(ViewOptions, "clock_every_seconds")
+    form: Form | None = same_option(CompressOptions, "form")
+    storage: Storage = same_option(CompressOptions, "storage")
+    max_new_tokens: int = same_option(AnswerOptions, "max_new_tokens", default=16)
+    prompt: str | None = option(
+        None,
+        "What the model is asked, {question} being the question, {options} its options under letters.",
+        unset="the question; for letters also the options, and to answer with one",
+    )
+    answer_by: AnswerBy = option(
+        "letter", "Multiple choice: generate a letter, or take the option that is the likeliest answer."
+    )
+    questions_per_batch: int = option(
+        MAX_QUESTIONS_PER_BATCH,
+        "Questions on one video per forward pass.",
+        at_least=1,
+        at_most=MAX_QUESTIONS_PER_BATCH,
+    )
+    batch_size: BatchSize = same_option(CompressOptions, "batch_size")
+    decoder: Decoder = same_option(CompressOptions, "decoder")
     vocabulary: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        _ = self.sampling, self.compression, self.view  # which refuse what cannot be
-        AnswerOptions(self.max_new_tokens)
-        if self.answer_by not in get_args(AnswerBy):
-            raise UsageError(f"answer_by {self.answer_by!r} is not one of {', '.join(get_args(AnswerBy))}")
+        super().__post_init__()
+        _ = self.sampling, self.compression, self.view  # constructing these validates the options
         if self.prompt is not None and "{question}" not in self.prompt:
-            raise UsageError(f"prompt {self.prompt!r} has no {{question}} in it, so nothing would be asked")
-        if not 1 <= self.questions_per_batch <= MAX_QUESTIONS_PER_BATCH:
-            wanted = f"choose 1 to {MAX_QUESTIONS_PER_BATCH}"
-            raise UsageError(f"questions_per_batch={self.questions_per_batch}: {wanted}")
-        if self.limit is not None and self.limit < 1:
-            raise UsageError(f"limit={self.limit}: ask at least 1 question")
+            raise UsageError(f"prompt={self.prompt!r} has no {{question}} in it, so nothing would be asked")
         if len(set(self.num_voco_tokens)) < len(self.num_voco_tokens):
-            raise UsageError(f"num_voco_tokens {','.join(map(str, self.num_voco_tokens))} names a budget twice")
+            raise UsageError(f"num_voco_tokens={','.join(map(str, self.num_voco_tokens))} names a budget twice")
 
     @property
     def sampling(self) -> Sampling:
-        """Which frames are seen."""
+        """The frames that are seen."""
         return Sampling(fps=self.fps, num_frames=self.num_frames)
 
     @property
     def view(self) -> ViewOptions:
-        """What a question sees of them."""
+        """The frames that a question sees, of those."""
         return ViewOptions(self.max_voco_tokens, self.policy, self.neighbours, self.clock_every_seconds)
 
     @property
@@ -105,21 +120,23 @@ class EvalOptions:
         )
 
     def prompt_for(self, *, is_multiple_choice: bool) -> str:
-        """What such questions are asked with, placeholders and all."""
+        """Return the prompt of such questions, with its placeholders."""
         by_letter = is_multiple_choice and self.answer_by == "letter"
         return self.prompt if self.prompt is not None else LETTER_PROMPT if by_letter else OPEN_PROMPT
 
     def prompt_of(self, turn: Turn) -> str:
-        """What the model is asked for one question."""
+        """Fill the prompt with one question."""
         return filled_prompt(self.prompt_for(is_multiple_choice=bool(turn.options)), turn.question, turn.options)
 
     def budgets(self, model: VocoModel) -> tuple[int | None, ...]:
-        """Every k to answer from; (None,) for compressors without VoCo tokens.
+        """List every k to answer from; (None,) for compressors without VoCo tokens.
 
         Raises:
             UsageError, ModelError: the model or the compressor has no k tokens.
         """
+        from voco_video.model.compressors import check_compressor
+
         compressor = parse_compressor(self.compressor)
         for k in self.num_voco_tokens or (None,):
-            check_compressor(model, compressor, num_voco_tokens=k, form=self.compression.form_for(model))
+            check_compressor(model, compressor, num_voco_tokens=k, form=self.compression.form_for(model.default_form))
         return (self.num_voco_tokens or (model.num_voco_tokens,)) if compressor.name == "voco" else (None,)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from voco_video.answer.generate import AnswerOptions
 from voco_video.errors import UsageError
+from voco_video.options.answering import AnswerOptions
 
 log = logging.getLogger(__name__)
 

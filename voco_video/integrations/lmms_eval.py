@@ -23,12 +23,12 @@ from lmms_eval.api.model import lmms
 from tqdm import tqdm
 
 from voco_video.api import load_model
-from voco_video.compress import CompressOptions
 from voco_video.errors import UsageError
 from voco_video.evaluate.processes import device_of
 from voco_video.integrations.generation import Generation
 from voco_video.integrations.visuals import PICTURE_ERRORS, View, Viewer
-from voco_video.video.sampling import Sampling
+from voco_video.options.compression import CompressOptions, Decoder
+from voco_video.options.sampling import Sampling
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +64,7 @@ class VocoVideo(lmms):
         num_voco_tokens: int | None = None,
         form: Any = None,
         storage: Any = "native",
-        decoder: str = "pyav",
+        decoder: Decoder = "pyav",
         frames_per_batch: int = 16,
         max_new_tokens: int = 1024,
         dtype: str = "auto",
@@ -245,7 +245,7 @@ def _flat(visuals: Any) -> list[Any]:
 
 
 def _questions_per_batch(batch_size: int | str, max_batch_size: int | None) -> int:
-    from voco_video.answer.generate import MAX_QUESTIONS_PER_BATCH
+    from voco_video.options.answering import MAX_QUESTIONS_PER_BATCH
 
     size = MAX_QUESTIONS_PER_BATCH if str(batch_size).startswith("auto") else int(batch_size)
     if size < 1:

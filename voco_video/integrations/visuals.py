@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from voco_video.answer.generate import AnswerOptions, answer_questions
+from voco_video.answer.generate import answer_questions
 from voco_video.api import CompressedVideo, VideoModel, concat
-from voco_video.compress import CompressOptions
 from voco_video.errors import FILE_ERRORS, DataError, VideoError
 from voco_video.evaluate.answer_likelihood import Ranker
-from voco_video.model.compressors import check_compressor, parse_compressor
+from voco_video.model.compressors import check_compressor
 from voco_video.model.voco import Prefix
-from voco_video.video.sampling import Sampling
+from voco_video.options.answering import AnswerOptions
+from voco_video.options.compression import CompressOptions, parse_compressor
+from voco_video.options.sampling import Sampling
 
 # What PIL raises for pictures that are damaged (SyntaxError for PNG) or absurdly large.
 PICTURE_ERRORS = (*FILE_ERRORS, Image.DecompressionBombError, SyntaxError, struct.error)
@@ -50,7 +51,7 @@ class Viewer:
             self.model.voco,
             parse_compressor(self.compression.compressor),
             num_voco_tokens=self.num_voco_tokens,
-            form=self.compression.form_for(self.model.voco),
+            form=self.compression.form_for(self.model.voco.default_form),
         )
 
     def look(self, visuals: Sequence[Any]) -> View:

@@ -13,78 +13,17 @@ which later frames see earlier ones. Of those only all tokens of a frame mean an
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from voco_video.errors import ModelError, UsageError
 from voco_video.model.inference import undisturbed
-from voco_video.model.voco import Form, VocoModel, VocoTokens
+from voco_video.model.voco import VocoModel, VocoTokens
+from voco_video.options.compression import Compressor, Form
 
-CompressorName = Literal["voco", "full", "pool", "none"]
-COMPRESSORS = "voco, full, pool:k (as in pool:4), none"
 MAX_CELL_STRETCH = 2.0  # `pool` averages over cells whose longer side is less than this many times their shorter one
-
-
-@dataclass(frozen=True)
-class Compressor:
-    """One member of the family.
-
-    Attributes:
-        name: ``"voco"``, ``"full"``, ``"pool"`` or ``"none"``.
-        num_tokens: k of ``pool:k``; None for the others.
-
-    >>> str(Compressor("pool", 4)), str(Compressor("full"))
-    ('pool:4', 'full')
-    """
-
-    name: CompressorName
-    num_tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.name not in get_args(CompressorName):
-            raise UsageError(f"compressor {str(self)!r} is not one of {COMPRESSORS}")
-        if self.name == "pool" and (self.num_tokens is None or self.num_tokens < 1):
-            raise UsageError(f"compressor {str(self)!r}: say how many tokens a frame keeps, 1 or more, as in pool:4")
-        if self.name != "pool" and self.num_tokens is not None:
-            raise UsageError(f"compressor {str(self)!r}: only pool takes a number; for voco set num_voco_tokens")
-
-    def __str__(self) -> str:
-        return self.name if self.num_tokens is None else f"{self.name}:{self.num_tokens}"
-
-    @property
-    def sees_frames(self) -> bool:
-        """Whether anything of a frame is kept; where not, nothing has to be decoded."""
-        return self.name != "none"
-
-    def check_budget(self, num_voco_tokens: int | None) -> None:
-        """Refuse a number of VoCo tokens where there are none.
-
-        Raises:
-            UsageError: one is given, and this is not ``voco``.
-        """
-        if num_voco_tokens is not None and self.name != "voco":
-            raise UsageError(
-                f"num_voco_tokens={num_voco_tokens} is for compressor 'voco'; {str(self)!r} makes no VoCo tokens, so "
-                "leave it out, or choose how many tokens to keep with 'pool:k'"
-            )
-
-
-def parse_compressor(text: str) -> Compressor:
-    """``"voco"``, ``"full"``, ``"pool:4"`` or ``"none"`` to a `Compressor`.
-
-    Raises:
-        UsageError: it is none of these.
-
-    >>> parse_compressor("pool:4")
-    Compressor(name='pool', num_tokens=4)
-    """
-    name, colon, number = text.partition(":")
-    if colon and not (number.isascii() and number.isdigit()):
-        raise UsageError(f"compressor {text!r}: {number!r} is not a number of tokens; choose from {COMPRESSORS}")
-    return Compressor(name, int(number) if colon else None)  # type: ignore[arg-type]
 
 
 def check_compressor(

@@ -10,15 +10,15 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 
-from voco_video.errors import ModelError, UsageError
+from voco_video.errors import ModelError
 from voco_video.model.freed_memory import give_back_freed_memory
+from voco_video.options.compression import BatchSize, check_batch_size
 from voco_video.video.frames import FrameBatch
 
-BatchSize = int | Literal["auto"]
 Result = TypeVar("Result")
 
 MAX_FRAMES = {"cpu": 16, "cuda": 256}  # nothing gets faster beyond these
@@ -27,18 +27,6 @@ _NO_CUDA_LIMIT = 16
 _CGROUP = Path("/sys/fs/cgroup")
 
 logger = logging.getLogger(__name__)
-
-
-def check_batch_size(batch_size: BatchSize) -> None:
-    """Refuse what is no number of frames.
-
-    Raises:
-        UsageError: below 1, or a word other than ``auto``.
-    """
-    if isinstance(batch_size, str) and batch_size != "auto":
-        raise UsageError(f"batch_size={batch_size!r}: give a number of frames, or 'auto' for as many as fit")
-    if not isinstance(batch_size, str) and batch_size < 1:
-        raise UsageError(f"batch_size={batch_size}: a batch needs at least 1 frame")
 
 
 class Batching:

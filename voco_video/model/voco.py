@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from blake3 import blake3
@@ -27,12 +27,7 @@ from voco_video.model.backbone import CACHE_ARGUMENT, Backbone
 from voco_video.model.inference import undisturbed
 from voco_video.model.kv_layers import GrowingLayer, LastTailLayer, PassIsOver, TailLayer
 from voco_video.model.positions import compact_positions, rotate_keys
-
-Form = Literal["kv", "embeds"]
-"""What is kept of a VoCo token: the keys and values of every layer, or the last hidden state."""
-
-Forms = Literal["kv", "embeds", "both"]
-"""What weights were trained to read."""
+from voco_video.options.compression import Form, Forms
 
 NO_VOCO_TOKENS = (
     "this checkpoint has no trained VoCo tokens; compress with 'pool:4', another 'pool:k' or 'full' (--compressor), or "

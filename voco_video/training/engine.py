@@ -34,10 +34,13 @@ from voco_video.training.checkpoints import (
     write_json,
     writing,
 )
-from voco_video.training.config import TrainConfig
+from voco_video.training.checks import accumulation_steps, check_run, num_devices
+from voco_video.training.config import MOVING_SHAPES, TrainConfig
 from voco_video.training.curves import draw_curves
+from voco_video.training.file_samples import read_rows
 from voco_video.training.loss import TrainableVoco
 from voco_video.training.muon import muon_for
+from voco_video.training.recipes import find_deepspeed
 from voco_video.training.samples import Dataset, Placed, RunOrder, open_dataset, open_validation, visibility_at
 from voco_video.training.trainable import choose_trainable, export_model, trainable_state
 from voco_video.training.validation import validate
@@ -71,15 +74,20 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
         resume: go on from the last checkpoint in ``output_dir``, exactly as if nothing had happened; from the start
             where there is none.
 
+    What cannot work is refused before the model is loaded, as far as that can be told.
+
     Raises:
-        UsageError: an option that cannot be right, or an ``output_dir`` that holds another run.
+        UsageError: options that cannot go together, or an ``output_dir`` that holds another run.
+        DataError: the data set is not there, or broken.
         TrainingError: the loss is not finite any more, or memory is used up.
 
     >>> config = TrainConfig(output_dir="run", stage="image", max_steps=100)
     >>> train(config).last                                              # doctest: +SKIP
     PosixPath('run/last')
     """
+    check_run(config)
     checkpoint = checkpoint_to_resume(config, resume=resume)
+    rows = None if config.dataset == MOVING_SHAPES else read_rows(config)
     # Only adapters train on cached frames; the rest stays in the type that the cache was made with.
     dtype = "auto" if config.mode == "cached" else "float32"
     model = load_voco_model(
@@ -87,7 +95,8 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
     )
     if not model.num_voco_tokens:
         raise UsageError(f"{config.model} has no VoCo tokens yet; set num_voco_tokens to how many to train, such as 2")
-    dataset = open_dataset(config, model)  # before adapters come: caches are found by the weights
+    config.check_choices(model.num_voco_tokens)
+    dataset = open_dataset(config, model, rows=rows)  # before adapters come: caches are found by the weights
     first = next(sample for index in count() if (sample := dataset.sample(index)).turns)
     check_rendering(model.backbone, first.turns, max_length=config.max_length, system=first.system)
     set_seed(config.seed)  # adapters begin with random numbers
@@ -130,44 +139,21 @@ def _loading_device(config: TrainConfig) -> str:
 
 
 def steps_of(config: TrainConfig, dataset: Dataset) -> int:
-    """Optimizer steps of the whole run.
-
-    Raises:
-        UsageError: an endless dataset without ``max_steps``.
-    """
+    """Optimizer steps of the whole run."""
     if config.max_steps > 0:
         return config.max_steps
-    if dataset.num_samples is None:
-        raise UsageError(f"dataset {config.dataset!r} has no end; set max_steps")
+    assert dataset.num_samples is not None, "`check_run` refuses an endless dataset without max_steps"
     return max(1, math.ceil(dataset.num_samples * config.num_epochs / config.global_batch_size))
-
-
-def accumulation_steps(config: TrainConfig, *, num_devices: int) -> int:
-    """Forward passes per optimizer step on each device.
-
-    Raises:
-        UsageError: the batch sizes do not divide.
-    """
-    per_pass = config.per_device_batch_size * num_devices
-    if config.global_batch_size % per_pass:
-        raise UsageError(
-            f"global_batch_size={config.global_batch_size} is not a multiple of per_device_batch_size="
-            f"{config.per_device_batch_size} times {num_devices} devices; lower per_device_batch_size"
-        )
-    return config.global_batch_size // per_pass
 
 
 def training_arguments(config: TrainConfig, *, num_steps: int) -> TrainingArguments:
     """The library's arguments for a configuration."""
-    num_devices = int(os.environ.get("WORLD_SIZE", "1"))
-    if config.fsdp and not torch.cuda.is_available():
-        raise UsageError("fsdp needs GPUs (on CPUs Accelerate quietly falls back to whole copies); set fsdp to false")
     schedules = {"constant": "constant_with_warmup"}
     return TrainingArguments(
         output_dir=config.output_dir,
         max_steps=num_steps,
         per_device_train_batch_size=config.per_device_batch_size,
-        gradient_accumulation_steps=accumulation_steps(config, num_devices=num_devices),
+        gradient_accumulation_steps=accumulation_steps(config, num_devices=num_devices()),
         learning_rate=config.learning_rate,
         lr_scheduler_type=schedules.get(config.schedule, config.schedule),
         warmup_steps=math.ceil(config.warmup_fraction * num_steps),
@@ -176,7 +162,7 @@ def training_arguments(config: TrainConfig, *, num_steps: int) -> TrainingArgume
         max_grad_norm=config.max_grad_norm,
         bf16=config.precision == "bfloat16",
         use_cpu=not torch.cuda.is_available(),
-        deepspeed=config.deepspeed or None,
+        deepspeed=str(find_deepspeed(config.deepspeed)) if config.deepspeed else None,
         fsdp=True if config.fsdp else None,  # type: ignore[arg-type]
         ddp_find_unused_parameters=config.train_vision_tower,
         seed=config.seed,

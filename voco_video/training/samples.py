@@ -5,6 +5,7 @@ A new source is a class with ``__len__`` (None for an endless one) and ``sample(
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Protocol
@@ -12,18 +13,18 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from voco_video.data.samples import Sample as FileSample
 from voco_video.data.samples import Turn
 from voco_video.model.compressors import whole_frames
-from voco_video.model.voco import Form, VocoModel, VocoTokens
+from voco_video.model.voco import VocoModel, VocoTokens
+from voco_video.options.compression import Form
 from voco_video.shapes.questions import FAMILIES, QuestionAnswer, draw_questions
 from voco_video.shapes.rendering import render
 from voco_video.shapes.samples import MovingShapes, Sample
 from voco_video.shapes.world import draw_scene, scene_rng
 from voco_video.training.batches import Kept, TrainingSample, Visibility
-from voco_video.training.config import TrainConfig
+from voco_video.training.config import MOVING_SHAPES, TrainConfig
 from voco_video.training.file_samples import CachedConversations, Conversations, read_rows
-
-MOVING_SHAPES = "moving-shapes"
 
 
 class Dataset(Protocol):
@@ -168,17 +169,20 @@ class MovingShapesQuestions:
         return TrainingSample(frames=render(scene, pts_seconds.tolist(), size=self.size), turns=(as_turn(question),))
 
 
-def open_dataset(config: TrainConfig, model: VocoModel) -> Dataset:
+def open_dataset(config: TrainConfig, model: VocoModel, *, rows: Sequence[FileSample] | None = None) -> Dataset:
     """The training samples that a configuration names.
 
     In mode ``cached`` the videos that the frame cache lacks are compressed first.
+
+    Args:
+        rows: those of a data set in files, where the caller has read them already.
 
     Raises:
         UsageError: no dataset of that name.
         DataError: its annotations cannot be read, or more of its rows than ``max_bad_samples`` are bad.
     """
     if config.dataset != MOVING_SHAPES:
-        rows = read_rows(config)
+        rows = read_rows(config) if rows is None else rows
         if config.mode == "cached":
             return CachedConversations.compress(rows, model, config)
         conversations = Conversations(rows, config, model.backbone)

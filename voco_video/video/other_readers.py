@@ -12,12 +12,13 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from voco_video.errors import UsageError
+from voco_video.options.compression import Decoder
 from voco_video.video.container import Source, StreamFacts
 from voco_video.video.decode_plan import Indices, keyframes_start_anew
 from voco_video.video.packet_index import StreamIndex
@@ -27,7 +28,7 @@ from voco_video.video.scaling import SHAPED_AS_FIRST
 
 logger = logging.getLogger("voco_video")
 
-BACKENDS = ("pyav", "decord", "torchcodec")
+BACKENDS = get_args(Decoder)
 _CHUNK_FRAMES = 16
 
 

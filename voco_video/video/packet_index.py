@@ -1,7 +1,7 @@
 """Where the frames of a file are, from its packets alone: one pass over the container, decoding the first picture only.
 
-What packets say is a plan: reading by it checks each picture (`decode_plan.py`). Where the packets contradict themselves or
-are known not to tell, the file is decoded once and listed by its pictures instead (`picture_index.py`).
+What packets say is a plan: reading by it checks each picture (`decode_plan.py`). Where the packets contradict
+themselves or are known not to tell, the file is decoded once and listed by its pictures instead (`picture_index.py`).
 
 A small file is opened and read once: its packets and the decoder that has begun on them stay for the first reading.
 """

@@ -1,4 +1,4 @@
-"""Which frames of a video to look at: a policy and a window in, indices of frames out. Pure, no video is touched.
+"""Which frames of a video a sampling policy takes (pure functions: no decoding here).
 
 One rule decides every case: **the frame for time t is the last one whose presentation time is <= t**, that is
 the picture a player shows at t; before the first frame it is the first frame.
@@ -7,113 +7,16 @@ the picture a player shows at t; before the first frame it is the first frame.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from voco_video.errors import UsageError
+from voco_video.options.sampling import Sampling
 
 # Presentation times are whole ticks (1/90000 s or coarser in practice) rounded to float64 seconds. Without slack,
 # t = 1/3 would miss the frame stored at 10/30 s by one unit in the last place.
 TIME_SLACK_SECONDS = 1e-6
-_POLICIES = ("fps", "num_frames", "keyframes", "timestamps")
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """One policy and, for all but `timestamps`, an optional window in seconds of the video's own clock.
-
-    Attributes:
-        fps: one frame every 1/fps seconds from the start of the window (the default policy, at 1.0).
-        num_frames: the frames at the centres of that many equal parts of the window.
-        keyframes: every keyframe in the window; nearly free to decode.
-        timestamps: the frames shown at these times, one per time, in time order.
-        start_seconds: beginning of the window (default: the first frame).
-        end_seconds: end of the window, not included (default: the end of the video).
-
-    Times may be negative, for videos whose clock begins before 0. Raises UsageError for values that cannot be right,
-    and when more than one policy is given.
-
-    >>> Sampling()
-    Sampling(fps=1.0, num_frames=None, keyframes=False, timestamps=None, start_seconds=None, end_seconds=None)
-    >>> print(Sampling(num_frames=8, start_seconds=30, end_seconds=60))
-    8 frames, 30.0-60.0 s
-    """
-
-    fps: float | None = None
-    num_frames: int | None = None
-    keyframes: bool = False
-    timestamps: tuple[float, ...] | None = None
-    start_seconds: float | None = None
-    end_seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        given = [name for name in _POLICIES if getattr(self, name) is not None and getattr(self, name) is not False]
-        if len(given) > 1:
-            raise UsageError(f"choose one way of sampling frames, not {' and '.join(given)}")
-        if not given:
-            object.__setattr__(self, "fps", 1.0)
-        self._check_policy()
-        self._check_window()
-
-    def _check_policy(self) -> None:
-        if not isinstance(self.keyframes, bool):
-            raise UsageError(f"keyframes must be True or False, not {self.keyframes!r}")
-        if self.fps is not None:
-            object.__setattr__(self, "fps", _seconds("fps", self.fps))
-            if not 0 < self.fps <= 1e6:
-                raise UsageError(f"fps must be above 0 (at most 1e6), not {self.fps:g}; 0.1 is one frame per 10 s")
-        if self.num_frames is not None:
-            if isinstance(self.num_frames, bool) or not isinstance(self.num_frames, (int, np.integer)):
-                raise UsageError(f"num_frames must be a whole number, not {self.num_frames!r}")
-            if self.num_frames < 1:
-                raise UsageError(f"num_frames must be at least 1, not {self.num_frames}")
-            object.__setattr__(self, "num_frames", int(self.num_frames))
-        if self.timestamps is not None:
-            if not isinstance(self.timestamps, (tuple, list, np.ndarray)):
-                raise UsageError(f"timestamps must be a sequence of seconds, not {self.timestamps!r}")
-            times = sorted(_seconds("timestamps", time) for time in self.timestamps)
-            if not times:
-                raise UsageError("timestamps is empty; give at least one time in seconds")
-            object.__setattr__(self, "timestamps", tuple(times))
-
-    def _check_window(self) -> None:
-        for name in ("start_seconds", "end_seconds"):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            object.__setattr__(self, name, _seconds(name, value))
-            if self.timestamps is not None:
-                raise UsageError(f"timestamps name their own times; leave out {name}={value}")
-        start, end = self.start_seconds, self.end_seconds
-        if start is not None and end is not None and start >= end:
-            raise UsageError(f"the window is empty: start_seconds={start} is not before end_seconds={end}")
-
-    def describe(self) -> dict[str, Any]:
-        """The settings that decide which frames come, as plain JSON values; equal samplings give equal dicts.
-
-        >>> Sampling(fps=2, start_seconds=5).describe()
-        {'policy': 'fps', 'fps': 2.0, 'start_seconds': 5.0, 'end_seconds': None}
-        """
-        policy = next(name for name in _POLICIES if getattr(self, name))
-        value = getattr(self, policy)
-        settings: dict[str, Any] = {"policy": policy, policy: list(value) if policy == "timestamps" else value}
-        if policy != "timestamps":
-            settings.update(start_seconds=self.start_seconds, end_seconds=self.end_seconds)
-        return settings
-
-    def __str__(self) -> str:
-        if self.timestamps is not None:
-            shown = ", ".join(f"{time:g}" for time in self.timestamps[:4])
-            return f"at {shown}{', ...' if len(self.timestamps) > 4 else ''} s ({len(self.timestamps)} times)"
-        policy = f"{self.fps:g} fps" if self.fps else f"{self.num_frames} frames" if self.num_frames else "keyframes"
-        if self.start_seconds is None and self.end_seconds is None:
-            return policy
-        start = "start" if self.start_seconds is None else self.start_seconds
-        end = "end" if self.end_seconds is None else self.end_seconds
-        return f"{policy}, {start}-{end} s"
 
 
 def pick_frames(
@@ -207,11 +110,3 @@ def _window(
             f"{end_of_stream_seconds:.3f} s"
         )
     return start, end
-
-
-def _seconds(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise UsageError(f"{name} must be a number, not {value!r}")
-    if not math.isfinite(value):
-        raise UsageError(f"{name} must be finite, not {value}")
-    return float(value)

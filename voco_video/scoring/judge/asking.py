@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from voco_video.errors import JudgeError, UsageError
+from voco_video.options.fields import same_option
+from voco_video.options.judging import Judging
 from voco_video.scoring.judge.cache import Reply
 
 if TYPE_CHECKING:
@@ -43,8 +45,8 @@ class AskOptions:
 
     model: str
     base_url: str | None = None
-    timeout_seconds: float = 60.0
-    max_retries: int = 5
+    timeout_seconds: float = same_option(Judging, "judge_timeout")
+    max_retries: int = same_option(Judging, "judge_retries")
     first_wait_seconds: float = 1.0
     max_wait_seconds: float = 60.0
     max_tokens: int = 64

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from voco_video.errors import DataError, JudgeError, UsageError
+from voco_video.options.fields import same_option
+from voco_video.options.judging import Judging
 from voco_video.scoring.bootstrap import NUM_RESAMPLES, Estimate, number_clusters, resample
 from voco_video.scoring.judge.asking import AskOptions, Endpoint, NoReplyError
 from voco_video.scoring.judge.cache import Reply, ReplyCache, reply_key
@@ -40,8 +42,8 @@ class JudgeOptions:
 
     ask: AskOptions
     prompt: JudgePrompt = PROMPT
-    api_key_env: str = "OPENAI_API_KEY"
-    concurrency: int = 8
+    api_key_env: str = same_option(Judging, "judge_api_key_env")
+    concurrency: int = same_option(Judging, "judge_concurrency")
     max_failures_in_a_row: int = 20
     price_per_million_in: float | None = None
     price_per_million_out: float | None = None

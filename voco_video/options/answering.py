@@ -1,0 +1,56 @@
+"""How questions are answered: which frames they see, and how an answer is generated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from voco_video.options.fields import Options, option
+
+Policy = Literal["uniform", "recent", "relevant", "elastic"]
+MAX_QUESTIONS_PER_BATCH = 32
+
+
+@dataclass(frozen=True)
+class ViewOptions(Options):
+    """How many tokens of a video a question sees, and how frames are chosen where they do not all fit.
+
+    Policies: ``"uniform"`` spreads the frames evenly, ``"recent"`` takes the last ones, ``"relevant"`` those that have
+    most to do with the question, with their neighbours, and no more than those where the model has learned which frames
+    a question is about; ``"elastic"`` spends half of the budget on many frames at one VoCo token each and the rest on
+    the relevant ones at all k. Where everything fits, everything is seen.
+    """
+
+    max_voco_tokens: int | None = option(
+        None,
+        "Tokens of all frames that a question sees.",
+        at_least=1,
+        unset="what the model's context has room for",
+    )
+    policy: Policy = option(
+        "uniform",
+        "Where not all fit: spread evenly, the last ones, those that have to do with the question, or many at one "
+        "token and those at all.",
+    )
+    neighbours: int = option(2, "Frames on each side that a relevant one brings with it.", at_least=0)
+    clock_every_seconds: float | None = option(
+        None, "Tell the model the time as text, this often.", metavar="SECONDS", above=0, unset="never"
+    )
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether frames are chosen by what is asked."""
+        return self.policy in ("relevant", "elastic")
+
+
+@dataclass(frozen=True)
+class AnswerOptions(Options):
+    """How answers are generated.
+
+    With ``stop_at_end=False`` an answer always has ``max_new_tokens`` tokens, whatever the model says.
+    """
+
+    max_new_tokens: int = option(64, "Cut an answer after this many tokens.", at_least=1)
+    temperature: float = option(0.0, "0 takes the likeliest token; above 0 samples.", at_least=0)
+    seed: int = option(0, "For sampling.")
+    stop_at_end: bool = option(True, "Stop at the model's end-of-text token.")
