@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from voco_video.answer.retrieval import token_features, value_features
+from voco_video.answer.frame_scorer import token_features, value_features
 from voco_video.cache import CacheEntry
 from voco_video.cache.int8 import dequantize
 from voco_video.compress import dtype_of, form_of, read_tokens
@@ -20,7 +20,7 @@ FRAMES_PER_STEP = 256  # of a search: few enough for products to stay in the pro
 
 
 @dataclass(frozen=True)
-class Part:
+class EntryFrames:
     """Frames ``start:stop`` of one cache entry."""
 
     entry: CacheEntry
@@ -37,13 +37,13 @@ class Part:
         """Their times in their own video."""
         return self.entry.pts_seconds[self.start : self.stop]
 
-    def between(self, start_seconds: float, stop_seconds: float) -> Part | None:
+    def between(self, start_seconds: float, stop_seconds: float) -> EntryFrames | None:
         """The frames of a window of time; None where there are none."""
         first, last = np.searchsorted(self.pts_seconds, [start_seconds, stop_seconds], side="left")
-        return Part(self.entry, self.start + int(first), self.start + int(last)) if first < last else None
+        return EntryFrames(self.entry, self.start + int(first), self.start + int(last)) if first < last else None
 
 
-def read_chunks(parts: Sequence[Part]) -> Iterator[VocoTokens]:
+def read_chunks(parts: Sequence[EntryFrames]) -> Iterator[VocoTokens]:
     """All frames in order, at most as many at a time as take `CHUNK_BYTES`; memory-mapped, so nothing is copied."""
     for part in parts:
         size = max(1, CHUNK_BYTES // max(1, part.entry.bytes_per_frame))
@@ -52,7 +52,7 @@ def read_chunks(parts: Sequence[Part]) -> Iterator[VocoTokens]:
                 yield read_tokens(part.entry, start, min(start + size, end))
 
 
-def read_features(parts: Sequence[Part]) -> Iterator[Tensor]:
+def read_features(parts: Sequence[EntryFrames]) -> Iterator[Tensor]:
     """What `token_features` makes of all frames, ``[F, K, W]``, in order, some at a time; nothing else is read."""
     for part in parts:
         form, dtype = form_of(part.entry), dtype_of(part.entry)
@@ -66,7 +66,7 @@ def read_features(parts: Sequence[Part]) -> Iterator[Tensor]:
                 yield value_features(dequantize(rows, dtype=dtype)["values"])
 
 
-def read_chosen(parts: Sequence[Part], frames: npt.NDArray[np.int64], *, num_voco_tokens: int) -> VocoTokens:
+def read_chosen(parts: Sequence[EntryFrames], frames: npt.NDArray[np.int64], *, num_voco_tokens: int) -> VocoTokens:
     """Some of the frames, with the first tokens of each.
 
     Args:

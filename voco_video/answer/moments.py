@@ -55,7 +55,7 @@ def find_moments(scores: Floats, pts_seconds: Floats, *, num_moments: int) -> li
     Height is over the median of all scores, so it does not matter in what unit they are.
 
     Args:
-        scores: ``[F]``, see `voco_video.answer.retrieval.FrameScores`.
+        scores: ``[F]``, see `voco_video.answer.search.FrameScores`.
         pts_seconds: ``[F]``; no moment reaches over a gap, or to another video, where times go back.
         num_moments: how many at most.
 
