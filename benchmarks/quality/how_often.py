@@ -23,7 +23,7 @@ from benchmarks.report import Benchmark, Report, option, table
 from voco_video.answer.search import SURE_LOG_ODDS
 from voco_video.api import CompressedVideo, load_model
 from voco_video.scoring.bootstrap import Estimate, resample
-from voco_video.shapes.questions import NUMBERS
+from voco_video.shapes.scene_view import NUMBERS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

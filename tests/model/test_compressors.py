@@ -21,7 +21,7 @@ from voco_video.model.compressors import average_pooled, compress_frames, parse_
 from voco_video.model.voco import VocoTokens
 from voco_video.shapes.rendering import write_clip
 from voco_video.shapes.world import demo_scene
-from voco_video.training.batches import Batch, Visibility
+from voco_video.training.batches import TrainingBatch, Visibility
 from voco_video.training.config import TrainConfig
 from voco_video.training.engine import train
 from voco_video.training.loss import TrainableVoco
@@ -166,7 +166,7 @@ def test_answering_sees_what_training_at_full_visibility_shows(vision_tokens, na
     compressor = parse_compressor(name)
     shown = vision_tokens if name == "full" else average_pooled(vision_tokens, (4, 4), (2, 2))
     ids = torch.stack([TEXT, TEXT.flip(0)])
-    batch = Batch(
+    batch = TrainingBatch(
         num_frames=counts,
         input_ids=ids,
         labels=ids,

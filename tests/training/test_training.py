@@ -16,6 +16,7 @@ from voco_video.data import turns
 from voco_video.data.samples import Turn
 from voco_video.errors import UsageError
 from voco_video.training import TrainConfig, TrainingError, engine, load_config, train
+from voco_video.training.arguments import accumulation_steps
 from voco_video.training.batches import encode_turns, make_batch
 from voco_video.training.config import config_from
 from voco_video.training.samples import MovingShapesStream, RunOrder, open_dataset, visibility_at
@@ -311,9 +312,9 @@ def test_options_may_be_set_from_the_command_line(tmp_path):
 
 def test_the_global_batch_decides_accumulation():
     config = TrainConfig(output_dir="run", global_batch_size=128, per_device_batch_size=4)
-    assert [engine.accumulation_steps(config, num_devices=n) for n in (1, 8, 32)] == [32, 4, 1]
+    assert [accumulation_steps(config, num_devices=n) for n in (1, 8, 32)] == [32, 4, 1]
     with pytest.raises(UsageError, match="global_batch_size=128 is not a multiple of per_device_batch_size=4 times 3"):
-        engine.accumulation_steps(config, num_devices=3)
+        accumulation_steps(config, num_devices=3)
 
 
 def test_an_endless_dataset_needs_a_number_of_steps(tmp_path):

@@ -46,7 +46,7 @@ _ROLES = {
 
 
 @dataclass(frozen=True)
-class _Message:
+class _ChatTurn:
     role: str
     text: str
 
@@ -73,7 +73,7 @@ def load_conversations(path: str | os.PathLike[str], *, media_dir: str | os.Path
     num_skipped = num_rows = 0
     for row in read_rows(path):
         num_rows = row.number
-        messages = _messages(row)
+        messages = _chat_turns(row)
         media, marks = _media(row, messages, finder)
         system, turns = _turns(row, messages, marks=marks)
         num_skipped += sum(message.role != "system" for message in messages) - 2 * len(turns)
@@ -103,25 +103,25 @@ def _name(row: Row) -> str:
     return row.text("id") if row.has("id") else f"{row.path.stem}:{row.number}"
 
 
-def _messages(row: Row) -> list[_Message]:
+def _chat_turns(row: Row) -> list[_ChatTurn]:
     if row.has("question", "q"):
-        return [_Message("user", row.filled("question", "q")), _Message("assistant", row.text("answer", "a"))]
+        return [_ChatTurn("user", row.filled("question", "q")), _ChatTurn("assistant", row.text("answer", "a"))]
     for field, role, text in (("conversations", "from", "value"), ("messages", "role", "content")):
         if row.has(field):
-            return [_message(row, turn, role, text) for turn in _list(row, field)]
+            return [_chat_turn(row, turn, role, text) for turn in _list(row, field)]
     raise row.error(
         'has neither "conversations", "messages" nor "question"; its fields are ' + (", ".join(row.values) or "none")
     )
 
 
-def _message(row: Row, turn: Any, role_field: str, text_field: str) -> _Message:
+def _chat_turn(row: Row, turn: Any, role_field: str, text_field: str) -> _ChatTurn:
     if not isinstance(turn, dict):
         raise row.error(f"a turn is {turn!r:.80}, but has to hold {role_field!r} and {text_field!r}")
     inner = Row(row.path, row.number, turn)
     role = inner.text(role_field)
     if role not in _ROLES:
         raise row.error(f"{role_field!r} is {role!r}, but has to be one of {', '.join(_ROLES)}")
-    return _Message(_ROLES[role], inner.text(text_field))
+    return _ChatTurn(_ROLES[role], inner.text(text_field))
 
 
 def _list(row: Row, field: str) -> list[Any]:
@@ -131,7 +131,7 @@ def _list(row: Row, field: str) -> list[Any]:
     return value
 
 
-def _media(row: Row, messages: list[_Message], finder: MediaFinder) -> tuple[tuple[Media, ...], set[str]]:
+def _media(row: Row, messages: list[_ChatTurn], finder: MediaFinder) -> tuple[tuple[Media, ...], set[str]]:
     """The row's media in the order of their placeholders, and which placeholders those are.
 
     Raises:
@@ -165,7 +165,7 @@ def _names(row: Row, *fields: str) -> list[str]:
     return []
 
 
-def _turns(row: Row, messages: list[_Message], *, marks: set[str]) -> tuple[str, tuple[Turn, ...]]:
+def _turns(row: Row, messages: list[_ChatTurn], *, marks: set[str]) -> tuple[str, tuple[Turn, ...]]:
     """The system message ("" for none) and the questions, without placeholders, with their answers."""
     system = ""
     turns: list[Turn] = []

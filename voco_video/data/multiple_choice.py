@@ -89,7 +89,7 @@ _MLVU_TASKS = "[1-7]_(plotQA|needle|ego|count|order|anomaly_reco|topic_reasoning
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _ChoiceQuestion:
     """A question on a video that goes by `video`; the file is one of `folders`' (any, if none) with one of `names`."""
 
     video: str
@@ -99,7 +99,7 @@ class _Asked:
 
 
 @dataclass(frozen=True)
-class _Layout:
+class _SetFiles:
     """How a set lies on disk.
 
     Attributes:
@@ -111,7 +111,7 @@ class _Layout:
     """
 
     files: tuple[str, ...]
-    read: Callable[[Sequence[Path], str], Iterator[_Asked]]
+    read: Callable[[Sequence[Path], str], Iterator[_ChoiceQuestion]]
     looked_for: str
     several: bool = False
     beside: str = ""
@@ -149,7 +149,7 @@ def load_multiple_choice(
     if not paths:
         looked = choices_looked_for(dataset, split)
         raise DataError(f"{annotations or root}: no annotations of the {split} split in it ({looked})")
-    asked = list(_layout(dataset, split).read(paths, split))
+    asked = list(_files_of(dataset, split).read(paths, split))
     _check_unique(asked, paths[0])
     return Dataset(dataset, split, tuple(paths), _samples(asked, tree))
 
@@ -185,7 +185,7 @@ def find_choice_annotations(dataset: str, place: str | os.PathLike[str], split: 
     Raises:
         DataError: no such place, or two files with equal right.
     """
-    layout = _layout(dataset, split)
+    layout = _files_of(dataset, split)
     if Path(place).is_file():
         return _with_beside(layout, [Path(place)])
     tree = Tree(Path(place))
@@ -205,14 +205,14 @@ def find_choice_annotations(dataset: str, place: str | os.PathLike[str], split: 
     return _with_beside(layout, paths)
 
 
-def _with_beside(layout: _Layout, paths: Sequence[Path]) -> tuple[Path, ...]:
+def _with_beside(layout: _SetFiles, paths: Sequence[Path]) -> tuple[Path, ...]:
     more = [path.with_name(layout.beside) for path in paths if layout.beside]
     return (*paths, *(path for path in more if path.is_file()))
 
 
 def choices_looked_for(dataset: str, split: str) -> str:
     """The names that a set's annotations have, in words."""
-    return f"looked for {_layout(dataset, split).looked_for.replace('{split}', split)}"
+    return f"looked for {_files_of(dataset, split).looked_for.replace('{split}', split)}"
 
 
 def nextqa_places(tree: Tree) -> dict[str, str]:
@@ -229,7 +229,7 @@ def nextqa_places(tree: Tree) -> dict[str, str]:
 # ------------------------------------------------------------------ sets
 
 
-def _read_egoschema(paths: Sequence[Path], split: str) -> Iterator[_Asked]:
+def _read_egoschema(paths: Sequence[Path], split: str) -> Iterator[_ChoiceQuestion]:
     if split == "val" and len(paths) == 1:
         raise DataError(f"{paths[0]}: {SUBSET_ANSWERS_NAME}, which says what the val split is, is not beside it")
     answers = _read_object(paths[1]) if len(paths) > 1 else {}
@@ -241,10 +241,10 @@ def _read_egoschema(paths: Sequence[Path], split: str) -> Iterator[_Asked]:
         options = tuple(row.filled(name) for name in names)
         answer = _letter_at(row, answers[uid], options) if uid in answers else ""
         turn = Turn(row.filled("question"), answer, uid, "", row.number - 1, _checked(row, options))
-        yield _Asked(uid, turn, (uid,))
+        yield _ChoiceQuestion(uid, turn, (uid,))
 
 
-def _read_nextqa(paths: Sequence[Path], split: str) -> Iterator[_Asked]:
+def _read_nextqa(paths: Sequence[Path], split: str) -> Iterator[_ChoiceQuestion]:
     for row in read_rows(paths[0]):
         if not row.has("a0"):
             raise row.error(
@@ -257,10 +257,10 @@ def _read_nextqa(paths: Sequence[Path], split: str) -> Iterator[_Asked]:
         answer = _letter_at(row, row.filled("answer"), options)
         question, question_id = with_question_mark(row.filled("question")), f"{video}_{row.filled('qid')}"
         turn = Turn(question, answer, question_id, NEXTQA_TYPES[kind], row.number - 1, options)
-        yield _Asked(video, turn, (video,))
+        yield _ChoiceQuestion(video, turn, (video,))
 
 
-def _read_videomme(paths: Sequence[Path], split: str) -> Iterator[_Asked]:
+def _read_videomme(paths: Sequence[Path], split: str) -> Iterator[_ChoiceQuestion]:
     for place, row in enumerate(_questions_of(read_rows(paths[0]))):
         options = _checked(row, without_labels(row.texts("choices" if row.has("choices") else "options")))
         answer, duration = row.filled("answer").upper(), row.filled("duration", "duration_category").lower()
@@ -273,7 +273,7 @@ def _read_videomme(paths: Sequence[Path], split: str) -> Iterator[_Asked]:
             raise row.error(f"has no 'videoID' or 'video_id'; its fields are {', '.join(row.values)}")
         kind = row.filled("task_type")
         turn = Turn(row.filled("question"), answer, row.filled("question_id"), kind, place, options, duration)
-        yield _Asked(names[0], turn, names)
+        yield _ChoiceQuestion(names[0], turn, names)
 
 
 def _questions_of(rows: Iterable[Row]) -> Iterator[Row]:
@@ -289,7 +289,7 @@ def _questions_of(rows: Iterable[Row]) -> Iterator[Row]:
         yield from (Row(row.path, row.number, {**video, **one}) for one in questions)
 
 
-def _read_mlvu(paths: Sequence[Path], split: str) -> Iterator[_Asked]:
+def _read_mlvu(paths: Sequence[Path], split: str) -> Iterator[_ChoiceQuestion]:
     place = 0
     for path in paths:
         # Tasks have folders, in which videos of the same name may lie; test's lie together.
@@ -300,7 +300,7 @@ def _read_mlvu(paths: Sequence[Path], split: str) -> Iterator[_Asked]:
             # The rows of val have no ids; their places in the published files are what is left.
             question_id = row.filled("question_id") if row.has("question_id") else f"{path.stem}_{row.number - 1}"
             turn = Turn(row.filled("question"), letter, question_id, kind, place, options)
-            yield _Asked(f"{folder}/{video}" if folder else video, turn, (video,), folder)
+            yield _ChoiceQuestion(f"{folder}/{video}" if folder else video, turn, (video,), folder)
             place += 1
 
 
@@ -320,15 +320,15 @@ def _mlvu_choice(row: Row) -> tuple[tuple[str, ...], str]:
     return options, LETTERS[len(options) - 1 - options[::-1].index(answer)]
 
 
-_LAYOUTS = {  # by set, and by set and split where splits differ
-    "egoschema": _Layout(
+_FILES = {  # by set, and by set and split where splits differ
+    "egoschema": _SetFiles(
         (r"questions\.json",),
         _read_egoschema,
         f"questions.json with {SUBSET_ANSWERS_NAME}",
         beside=SUBSET_ANSWERS_NAME,
     ),
-    "nextqa": _Layout((r"{split}\.csv", r"(.+[_-])?{split}(\..+)?\.csv"), _read_nextqa, "{split}.csv"),
-    "videomme": _Layout(
+    "nextqa": _SetFiles((r"{split}\.csv", r"(.+[_-])?{split}(\..+)?\.csv"), _read_nextqa, "{split}.csv"),
+    "videomme": _SetFiles(
         (
             r"test-\d+-of-\d+\.parquet",
             r"(?i:.*video[_-]?mme.*)\.(parquet|jsonl|json)",
@@ -337,13 +337,13 @@ _LAYOUTS = {  # by set, and by set and split where splits differ
         _read_videomme,
         "test-00000-of-00001.parquet, and a .parquet, .jsonl or .json named videomme",
     ),
-    "mlvu": _Layout((rf"{_MLVU_TASKS}\.json",), _read_mlvu, "1_plotQA.json to 7_topic_reasoning.json", several=True),
-    "mlvu test": _Layout((r"test_mcq_gt\.json",), _read_mlvu, "test_mcq_gt.json"),
+    "mlvu": _SetFiles((rf"{_MLVU_TASKS}\.json",), _read_mlvu, "1_plotQA.json to 7_topic_reasoning.json", several=True),
+    "mlvu test": _SetFiles((r"test_mcq_gt\.json",), _read_mlvu, "test_mcq_gt.json"),
 }
 
 
-def _layout(dataset: str, split: str) -> _Layout:
-    return _LAYOUTS.get(f"{dataset} {split}") or _LAYOUTS[dataset]
+def _files_of(dataset: str, split: str) -> _SetFiles:
+    return _FILES.get(f"{dataset} {split}") or _FILES[dataset]
 
 
 # ------------------------------------------------------------------ parts
@@ -373,7 +373,7 @@ def _read_object(path: Path) -> dict[str, object]:
     return content
 
 
-def _check_unique(asked: Sequence[_Asked], path: Path) -> None:
+def _check_unique(asked: Sequence[_ChoiceQuestion], path: Path) -> None:
     if not asked:
         raise DataError(f"{path}: has no question of this split")
     question_id, count = Counter(one.turn.question_id for one in asked).most_common(1)[0]
@@ -381,9 +381,9 @@ def _check_unique(asked: Sequence[_Asked], path: Path) -> None:
         raise DataError(f"{path}: question id {question_id} is there {count} times")
 
 
-def _samples(asked: Sequence[_Asked], tree: Tree) -> tuple[Sample, ...]:
+def _samples(asked: Sequence[_ChoiceQuestion], tree: Tree) -> tuple[Sample, ...]:
     turns: dict[str, list[Turn]] = {}
-    first: dict[str, _Asked] = {}
+    first: dict[str, _ChoiceQuestion] = {}
     for one in asked:
         turns.setdefault(one.video, []).append(one.turn)
         first.setdefault(one.video, one)

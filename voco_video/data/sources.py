@@ -14,7 +14,7 @@ from voco_video.shapes.write_dataset import SETTINGS_NAME
 
 
 @dataclass(frozen=True)
-class Source:
+class Origin:
     """Where a set's annotations and its media come from; `folders` where they come in several parts."""
 
     annotations: str
@@ -26,27 +26,27 @@ _MLVU = "https://huggingface.co/datasets/MLVU/MVLU (test: https://huggingface.co
 _VISUAL_GENOME = "https://cs.stanford.edu/people/rak248/VG_100K_2"
 
 SOURCES = {
-    "msvd": Source(
+    "msvd": Origin(
         "https://github.com/xudejing/video-question-answering",
         "https://www.cs.utexas.edu/users/ml/clamp/videoDescription/YouTubeClips.tar",
     ),
-    "msrvtt": Source(
+    "msrvtt": Origin(
         "https://github.com/xudejing/video-question-answering",
         "https://www.robots.ox.ac.uk/~maxbain/frozen-in-time/data/MSRVTT.zip",
     ),
-    "activitynet": Source(
+    "activitynet": Origin(
         "https://github.com/MILVLG/activitynet-qa/tree/master/dataset", "http://activity-net.org/download.html"
     ),
-    "egoschema": Source("https://github.com/egoschema/EgoSchema", "https://github.com/egoschema/EgoSchema#readme"),
-    "nextqa": Source(  # VidOR's own page lacks the videos of test
+    "egoschema": Origin("https://github.com/egoschema/EgoSchema", "https://github.com/egoschema/EgoSchema#readme"),
+    "nextqa": Origin(  # VidOR's own page lacks the videos of test
         "https://github.com/doc-doc/NExT-QA/tree/main/dataset/nextqa",
         "https://github.com/doc-doc/NExT-QA#data-preparation",
     ),
-    "videomme": Source(
+    "videomme": Origin(
         "https://huggingface.co/datasets/lmms-lab/Video-MME", "https://huggingface.co/datasets/lmms-lab/Video-MME"
     ),
-    "mlvu": Source(_MLVU, _MLVU),
-    "llava-mix665k": Source(
+    "mlvu": Origin(_MLVU, _MLVU),
+    "llava-mix665k": Origin(
         "https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K/blob/main/llava_v1_5_mix665k.json",
         folders={
             "coco/train2017": "http://images.cocodataset.org/zips/train2017.zip",

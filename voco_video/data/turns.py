@@ -108,7 +108,7 @@ def _read_back(backbone: Backbone, ids: Sequence[int]) -> str:
 
 
 @dataclass(frozen=True)
-class _ToldTurn:
+class _RenderedTurn:
     """A turn as it is trained on, and where that differs, as the chat template tells it in later turns.
 
     Attributes:
@@ -130,16 +130,16 @@ class _ToldTurn:
 def _rendered(backbone: Backbone, turns: Sequence[Turn], system: str = "") -> tuple[str, Spans]:
     text = ""
     spans: Spans = []
-    for turn, told in zip(turns, _told(backbone, turns, system), strict=True):
+    for turn, told in zip(turns, _render_turns(backbone, turns, system), strict=True):
         first = len(text) + len(told.opening)
         text += f"{told.opening}{told.lead}{_typed(backbone, turn.answer)}{told.end}{told.rest}"
         spans.append((first, len(text) - len(told.rest)))
     return text, spans
 
 
-def _told(backbone: Backbone, turns: Sequence[Turn], system: str) -> list[_ToldTurn]:
+def _render_turns(backbone: Backbone, turns: Sequence[Turn], system: str) -> list[_RenderedTurn]:
     messages = [{"role": "system", "content": system}] if system else []
-    found: list[_ToldTurn] = []
+    found: list[_RenderedTurn] = []
     history = ""
     for turn in turns:
         question, answer = _typed(backbone, turn.question), _typed(backbone, turn.answer)
@@ -160,7 +160,7 @@ def _told(backbone: Backbone, turns: Sequence[Turn], system: str) -> list[_ToldT
         told_rest = told[place + len(answer) :]
         lead = told[begin:place] if is_same else ""
         end, rest = _ended(backbone, told_rest)
-        found.append(_ToldTurn(asked[len(history) :], lead, end, rest, told[len(history) : place], told_rest))
+        found.append(_RenderedTurn(asked[len(history) :], lead, end, rest, told[len(history) : place], told_rest))
         history = told
     return found
 
@@ -191,7 +191,7 @@ class _Around:
     between: str
     told_before: str
     told_between: str
-    turn: _ToldTurn
+    turn: _RenderedTurn
 
 
 @dataclass
@@ -255,7 +255,7 @@ def _around_turns(backbone: Backbone) -> list[_Around]:
     if known.around is None:
         marks = [Turn(f"{number}question{number}", f"{number}answer{number}") for number in (1, 2)]
         try:
-            turns = _told(backbone, marks, "")
+            turns = _render_turns(backbone, marks, "")
         except ModelError:
             turns = []
         known.around = []

@@ -58,7 +58,7 @@ PUBLISHED_SIZES = {
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _VideoQuestion:
     """One question with everything its row says."""
 
     video: str
@@ -163,7 +163,7 @@ def answers_of(first: Row) -> Path:
     return path
 
 
-def _read(dataset: str, rows: list[Row], answers_path: Path | None, naming: _Naming) -> Iterator[_Asked]:
+def _read(dataset: str, rows: list[Row], answers_path: Path | None, naming: _Naming) -> Iterator[_VideoQuestion]:
     answers = _by_id(read_rows(answers_path)) if answers_path else None
     seen: set[str] = set()
     counts: Counter[str] = Counter()
@@ -181,7 +181,7 @@ def _read(dataset: str, rows: list[Row], answers_path: Path | None, naming: _Nam
             raise row.error(f"{answers_path} has no answer to question {question_id}")
         question = with_question_mark(row.filled("question"))
         kind = _question_type(dataset, question, answer_row)
-        yield _Asked(video, Turn(question, answer_row.filled("answer"), question_id, kind, row.number - 1))
+        yield _VideoQuestion(video, Turn(question, answer_row.filled("answer"), question_id, kind, row.number - 1))
 
 
 def _by_id(rows: Iterator[Row]) -> dict[str, Row]:
@@ -271,7 +271,7 @@ def read_mapping(path: Path) -> dict[str, str]:
     return names
 
 
-def _samples(asked: list[_Asked], tree: Tree, naming: _Naming) -> tuple[Sample, ...]:
+def _samples(asked: list[_VideoQuestion], tree: Tree, naming: _Naming) -> tuple[Sample, ...]:
     turns: dict[str, list[Turn]] = {}
     for one in asked:
         turns.setdefault(one.video, []).append(one.turn)

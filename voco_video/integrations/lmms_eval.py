@@ -27,7 +27,7 @@ from voco_video.compress import CompressOptions
 from voco_video.errors import UsageError
 from voco_video.evaluate.processes import device_of
 from voco_video.integrations.generation import Generation
-from voco_video.integrations.visuals import PICTURE_ERRORS, View, Viewer
+from voco_video.integrations.visuals import PICTURE_ERRORS, HarnessView, Viewer
 from voco_video.video.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class VocoVideo(lmms):
         """Answer each request's question about its visuals; "" where these cannot be read, with a warning.
 
         Raises:
-            DataError, UsageError: see `Viewer.look` and `View.answers`.
+            DataError, UsageError: see `Viewer.look` and `HarnessView.answers`.
         """
         texts = [""] * len(requests)
         for view, indices in self._views(requests):
@@ -158,7 +158,7 @@ class VocoVideo(lmms):
                 break
         return texts
 
-    def _answers(self, view: View, questions: list[str], generation: Generation) -> list[str]:
+    def _answers(self, view: HarnessView, questions: list[str], generation: Generation) -> list[str]:
         texts = view.answers(questions, options=generation.options, batch_size=self.questions_per_batch)
         return [generation.cut(text) for text in texts]
 
@@ -183,7 +183,7 @@ class VocoVideo(lmms):
             logger.warning("%s; its questions count as unanswered (%d like it so far)", reason, self._num_unreadable)
             return None
 
-    def _views(self, requests: list[Instance]) -> Iterator[tuple[View | None, list[int]]]:
+    def _views(self, requests: list[Instance]) -> Iterator[tuple[HarnessView | None, list[int]]]:
         """What there is to look at with the places of the requests about it, each video once.
 
         Images are compressed as soon as they are loaded, since a task may have more of them than memory holds.

@@ -53,7 +53,7 @@ class Viewer:
             form=self.compression.form_for(self.model.voco),
         )
 
-    def look(self, visuals: Sequence[Any]) -> View:
+    def look(self, visuals: Sequence[Any]) -> HarnessView:
         """Compress what a question is about, or find it in the frame cache.
 
         Args:
@@ -64,7 +64,7 @@ class Viewer:
             DataError: something else among them, such as audio.
             VideoError: a file that is not there or cannot be decoded.
         """
-        return View(self, tuple(self._compressed(visual) for visual in visuals))
+        return HarnessView(self, tuple(self._compressed(visual) for visual in visuals))
 
     def _compressed(self, visual: Any) -> CompressedVideo:
         if isinstance(visual, Image.Image):
@@ -103,7 +103,7 @@ class Viewer:
 
 
 @dataclass(frozen=True)
-class View:
+class HarnessView:
     """Compressed videos and images that questions are about, one after the other.
 
     Attributes:

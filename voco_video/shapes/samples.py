@@ -17,17 +17,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from voco_video.errors import UsageError
-from voco_video.shapes.questions import (
+from voco_video.shapes.questions import draw_questions
+from voco_video.shapes.rendering import render
+from voco_video.shapes.scene_view import (
     DIRECTIONS,
     FAMILIES,
     NUMBERS,
     QuestionAnswer,
-    View,
-    draw_questions,
+    SceneView,
     plural,
     time_word,
 )
-from voco_video.shapes.rendering import render
 from voco_video.shapes.world import (
     COLOURS,
     PLACES,
@@ -45,7 +45,7 @@ COUNTS = "how many are there"
 """What the lists that count are about: every colour or every shape, those of which there is none too."""
 
 
-def _read(view: View) -> list[tuple[ShapeObject, str]]:
+def _read(view: SceneView) -> list[tuple[ShapeObject, str]]:
     """Objects with their places (a mover's first place in a video), in reading order."""
     seconds = view.seconds
     placed = [(o, o.place_at(o.appears_seconds if seconds is None else seconds)) for o in view.objects]
@@ -68,7 +68,7 @@ def draw_lists(
     list the shapes, place first. top left purple star, right blue square
     list the shapes, colour first. purple star top left, blue square right
     """
-    view = View(scene, at_seconds)
+    view = SceneView(scene, at_seconds)
     kinds = [("shapes", first) for first in ("colour", "shape", "place")]
     if at_seconds is None:
         kinds = list(itertools.product(("shapes", "motions", "times", "events"), ("colour", "shape")))
@@ -82,7 +82,7 @@ def draw_lists(
     return lists
 
 
-def _list_items(view: View, what: str, first: str) -> list[str]:
+def _list_items(view: SceneView, what: str, first: str) -> list[str]:
     def name(thing: ShapeObject) -> str:
         return f"{thing.shape} {thing.colour}" if first == "shape" else thing.name
 
@@ -172,7 +172,7 @@ def by_name(turn: QuestionAnswer) -> QuestionAnswer:
 
 
 @dataclass(frozen=True)
-class Sample:
+class SceneSample:
     """One training sample: uint8 RGB `frames` [F, H, W, 3] at `pts_seconds` [F], and a conversation."""
 
     index: int
@@ -223,7 +223,7 @@ class MovingShapes:
         if self.num_frames < 1 or self.num_turns < 1:
             raise UsageError(f"num_frames {self.num_frames} and num_turns {self.num_turns} have to be 1 or more")
 
-    def sample(self, index: int) -> Sample:
+    def sample(self, index: int) -> SceneSample:
         """Sample `index` (0 or more), the same on every call."""
         is_image = self.stage == "image"
         scene = draw_scene(self.seed, split=self.split, index=index, always_visible=is_image)
@@ -233,10 +233,10 @@ class MovingShapes:
         pts_seconds = ((np.arange(num_frames) + phase) / num_frames * scene.duration_seconds).astype(np.float32)
         if is_image and rng.random() < self.empty_fraction:
             scene = replace(scene, objects=())
-        sample = Sample(index, scene, render(scene, pts_seconds, size=self.size), pts_seconds, ())
+        sample = SceneSample(index, scene, render(scene, pts_seconds, size=self.size), pts_seconds, ())
         return replace(sample, turns=self.turns(sample, conversation=index))
 
-    def turns(self, sample: Sample, *, conversation: int) -> tuple[QuestionAnswer, ...]:
+    def turns(self, sample: SceneSample, *, conversation: int) -> tuple[QuestionAnswer, ...]:
         """What is said about a sample; every number of a conversation (0 or more) gives another one."""
         return draw_turns(
             sample.scene,
@@ -249,7 +249,7 @@ class MovingShapes:
             by_name_fraction=self.by_name_fraction,
         )
 
-    def samples(self, *, start: int = 0) -> Iterator[Sample]:
+    def samples(self, *, start: int = 0) -> Iterator[SceneSample]:
         """Samples start, start + 1, ... without end."""
         for index in itertools.count(start):
             yield self.sample(index)

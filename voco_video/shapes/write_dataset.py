@@ -25,9 +25,10 @@ import numpy as np
 from PIL import Image
 
 from voco_video.errors import UsageError
-from voco_video.shapes.questions import FAMILIES, QuestionAnswer, draw_questions
+from voco_video.shapes.questions import draw_questions
 from voco_video.shapes.rendering import render, write_clip
 from voco_video.shapes.samples import draw_turns
+from voco_video.shapes.scene_view import FAMILIES, QuestionAnswer
 from voco_video.shapes.world import SPLITS, Scene, draw_scene, scene_rng
 
 LAYOUTS = ("msvd", "msrvtt", "activitynet", "llava")

@@ -76,7 +76,7 @@ class Visibility:
 
 
 @dataclass(frozen=True)
-class Batch:
+class TrainingBatch:
     """B samples, ready for `TrainableVoco`.
 
     Attributes:
@@ -103,7 +103,7 @@ class Batch:
 
 def make_batch(
     backbone: Backbone, samples: Sequence[TrainingSample], visibility: Visibility, *, max_length: int = 2048
-) -> Batch:
+) -> TrainingBatch:
     """Samples to a batch; all have frames, or all have VoCo tokens."""
     encoded = [
         sample.encoded or encode_turns(backbone, sample.turns, max_length=max_length, system=sample.system)
@@ -120,7 +120,7 @@ def make_batch(
         raise ValueError("a batch mixes samples from a frame cache with samples from pixels")
     tokens = tuple(visibility.cut(read(visibility.kept)) for read in readers)
     frames = [0 if sample.frames is None else len(sample.frames) for sample in samples]
-    return Batch(
+    return TrainingBatch(
         num_frames=tuple(t.num_frames for t in tokens) or tuple(frames),
         input_ids=input_ids,
         labels=torch.where(turn_ids >= 0, input_ids, IGNORED),

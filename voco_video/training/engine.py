@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections import defaultdict
 from collections.abc import Sequence
@@ -20,7 +19,9 @@ from transformers import Trainer, TrainingArguments, set_seed
 from voco_video.checkpoint.folder import load_voco_model
 from voco_video.data.turns import check_rendering
 from voco_video.errors import UsageError, VocoVideoError
+from voco_video.model.memory import is_out_of_memory
 from voco_video.model.voco import VocoModel
+from voco_video.training.arguments import steps_of, training_arguments
 from voco_video.training.batches import make_batch
 from voco_video.training.checkpoints import (
     RUN_CONFIG,
@@ -38,7 +39,7 @@ from voco_video.training.config import TrainConfig
 from voco_video.training.curves import draw_curves
 from voco_video.training.loss import TrainableVoco
 from voco_video.training.muon import muon_for
-from voco_video.training.samples import Dataset, Placed, RunOrder, open_dataset, open_validation, visibility_at
+from voco_video.training.samples import Placed, RunOrder, SampleSource, open_dataset, open_validation, visibility_at
 from voco_video.training.trainable import choose_trainable, export_model, trainable_state
 from voco_video.training.validation import validate
 
@@ -48,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
         last, best: folders of the trained models, for `load_model`; best is None without validation.
@@ -68,29 +69,29 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
     """Train as a configuration says.
 
     Args:
-        resume: go on from the last checkpoint in ``output_dir``, exactly as if nothing had happened; from the start
-            where there is none.
+        resume: continue from the last checkpoint in ``output_dir``, with the same results as without interruption; from
+            the start if there is none.
 
     Raises:
-        UsageError: an option that cannot be right, or an ``output_dir`` that holds another run.
-        TrainingError: the loss is not finite any more, or memory is used up.
+        UsageError: an invalid option, or an ``output_dir`` that holds another run.
+        TrainingError: the loss became infinite or NaN, or memory is used up.
 
     >>> config = TrainConfig(output_dir="run", stage="image", max_steps=100)
     >>> train(config).last                                              # doctest: +SKIP
     PosixPath('run/last')
     """
     checkpoint = checkpoint_to_resume(config, resume=resume)
-    # Only adapters train on cached frames; the rest stays in the type that the cache was made with.
+    # On cached frames only adapters are trained; all other weights keep the type that the cache was made with.
     dtype = "auto" if config.mode == "cached" else "float32"
     model = load_voco_model(
         config.model, device=_loading_device(config), dtype=dtype, num_voco_tokens=config.num_voco_tokens
     )
     if not model.num_voco_tokens:
         raise UsageError(f"{config.model} has no VoCo tokens yet; set num_voco_tokens to how many to train, such as 2")
-    dataset = open_dataset(config, model)  # before adapters come: caches are found by the weights
+    dataset = open_dataset(config, model)  # before adapters are added: caches are found by the weights
     first = next(sample for index in count() if (sample := dataset.sample(index)).turns)
     check_rendering(model.backbone, first.turns, max_length=config.max_length, system=first.system)
-    set_seed(config.seed)  # adapters begin with random numbers
+    set_seed(config.seed)  # adapters are initialised with random numbers
     num_trained = choose_trainable(model, config)
     num_steps = steps_of(config, dataset)
     arguments = training_arguments(config, num_steps=num_steps)
@@ -117,82 +118,16 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
 
 
 def _as_raised(error: VocoVideoError) -> VocoVideoError:
-    """An error as it was raised: where a worker raised it, torch has put its whole traceback into the message."""
+    """Restore an error that a worker process raised: torch puts the worker's whole traceback into its message."""
     _, mark, message = str(error).rpartition(f"{type(error).__module__}.{type(error).__qualname__}: ")
     return type(error)(message.strip()) if mark and "Original Traceback" in str(error) else error
 
 
 def _loading_device(config: TrainConfig) -> str:
-    """Where this process loads the model: its own GPU, or main memory where the engine shards it from there."""
+    """Choose where this process loads the model: its own GPU, or main memory if the engine shards it from there."""
     if config.deepspeed or config.fsdp or not torch.cuda.is_available():
         return "cpu"
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-
-
-def steps_of(config: TrainConfig, dataset: Dataset) -> int:
-    """Optimizer steps of the whole run.
-
-    Raises:
-        UsageError: an endless dataset without ``max_steps``.
-    """
-    if config.max_steps > 0:
-        return config.max_steps
-    if dataset.num_samples is None:
-        raise UsageError(f"dataset {config.dataset!r} has no end; set max_steps")
-    return max(1, math.ceil(dataset.num_samples * config.num_epochs / config.global_batch_size))
-
-
-def accumulation_steps(config: TrainConfig, *, num_devices: int) -> int:
-    """Forward passes per optimizer step on each device.
-
-    Raises:
-        UsageError: the batch sizes do not divide.
-    """
-    per_pass = config.per_device_batch_size * num_devices
-    if config.global_batch_size % per_pass:
-        raise UsageError(
-            f"global_batch_size={config.global_batch_size} is not a multiple of per_device_batch_size="
-            f"{config.per_device_batch_size} times {num_devices} devices; lower per_device_batch_size"
-        )
-    return config.global_batch_size // per_pass
-
-
-def training_arguments(config: TrainConfig, *, num_steps: int) -> TrainingArguments:
-    """The library's arguments for a configuration."""
-    num_devices = int(os.environ.get("WORLD_SIZE", "1"))
-    if config.fsdp and not torch.cuda.is_available():
-        raise UsageError("fsdp needs GPUs (on CPUs Accelerate quietly falls back to whole copies); set fsdp to false")
-    schedules = {"constant": "constant_with_warmup"}
-    return TrainingArguments(
-        output_dir=config.output_dir,
-        max_steps=num_steps,
-        per_device_train_batch_size=config.per_device_batch_size,
-        gradient_accumulation_steps=accumulation_steps(config, num_devices=num_devices),
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=schedules.get(config.schedule, config.schedule),
-        warmup_steps=math.ceil(config.warmup_fraction * num_steps),
-        weight_decay=config.weight_decay,
-        adam_beta2=config.adam_beta2,
-        max_grad_norm=config.max_grad_norm,
-        bf16=config.precision == "bfloat16",
-        use_cpu=not torch.cuda.is_available(),
-        deepspeed=config.deepspeed or None,
-        fsdp=True if config.fsdp else None,  # type: ignore[arg-type]
-        ddp_find_unused_parameters=config.train_vision_tower,
-        seed=config.seed,
-        logging_steps=config.log_steps,
-        logging_nan_inf_filter=False,
-        eval_strategy="steps" if config.eval_steps else "no",
-        eval_steps=config.eval_steps or None,
-        save_steps=config.save_steps,
-        save_total_limit=config.save_total_limit,
-        report_to=list(config.report_to),
-        dataloader_num_workers=config.num_workers,
-        dataloader_pin_memory=False,
-        train_sampling_strategy="sequential",
-        remove_unused_columns=False,
-        label_names=["labels"],
-    )
 
 
 class VocoTrainer(Trainer):
@@ -211,7 +146,7 @@ class VocoTrainer(Trainer):
         arguments: TrainingArguments,
         config: TrainConfig,
         *,
-        dataset: Dataset,
+        dataset: SampleSource,
         num_steps: int,
     ) -> None:
         self.config = config
@@ -259,10 +194,8 @@ class VocoTrainer(Trainer):
         """One forward and backward pass; failures name the option to change."""
         try:
             loss = super().training_step(*args, **kwargs)
-        except torch.OutOfMemoryError as error:
-            raise TrainingError(_out_of_memory(self.config)) from error
         except RuntimeError as error:
-            if "can't allocate memory" in str(error):
+            if is_out_of_memory(error):
                 raise TrainingError(_out_of_memory(self.config)) from error
             raise
         if not torch.isfinite(loss):
@@ -283,7 +216,10 @@ class VocoTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def _summed(self) -> dict[str, float]:
-        """What all processes counted since the last call; a step sees the same on each, so they have the same keys."""
+        """Sum up over all processes what was counted since the last call.
+
+        All processes have the same keys, since a step has the same visibility on each.
+        """
         keys = sorted(self._sums)
         if not keys:
             return {}
@@ -309,7 +245,7 @@ class VocoTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Share of validation answers that are right token for token, per visibility; keeps the best model."""
         assert self._validation is not None
-        # During a run that is what shards the model; every process takes part and comes to the same result.
+        # During a run `model_wrapped` is the sharded model; every process takes part and gets the same result.
         model = self.model_wrapped or self.trainable
         backbone, num_voco_tokens = self.voco.backbone, self.voco.num_voco_tokens
         results = validate(model, backbone, self._validation, self.config, num_voco_tokens=num_voco_tokens)
@@ -329,7 +265,7 @@ class VocoTrainer(Trainer):
     # ------------------------------------------------------------------ checkpoints
 
     def _get_output_dir(self, trial: Any) -> str:
-        """Where the library writes a checkpoint: aside, for `_save_checkpoint` to give it its name."""
+        """Return where the library writes a checkpoint; `_save_checkpoint` renames it when it is complete."""
         return str(Path(super()._get_output_dir(trial)) / UNFINISHED)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -345,7 +281,7 @@ class VocoTrainer(Trainer):
                 remove_oldest(run, kept=self.config.save_total_limit)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """What a run needs to go on (the weights it trains), and the model so far in ``last/``."""
+        """Write the trained weights, which a resumed run needs, and the model so far in ``last/``."""
         if not self.args.should_save:
             return
         folder = Path(output_dir or self.config.output_dir)
@@ -359,15 +295,15 @@ class VocoTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         missing, unexpected = self.trainable.load_state_dict(load_file(weights), strict=False)
-        wanted = {n for n, p in self.trainable.named_parameters() if p.requires_grad}
-        if unexpected or wanted & set(missing):
+        trained = {n for n, p in self.trainable.named_parameters() if p.requires_grad}
+        if unexpected or trained & set(missing):
             raise TrainingError(f"{weights} is of a run that trained other weights; start anew in another output_dir")
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Nothing: checkpoints hold trained weights only, so frozen ones are always missing."""
+        """Do nothing: checkpoints hold only trained weights, so frozen ones are always missing."""
 
     def save_last(self) -> None:
-        """Write the model as it is to ``last/``, with log and curves."""
+        """Write the current model to ``last/``, with log and curves."""
         self._export("last")
 
     def _export(self, name: str) -> None:

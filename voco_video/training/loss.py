@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from voco_video.errors import UsageError
 from voco_video.model.voco import Prefix, VocoModel
-from voco_video.training.batches import IGNORED, Batch
+from voco_video.training.batches import IGNORED, TrainingBatch
 from voco_video.training.packed_attention import PACKED, PackedLayout, pad_prefix
 
 
@@ -49,7 +49,7 @@ class TrainableVoco(nn.Module):
         self._no_split_modules = model.backbone.model._no_split_modules
         model.backbone.decoder.set_attn_implementation(PACKED)  # SDPA wherever no packed layout is given
 
-    def forward(self, batch: Batch, *, num_items_in_batch: Tensor | int | None = None) -> dict[str, Tensor]:
+    def forward(self, batch: TrainingBatch, *, num_items_in_batch: Tensor | int | None = None) -> dict[str, Tensor]:
         """Loss and accuracy of a batch.
 
         Args:
@@ -77,7 +77,7 @@ class TrainableVoco(nn.Module):
             "turns": answers.turns,
         }
 
-    def _divergence(self, batch: Batch, vision_tokens: Tensor, student: AnswerLogits) -> Tensor:
+    def _divergence(self, batch: TrainingBatch, vision_tokens: Tensor, student: AnswerLogits) -> Tensor:
         """KL(full visibility || VoCo tokens) summed over labelled tokens; the teacher gets no gradient."""
         with torch.no_grad():
             teacher = self._packed(batch, vision_tokens, num_voco_tokens=None)
@@ -88,7 +88,7 @@ class TrainableVoco(nn.Module):
             log_target=True,
         )
 
-    def answer_logits(self, batch: Batch, vision_tokens: Tensor | None) -> AnswerLogits:
+    def answer_logits(self, batch: TrainingBatch, vision_tokens: Tensor | None) -> AnswerLogits:
         """Logits at every position that predicts a labelled token.
 
         Args:
@@ -101,7 +101,7 @@ class TrainableVoco(nn.Module):
             return self._fed_back(batch, vision_tokens, num_voco_tokens=k)
         return self._packed(batch, vision_tokens, num_voco_tokens=k)
 
-    def _packed(self, batch: Batch, vision_tokens: Tensor, *, num_voco_tokens: int | None) -> AnswerLogits:
+    def _packed(self, batch: TrainingBatch, vision_tokens: Tensor, *, num_voco_tokens: int | None) -> AnswerLogits:
         """Keys and values (or full visibility): one pass over frames and text."""
         frames = self._frame_sequence(vision_tokens, num_voco_tokens)  # [ΣF, L, D]
         layout = PackedLayout(
@@ -133,7 +133,7 @@ class TrainableVoco(nn.Module):
         ).last_hidden_state
         return hidden[0]
 
-    def _fed_back(self, batch: Batch, vision_tokens: Tensor, *, num_voco_tokens: int) -> AnswerLogits:
+    def _fed_back(self, batch: TrainingBatch, vision_tokens: Tensor, *, num_voco_tokens: int) -> AnswerLogits:
         """Embeddings: a pass over frames, then one over what it wrote."""
         sequence = self.voco.frame_sequence(vision_tokens, num_voco_tokens)  # [ΣF, L, D]
         hidden = self.voco.backbone.decode_frames(sequence, use_cache=False).last_hidden_state
@@ -141,7 +141,7 @@ class TrainableVoco(nn.Module):
         parts = embeds[: sum(batch.num_frames)].split(list(batch.num_frames))
         return self._after_embeds(batch, parts, self._zero(num_voco_tokens) + 0.0 * embeds.sum())
 
-    def _after_embeds(self, batch: Batch, embeds: Sequence[Tensor], untouched: Tensor) -> AnswerLogits:
+    def _after_embeds(self, batch: TrainingBatch, embeds: Sequence[Tensor], untouched: Tensor) -> AnswerLogits:
         """``[BOS] VoCo embeddings text`` as one causal sequence per sample; embeds ``[F, k, D]`` each."""
         backbone = self.voco.backbone
         before = backbone.embed(backbone.template.frame_before_ids)
@@ -158,7 +158,7 @@ class TrainableVoco(nn.Module):
         texts = [row[len(start) : len(start) + length] for row, start, length in pairs]
         return self._at_labels(batch, torch.cat(texts), untouched)
 
-    def _from_cache(self, batch: Batch) -> AnswerLogits:
+    def _from_cache(self, batch: TrainingBatch) -> AnswerLogits:
         """Frames from a cache: only text runs."""
         if batch.visibility.kept == "embeds":
             return self._after_embeds(batch, [t.embeds for t in batch.tokens if t.embeds is not None], self._zero(None))
@@ -185,7 +185,7 @@ class TrainableVoco(nn.Module):
         """Zero, with a gradient of zero for the VoCo embeddings left out: reducers wait for every gradient."""
         return 0.0 * self.voco.voco_embeds[num_voco_tokens or 0 :].sum()
 
-    def _at_labels(self, batch: Batch, hidden: Tensor, untouched: Tensor) -> AnswerLogits:
+    def _at_labels(self, batch: TrainingBatch, hidden: Tensor, untouched: Tensor) -> AnswerLogits:
         """Only where a labelled token is predicted does the head run; hidden ``[ΣT, D]``."""
         wanted = batch.labels[:, 1:] != IGNORED  # [B, T - 1]
         rows, columns = wanted.nonzero(as_tuple=True)

@@ -15,9 +15,10 @@ import torch
 from voco_video.data.samples import Turn
 from voco_video.model.compressors import whole_frames
 from voco_video.model.voco import Form, VocoModel, VocoTokens
-from voco_video.shapes.questions import FAMILIES, QuestionAnswer, draw_questions
+from voco_video.shapes.questions import draw_questions
 from voco_video.shapes.rendering import render
-from voco_video.shapes.samples import MovingShapes, Sample
+from voco_video.shapes.samples import MovingShapes, SceneSample
+from voco_video.shapes.scene_view import FAMILIES, QuestionAnswer
 from voco_video.shapes.world import draw_scene, scene_rng
 from voco_video.training.batches import Kept, TrainingSample, Visibility
 from voco_video.training.config import TrainConfig
@@ -26,7 +27,7 @@ from voco_video.training.file_samples import CachedConversations, Conversations,
 MOVING_SHAPES = "moving-shapes"
 
 
-class Dataset(Protocol):
+class SampleSource(Protocol):
     """Samples by index, the same on every call."""
 
     @property
@@ -107,7 +108,7 @@ class CompressedMovingShapes:
         self.stream = stream
         self.model = model
         self.num_scenes = num_scenes
-        self._scenes: dict[int, tuple[Sample, CompressedFrames]] = {}
+        self._scenes: dict[int, tuple[SceneSample, CompressedFrames]] = {}
 
     def sample(self, index: int) -> TrainingSample:
         """Conversation ``index`` about scene ``index % num_scenes``."""
@@ -123,12 +124,12 @@ class CompressedMovingShapes:
 class CompressedSamples:
     """A small dataset's samples with what a cache would hold in place of their frames."""
 
-    def __init__(self, dataset: Dataset, model: VocoModel) -> None:
+    def __init__(self, dataset: SampleSource, model: VocoModel) -> None:
         self.num_samples = dataset.num_samples
         self.sample = lru_cache(maxsize=None)(partial(self._sample, dataset, model))
 
     @staticmethod
-    def _sample(dataset: Dataset, model: VocoModel, index: int) -> TrainingSample:
+    def _sample(dataset: SampleSource, model: VocoModel, index: int) -> TrainingSample:
         sample = dataset.sample(index)
         assert sample.frames is not None
         return replace(sample, frames=None, read_tokens=CompressedFrames(sample.frames, model).read_tokens)
@@ -168,7 +169,7 @@ class MovingShapesQuestions:
         return TrainingSample(frames=render(scene, pts_seconds.tolist(), size=self.size), turns=(as_turn(question),))
 
 
-def open_dataset(config: TrainConfig, model: VocoModel) -> Dataset:
+def open_dataset(config: TrainConfig, model: VocoModel) -> SampleSource:
     """The training samples that a configuration names.
 
     In mode ``cached`` the videos that the frame cache lacks are compressed first.
@@ -204,7 +205,7 @@ def open_dataset(config: TrainConfig, model: VocoModel) -> Dataset:
     return CompressedMovingShapes(stream, model, num_scenes=config.num_scenes)
 
 
-def open_validation(config: TrainConfig, model: VocoModel) -> Dataset | None:
+def open_validation(config: TrainConfig, model: VocoModel) -> SampleSource | None:
     """Held-back samples of the same kind, or None where the dataset has none."""
     if config.dataset != MOVING_SHAPES or not config.eval_steps:
         return None
@@ -239,7 +240,7 @@ class RunOrder:
         num_steps: optimizer steps of the whole run.
     """
 
-    def __init__(self, dataset: Dataset, *, num_steps: int, global_batch_size: int, seed: int) -> None:
+    def __init__(self, dataset: SampleSource, *, num_steps: int, global_batch_size: int, seed: int) -> None:
         self.dataset = dataset
         self.num_steps = num_steps
         self.global_batch_size = global_batch_size

@@ -11,7 +11,7 @@ from torch import nn
 from voco_video.model.backbone import Backbone
 from voco_video.training.batches import Visibility, make_batch
 from voco_video.training.config import TrainConfig
-from voco_video.training.samples import Dataset
+from voco_video.training.samples import SampleSource
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def visibilities(config: TrainConfig, *, num_voco_tokens: int) -> list[Visibilit
 
 @torch.no_grad()
 def validate(
-    model: nn.Module, backbone: Backbone, dataset: Dataset, config: TrainConfig, *, num_voco_tokens: int
+    model: nn.Module, backbone: Backbone, dataset: SampleSource, config: TrainConfig, *, num_voco_tokens: int
 ) -> dict[str, Score]:
     """Score per visibility.
 
@@ -61,7 +61,7 @@ def validate(
 
 
 def _score(
-    model: nn.Module, backbone: Backbone, dataset: Dataset, visibility: Visibility, config: TrainConfig
+    model: nn.Module, backbone: Backbone, dataset: SampleSource, visibility: Visibility, config: TrainConfig
 ) -> Score:
     right: dict[str, int] = defaultdict(int)
     total: dict[str, int] = defaultdict(int)
