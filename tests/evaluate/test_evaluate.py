@@ -211,7 +211,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(model, data, op
         nonlocal countdown
         countdown -= 1
         if countdown == 0:
-            self.file.write(predictions[0].to_json().encode() + b"\n" + predictions[1].to_json().encode()[:70])
+            self.file.write(predictions[0].json_line().encode() + b"\n" + predictions[1].json_line().encode()[:70])
             self.file.flush()
             raise KeyboardInterrupt
         append(self, predictions)

@@ -19,8 +19,8 @@ _LABEL = re.compile(r"\(?([A-Z])[.):]\s*")
 def filled_prompt(prompt: str, question: str, options: Sequence[str] = ()) -> str:
     r"""A prompt with its question, and with its options as lines "A. ...".
 
-    >>> filled_prompt("{question}\\n{options}", "who runs?", ["a dog", "a cat"])
-    'who runs?\\nA. a dog\\nB. a cat'
+    >>> filled_prompt("{question}\n{options}", "who runs?", ["a dog", "a cat"])
+    'who runs?\nA. a dog\nB. a cat'
     """
     lines = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options))
     values = {"question": question, "options": lines}

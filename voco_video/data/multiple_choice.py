@@ -32,19 +32,24 @@ Of long files only parts were read.
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from voco_video.data.choices import LETTERS, without_labels
 from voco_video.data.files import Row, Tree, read_rows
-from voco_video.data.samples import Dataset, Media, Sample, SplitSize, Turn
-from voco_video.data.video_qa import with_question_mark
-from voco_video.errors import DataError, UsageError
+from voco_video.data.samples import Dataset, SplitSize, Turn
+from voco_video.data.video_sets import (
+    AnnotationFiles,
+    VideoQuestion,
+    check_set,
+    check_unique,
+    named_values,
+    samples_of,
+    with_question_mark,
+)
+from voco_video.errors import DataError
 
 CHOICE_SIZES = {
     ("egoschema", "val"): SplitSize(500, 500),
@@ -88,35 +93,6 @@ _DEFAULT_SPLITS = {"egoschema": "val", "mlvu": "val"}
 _MLVU_TASKS = "[1-7]_(plotQA|needle|ego|count|order|anomaly_reco|topic_reasoning)"
 
 
-@dataclass(frozen=True)
-class _ChoiceQuestion:
-    """A question on a video that goes by `video`; the file is one of `folders`' (any, if none) with one of `names`."""
-
-    video: str
-    turn: Turn
-    names: tuple[str, ...]
-    folder: str = ""
-
-
-@dataclass(frozen=True)
-class _SetFiles:
-    """How a set lies on disk.
-
-    Attributes:
-        files: patterns of its annotation files, the better ones first; {split} is filled in.
-        read: rows of those files to questions.
-        looked_for: the same in words.
-        several: whether all files of the best kind belong together.
-        beside: a further file that belongs to them, where it is there.
-    """
-
-    files: tuple[str, ...]
-    read: Callable[[Sequence[Path], str], Iterator[_ChoiceQuestion]]
-    looked_for: str
-    several: bool = False
-    beside: str = ""
-
-
 def load_multiple_choice(
     dataset: str,
     root: str | os.PathLike[str],
@@ -143,15 +119,14 @@ def load_multiple_choice(
     4996
     """
     split = split or default_split(dataset)
-    check_choice_names(dataset, split)
-    tree = Tree(Path(root))
-    paths = find_choice_annotations(dataset, annotations or root, split)
+    check_set(dataset, split, CHOICE_SIZES)
+    files = choice_files(dataset, split)
+    paths = files.find(annotations or root, split)
     if not paths:
-        looked = choices_looked_for(dataset, split)
-        raise DataError(f"{annotations or root}: no annotations of the {split} split in it ({looked})")
-    asked = list(_files_of(dataset, split).read(paths, split))
-    _check_unique(asked, paths[0])
-    return Dataset(dataset, split, tuple(paths), _samples(asked, tree))
+        raise DataError(files.absent(annotations or root, split))
+    questions = list(_READERS[dataset](paths, split))
+    check_unique(questions, paths[0])
+    return Dataset(dataset, split, paths, samples_of(questions, Tree(Path(root))))
 
 
 def default_split(dataset: str) -> str:
@@ -163,58 +138,6 @@ def default_split(dataset: str) -> str:
     return _DEFAULT_SPLITS.get(dataset, "test")
 
 
-def check_choice_names(dataset: str, split: str) -> None:
-    """Refuse a set or split that does not exist.
-
-    Raises:
-        UsageError: always with the names that there are.
-    """
-    splits = [known for name, known in CHOICE_SIZES if name == dataset]
-    if not splits:
-        known = ", ".join(dict.fromkeys(name for name, _ in CHOICE_SIZES))
-        raise UsageError(f"dataset is {dataset!r}, but has to be one of {known}")
-    if split not in splits:
-        raise UsageError(f"split is {split!r}, but {dataset} has {' and '.join(splits)}")
-
-
-def find_choice_annotations(dataset: str, place: str | os.PathLike[str], split: str) -> tuple[Path, ...]:
-    """A set's annotation files: the place itself if it is a file, else the best match below it; empty: none.
-
-    A better name goes before a worse one, then one nearer to the root.
-
-    Raises:
-        DataError: no such place, or two files with equal right.
-    """
-    layout = _files_of(dataset, split)
-    if Path(place).is_file():
-        return _with_beside(layout, [Path(place)])
-    tree = Tree(Path(place))
-    patterns = [pattern.replace("{split}", split) for pattern in layout.files]
-    ranked = [
-        ((rank, tree.depth(path)), path)
-        for path in tree.annotations
-        for rank, pattern in enumerate(patterns)
-        if re.fullmatch(pattern, path.name)
-    ]
-    best = min((rank for rank, _ in ranked), default=None)
-    paths = [path for rank, path in ranked if rank == best]
-    if layout.several:
-        return tuple(path for path in paths if path.parent == paths[0].parent)
-    if len(paths) > 1:
-        raise DataError(f"{paths[0]} and {paths[1]} could both be the {split} split's annotations: say which")
-    return _with_beside(layout, paths)
-
-
-def _with_beside(layout: _SetFiles, paths: Sequence[Path]) -> tuple[Path, ...]:
-    more = [path.with_name(layout.beside) for path in paths if layout.beside]
-    return (*paths, *(path for path in more if path.is_file()))
-
-
-def choices_looked_for(dataset: str, split: str) -> str:
-    """The names that a set's annotations have, in words."""
-    return f"looked for {_files_of(dataset, split).looked_for.replace('{split}', split)}"
-
-
 def nextqa_places(tree: Tree) -> dict[str, str]:
     """Where VidOR keeps NExT-QA's videos, by name, from map_vid_vidorID.json where it lies with the clips.
 
@@ -222,17 +145,17 @@ def nextqa_places(tree: Tree) -> dict[str, str]:
         DataError: such a file is there, but is something else.
     """
     path = next((path for path in tree.annotations if path.name == NEXTQA_MAP_NAME), None)
-    places = _read_object(path) if path else {}
+    places = named_values(path) if path else {}
     return {name: f"VidOR video {place}" for name, place in places.items()}
 
 
 # ------------------------------------------------------------------ sets
 
 
-def _read_egoschema(paths: Sequence[Path], split: str) -> Iterator[_ChoiceQuestion]:
+def _read_egoschema(paths: Sequence[Path], split: str) -> Iterator[VideoQuestion]:
     if split == "val" and len(paths) == 1:
         raise DataError(f"{paths[0]}: {SUBSET_ANSWERS_NAME}, which says what the val split is, is not beside it")
-    answers = _read_object(paths[1]) if len(paths) > 1 else {}
+    answers = named_values(paths[1]) if len(paths) > 1 else {}
     for row in read_rows(paths[0]):
         uid = row.filled("q_uid")
         if split == "val" and uid not in answers:
@@ -241,10 +164,10 @@ def _read_egoschema(paths: Sequence[Path], split: str) -> Iterator[_ChoiceQuesti
         options = tuple(row.filled(name) for name in names)
         answer = _letter_at(row, answers[uid], options) if uid in answers else ""
         turn = Turn(row.filled("question"), answer, uid, "", row.number - 1, _checked(row, options))
-        yield _ChoiceQuestion(uid, turn, (uid,))
+        yield VideoQuestion(uid, turn, (uid,))
 
 
-def _read_nextqa(paths: Sequence[Path], split: str) -> Iterator[_ChoiceQuestion]:
+def _read_nextqa(paths: Sequence[Path], split: str) -> Iterator[VideoQuestion]:
     for row in read_rows(paths[0]):
         if not row.has("a0"):
             raise row.error(
@@ -257,10 +180,10 @@ def _read_nextqa(paths: Sequence[Path], split: str) -> Iterator[_ChoiceQuestion]
         answer = _letter_at(row, row.filled("answer"), options)
         question, question_id = with_question_mark(row.filled("question")), f"{video}_{row.filled('qid')}"
         turn = Turn(question, answer, question_id, NEXTQA_TYPES[kind], row.number - 1, options)
-        yield _ChoiceQuestion(video, turn, (video,))
+        yield VideoQuestion(video, turn, (video,))
 
 
-def _read_videomme(paths: Sequence[Path], split: str) -> Iterator[_ChoiceQuestion]:
+def _read_videomme(paths: Sequence[Path], split: str) -> Iterator[VideoQuestion]:
     for place, row in enumerate(_questions_of(read_rows(paths[0]))):
         options = _checked(row, without_labels(row.texts("choices" if row.has("choices") else "options")))
         answer, duration = row.filled("answer").upper(), row.filled("duration", "duration_category").lower()
@@ -273,7 +196,7 @@ def _read_videomme(paths: Sequence[Path], split: str) -> Iterator[_ChoiceQuestio
             raise row.error(f"has no 'videoID' or 'video_id'; its fields are {', '.join(row.values)}")
         kind = row.filled("task_type")
         turn = Turn(row.filled("question"), answer, row.filled("question_id"), kind, place, options, duration)
-        yield _ChoiceQuestion(names[0], turn, names)
+        yield VideoQuestion(names[0], turn, names)
 
 
 def _questions_of(rows: Iterable[Row]) -> Iterator[Row]:
@@ -289,7 +212,7 @@ def _questions_of(rows: Iterable[Row]) -> Iterator[Row]:
         yield from (Row(row.path, row.number, {**video, **one}) for one in questions)
 
 
-def _read_mlvu(paths: Sequence[Path], split: str) -> Iterator[_ChoiceQuestion]:
+def _read_mlvu(paths: Sequence[Path], split: str) -> Iterator[VideoQuestion]:
     place = 0
     for path in paths:
         # Tasks have folders, in which videos of the same name may lie; test's lie together.
@@ -300,7 +223,7 @@ def _read_mlvu(paths: Sequence[Path], split: str) -> Iterator[_ChoiceQuestion]:
             # The rows of val have no ids; their places in the published files are what is left.
             question_id = row.filled("question_id") if row.has("question_id") else f"{path.stem}_{row.number - 1}"
             turn = Turn(row.filled("question"), letter, question_id, kind, place, options)
-            yield _ChoiceQuestion(f"{folder}/{video}" if folder else video, turn, (video,), folder)
+            yield VideoQuestion(f"{folder}/{video}" if folder else video, turn, (video,), folder)
             place += 1
 
 
@@ -320,29 +243,46 @@ def _mlvu_choice(row: Row) -> tuple[tuple[str, ...], str]:
     return options, LETTERS[len(options) - 1 - options[::-1].index(answer)]
 
 
+_READERS: dict[str, Callable[[Sequence[Path], str], Iterator[VideoQuestion]]] = {
+    "egoschema": _read_egoschema,
+    "nextqa": _read_nextqa,
+    "videomme": _read_videomme,
+    "mlvu": _read_mlvu,
+}
+
+
+def _first_of(*patterns: str) -> Callable[[str, int, str], tuple[int, int] | None]:
+    """Rank files by the first of some patterns that fits their name, then by their depth."""
+
+    def rank(name: str, depth: int, split: str) -> tuple[int, int] | None:
+        fits = (bool(re.fullmatch(pattern.replace("{split}", split), name)) for pattern in patterns)
+        return next(((number, depth) for number, is_fit in enumerate(fits) if is_fit), None)
+
+    return rank
+
+
 _FILES = {  # by set, and by set and split where splits differ
-    "egoschema": _SetFiles(
-        (r"questions\.json",),
-        _read_egoschema,
-        f"questions.json with {SUBSET_ANSWERS_NAME}",
-        beside=SUBSET_ANSWERS_NAME,
+    "egoschema": AnnotationFiles(
+        _first_of(r"questions\.json"), f"questions.json with {SUBSET_ANSWERS_NAME}", beside=SUBSET_ANSWERS_NAME
     ),
-    "nextqa": _SetFiles((r"{split}\.csv", r"(.+[_-])?{split}(\..+)?\.csv"), _read_nextqa, "{split}.csv"),
-    "videomme": _SetFiles(
-        (
+    "nextqa": AnnotationFiles(_first_of(r"{split}\.csv", r"(.+[_-])?{split}(\..+)?\.csv"), "{split}.csv"),
+    "videomme": AnnotationFiles(
+        _first_of(
             r"test-\d+-of-\d+\.parquet",
             r"(?i:.*video[_-]?mme.*)\.(parquet|jsonl|json)",
             r"test\.(parquet|jsonl|json)",
         ),
-        _read_videomme,
         "test-00000-of-00001.parquet, and a .parquet, .jsonl or .json named videomme",
     ),
-    "mlvu": _SetFiles((rf"{_MLVU_TASKS}\.json",), _read_mlvu, "1_plotQA.json to 7_topic_reasoning.json", several=True),
-    "mlvu test": _SetFiles((r"test_mcq_gt\.json",), _read_mlvu, "test_mcq_gt.json"),
+    "mlvu": AnnotationFiles(
+        _first_of(rf"{_MLVU_TASKS}\.json"), "1_plotQA.json to 7_topic_reasoning.json", several=True
+    ),
+    "mlvu test": AnnotationFiles(_first_of(r"test_mcq_gt\.json"), "test_mcq_gt.json"),
 }
 
 
-def _files_of(dataset: str, split: str) -> _SetFiles:
+def choice_files(dataset: str, split: str) -> AnnotationFiles:
+    """Return the names of a set's annotation files."""
     return _FILES.get(f"{dataset} {split}") or _FILES[dataset]
 
 
@@ -361,36 +301,3 @@ def _letter_at(row: Row, place: object, options: Sequence[str]) -> str:
     if not (text.isascii() and text.isdigit()) or int(text) >= len(options):
         raise row.error(f"answer is {text!r:.80}, but has to be a place from 0 to {len(options) - 1}")
     return LETTERS[int(text)]
-
-
-def _read_object(path: Path) -> dict[str, object]:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); is the file whole?") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: holds a {type(content).__name__}, but has to hold named values")
-    return content
-
-
-def _check_unique(asked: Sequence[_ChoiceQuestion], path: Path) -> None:
-    if not asked:
-        raise DataError(f"{path}: has no question of this split")
-    question_id, count = Counter(one.turn.question_id for one in asked).most_common(1)[0]
-    if count > 1:
-        raise DataError(f"{path}: question id {question_id} is there {count} times")
-
-
-def _samples(asked: Sequence[_ChoiceQuestion], tree: Tree) -> tuple[Sample, ...]:
-    turns: dict[str, list[Turn]] = {}
-    first: dict[str, _ChoiceQuestion] = {}
-    for one in asked:
-        turns.setdefault(one.video, []).append(one.turn)
-        first.setdefault(one.video, one)
-    # Where some of the folders are there, a video of another one is missing, though its name may be in them.
-    folders = {one.folder for one in asked} & tree.clips_by_folder.keys()
-    paths = {
-        video: tree.clip(one.names, folder=one.folder) if not folders or one.folder in folders else None
-        for video, one in first.items()
-    }
-    return tuple(Sample(video, (Media("video", video, paths[video]),), tuple(those)) for video, those in turns.items())

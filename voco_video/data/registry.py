@@ -6,16 +6,10 @@ import os
 from pathlib import Path
 
 from voco_video.data.conversations import find_mix665k, load_conversations
-from voco_video.data.multiple_choice import (
-    CHOICE_SIZES,
-    check_choice_names,
-    choices_looked_for,
-    default_split,
-    find_choice_annotations,
-    load_multiple_choice,
-)
+from voco_video.data.multiple_choice import CHOICE_SIZES, choice_files, default_split, load_multiple_choice
 from voco_video.data.samples import Dataset, SplitSize
-from voco_video.data.video_qa import PUBLISHED_SIZES, check_names, find_annotations, load_video_qa, looked_for
+from voco_video.data.video_qa import PUBLISHED_SIZES, QA_FILES, load_video_qa
+from voco_video.data.video_sets import check_set
 from voco_video.errors import UsageError
 
 VIDEO_QA_SETS = ("msvd", "msrvtt", "activitynet")
@@ -82,18 +76,14 @@ def check_split(dataset: str, split: str) -> None:
     Raises:
         UsageError: always with the names that there are.
     """
-    (check_choice_names if dataset in CHOICE_SETS else check_names)(dataset, split)
+    check_set(dataset, split, PUBLISHED_SIZES | CHOICE_SIZES)
 
 
 def absent_annotations(dataset: str, place: str | os.PathLike[str], split: str) -> str:
-    """That a video set's annotations are not in a place, in words; "" where they are.
+    """Say that a video set's annotations are not in a place; "" if they are.
 
     Raises:
-        DataError: no such place, or two files with equal right.
+        DataError: no such place, or two files that fit equally well.
     """
-    if dataset in CHOICE_SETS:
-        found: object = find_choice_annotations(dataset, place, split)
-        looked = choices_looked_for(dataset, split)
-    else:
-        found, looked = find_annotations(place, split), looked_for(split)
-    return "" if found else f"{place} has no annotations of the {split} split ({looked})"
+    files = choice_files(dataset, split) if dataset in CHOICE_SETS else QA_FILES
+    return "" if files.find(place, split) else files.absent(place, split)

@@ -159,16 +159,5 @@ def _empty_answer(questions: VideoQuestions, turn: Turn, options: EvalOptions) -
 
 def prediction_of(questions: VideoQuestions, turn: Turn, options: EvalOptions, *, status: str) -> Prediction:
     """Make the prediction of a question, without its answer."""
-    return Prediction(
-        video=questions.video,
-        question=turn.question,
-        answer=turn.answer,
-        question_id=turn.question_id,
-        question_type=turn.question_type,
-        row=turn.row,
-        prediction=None,
-        status=status,
-        in_vocabulary=turn.answer in options.vocabulary if options.vocabulary else None,
-        options=turn.options,
-        duration_class=turn.duration_class,
-    )
+    in_vocabulary = turn.answer in options.vocabulary if options.vocabulary else None
+    return replace(Prediction.unanswered(questions.video, turn, status=status), in_vocabulary=in_vocabulary)

@@ -166,7 +166,7 @@ class RankFile:
 
     def append(self, predictions: Iterable[Prediction]) -> None:
         """Add predictions; they are on the disk when this returns."""
-        self.file.write(b"".join(f"{prediction.to_json()}\n".encode() for prediction in predictions))
+        self.file.write(b"".join(f"{prediction.json_line()}\n".encode() for prediction in predictions))
         self.file.flush()
         os.fsync(self.file.fileno())
 
@@ -175,7 +175,7 @@ def _read_rank_file(path: Path) -> list[Prediction]:
     content = path.read_bytes()
     lines = content[: _length_of_whole_lines(content)].split(b"\n")[:-1]  # splitlines would also split at U+2028
     try:
-        return [Prediction.from_json(line.decode()) for line in lines]
+        return [Prediction.from_json_line(line.decode()) for line in lines]
     except (DataError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: {error}; remove the file, and its questions are asked again") from error
 

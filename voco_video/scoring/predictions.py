@@ -70,15 +70,31 @@ class Prediction:
     option_log_likelihoods: tuple[float, ...] | None = None
     option_num_tokens: tuple[int, ...] | None = None
 
-    def to_json(self) -> str:
+    def json_line(self) -> str:
         """One line of JSON, without its end; equal predictions give equal bytes."""
         values = {name: getattr(self, name) for name in _TYPES}
         # What only multiple choice has would say nothing in other files.
         return json.dumps({n: v for n, v in values.items() if v or n not in _CHOICE_FIELDS}, ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, line: str) -> Prediction:
-        """What `to_json` wrote.
+    def unanswered(cls, video: str, turn: Turn, *, status: str) -> Prediction:
+        """Make the prediction of a question without its answer."""
+        return cls(
+            video=video,
+            question=turn.question,
+            answer=turn.answer,
+            question_id=turn.question_id,
+            question_type=turn.question_type,
+            row=turn.row,
+            prediction=None,
+            status=status,
+            options=turn.options,
+            duration_class=turn.duration_class,
+        )
+
+    @classmethod
+    def from_json_line(cls, line: str) -> Prediction:
+        """What `json_line` wrote.
 
         Raises:
             DataError: the line is no JSON, or its fields are not those of a prediction.
@@ -189,7 +205,7 @@ class LoadedPredictions:
 
 def write_predictions(path: str | os.PathLike[str], rows: Iterable[Prediction]) -> None:
     """Write predictions, one JSON line each; the file is whole or the old one."""
-    _publish(Path(path), "".join(f"{row.to_json()}\n" for row in rows))
+    _publish(Path(path), "".join(f"{row.json_line()}\n" for row in rows))
 
 
 def read_predictions(
@@ -255,16 +271,10 @@ def load_predictions(
 
 
 def _answered(sample: Sample, turn: Turn, entry: Entry | None) -> Prediction:
-    one = Prediction(
-        *(sample.name, turn.question, turn.answer, turn.question_id, turn.question_type, turn.row),
-        prediction=None,
-        status="missing",
-        options=turn.options,
-        duration_class=turn.duration_class,
-    )
+    unanswered = Prediction.unanswered(sample.name, turn, status="missing")
     if entry is None or (entry.prediction is None and not entry.extra):
-        return one
-    return replace(one, prediction=entry.prediction, **{"status": "answered", **entry.extra})
+        return unanswered
+    return replace(unanswered, prediction=entry.prediction, **{"status": "answered", **entry.extra})
 
 
 def run_info_path(path: str | os.PathLike[str]) -> Path:

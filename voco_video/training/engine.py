@@ -254,7 +254,7 @@ class VocoTrainer(Trainer):
         metrics["eval_accuracy"] = sum(self.accuracy.values()) / len(self.accuracy)
         if self.is_world_process_zero():
             for name, result in results.items():
-                logger.info("%s: %s", name, result.describe())
+                logger.info("%s: %s", name, result.text())
         self.log(metrics)
         best = max((line["eval_accuracy"] for line in self.state.log_history if "eval_accuracy" in line), default=0.0)
         if metrics["eval_accuracy"] >= best:

@@ -26,7 +26,7 @@ class Score:
         """Share of right answers over all types."""
         return sum(self.right.values()) / max(1, sum(self.total.values()))
 
-    def describe(self) -> str:
+    def text(self) -> str:
         """One line: overall, then per type."""
         parts = [f"{name} {self.right.get(name, 0) / count:.0%}" for name, count in sorted(self.total.items())]
         return f"{self.accuracy:.1%} ({', '.join(parts)})"

@@ -84,7 +84,7 @@ class Judged:
     reply: str | None
     failure: str = ""
 
-    def to_json(self) -> str:
+    def json_line(self) -> str:
         """Write the outcome as one line of JSON, without a line end."""
         verdict = self.verdict
         values = {

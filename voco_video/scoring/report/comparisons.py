@@ -8,7 +8,7 @@ from typing import Any
 
 from voco_video.scoring.comparison import Comparison
 from voco_video.scoring.report.charts import draw_runs, draw_sweep
-from voco_video.scoring.report.writing import NAMES, bullet_lines, table_lines, to_json, write_files
+from voco_video.scoring.report.writing import NAMES, bullet_lines, json_text, table_lines, write_files
 
 
 def sweep_of(runs: Sequence[dict[str, Any] | None]) -> list[int] | None:
@@ -32,7 +32,7 @@ def write_comparison(
         UsageError, DataError: see `write_report`.
     """
     files = {
-        ".json": to_json(comparison.as_dict()),
+        ".json": json_text(comparison.as_dict()),
         ".md": comparison_markdown(comparison, picture=f"{stem.name}.png"),
     }
     values = [run.accuracy for run in comparison.runs]

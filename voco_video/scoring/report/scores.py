@@ -18,7 +18,7 @@ from voco_video.scoring.bootstrap import Estimate
 from voco_video.scoring.metrics import MEANS, Scores, official_free, score, with_answers
 from voco_video.scoring.predictions import LoadedPredictions, Prediction, load_predictions, read_run_info
 from voco_video.scoring.report.charts import draw_by_group
-from voco_video.scoring.report.writing import NAMES, bullet_lines, fact_lines, table_lines, to_json, write_files
+from voco_video.scoring.report.writing import NAMES, bullet_lines, fact_lines, json_text, table_lines, write_files
 from voco_video.version import __version__
 
 if TYPE_CHECKING:
@@ -297,11 +297,11 @@ def write_report(report: Report, stem: Path) -> tuple[Path, ...]:
         DataError: the place cannot be written.
     """
     files = {
-        ".json": to_json(report.as_dict()),
+        ".json": json_text(report.as_dict()),
         ".md": to_markdown(report, picture=f"{stem.name}.png"),
     }
     if report.judgement is not None:
-        files[".verdicts.jsonl"] = "".join(f"{one.to_json()}\n" for one in report.judgement.questions)
+        files[".verdicts.jsonl"] = "".join(f"{one.json_line()}\n" for one in report.judgement.questions)
     predictions = report.loaded.predictions
     if len(with_answers(predictions)) < len(predictions):
         files[".submission.json"] = json.dumps(chosen_places(predictions)) + "\n"

@@ -47,7 +47,7 @@ def write_files(
     return tuple(places.values())
 
 
-def to_json(values: Mapping[str, Any]) -> str:
+def json_text(values: Mapping[str, Any]) -> str:
     """Indented JSON; a number that is none becomes null, for JSON knows no not-a-number."""
     return json.dumps(_without_nan(values), indent=2, ensure_ascii=False) + "\n"
 
