@@ -70,16 +70,7 @@ def answer_video(
 
 def compress(model: VideoModel, path: Path, options: EvalOptions) -> CompressedVideo:
     """Compress a video as the options say, or take it from the cache."""
-    return model.compress(
-        path,
-        fps=options.fps,
-        num_frames=options.num_frames,
-        compressor=options.compressor,
-        form=options.form,
-        storage=options.storage,
-        batch_size=options.batch_size,
-        decoder=options.decoder,
-    )
+    return model.compress(path, fps=options.fps, num_frames=options.num_frames, **vars(options.compression))
 
 
 def generate_answers(
