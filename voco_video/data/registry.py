@@ -1,4 +1,4 @@
-"""Any data set by its name, for training, evaluation and `voco-video data check`."""
+"""Data sets by name, for training, evaluation and `voco-video data check`."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def load_dataset(
     split: str | None = None,
     annotations: str | os.PathLike[str] | None = None,
 ) -> Dataset:
-    """A data set by its name, or a file of conversations.
+    """Load a data set by its name, or a file of conversations.
 
     Args:
         dataset: a name of VIDEO_SETS, "llava-mix665k", or the path of a .json or .jsonl file.
         root: the folder with the media; None: the current one, or the conversation file's.
-        split: of the video sets; conversations have none. None: "test", but "val" of egoschema and mlvu.
-        annotations: where the annotations are, if not in root: a file, or for the video sets a folder.
+        split: split of a video set; conversations have none. None: "test", but "val" for egoschema and mlvu.
+        annotations: the annotations if they are not in root: a file, or for the video sets a folder.
 
     Raises:
-        UsageError: an unknown data set or split, or annotations for a file that is its own.
+        UsageError: an unknown data set or split, or annotations given for a conversation file, which holds its own.
         DataError: see `load_video_qa`, `load_multiple_choice` and `load_conversations`.
 
     >>> load_dataset("msvd", "data/MSVD", split="train").num_questions  # doctest: +SKIP
@@ -55,7 +55,7 @@ def load_dataset(
 
 
 def check_dataset_name(dataset: str) -> None:
-    """Refuse what is neither a known data set nor named like a file of conversations.
+    """Refuse a name that is neither a known data set nor a .json or .jsonl file.
 
     Raises:
         UsageError: with the names that there are.
@@ -66,7 +66,7 @@ def check_dataset_name(dataset: str) -> None:
 
 
 def published_size(dataset: str, split: str) -> SplitSize | None:
-    """What a video set's split has as published; None: nobody published such a split."""
+    """Return the published size of a video set's split; None if there is no such split."""
     return PUBLISHED_SIZES.get((dataset, split)) or CHOICE_SIZES.get((dataset, split))
 
 

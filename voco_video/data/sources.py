@@ -1,4 +1,4 @@
-"""Where the public sets are to be had. Nothing here is fetched; `voco-video data check` prints it."""
+"""Where the public sets can be downloaded. Nothing is fetched here; `voco-video data check` prints the addresses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from voco_video.shapes.write_dataset import SETTINGS_NAME
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a set's annotations and its media come from; `folders` where they come in several parts."""
+    """The addresses of a set's annotations and media; of each of its `folders` if it comes in several parts."""
 
     annotations: str
     media: str = ""
@@ -58,11 +58,11 @@ SOURCES = {
         },
     ),
 }
-"""By the name of the set."""
+"""Addresses by the set's name."""
 
 
 def clip_origin(dataset: str, clip: str, urls: dict[str, str]) -> str:
-    """Where one clip was cut from, as far as its name (or MSR-VTT's own list, see `msrvtt_urls`) says; "" if nothing.
+    """Return where a clip was cut from, if its name (or MSR-VTT's list, see `msrvtt_urls`) says so; else "".
 
     >>> clip_origin("msvd", "-4wsuPCjDBc_5_15", {})
     'https://www.youtube.com/watch?v=-4wsuPCjDBc, seconds 5 to 15'
@@ -76,10 +76,10 @@ def clip_origin(dataset: str, clip: str, urls: dict[str, str]) -> str:
 
 
 def msrvtt_urls(tree: Tree) -> dict[str, str]:
-    """Origins by clip from MSR-VTT's *videodatainfo.json, where it lies with the clips.
+    """Read origins by clip from MSR-VTT's *videodatainfo.json, if it is with the clips.
 
     Raises:
-        DataError: such a file is there, but is something else.
+        DataError: such a file is there, but has another content.
     """
     urls: dict[str, str] = {}
     for path in tree.annotations:
@@ -95,7 +95,7 @@ def msrvtt_urls(tree: Tree) -> dict[str, str]:
 
 
 def synthetic_origin(root: Path) -> str:
-    """The command that writes a folder's MovingShapes set anew, or "" where the folder holds none."""
+    """Return the command that writes a folder's MovingShapes set again, or "" if the folder holds no such set."""
     try:
         settings: dict[str, Any] = json.loads((root / SETTINGS_NAME).read_bytes())
         options = {
