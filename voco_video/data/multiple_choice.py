@@ -1,4 +1,4 @@
-"""EgoSchema, NExT-QA, Video-MME and MLVU from their genuine files: questions with options, one of them right.
+"""EgoSchema, NExT-QA, Video-MME and MLVU from their published files: questions with options, one of them right.
 
     egoschema  questions.json (q_uid, question, "option 0" to "option 4") + subset_answers.json {q_uid: place};
                clips <q_uid>.mp4
@@ -61,11 +61,11 @@ CHOICE_SIZES = {
     ("mlvu", "val"): SplitSize(None, 2174),
     ("mlvu", "test"): SplitSize(None, 502),
 }
-"""Videos with questions, and questions, by set and split. EgoSchema's val are the questions whose answers are public,
-its test all of them. MLVU's val is what it calls dev; of both its splits the questions that ask for free text are left
-out.
+"""Numbers of videos with questions, and of questions, by set and split. EgoSchema's val has the questions with public
+answers, its test all questions. MLVU's val is the split that it calls dev; in both its splits questions that ask for
+free text are left out.
 
-Who says so: EgoSchema's subset_answers.json (500) and lmms-eval's task (5031). NExT-QA's author for videos (issue 16
+Sources: EgoSchema's subset_answers.json (500) and lmms-eval's task (5031). NExT-QA's author for videos (issue 16
 of doc-doc/NExT-QA); others who read the files for questions: of val 4996, of test 8.56 and of train 34 thousand,
 whose last digits no source was found for. Video-MME's README. Of MLVU only others who read the files; no count of its
 videos could be checked."""
@@ -100,20 +100,20 @@ def load_multiple_choice(
     split: str | None = None,
     annotations: str | os.PathLike[str] | None = None,
 ) -> Dataset:
-    """A split of one of the four sets: one sample a video, with all its questions.
+    """Load a split of one of the four sets: one sample a video, with all its questions.
 
-    Videos without a file keep their place, with no path. Questions without a public answer (EgoSchema's test) have the
-    answer "".
+    Videos without a file are kept, with no path. Questions without a public answer (EgoSchema's test) have the answer
+    "".
 
     Args:
         dataset: "egoschema", "nextqa", "videomme" or "mlvu".
         root: the folder with the clips, at any depth, and with the annotations unless they are given.
         split: one of the set's, see CHOICE_SIZES; None: `default_split`.
-        annotations: a file (of MLVU any one task's, which then is read alone) or a folder to look in instead.
+        annotations: a file (for MLVU that of one task, which is then read alone) or a folder to look in instead.
 
     Raises:
         UsageError: an unknown set or split.
-        DataError: no annotations, more than one file that could be meant, or a row that cannot be right.
+        DataError: no annotations, more than one file that could be meant, or an invalid row.
 
     >>> load_multiple_choice("nextqa", "data/NExT-QA", split="val").num_questions  # doctest: +SKIP
     4996
@@ -130,19 +130,19 @@ def load_multiple_choice(
 
 
 def default_split(dataset: str) -> str:
-    """Give the split that is meant where none is named.
+    """Return the default split of a set.
 
-    That is "test", but "val" of EgoSchema, whose test answers are not public, and of MLVU, whose published figures are
-    mostly of that.
+    It is "test", but "val" for EgoSchema, whose test answers are not public, and for MLVU, for which most published
+    figures are on val.
     """
     return _DEFAULT_SPLITS.get(dataset, "test")
 
 
 def nextqa_places(tree: Tree) -> dict[str, str]:
-    """Where VidOR keeps NExT-QA's videos, by name, from map_vid_vidorID.json where it lies with the clips.
+    """Read where VidOR has NExT-QA's videos, by name, from map_vid_vidorID.json if it is with the clips.
 
     Raises:
-        DataError: such a file is there, but is something else.
+        DataError: such a file is there, but has another content.
     """
     path = next((path for path in tree.annotations if path.name == NEXTQA_MAP_NAME), None)
     places = named_values(path) if path else {}
@@ -200,27 +200,27 @@ def _read_videomme(paths: Sequence[Path], split: str) -> Iterator[VideoQuestion]
 
 
 def _questions_of(rows: Iterable[Row]) -> Iterator[Row]:
-    """One row a question; the authors' own file keeps a video's questions together in one."""
+    """Yield one row a question; in the authors' own file one row holds all questions on a video."""
     for row in rows:
         questions = row.values.get("questions")
         if questions is None:
             yield row
             continue
-        if not isinstance(questions, list) or not all(isinstance(one, dict) for one in questions):
+        if not isinstance(questions, list) or not all(isinstance(question, dict) for question in questions):
             raise row.error(f"'questions' is {questions!r:.80}, but has to be a list of questions")
         video = {name: value for name, value in row.values.items() if name != "questions"}
-        yield from (Row(row.path, row.number, {**video, **one}) for one in questions)
+        yield from (Row(row.path, row.number, {**video, **question}) for question in questions)
 
 
 def _read_mlvu(paths: Sequence[Path], split: str) -> Iterator[VideoQuestion]:
     place = 0
     for path in paths:
-        # Tasks have folders, in which videos of the same name may lie; test's lie together.
+        # Each task has a folder, and videos of two tasks may have one name; those of test are in one folder.
         folder = path.stem if split == "val" else ""
         for row in read_rows(path):
             options, letter = _mlvu_choice(row)
             video, kind = Path(row.filled("video")).stem, row.filled("question_type")
-            # The rows of val have no ids; their places in the published files are what is left.
+            # The rows of val have no ids, so their places in the published files serve as ids.
             question_id = row.filled("question_id") if row.has("question_id") else f"{path.stem}_{row.number - 1}"
             turn = Turn(row.filled("question"), letter, question_id, kind, place, options)
             yield VideoQuestion(f"{folder}/{video}" if folder else video, turn, (video,), folder)
@@ -228,9 +228,9 @@ def _read_mlvu(paths: Sequence[Path], split: str) -> Iterator[VideoQuestion]:
 
 
 def _mlvu_choice(row: Row) -> tuple[tuple[str, ...], str]:
-    """The candidates, and the letter of the one that the answer repeats.
+    """Return the candidates, and the letter of the one that is equal to the answer.
 
-    Some candidates are empty; they are no options. Of two equal ones the last is right, as in choice_bench.py.
+    Empty candidates are left out. Of two equal ones the last is right, as in choice_bench.py.
     """
     if not row.has("candidates"):
         raise row.error("has no 'candidates': free text is not scored here, only multiple choice")
@@ -296,7 +296,7 @@ def _checked(row: Row, options: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _letter_at(row: Row, place: object, options: Sequence[str]) -> str:
-    """The letter of an option given by its place, counting from 0."""
+    """Return the letter of an option given by its place, counting from 0."""
     text = str(place)
     if not (text.isascii() and text.isdigit()) or int(text) >= len(options):
         raise row.error(f"answer is {text!r:.80}, but has to be a place from 0 to {len(options) - 1}")

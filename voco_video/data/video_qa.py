@@ -1,4 +1,4 @@
-"""MSVD-QA, MSRVTT-QA and ActivityNet-QA from their genuine files, in every layout that is passed around.
+"""MSVD-QA, MSRVTT-QA and ActivityNet-QA from their published files, in every layout that is in use.
 
     msvd         {split}_qa.json (answer, id, question, video_id), youtube_mapping.txt; clips <name>.avi or vid<n>.avi
     msrvtt       {split}_qa.json (and category_id); clips video<n>.mp4
@@ -7,8 +7,8 @@
     any of them  {split}.csv (video, question, answer, qid), {split}_q.json + {split}_a.json, or one JSON of
                  question, video_name, answer
 
-A file may carry a source's name before or after its own (hqga_test.csv, test_q.rebuilt.json). Which layout it is
-in, its columns say. Answers are joined by question id, never by their place in the file.
+A file's name may have further parts (hqga_test.csv, test_q.rebuilt.json). Its columns show which layout it is in.
+Answers are joined by question id, never by their place in the file.
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ def load_video_qa(
     split: str = "test",
     annotations: str | os.PathLike[str] | None = None,
 ) -> Dataset:
-    """A split of one of the three sets: one sample a video, with all its questions.
+    """Load a split of one of the three sets: one sample a video, with all its questions.
 
-    Questions get the "?" that ActivityNet-QA and the CSV files leave out. A video is named as its clip is (through
-    MSVD's youtube_mapping.txt, where that is there). Videos without a file keep their place, with no path.
+    Questions get the "?" that ActivityNet-QA and the CSV files leave out. Videos have the names of their clips (from
+    MSVD's youtube_mapping.txt, if that is there). Videos without a file are kept, with no path.
 
     Args:
         dataset: "msvd", "msrvtt" or "activitynet".
@@ -83,7 +83,7 @@ def load_video_qa(
 
     Raises:
         UsageError: an unknown set or split.
-        DataError: no annotations, more than one file that could be meant, or a row that cannot be right.
+        DataError: no annotations, more than one file that could be meant, or an invalid row.
 
     >>> load_video_qa("msvd", "data/MSVD", split="test").num_questions  # doctest: +SKIP
     13157
@@ -111,7 +111,7 @@ QA_FILES = AnnotationFiles(_rank, "{split}_qa.json, {split}.csv, and {split}_q.j
 
 
 def answers_of(first: Row) -> Path:
-    """The file of answers that belongs to a file of questions without: the same name with _a for _q.
+    """Find the file of answers to a file of questions: the same name with _a for _q.
 
     Raises:
         DataError: there is no such file.
@@ -147,13 +147,13 @@ def _read(dataset: str, rows: list[Row], answers_path: Path | None, naming: _Nam
 
 
 def _by_id(rows: Iterator[Row]) -> dict[str, Row]:
-    found: dict[str, Row] = {}
+    by_id: dict[str, Row] = {}
     for row in rows:
         question_id = row.filled("question_id", "id", "qid")
-        if question_id in found:
-            raise row.error(f"question id {question_id} was there before, in row {found[question_id].number}")
-        found[question_id] = row
-    return found
+        if question_id in by_id:
+            raise row.error(f"question id {question_id} was there before, in row {by_id[question_id].number}")
+        by_id[question_id] = row
+    return by_id
 
 
 def _question_type(dataset: str, question: str, answer: Row) -> str:
@@ -168,7 +168,7 @@ def _question_type(dataset: str, question: str, answer: Row) -> str:
 
 @dataclass(frozen=True)
 class _Naming:
-    """From what annotations call a video to its clip's name, and from there to all names its file may have."""
+    """Functions from a video's name in annotations to its clip's name, and from there to the names of its file."""
 
     clip_name: Callable[[str], str]
     file_names: Callable[[str], tuple[str, ...]]
@@ -194,17 +194,17 @@ def _numbered(prefix: str, name: str) -> str:
 
 
 def find_mapping(folder: Path, tree: Tree) -> Path | None:
-    """The youtube_mapping.txt in a folder (the annotations'), else the nearest to the tree's root."""
+    """Find youtube_mapping.txt in a folder (that of the annotations), or else nearest to the tree's root."""
     if (folder / MAPPING_NAME).is_file():
         return folder / MAPPING_NAME
     return next((path for path in tree.annotations if path.name == MAPPING_NAME), None)
 
 
 def read_mapping(path: Path) -> dict[str, str]:
-    """MSVD's clip names by "vid<n>", from lines "<clip name> vid<n>" (the published file ends them with CR LF).
+    """Read MSVD's clip names by "vid<n>", from lines "<clip name> vid<n>" (with CR LF in the published file).
 
     Raises:
-        DataError: the file cannot be read, or a line holds something else.
+        DataError: the file cannot be read, or a line has another form.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()

@@ -5,9 +5,8 @@
     activitynet  videos/v_<name>.mp4, {train,val,test}_q.json, {train,val,test}_a.json
     llava        videos/<id>.mp4 or images/<id>.png, {train,val,test}.json (conversations)
 
-Everything is gathered in "<out_dir>.partial" and published by one rename. A run that was stopped goes on
-there: clips that are whole are kept, for a clip depends on nothing but its name and the settings in
-moving_shapes.json.
+Everything is written to "<out_dir>.partial", which is renamed at the end. A run that was stopped resumes there:
+complete clips are kept, since a clip depends only on its name and the settings in moving_shapes.json.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from voco_video.shapes.world import SPLITS, Scene, draw_scene, scene_rng
 LAYOUTS = ("msvd", "msrvtt", "activitynet", "llava")
 SETTINGS_NAME = "moving_shapes.json"
 
-# Raise it when the same seed begins to give other scenes, questions or files.
+# Increase it when the same seed gives other scenes, questions or files than before.
 _WORLD_VERSION = 1
 # About the shares of MSVD-QA's videos (1200, 250 and 520 of 1970).
 _SPLIT_SHARES = {"train": 0.6, "val": 0.15, "test": 0.25}
@@ -45,7 +44,7 @@ _ANIMATION_CATEGORY = 8  # MSR-VTT's category id
 
 @dataclass(frozen=True)
 class _Settings:
-    """What decides every byte of a data set."""
+    """The settings that determine every byte of a data set."""
 
     layout: str
     num_videos: int
@@ -262,14 +261,14 @@ def _annotate_msrvtt(directory: Path, items: Sequence[_Item]) -> None:
 def _write_qa(directory: Path, items: Sequence[_Item], *, first_video_id: int, extra: dict[str, int]) -> None:
     """{train,val,test}_qa.json; as in the originals keys are sorted and ids run on over the splits."""
     next_id = 0
-    for split, those in _by_split(items).items():
+    for split, split_items in _by_split(items).items():
         rows = []
-        for item in those:
-            for asked in item.questions:
+        for item in split_items:
+            for turn in item.questions:
                 row = {
-                    "answer": asked.answer,
+                    "answer": turn.answer,
                     "id": next_id,
-                    "question": asked.question,
+                    "question": turn.question,
                     "video_id": item.number + first_video_id,
                 }
                 rows.append(dict(sorted((row | extra).items())))
@@ -279,30 +278,30 @@ def _write_qa(directory: Path, items: Sequence[_Item], *, first_video_id: int, e
 
 def _annotate_activitynet(directory: Path, items: Sequence[_Item]) -> None:
     """Questions and answers in two files of the same order; questions without "?", ids counting from 1."""
-    for split, those in _by_split(items).items():
+    for split, split_items in _by_split(items).items():
         questions, answers = [], []
-        for item in those:
-            for number, asked in enumerate(item.questions, start=1):
+        for item in split_items:
+            for number, turn in enumerate(item.questions, start=1):
                 question_id = f"v_{item.name}_{number}"
-                text = asked.question.removesuffix("?")
+                text = turn.question.removesuffix("?")
                 questions.append({"video_name": item.name, "question": text, "question_id": question_id})
-                kind = _ACTIVITYNET_TYPES[asked.about]
-                answers.append({"answer": asked.answer, "type": kind, "question_id": question_id})
+                kind = _ACTIVITYNET_TYPES[turn.about]
+                answers.append({"answer": turn.answer, "type": kind, "question_id": question_id})
         _write_json(directory / f"{split}_q.json", questions)
         _write_json(directory / f"{split}_a.json", answers)
 
 
 def _annotate_llava(directory: Path, items: Sequence[_Item]) -> None:
-    for split, those in _by_split(items).items():
-        _write_json(directory / f"{split}.json", [_conversation(item) for item in those])
+    for split, split_items in _by_split(items).items():
+        _write_json(directory / f"{split}.json", [_conversation(item) for item in split_items])
 
 
 def _conversation(item: _Item) -> dict[str, Any]:
     media = "video" if item.at_seconds is None else "image"
     turns = []
-    for number, asked in enumerate(item.questions):
-        value = f"<{media}>\n{asked.question}" if number == 0 else asked.question
-        turns += [{"from": "human", "value": value}, {"from": "gpt", "value": asked.answer}]
+    for number, turn in enumerate(item.questions):
+        value = f"<{media}>\n{turn.question}" if number == 0 else turn.question
+        turns += [{"from": "human", "value": value}, {"from": "gpt", "value": turn.answer}]
     return {"id": item.name, media: item.file, "conversations": turns}
 
 

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 def read_rows(config: TrainConfig) -> tuple[Sample, ...]:
-    """The rows of a configuration's dataset; a video's questions come ``num_turns`` to a conversation.
+    """Read the rows of a configuration's dataset; a set's questions on a video are split into ``num_turns`` a row.
 
     Raises:
         UsageError: no dataset of that name.
@@ -47,10 +47,10 @@ def read_rows(config: TrainConfig) -> tuple[Sample, ...]:
 
 
 class _SkipsBadRows:
-    """Rows by index; a bad one gives its place to the next good one, counted and named.
+    """Rows by index; a bad row is logged, counted, and replaced by the next good one.
 
-    A row is bad when its file is missing or broken, when it has more tokens than a run takes, or when the chat template
-    refuses it. All that can be told without opening files is told at once; the rest when a row's turn has come.
+    A row is bad if its file is missing or broken, if it has too many tokens, or if the chat template refuses it. What
+    can be found without opening files is found at the start; the rest when the row is read.
     """
 
     def __init__(self, rows: Sequence[Sample], config: TrainConfig, backbone: Backbone) -> None:
@@ -65,7 +65,7 @@ class _SkipsBadRows:
                 self._note(number, reason)
 
     def _why_bad(self, row: Sample) -> str:
-        """What is wrong with a row, as far as that can be told without opening its files; "" for nothing."""
+        """Say what is wrong with a row, without opening its files; "" if nothing is."""
         try:
             for media in row.media:
                 _existing(media)
@@ -75,14 +75,14 @@ class _SkipsBadRows:
         return ""
 
     def sample(self, index: int) -> TrainingSample:
-        """Row ``index``, or the next that is not bad.
+        """Read row ``index``, or the next that is not bad.
 
         Raises:
             DataError: more rows than ``max_bad_samples`` are bad.
         """
         self.check_limit()
-        for tried in range(index, index + self.num_samples):
-            number = tried % self.num_samples
+        for candidate in range(index, index + self.num_samples):
+            number = candidate % self.num_samples
             if number in self.bad:
                 continue
             row = self.rows[number]
@@ -97,12 +97,12 @@ class _SkipsBadRows:
         )
 
     def note_bad(self, number: int, error: Exception) -> None:
-        """Count a bad row and name it.
+        """Count a bad row, and log it.
 
         Raises:
             DataError: there are too many.
         """
-        # A broken file says enough by itself; what nobody foresaw is named by its kind, too.
+        # The message of an unexpected error may say little, so its type is named too.
         is_known = isinstance(error, (VocoVideoError, OSError))
         self._note(number, str(error) if is_known else f"{type(error).__name__}: {error}")
         self.check_limit()
@@ -113,12 +113,12 @@ class _SkipsBadRows:
             logger.warning("%s; it is skipped (%d so far)", self.bad[number], len(self.bad))
 
     def _place(self, number: int) -> str:
-        """A row as people find it: its place in the annotations, from 1, and its name."""
+        """Name a row by its place in the annotations, from 1, and its name."""
         row = self.rows[number]
         return f"{row.turns[0].row + 1} ({row.name})"
 
     def check_limit(self) -> None:
-        """Refuse to go on with more bad rows than ``max_bad_samples``.
+        """Stop if more rows are bad than ``max_bad_samples``.
 
         Raises:
             DataError: there are too many.
@@ -159,7 +159,7 @@ class CachedConversations(_SkipsBadRows):
     """Rows about videos whose tokens are read from the frame cache; no video is opened.
 
     Args:
-        entries: what the cache holds of each file.
+        entries: the cache's entries, by file and kind of tokens.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class CachedConversations(_SkipsBadRows):
 
     @classmethod
     def compress(cls, rows: Sequence[Sample], model: VocoModel, config: TrainConfig) -> CachedConversations:
-        """Find every row's files in the frame cache, and compress those that are not there yet."""
+        """Find every row's files in the frame cache, and compress those that are not in it."""
         cache, fingerprint = FrameCache(config.cache_dir or None), model.fingerprint()
         dataset = cls(rows, config, model.backbone, {})
         dataset.check_limit()
@@ -214,5 +214,5 @@ class CachedConversations(_SkipsBadRows):
 
 
 def options_for(kept: Kept) -> CompressOptions:
-    """How a video is compressed so that the cache holds what a run wants to read."""
+    """Return the options for compressing a video to a kind of tokens."""
     return CompressOptions(compressor="full", form="kv") if kept == "full" else CompressOptions(form=kept)
