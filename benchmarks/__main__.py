@@ -15,26 +15,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.report import QUICK_RESULTS, RESULTS, module_of
+from benchmarks.report import module_of
 
 NAMES = ("ceiling", "decode", "attention", "compress", "compress_rivals", "answer")
 NAMES += ("cache", "scaling", "live", "steady", "needle", "two_events", "how_often")
+NAMES += ("retention", "compressors", "answering", "train_modes")
 ON_REQUEST = ("seven_b",)  # takes 16 GiB of memory
-# These take a prefix of file names as --out, and flags of their own for a quick run.
-OTHERS = {
-    "retention": ["--num-scenes", "2"],
-    "compressors": ["--num-scenes", "2"],
-    "answering": ["--num-videos", "1", "--num-questions", "4", "--num-frames", "4"],
-    "train_modes": ["--repeats", "1", "--frames", "4", "--cached-batch-size", "2"],
-}
 
 
 def command(name: str, *, quick: bool, full: bool, out: Path | None) -> list[str]:
     """How a benchmark is run."""
     start = [sys.executable, "-m", module_of(name)]
-    if name in OTHERS:
-        folder = out or (QUICK_RESULTS if quick else RESULTS)
-        return [*start, "--out", str(folder / name), *(OTHERS[name] if quick else [])]
     flags = ["--quick"] * quick + ["--full"] * full
     return [*start, *flags, *(["--out", str(out)] if out else [])]
 
@@ -47,8 +38,7 @@ def about(name: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what was asked for; 1 where one failed, after all had their turn."""
-    every = [*NAMES, *OTHERS]
-    listed = "\n".join(f"    {name:<16}{about(name)}" for name in [*every, *ON_REQUEST, "guard"])
+    listed = "\n".join(f"    {name:<16}{about(name)}" for name in [*NAMES, *ON_REQUEST, "guard"])
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=f"{__doc__}\n{listed}",
@@ -61,10 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sizes.add_argument("--full", action="store_true", help="the whole tables, however long they take")
     parser.add_argument("--out", type=Path, help="folder for the results")
     parsed = parser.parse_args(arguments)
-    if unknown := [name for name in parsed.names if name not in [*every, *ON_REQUEST]]:
-        parser.error(f"no benchmark {', '.join(unknown)}; choose from {', '.join([*every, *ON_REQUEST])}")
+    if unknown := [name for name in parsed.names if name not in [*NAMES, *ON_REQUEST]]:
+        parser.error(f"no benchmark {', '.join(unknown)}; choose from {', '.join([*NAMES, *ON_REQUEST])}")
     failed = []
-    for name in parsed.names or every:
+    for name in parsed.names or NAMES:
         print(f"\n== {name}: {about(name)}", flush=True)
         if subprocess.run(command(name, quick=parsed.quick, full=parsed.full, out=parsed.out)).returncode:
             failed.append(name)

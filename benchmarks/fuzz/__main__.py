@@ -1,10 +1,10 @@
 """Damage by seed: what the package makes of mutated clips, cache entries and checkpoint folders.
 
-    python -m benchmarks.fuzz [clips|cache|checkpoints ...] [--count N] [--seed S] [--jobs J]
+    python -m benchmarks.fuzz [clips|cache|checkpoints ...] [--count N] [--seed S] [--seeds S ...] [--jobs J]
 
 Cases run in child processes, so that a crash or a hang is one outcome more. Anything but a right result, a partial one
 that is said, or one clear error is a finding: it is listed with its seed, and the command exits with 1.
-`--seed S --count 1` repeats one. Counts go to results/fuzz.json, where other kinds' counts stay.
+`--seeds S ...` repeats some, and writes nothing. Counts go to results/fuzz.json, where other kinds' counts stay.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"which of {', '.join(known)}; all when left out")
     parser.add_argument("--count", type=int, help=f"cases of each kind (default: {COUNTS})")
     parser.add_argument("--seed", type=int, default=0, help="of the first case; the next has the next one")
+    parser.add_argument("--seeds", type=int, nargs="+", help="only these cases; their counts are not written")
     parser.add_argument("--jobs", type=int, default=2, help="child processes at a time")
     parser.add_argument("--limit-seconds", type=float, default=300, help="a case that takes longer hangs")
     parser.add_argument("--memory-gib", type=float, default=12, help="what a child process may map")
@@ -79,9 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             children = Children(
                 f"benchmarks.fuzz.{kind}", Path(folder), parsed.jobs, parsed.limit_seconds, parsed.memory_gib
             )
-            outcomes = children.run(range(parsed.seed, parsed.seed + (parsed.count or COUNTS[kind])))
+            outcomes = children.run(parsed.seeds or range(parsed.seed, parsed.seed + (parsed.count or COUNTS[kind])))
         report = report_of(outcomes, seed=parsed.seed, seconds=time.monotonic() - started)
-        merge(report, kind, parsed.out)
+        if not parsed.seeds:
+            merge(report, kind, parsed.out)
         num_findings += len(report["findings"])
         print(f"{kind}: " + ", ".join(f"{count} {name}" for name, count in report["outcomes"].items() if count))
         for finding in report["findings"]:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -37,11 +37,11 @@ class Children:
         self._limit_seconds = limit_seconds
         self._memory_gib = memory_gib
 
-    def run(self, seeds: range) -> list[Outcome]:
-        """The outcome of every seed."""
+    def run(self, seeds: Sequence[int]) -> list[Outcome]:
+        """The outcome of every seed; a range goes to fewer children than other seeds."""
         pieces: queue.SimpleQueue[range] = queue.SimpleQueue()
-        for start in range(seeds.start, seeds.stop, _SEEDS_PER_CHILD):
-            pieces.put(range(start, min(start + _SEEDS_PER_CHILD, seeds.stop)))
+        for piece in _pieces(seeds):
+            pieces.put(piece)
         outcomes: list[Outcome] = []
         with tqdm(total=len(seeds), desc=self._module.rpartition(".")[2], file=sys.stderr) as bar:
 
@@ -121,6 +121,15 @@ class Children:
         if child.returncode < 0:
             return Outcome(seed, _UNKNOWN, "crash", f"{signal.Signals(-child.returncode).name}; {_where(errors)}")
         return Outcome(seed, _UNKNOWN, "exception", f"exit code {child.returncode}; {_last_line(errors)}")
+
+
+def _pieces(seeds: Sequence[int]) -> Iterator[range]:
+    """What one child is given at a time: neighbouring seeds."""
+    if isinstance(seeds, range):
+        for start in range(seeds.start, seeds.stop, _SEEDS_PER_CHILD):
+            yield range(start, min(start + _SEEDS_PER_CHILD, seeds.stop))
+    else:
+        yield from (range(seed, seed + 1) for seed in seeds)
 
 
 def _where(errors: TextIO) -> str:

@@ -2,17 +2,19 @@
 
     a clip of the matrix in tests/ -> one mutation -> 8 readings, 4 at a time, in several ways -> one outcome
 
-What comes must be the same in every reading; every picture must be one that the sequential decode gives, at its time;
-and what is lost must be said.
+What comes must be the same in every reading; every picture must be one that a plain decode of the same bytes gives, at
+its time; and what is lost must be said.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import logging
+import re
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +25,7 @@ import numpy as np
 
 from benchmarks.fuzz.outcome import Outcome
 from tests.helpers.matrix import MATRIX, Case
-from tests.helpers.sequential import decode_raw, times_of
+from tests.helpers.sequential import Facts, Raw, decode_raw, times_of
 from voco_video.errors import VocoVideoError
 from voco_video.video.frames import Fit
 from voco_video.video.reading import open_video
@@ -33,6 +35,9 @@ NUM_READINGS, NUM_THREADS = 8, 4
 WAYS = ("all frames", "num_frames=5", "keyframes", "timestamps")
 _MODES = ("stretch", "crop", "pad")
 _SLOW = ("dnxhd.mov", "jpeg2000.mov")
+_ALL = 10**15  # frames: so fine a grid of times leaves out none, whatever times a damaged file claims
+# What the package says where it does not take times as they are in the file.
+_TIMES_ARE_SAID = re.compile("usable time|clock|do not tell when")
 BASES = [case for case in MATRIX if case.name not in _SLOW]
 
 # --- mutations: bytes in, bytes out
@@ -156,14 +161,33 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Truth:
-    """The time and digest of each picture of a plain sequential decode, and how many were decoded with errors."""
+class Shown:
+    """A picture that a file shows: its time among the others, the time that it carries itself, and the digests of what
+    plain decodes make of its packet.
+    """
 
-    pictures: list[tuple[float, str]]
+    seconds: float
+    own_seconds: float
+    digests: frozenset[str]
+
+    def is_at(self, seconds: float, slack: float) -> bool:
+        """Whether it may be shown at this time."""
+        return min(abs(self.seconds - seconds), abs(self.own_seconds - seconds)) <= slack
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The pictures of a plain sequential decode as they are shown, and how many were decoded with errors."""
+
+    pictures: list[Shown]
     num_corrupt: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.pictures)
+
+    def times_and_digests(self) -> list[tuple[float, str]]:
+        """The same, of pictures that have one look each."""
+        return [(picture.seconds, digest) for picture in self.pictures for digest in picture.digests]
 
 
 @dataclass
@@ -235,7 +259,7 @@ def read(path: Path, fit: Fit) -> Reading:
             times = video.pts_seconds
             at = np.maximum(0, np.quantile(times, (0.1, 0.5, 0.51, 0.9), method="nearest") + 0.01)
             samplings = (
-                Sampling(num_frames=1_000_000),
+                Sampling(num_frames=_ALL),
                 Sampling(num_frames=5),
                 Sampling(keyframes=True),
                 Sampling(timestamps=tuple(float(time) for time in at if time <= video.info.end_seconds) or (0.0,)),
@@ -269,7 +293,10 @@ def _digest(pixels: np.ndarray) -> str:
 
 
 def judge(readings: list[Reading], path: Path, base: Path, fit: Fit, said: list[str]) -> tuple[str, str]:
-    """The outcome of a clip that was read, and why."""
+    """The outcome of a clip that was read, and why.
+
+    The truth is what plain decodes make of the same bytes: damage that leaves a stream which decodes is other content.
+    """
     first = readings[0]
     if different := [reading for reading in readings if reading != first]:
         return "varies", f"{len(different)} of {len(readings)} differ: {_difference(first, different[0])}"
@@ -281,10 +308,11 @@ def judge(readings: list[Reading], path: Path, base: Path, fit: Fit, said: list[
         return "error", everything
     if truth is None:
         return "partial", "too large for the slow reading"
-    whole = plainly_base(base, fit) or Truth([])
     for way, result in zip(WAYS, first.results, strict=True):
-        if isinstance(result, tuple) and (wrong := _wrong_picture(result, truth.pictures, whole.pictures)):
-            return "silent", f"{way}: {wrong}"
+        if isinstance(result, tuple) and _wrong_picture(result, truth.pictures, said):
+            shown = shown_from_anywhere(path, fit, [seconds for seconds, _ in result])
+            if wrong := _wrong_picture(result, shown, said):
+                return "silent", f"{way}: {wrong}"
     num_missing = len(truth.pictures) - len(everything)
     if num_missing > 0 and not said and not first.num_lost:
         return "silent", f"{num_missing} of {len(truth.pictures)} pictures are missing without a word"
@@ -292,12 +320,10 @@ def judge(readings: list[Reading], path: Path, base: Path, fit: Fit, said: list[
     if not num_gone <= first.num_lost <= num_gone + num_spoilt:
         counts = f"{first.num_frames} counted, {len(everything)} given, {first.num_lost} called lost"
         return "silent", f"{counts}, {num_spoilt} of a sequential decode's spoilt"
-    late = _wrong_times(everything, truth.pictures)
-    if late and not said:
-        return "silent", late
-    if list(everything) == truth.pictures == whole.pictures:
+    sound = plainly_base(base, fit) or Truth([])
+    if list(everything) == truth.times_and_digests() == sound.times_and_digests():
         return "right", ""
-    return "partial", f"{len(everything)} of {first.num_frames}; {late or ''}; {said[0] if said else 'nothing said'}"
+    return "partial", f"{len(everything)} of {first.num_frames}; {said[0] if said else 'nothing said'}"
 
 
 def _difference(one: Reading, other: Reading) -> str:
@@ -308,33 +334,21 @@ def _difference(one: Reading, other: Reading) -> str:
     return ", ".join(way for way, a, b in zip(WAYS, one.results, other.results, strict=True) if a != b)
 
 
-def _wrong_picture(
-    result: tuple[tuple[float, str], ...], truth: list[tuple[float, str]], whole: list[tuple[float, str]]
-) -> str | None:
-    """A picture that a sequential decode does not give, or not in this order, and that is not of the sound file:
-    decoding that begins at a keyframe may get more of those out than one that stumbles before it.
-    """
-    place = 0
-    sound = {digest for _, digest in whole}
+def _wrong_picture(result: tuple[tuple[float, str], ...], shown: list[Shown], said: list[str]) -> str | None:
+    """The first picture of a reading that the file does not show, or not in this order, or not at this time."""
+    times_are_said = any(_TIMES_ARE_SAID.search(line) for line in said)
+    slack, place = _slack([picture.seconds for picture in shown]), 0
     for number, (seconds, digest) in enumerate(result):
-        found = next((at for at in range(place, len(truth)) if truth[at][1] == digest), None)
-        if found is None and digest in sound:
-            continue
-        if found is None:
-            known = any(digest == each for _, each in truth)
-            why = "comes in another order" if known else "is none of a sequential decode's"
+        alike = [at for at, picture in enumerate(shown) if digest in picture.digests]
+        later = [at for at in alike if at >= place]
+        there = [at for at in later if times_are_said or shown[at].is_at(seconds, slack)]
+        if not later:
+            why = "comes in another order" if alike else "is none of a plain decode's"
             return f"picture {number} at {seconds:.3f} s {why}"
-        place = found
-    return None
-
-
-def _wrong_times(everything: tuple[tuple[float, str], ...], truth: list[tuple[float, str]]) -> str | None:
-    steps = np.diff([seconds for seconds, _ in truth])
-    slack = 0.002 + (float(np.median(steps)) / 2 if len(steps) else 0.0)
-    for number, (seconds, digest) in enumerate(everything):
-        off = min((abs(seconds - other) for other, each in truth if each == digest), default=0.0)
-        if off > slack:
-            return f"picture {number} is {off:.3f} s off"
+        if not there:
+            off = min(abs(shown[at].seconds - seconds) for at in later)
+            return f"picture {number} at {seconds:.3f} s is {off:.3f} s off"
+        place = there[0]
     return None
 
 
@@ -346,12 +360,66 @@ def plainly(path: Path, fit: Fit) -> Truth | None:
         return None
     except (av.error.FFmpegError, ValueError):
         return Truth([])
-    times = times_of(raws, facts)
-    pictures = [(seconds, _digest(raw.pixels)) for seconds, raw in zip(times, raws, strict=True)]
+    pictures = _shown(raws, [{_digest(raw.pixels)} for raw in raws], facts)
     return Truth(pictures, sum(raw.is_corrupt for raw in raws))
+
+
+def _shown(raws: list[Raw], looks: list[set[str]], facts: Facts) -> list[Shown]:
+    return [
+        Shown(seconds, seconds if raw.pts is None else float(raw.pts * facts.time_base), frozenset(digests))
+        for seconds, raw, digests in zip(times_of(raws, facts), raws, looks, strict=True)
+    ]
 
 
 @functools.lru_cache(maxsize=64)
 def plainly_base(path: Path, fit: Fit) -> Truth | None:
     """The same of a clip as it was made."""
     return plainly(path, fit)
+
+
+def shown_from_anywhere(path: Path, fit: Fit, wanted: Collection[float]) -> list[Shown]:
+    """The pictures of a file with all looks that plain decodes give them.
+
+    A decode that begins at a keyframe gives it and what follows it as they are meant; one that has stumbled before may
+    not. One that leaves out pictures on which no other builds, but for those at the `wanted` times, may meet less
+    damage. And what stands where a decoder has written nothing depends on its memory: used again, or new each time.
+    """
+    raws, facts = decode_raw(path, fit)
+    looks = {raw.packet: {_digest(raw.pixels)} for raw in raws}
+    slack = _slack(times := times_of(raws, facts))
+    skipped = {
+        raw.packet
+        for raw, time in zip(raws, times, strict=True)
+        if not any(abs(time - seconds) <= slack for seconds in wanted)
+    }
+    for first_packet, keeps_pictures, skippable in itertools.product(
+        dict.fromkeys((0, *facts.key_packets)), (False, True), (frozenset(), skipped)
+    ):
+        others, _ = decode_raw(path, fit, first_packet=first_packet, keeps_pictures=keeps_pictures, skippable=skippable)
+        if first_packet:
+            others = _from_keyframe_on(others, first_packet)
+        for number, raw in enumerate(others):
+            if raw.packet not in looks:
+                raws.insert(_place_of(raw, others[number + 1 :], raws), raw)
+            looks.setdefault(raw.packet, set()).add(_digest(raw.pixels))
+    return _shown(raws, [looks[raw.packet] for raw in raws], facts)
+
+
+def _from_keyframe_on(raws: list[Raw], packet: int) -> list[Raw]:
+    """The good pictures of a decode that began at a packet, if that gives a keyframe: from this one on."""
+    start = next((place for place, raw in enumerate(raws) if raw.packet == packet and raw.is_key), len(raws))
+    return [raw for raw in raws[start:] if not raw.is_corrupt]
+
+
+def _place_of(raw: Raw, following: list[Raw], raws: list[Raw]) -> int:
+    """Where in `raws` a picture belongs: before those that follow it, and before those whose own time is later."""
+    places = {other.packet: place for place, other in enumerate(raws)}
+    place = next((places[other.packet] for other in following if other.packet in places), len(raws))
+    while place and raw.pts is not None and (raws[place - 1].pts or 0) > raw.pts:
+        place -= 1
+    return place
+
+
+def _slack(times: list[float]) -> float:
+    """How far from its time a picture may be shown: half a usual step."""
+    return 0.002 + (float(np.median(np.diff(times))) / 2 if len(times) > 1 else 0.0)

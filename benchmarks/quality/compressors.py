@@ -1,9 +1,9 @@
 """What each compressor costs and keeps, on the same encoded videos and the same questions.
 
-    python -m benchmarks.quality.compressors --num-scenes 40 --out benchmarks/results/compressors
+    python -m benchmarks.quality.compressors [--num-scenes 40] [--form kv] [--storage int8]
 
 MovingShapes test scenes are drawn and encoded as H.264, compressed into a fresh frame cache by every compressor in
-turn, and asked about. Writes OUT.json, OUT.md and OUT.png:
+turn, and asked about:
 
     bytes per frame     tensors in the cache
     frames/s            vision tower, language model and writing; decoding is the same for all and left out
@@ -16,26 +16,44 @@ Times are medians over scenes after one that warms up.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from benchmarks.questions import NUM_FRAMES, Case, Outcome, accuracy, by_family, draw_case, outcomes_of, retention
+from benchmarks.report import Benchmark, Report, option, table
 from voco_video.answer.generate import AnswerOptions, answer_questions
 from voco_video.api import CompressedVideo, VideoModel, load_model
 from voco_video.cli.output import format_bytes
 from voco_video.shapes.rendering import write_clip
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 NUM_ANSWER_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which model, on how many scenes, in which rows."""
+
+    model: str = option("voco-tiny", "checkpoint to measure")
+    num_scenes: int = option(40, "encoded videos, after one that warms up")
+    pools: tuple[int, ...] = option((1, 4, 16), "k of each pool:k")
+    budgets: tuple[int, ...] = option((1, 2, 4, 8), "VoCo tokens of each voco row")
+    form: str = option("kv", "kv or embeds")
+    storage: str = option("native", "native or int8")
+    size: int = option(240, "side of the encoded videos, pixels")
+    temporal_fraction: float = option(0.5, "share of questions about time")
+    seed: int = option(0, "of the scenes and questions")
+    device: str = option("auto", "where the model runs")
+    dtype: str = option("float32", "in which type")
 
 
 @dataclass
@@ -94,21 +112,21 @@ def _seconds(work: Any) -> float:
     return time.perf_counter() - started
 
 
-def measure(model: VideoModel, rows: Sequence[Row], arguments: argparse.Namespace, folder: Path) -> None:
-    """All rows on all scenes; rows take turns on each scene, so that a busy minute does not fall on one alone."""
-    options = {"form": arguments.form, "storage": arguments.storage}
-    for index in range(-1, arguments.num_scenes):  # the first warms up, and is forgotten
+def fill(model: VideoModel, rows: Sequence[Row], settings: Settings, folder: Path) -> None:
+    """Measure all rows on all scenes; rows take turns on each, so that a busy minute falls on none alone."""
+    options = {"form": settings.form, "storage": settings.storage}
+    for index in range(-1, settings.num_scenes):  # the first warms up, and is forgotten
         scene = max(index, 0)
-        case = draw_case(scene, seed=arguments.seed, stage="video", temporal_fraction=arguments.temporal_fraction)
-        clip = write_clip(case.scene, folder / f"{index}.mp4", size=arguments.size)
+        case = draw_case(scene, seed=settings.seed, stage="video", temporal_fraction=settings.temporal_fraction)
+        clip = write_clip(case.scene, folder / f"{index}.mp4", size=settings.size)
         for row in rows:
             kept = row if index >= 0 else Row(row.compressor, row.num_voco_tokens)
             measure_scene(model, clip, case, kept, scene=scene, options=options | {"force": True})
 
 
-def report_of(rows: Sequence[Row], model: VideoModel, arguments: argparse.Namespace) -> dict[str, Any]:
+def report_of(rows: Sequence[Row], model: VideoModel) -> Report:
     """Everything that was measured, as plain values."""
-    table = {row.name: row.outcomes for row in rows}
+    outcomes = {row.name: row.outcomes for row in rows}
     full = next(row for row in rows if row.compressor == "full")
     speed_of_full = 1 / statistics.median(full.compress_seconds_per_frame)
     lines = []
@@ -126,61 +144,50 @@ def report_of(rows: Sequence[Row], model: VideoModel, arguments: argparse.Namesp
                 "question_seconds": statistics.median(row.question_seconds),
                 "accuracy": accuracy(row.outcomes),
                 "accuracy_by_family": by_family(row.outcomes),
-                "retention": retention(table, row.name) if row.compressor != "none" else None,
+                "retention": retention(outcomes, row.name) if row.compressor != "none" else None,
             }
         )
     return {
-        "model": arguments.model,
-        "num_scenes": arguments.num_scenes,
         "num_questions": len(full.outcomes),
         "num_frames": NUM_FRAMES,
         "vision_tokens_per_frame": model.voco.backbone.num_vision_tokens,
-        "seed": arguments.seed,
-        "form": arguments.form,
-        "storage": arguments.storage,
         "dtype": str(model.voco.backbone.dtype).removeprefix("torch."),
         "device": str(model.voco.backbone.device),
-        "machine": f"{platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads",
         "rows": lines,
     }
 
 
-def markdown(report: dict[str, Any]) -> str:
+def markdown(report: Report) -> str:
     """The report as a table."""
-    lines = [
-        "# Compressors on MovingShapes (test split)",
-        "",
-        f"Model `{report['model']}` ({report['dtype']}, {report['device']}), {report['num_scenes']} encoded videos of "
-        f"{report['num_frames']} frames with {report['vision_tokens_per_frame']} vision tokens each, "
-        f"{report['num_questions']} questions, seed {report['seed']}, form `{report['form']}`, storage "
-        f"`{report['storage']}`. Made by `benchmarks/quality/compressors.py` on {report['machine']}.",
-        "",
-        "| compressor | tokens a frame | bytes a frame | frames/s | speed over full | assemble | question | accuracy | "
-        "retention (95 %) |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    settings = report["settings"]
+    rows = []
     for row in report["rows"]:
         speed, ratio, kept = row["compress_frames_per_second"], row["speed_over_full"], row["retention"]
-        cells = [
-            row["compressor"],
-            str(row["tokens_per_frame"]),
-            format_bytes(row["bytes_per_frame"]),
-            f"{speed:.0f}" if speed else "",
-            f"{ratio:.2f}" if ratio else "",
-            f"{row['assemble_seconds'] * 1000:.1f} ms",
-            f"{row['question_seconds'] * 1000:.0f} ms",
-            f"{row['accuracy']:.1%}",
-            f"{kept['rate']:.1%} ({kept['low']:.1%} – {kept['high']:.1%})" if kept else "",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        rows.append(
+            (
+                row["compressor"],
+                row["tokens_per_frame"],
+                format_bytes(row["bytes_per_frame"]),
+                f"{speed:.0f}" if speed else "",
+                f"{ratio:.2f}" if ratio else "",
+                f"{row['assemble_seconds'] * 1000:.1f} ms",
+                f"{row['question_seconds'] * 1000:.0f} ms",
+                f"{row['accuracy']:.1%}",
+                f"{kept['rate']:.1%} ({kept['low']:.1%} – {kept['high']:.1%})" if kept else "",
+            )
+        )
+    headings = ["compressor", "tokens a frame", "bytes a frame", "frames/s", "speed over full", "assemble", "question"]
+    return (
+        "# Compressors on MovingShapes (test split)\n\n"
+        f"Model `{settings['model']}` ({report['dtype']}, {report['device']}), {settings['num_scenes']} encoded videos "
+        f"of {report['num_frames']} frames with {report['vision_tokens_per_frame']} vision tokens each, "
+        f"{report['num_questions']} questions, seed {settings['seed']}, form `{settings['form']}`, storage "
+        f"`{settings['storage']}`.\n\n" + table([*headings, "accuracy", "retention (95 %)"], rows)
+    )
 
 
-def plot(report: dict[str, Any], path: Path) -> None:
+def draw(report: Report, figure: Figure) -> None:
     """Accuracy over bytes per frame; the text alone as a line."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
     axes = figure.subplots()
     for row in report["rows"]:
         if not row["bytes_per_frame"]:
@@ -198,38 +205,29 @@ def plot(report: dict[str, Any], path: Path) -> None:
     axes.set(xscale="log", ylim=(0, 1), xlabel="bytes a frame in the cache", ylabel="accuracy")
     axes.margins(x=0.1)
     axes.legend(loc="lower right")
-    figure.savefig(path, dpi=110)
 
 
-def main() -> None:
-    """Parse, measure, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="voco-tiny")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/compressors"))
-    parser.add_argument("--num-scenes", type=int, default=40)
-    parser.add_argument("--pools", type=int, nargs="*", default=[1, 4, 16], help="k of each pool:k")
-    parser.add_argument("--budgets", type=int, nargs="*", default=[1, 2, 4, 8], help="VoCo tokens of each voco row")
-    parser.add_argument("--form", choices=["kv", "embeds"], default="kv")
-    parser.add_argument("--storage", choices=["native", "int8"], default="native")
-    parser.add_argument("--size", type=int, default=240, help="side of the encoded videos, pixels")
-    parser.add_argument("--temporal-fraction", type=float, default=0.5, help="share of questions about time")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="float32")
-    arguments = parser.parse_args()
+def measure(settings: Settings) -> Report:
+    """All rows of the table."""
     with tempfile.TemporaryDirectory() as folder:
-        model = load_model(arguments.model, device=arguments.device, dtype=arguments.dtype, cache_dir=f"{folder}/cache")
-        budgets = [k for k in arguments.budgets if k <= model.num_voco_tokens]
-        pools = [Row(f"pool:{k}") for k in arguments.pools]
+        model = load_model(settings.model, device=settings.device, dtype=settings.dtype, cache_dir=f"{folder}/cache")
+        budgets = [k for k in settings.budgets if k <= model.num_voco_tokens]
+        pools = [Row(f"pool:{k}") for k in settings.pools]
         rows = [Row("none"), *pools, Row("full"), *(Row("voco", k) for k in budgets)]
-        measure(model, rows, arguments, Path(folder))
-    report = report_of(rows, model, arguments)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
-    arguments.out.with_suffix(".md").write_text(markdown(report))
-    plot(report, arguments.out.with_suffix(".png"))
-    print(markdown(report))
+        fill(model, rows, settings, Path(folder))
+    return report_of(rows, model)
 
+
+BENCHMARK = Benchmark(
+    name="compressors",
+    about=__doc__ or "",
+    default=Settings(),
+    quick=Settings(num_scenes=2),
+    measure=measure,
+    markdown=markdown,
+    draw=draw,
+    size=(6.5, 4.2),
+)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

@@ -1,8 +1,8 @@
 """How much of what full vision tokens tell survives in K VoCo tokens: the paper's figure, on MovingShapes' test split.
 
-    python -m benchmarks.quality.retention --model voco-tiny --out benchmarks/results/retention
+    python -m benchmarks.quality.retention [--model voco-tiny] [--num-scenes 300]
 
-Writes OUT.json, OUT.md and OUT.png. Per question the answer counts when greedy decoding gives it word for word; that is
+Per question the answer counts when greedy decoding gives it word for word; that is
 measured without generating, as "every token of the true answer, its end included, is the likeliest one".
 
     retention rate = (score(VoCo) - score(none)) / (score(full) - score(none))          VoCo-LLaMA, section 4.2
@@ -13,25 +13,36 @@ training, `none` shows the text alone. The interval is a 95 % bootstrap over sce
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, get_args
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.questions import Outcome, by_family, draw_case, outcomes_of, retention
+from benchmarks.report import Benchmark, Report, option, table
 from voco_video.checkpoint.folder import load_voco_model
 from voco_video.model.compressors import compress_frames, parse_compressor
 from voco_video.model.voco import Form, Prefix, VocoModel
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 BUDGETS = (1, 2, 4, 8)
 ORDERS = ("in order", "shuffled", "single frame")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which model, on how many scenes."""
+
+    model: str = option("voco-tiny", "checkpoint to measure")
+    num_scenes: int = option(300, "scenes of each table")
+    seed: int = option(0, "of the scenes and questions")
+    order_budgets: tuple[int, ...] = option((1, 8), "K of the table on frame order")
+
 
 # ---------------------------------------------------------------------- what text may see
 
@@ -71,7 +82,7 @@ def shown(
 # ---------------------------------------------------------------------- measuring
 
 
-def measure(
+def outcomes_by_row(
     model: VocoModel, rows: dict[str, Condition], *, seed: int, stage: str, num_scenes: int, temporal_fraction: float
 ) -> dict[str, list[Outcome]]:
     """Outcomes of every condition on the same scenes and questions."""
@@ -103,43 +114,6 @@ def order_conditions(budgets: Sequence[int]) -> dict[str, Condition]:
     return rows | {f"full, {order}": compressed_by("full") for order in ORDERS}
 
 
-def markdown(report: dict[str, Any]) -> str:
-    """The report as tables."""
-    lines = [
-        "# Retention on MovingShapes (test split)",
-        "",
-        f"Model `{report['model']}`, {report['num_scenes']} scenes per table with held-out combinations, seed "
-        f"{report['seed']}. Accuracy: exact match of the greedy answer. Made by `benchmarks/quality/retention.py` in "
-        f"{report['seconds']:.0f} s on {report['machine']}.",
-    ]
-    for name, table in report["tables"].items():
-        families = list(next(iter(table["accuracy"].values())))
-        header = f"| | {' | '.join(families)} | retention (95 %) |"
-        lines += ["", f"## {name}", "", header, "|---|" + "---|" * (len(families) + 1)]
-        chance = table["chance"]
-        lines.append(f"| *guessing* | {' | '.join(f'{chance[f]:.1%}' for f in families)} | |")
-        for row, scores in table["accuracy"].items():
-            kept = table["retention"].get(row)
-            shown = f"{kept['rate']:.1%} ({kept['low']:.1%} – {kept['high']:.1%})" if kept else ""
-            lines.append(f"| {row} | {' | '.join(f'{scores[f]:.1%}' for f in families)} | {shown} |")
-    return "\n".join(lines) + "\n"
-
-
-def plot(report: dict[str, Any], path: Path) -> None:
-    """Accuracy per condition as bars."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7 * len(report["tables"]), 4.5), layout="constrained")
-    for axes, (name, table) in zip(np.atleast_1d(figure.subplots(1, len(report["tables"]))), report["tables"].items()):
-        rows = list(table["accuracy"])
-        axes.bar(rows, [table["accuracy"][row]["all"] for row in rows], color="#4878b0")
-        axes.axhline(table["chance"]["all"], color="black", linestyle=":", linewidth=1, label="guessing")
-        axes.set(ylim=(0, 1), ylabel="accuracy", title=name)
-        axes.tick_params(axis="x", rotation=90)
-        axes.legend()
-    figure.savefig(path, dpi=110)
-
-
 def as_table(outcomes: dict[str, list[Outcome]]) -> dict[str, Any]:
     """Accuracies, chance and retention rates of one table."""
     first = next(iter(outcomes.values()))
@@ -161,38 +135,59 @@ def as_table(outcomes: dict[str, list[Outcome]]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Parse, measure, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="voco-tiny")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/retention"))
-    parser.add_argument("--num-scenes", type=int, default=300)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--order-budgets", type=int, nargs="+", default=[1, 8], help="K of the table on frame order")
-    arguments = parser.parse_args()
-    started = time.perf_counter()
-    model = load_voco_model(arguments.model, dtype="float32")
-    shared = {"seed": arguments.seed, "num_scenes": arguments.num_scenes}
-    orders = order_conditions(arguments.order_budgets)
+def measure(settings: Settings) -> Report:
+    """Accuracy and retention of every row of every table."""
+    model = load_voco_model(settings.model, dtype="float32")
+    shared = {"seed": settings.seed, "num_scenes": settings.num_scenes}
+    orders = order_conditions(settings.order_budgets)
     tables = {
-        "Images": measure(model, conditions(), stage="image", temporal_fraction=0.0, **shared),
-        "Videos": measure(model, conditions(), stage="video", temporal_fraction=0.5, **shared),
-        "Questions about time": measure(model, orders, stage="video", temporal_fraction=1.0, **shared),
+        "Images": outcomes_by_row(model, conditions(), stage="image", temporal_fraction=0.0, **shared),
+        "Videos": outcomes_by_row(model, conditions(), stage="video", temporal_fraction=0.5, **shared),
+        "Questions about time": outcomes_by_row(model, orders, stage="video", temporal_fraction=1.0, **shared),
     }
-    report = {
-        "model": arguments.model,
-        "num_scenes": arguments.num_scenes,
-        "seed": arguments.seed,
-        "seconds": time.perf_counter() - started,
-        "machine": f"{platform.machine()} CPU, torch {torch.__version__}",
-        "tables": {name: as_table(outcomes) for name, outcomes in tables.items()},
-    }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
-    arguments.out.with_suffix(".md").write_text(markdown(report))
-    plot(report, arguments.out.with_suffix(".png"))
-    print(markdown(report))
+    return {"tables": {name: as_table(outcomes) for name, outcomes in tables.items()}}
 
+
+def markdown(report: Report) -> str:
+    """The report as tables."""
+    settings = report["settings"]
+    parts = [
+        "# Retention on MovingShapes (test split)",
+        f"Model `{settings['model']}`, {settings['num_scenes']} scenes per table with held-out combinations, seed "
+        f"{settings['seed']}. Accuracy: exact match of the greedy answer.",
+    ]
+    for name, shown_table in report["tables"].items():
+        families = list(next(iter(shown_table["accuracy"].values())))
+        rows = [("*guessing*", *(f"{shown_table['chance'][f]:.1%}" for f in families), "")]
+        for row, scores in shown_table["accuracy"].items():
+            kept = shown_table["retention"].get(row)
+            rate = f"{kept['rate']:.1%} ({kept['low']:.1%} – {kept['high']:.1%})" if kept else ""
+            rows.append((row, *(f"{scores[f]:.1%}" for f in families), rate))
+        parts += [f"## {name}", table(["", *families, "retention (95 %)"], rows)]
+    return "\n\n".join(parts)
+
+
+def draw(report: Report, figure: Figure) -> None:
+    """Accuracy per condition as bars."""
+    for axes, (name, drawn) in zip(figure.subplots(1, len(report["tables"])), report["tables"].items(), strict=True):
+        rows = list(drawn["accuracy"])
+        axes.bar(rows, [drawn["accuracy"][row]["all"] for row in rows], color="#4878b0")
+        axes.axhline(drawn["chance"]["all"], color="black", linestyle=":", linewidth=1, label="guessing")
+        axes.set(ylim=(0, 1), ylabel="accuracy", title=name)
+        axes.tick_params(axis="x", rotation=90)
+        axes.legend()
+
+
+BENCHMARK = Benchmark(
+    name="retention",
+    about=__doc__ or "",
+    default=Settings(),
+    quick=Settings(num_scenes=2),
+    measure=measure,
+    markdown=markdown,
+    draw=draw,
+    size=(21, 4.5),
+)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

@@ -2,8 +2,8 @@
 
     python -m benchmarks.speed.answering [--num-videos 2] [--num-questions 32] [--num-frames 16] [--num-repeats 3]
 
-Writes answering.json, answering.md and answering.png to benchmarks/results. Videos are compressed before anything is
-timed. Per video the same questions are answered in four ways, and every way has to give the same answers:
+Videos are compressed before anything is timed. Per video the same questions are
+answered in four ways, and every way has to give the same answers:
 
     batched          all questions over one prefix, read from the cache: what `voco-video eval` does
     one by one       over one prefix, a question at a time
@@ -16,21 +16,19 @@ Ways take turns on every video, and the figure is the median over repeats, so a 
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from benchmarks.errors import MismatchError
+from benchmarks.report import Benchmark, Report, option, table
 from voco_video import VideoModel, load_model, read_frames
 from voco_video.answer.generate import AnswerOptions, answer_questions
 from voco_video.shapes.questions import draw_questions
@@ -38,7 +36,21 @@ from voco_video.shapes.rendering import write_clip
 from voco_video.shapes.world import draw_scene, scene_rng
 from voco_video.video.sampling import Sampling
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 MAX_NEW_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked of how much."""
+
+    model: str = option("voco-tiny", "checkpoint to ask")
+    num_videos: int = option(2, "clips of the test split")
+    num_questions: int = option(32, "questions on each")
+    num_frames: int = option(16, "frames of each")
+    num_repeats: int = option(3, "rounds, after one that warms up")
 
 
 @dataclass(frozen=True)
@@ -108,11 +120,11 @@ def make_clip(model: VideoModel, folder: Path, index: int, *, num_questions: int
     return Clip(path, pixels, tuple(one.question for one in questions))
 
 
-def measure(model: VideoModel, clips: Sequence[Clip], *, num_repeats: int) -> dict[str, list[float]]:
+def seconds_of(model: VideoModel, clips: Sequence[Clip], *, num_repeats: int) -> dict[str, list[float]]:
     """Seconds that each way takes for all clips, per repeat.
 
     Raises:
-        RuntimeError: two ways do not give the same answers.
+        MismatchError: two ways do not give the same answers.
     """
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
     for _ in range(num_repeats + 1):  # the first is a warm-up
@@ -125,85 +137,67 @@ def measure(model: VideoModel, clips: Sequence[Clip], *, num_repeats: int) -> di
                 totals[name] += time.perf_counter() - started
             different = [name for name in WAYS if answers[name] != answers["batched"]]
             if different:
-                raise RuntimeError(f"{clip.path.name}: {', '.join(different)} answered otherwise than batched")
+                raise MismatchError(f"{clip.path.name}: {', '.join(different)} answered otherwise than batched")
         for name, total in totals.items():
             seconds[name].append(total)
     return {name: values[1:] for name, values in seconds.items()}
 
 
-def markdown(report: dict[str, Any]) -> str:
-    """The report as a table."""
-    rows = [
-        f"| {name} | {way['questions_per_second']:.1f} | {way['times_slower']:.1f}× |"
-        for name, way in report["ways"].items()
-    ]
-    return "\n".join(
-        [
-            "# Questions per second on cached videos",
-            "",
-            f"Model `{report['model']}`, {report['num_videos']} videos of {report['num_frames']} frames, "
-            f"{report['num_questions']} questions on each, {report['machine']}. All ways gave the same answers. "
-            f"`{report['command']}`",
-            "",
-            "| asked | questions/s | batched is faster by |",
-            "|---|---|---|",
-            *rows,
-            "",
-        ]
-    )
-
-
-def plot(report: dict[str, Any], path: Path) -> None:
-    """Questions per second as bars."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 2.6), layout="constrained")
-    axes = figure.subplots()
-    names = list(report["ways"])[::-1]
-    bars = axes.barh(names, [report["ways"][name]["questions_per_second"] for name in names], color="#4878b0")
-    axes.bar_label(bars, fmt="%.1f", padding=3)
-    axes.set(xlabel="questions per second", title="Asking about cached videos")
-    axes.margins(x=0.12)
-    figure.savefig(path, dpi=130)
-
-
-def main() -> None:
-    """Parse, measure, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="voco-tiny")
-    parser.add_argument("--num-videos", type=int, default=2)
-    parser.add_argument("--num-questions", type=int, default=32)
-    parser.add_argument("--num-frames", type=int, default=16)
-    parser.add_argument("--num-repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "answering")
-    arguments = parser.parse_args()
-    sizes = {"num_questions": arguments.num_questions, "num_frames": arguments.num_frames}
+def measure(settings: Settings) -> Report:
+    """Questions per second of every way."""
+    sizes = {"num_questions": settings.num_questions, "num_frames": settings.num_frames}
     with tempfile.TemporaryDirectory() as folder:
-        model = load_model(arguments.model, cache_dir=Path(folder) / "cache")
-        clips = [make_clip(model, Path(folder), index, **sizes) for index in range(arguments.num_videos)]
-        seconds = measure(model, clips, num_repeats=arguments.num_repeats)
+        model = load_model(settings.model, cache_dir=Path(folder) / "cache")
+        clips = [make_clip(model, Path(folder), index, **sizes) for index in range(settings.num_videos)]
+        seconds = seconds_of(model, clips, num_repeats=settings.num_repeats)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    report = {
-        "command": " ".join(["python -m benchmarks.speed.answering", *sys.argv[1:]]),
-        "model": arguments.model,
-        "num_videos": arguments.num_videos,
-        **sizes,
-        "machine": f"{platform.machine()} {model.voco.backbone.device.type}, {torch.get_num_threads()} threads",
+    return {
         "ways": {
             name: {
-                "questions_per_second": arguments.num_videos * arguments.num_questions / median,
+                "questions_per_second": settings.num_videos * settings.num_questions / median,
                 "times_slower": median / medians["batched"],
                 "seconds": seconds[name],
             }
             for name, median in medians.items()
         },
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
-    arguments.out.with_suffix(".md").write_text(markdown(report))
-    plot(report, arguments.out.with_suffix(".png"))
-    print(markdown(report))
 
+
+def markdown(report: Report) -> str:
+    """The report as a table."""
+    settings = report["settings"]
+    rows = [
+        (name, f"{way['questions_per_second']:.1f}", f"{way['times_slower']:.1f}×")
+        for name, way in report["ways"].items()
+    ]
+    return (
+        "# Questions per second on cached videos\n\n"
+        f"Model `{settings['model']}`, {settings['num_videos']} videos of {settings['num_frames']} frames, "
+        f"{settings['num_questions']} questions on each. All ways gave the same answers.\n\n"
+        + table(["asked", "questions/s", "batched is faster by"], rows)
+    )
+
+
+def draw(report: Report, figure: Figure) -> None:
+    """Questions per second as bars."""
+    axes = figure.subplots()
+    names = list(report["ways"])[::-1]
+    bars = axes.barh(names, [report["ways"][name]["questions_per_second"] for name in names], color="#4878b0")
+    axes.bar_label(bars, fmt="%.1f", padding=3)
+    axes.set(xlabel="questions per second", title="Asking about cached videos")
+    axes.margins(x=0.12)
+
+
+BENCHMARK = Benchmark(
+    name="answering",
+    about=__doc__ or "",
+    default=Settings(),
+    quick=Settings(num_videos=1, num_questions=4, num_frames=4, num_repeats=1),
+    measure=measure,
+    markdown=markdown,
+    draw=draw,
+    size=(6, 2.6),
+)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

@@ -1,6 +1,6 @@
 """What a training step costs in the two modes of the video stage, and how joint mode grows with frames.
 
-    python -m benchmarks.speed.train_modes --out benchmarks/results/train_modes
+    python -m benchmarks.speed.train_modes [--repeats 3] [--frames 4 8 16 32]
 
 A LLaVA-shaped model with random weights and the shapes that count (336 x 336 pixels in patches of 14: N = 576 vision
 tokens a frame) takes the same 16-frame samples through mode `joint` (pixels, vision tower, compressor, text; gradients
@@ -8,27 +8,23 @@ through all of the language model) and mode `cached` (VoCo tokens from memory-ma
 a second set of weights to answer with). A step is forward, backward and optimizer. Joint mode is then run at 4, 8, 16
 and 32 frames, each in a process of its own, for time and peak memory. Times are CPU seconds, which other programs on
 the same machine change little, of one thread: two wait for each other, busily, where there are not two free cores.
-Writes OUT.json, OUT.md and OUT.png.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
-import platform
 import resource
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
+from benchmarks.report import Benchmark, Report, option, table
 from voco_video.cache import CacheKey, FrameCache
 from voco_video.compress import read_tokens
 from voco_video.model.adapters import add_adapters
@@ -38,7 +34,19 @@ from voco_video.training.batches import TrainingBatch, Visibility
 from voco_video.training.loss import TrainableVoco
 from voco_video.video.frames import Fit
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 NUM_FRAMES, TEXT_LENGTH, NUM_VOCO_TOKENS, SIZE = 16, 64, 2, 336
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How often, and on how many frames."""
+
+    repeats: int = option(3, "steps of each measurement, after one that warms up")
+    frames: tuple[int, ...] = option((4, 8, 16, 32), "frames of a sample in joint mode")
+    cached_batch_size: int = option(16, "samples of a step in cached mode")
 
 
 def make_model() -> VocoModel:
@@ -161,67 +169,13 @@ def in_process(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict
         return pool.apply(function, arguments)
 
 
-def markdown(report: dict[str, Any]) -> str:
-    """The report as tables."""
-    lines = [
-        "# Training modes",
-        "",
-        f"{report['description']} {report['machine']}. Made by `benchmarks/speed/train_modes.py`.",
-        "",
-        "| mode | samples a step | CPU s a step (median) | samples a CPU s | |",
-        "|---|---|---|---|---|",
-    ]
-    for mode in ("joint", "cached"):
-        row = report[mode]
-        speedup = f"{report['speedup']:.0f}x" if mode == "cached" else ""
-        figures = f"{row['batch_size']} | {row['median_seconds']:.3f} | {row['samples_per_second']:.2f}"
-        lines.append(f"| {mode} | {figures} | {speedup} |")
-    lines += [
-        "",
-        "Joint mode by frames:",
-        "",
-        "| frames | CPU s a step | CPU s a frame | memory of a step | MiB a frame |",
-    ]
-    lines.append("|---|---|---|---|---|")
-    for row in report["growth"]:
-        seconds, size = float(np.median(row["seconds"])), row["step_bytes"] / 2**20
-        count = row["num_frames"]
-        lines.append(f"| {count} | {seconds:.2f} | {seconds / count:.3f} | {size:.0f} MiB | {size / count:.0f} |")
-    return "\n".join(lines) + "\n"
-
-
-def plot(report: dict[str, Any], path: Path) -> None:
-    """Time and memory of joint mode against frames."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    frames = [row["num_frames"] for row in report["growth"]]
-    left.plot(frames, [np.median(row["seconds"]) for row in report["growth"]], marker="o")
-    right.plot(frames, [row["step_bytes"] / 2**20 for row in report["growth"]], marker="o")
-    left.set(xlabel="frames", ylabel="CPU seconds a step", title="joint mode: time", xlim=0, ylim=0)
-    right.set(xlabel="frames", ylabel="MiB", title="joint mode: peak memory", xlim=0, ylim=0)
-    figure.savefig(path, dpi=110)
-
-
-def main() -> None:
-    """Parse, measure, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/train_modes"))
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--frames", type=int, nargs="+", default=[4, 8, 16, 32])
-    parser.add_argument("--cached-batch-size", type=int, default=16)
-    arguments = parser.parse_args()
-    growth = [in_process(measure_joint, count, arguments.repeats) for count in arguments.frames]
+def measure(settings: Settings) -> Report:
+    """Seconds and memory of steps in both modes."""
+    growth = [in_process(measure_joint, count, settings.repeats) for count in settings.frames]
     same = next((row for row in growth if row["num_frames"] == NUM_FRAMES), None)
-    same = same or in_process(measure_joint, NUM_FRAMES, arguments.repeats)
-    cached = in_process(measure_cached, 5 * arguments.repeats, arguments.cached_batch_size)
-    report: dict[str, Any] = {
-        "description": f"Samples of {NUM_FRAMES} frames, 576 vision and {NUM_VOCO_TOKENS} VoCo tokens each, and "
-        f"{TEXT_LENGTH} text tokens; random weights, fp32;",
-        "machine": f"one thread of an {platform.machine()} processor, torch {torch.__version__}",
-        "growth": growth,
-    }
+    same = same or in_process(measure_joint, NUM_FRAMES, settings.repeats)
+    cached = in_process(measure_cached, 5 * settings.repeats, settings.cached_batch_size)
+    report: Report = {"growth": growth}
     for mode, seconds, size in (("joint", same["seconds"], 1), ("cached", cached["seconds"], cached["batch_size"])):
         median = float(np.median(seconds))
         report[mode] = {
@@ -231,12 +185,55 @@ def main() -> None:
             "samples_per_second": size / median,
         }
     report["speedup"] = report["cached"]["samples_per_second"] / report["joint"]["samples_per_second"]
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
-    arguments.out.with_suffix(".md").write_text(markdown(report))
-    plot(report, arguments.out.with_suffix(".png"))
-    print(markdown(report))
+    return report
 
+
+def markdown(report: Report) -> str:
+    """The report as tables."""
+    modes = [
+        (
+            mode,
+            report[mode]["batch_size"],
+            f"{report[mode]['median_seconds']:.3f}",
+            f"{report[mode]['samples_per_second']:.2f}",
+            f"{report['speedup']:.0f}x" if mode == "cached" else "",
+        )
+        for mode in ("joint", "cached")
+    ]
+    growth = []
+    for row in report["growth"]:
+        seconds, size, count = float(np.median(row["seconds"])), row["step_bytes"] / 2**20, row["num_frames"]
+        growth.append((count, f"{seconds:.2f}", f"{seconds / count:.3f}", f"{size:.0f} MiB", f"{size / count:.0f}"))
+    return (
+        "# Training modes\n\n"
+        f"Samples of {NUM_FRAMES} frames, 576 vision and {NUM_VOCO_TOKENS} VoCo tokens each, and {TEXT_LENGTH} text "
+        "tokens; random weights, fp32; one thread of the processor.\n\n"
+        + table(["mode", "samples a step", "CPU s a step (median)", "samples a CPU s", ""], modes)
+        + "\n\nJoint mode by frames:\n\n"
+        + table(["frames", "CPU s a step", "CPU s a frame", "memory of a step", "MiB a frame"], growth)
+    )
+
+
+def draw(report: Report, figure: Figure) -> None:
+    """Time and memory of joint mode against frames."""
+    left, right = figure.subplots(1, 2)
+    frames = [row["num_frames"] for row in report["growth"]]
+    left.plot(frames, [np.median(row["seconds"]) for row in report["growth"]], marker="o")
+    right.plot(frames, [row["step_bytes"] / 2**20 for row in report["growth"]], marker="o")
+    left.set(xlabel="frames", ylabel="CPU seconds a step", title="joint mode: time", xlim=0, ylim=0)
+    right.set(xlabel="frames", ylabel="MiB", title="joint mode: peak memory", xlim=0, ylim=0)
+
+
+BENCHMARK = Benchmark(
+    name="train_modes",
+    about=__doc__ or "",
+    default=Settings(),
+    quick=Settings(repeats=1, frames=(4,), cached_batch_size=2),
+    measure=measure,
+    markdown=markdown,
+    draw=draw,
+    size=(9, 3.6),
+)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

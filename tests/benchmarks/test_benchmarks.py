@@ -7,7 +7,6 @@ import json
 import math
 import re
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,13 +22,11 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def bench():
     """The modules of `benchmarks`, which is no part of the installed package, by name."""
-    sys.path.insert(0, str(ROOT))
     names = ("timing", "errors", "report", "shapes", "rivals", "ceiling", "compress", "compress_rivals", "answer")
     names += ("attention", "cache", "scaling", "decode", "guard", "clips", "haystacks", "needle", "seven_b", "__main__")
-    names += ("recordings", "live", "two_events", "how_often", "steady")
+    names += ("recordings", "live", "two_events", "how_often", "steady", "answering", "train_modes")
     module_of = importlib.import_module("benchmarks.report").module_of
-    yield SimpleNamespace(**{name: importlib.import_module(module_of(name)) for name in names})
-    sys.path.remove(str(ROOT))
+    return SimpleNamespace(**{name: importlib.import_module(module_of(name)) for name in names})
 
 
 @pytest.fixture(scope="module")
@@ -632,7 +629,7 @@ def test_every_benchmark_is_listed_and_runs_in_its_turn(bench, monkeypatch, caps
     listed = capsys.readouterr().out
     sources = {path.stem: path.read_text() for path in (ROOT / "benchmarks").glob("[sq]*/*.py")}
     modules = {name for name, source in sources.items() if 'if __name__ == "__main__"' in source}
-    assert modules - {"__main__"} == {*everything.NAMES, *everything.OTHERS, *everything.ON_REQUEST}
+    assert modules - {"__main__"} == {*everything.NAMES, *everything.ON_REQUEST}
     assert all(f"    {name} " in listed for name in modules - {"__main__"})
 
     commands = []
@@ -642,7 +639,6 @@ def test_every_benchmark_is_listed_and_runs_in_its_turn(bench, monkeypatch, caps
     assert everything.main(["answer", "cache", "train_modes", "--quick", "--out", "x"]) == 1
     assert [command[2] for command in commands] == [f"benchmarks.speed.{n}" for n in ("answer", "cache", "train_modes")]
     assert commands[0][3:] == ["--quick", "--out", "x"]
-    assert commands[2][3:5] == ["--out", str(Path("x") / "train_modes")]
     with pytest.raises(SystemExit) as refused:
         everything.main(["nonsense"])
     assert refused.value.code == 2
@@ -681,3 +677,20 @@ def test_steady(bench, tmp_path, mismatch, monkeypatch):
         bench.steady.measure(bench.steady.QUICK)
     for file in held:
         file.close()
+
+
+def test_answering(bench, tmp_path):
+    report = run(bench.answering, tmp_path)
+    assert list(report["ways"]) == ["batched", "one by one", "prefix each time", "frames each time"]
+
+
+def test_ways_that_answer_differently_are_not_timed(bench, tmp_path, monkeypatch, mismatch):
+    monkeypatch.setitem(bench.answering.WAYS, "one by one", lambda model, clip: ["no"] * len(clip.questions))
+    with pytest.raises(mismatch, match="one by one answered otherwise"):
+        bench.answering.measure(bench.answering.BENCHMARK.quick)
+
+
+@pytest.mark.slow
+def test_train_modes(bench, tmp_path):
+    report = run(bench.train_modes, tmp_path)
+    assert report["speedup"] > 1

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from voco_video.video.frames import Fit
+from voco_video.video.pyav_reader import FrameReader
 
 ROOT = Path(__file__).parents[2]
 FIT = Fit(40, 56, "stretch")
@@ -37,10 +38,8 @@ def cases(*, count, seed, folder):
 @pytest.fixture(scope="module")
 def fuzz():
     """The modules of `benchmarks.fuzz`, by name."""
-    sys.path.insert(0, str(ROOT))
     names = ("__main__", "children", "clips", "outcome")
-    yield SimpleNamespace(**{name: importlib.import_module(f"benchmarks.fuzz.{name}") for name in names})
-    sys.path.remove(str(ROOT))
+    return SimpleNamespace(**{name: importlib.import_module(f"benchmarks.fuzz.{name}") for name in names})
 
 
 @pytest.mark.slow
@@ -117,3 +116,89 @@ def test_wrong_results_are_seen(fuzz, sound):
     for wrong in (late, swapped, foreign):
         assert judged(replace(reading, results=(wrong, *others))) == "silent"
     assert judged(replace(reading, error="FILE: is broken")) == "error"
+
+
+@pytest.fixture(scope="module")
+def damaged(fuzz, tmp_path_factory):
+    """A clip some of whose pictures do not decode, and the one that it was made from."""
+    folder = tmp_path_factory.mktemp("damaged")
+    base, _, path = fuzz.clips.make_case(557, folder)
+    return path, base.make(folder / "made")
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [
+        89,  # VP9 pictures that are shown again
+        603,  # damage that was met, and then skipped
+        781,  # parameters that come after the pictures that they would change
+        977,  # a keyframe that only decoding from there gives
+        1236,  # MPEG-2 damage that several threads pass over
+        1632,  # FFV1 whose decoder leaves parts of pictures as they were in memory
+    ],
+)
+def test_damage_that_was_once_read_wrongly(fuzz, tmp_path, seed):
+    assert not (outcome := fuzz.clips.run_case(seed, tmp_path)).is_finding, outcome
+
+
+def one_earlier(pictures):
+    """Each picture at the time of the next."""
+    earlier = None
+    for time, picture in pictures:
+        yield time, earlier or picture
+        earlier = picture
+
+
+def one_wrong(pictures):
+    """The last picture is the one before it."""
+    *others, before, last = pictures
+    yield from (*others, before, (last[0], before[1]))
+
+
+def one_late(pictures):
+    """The last picture comes 500 ticks late."""
+    *others, (time, picture) = pictures
+    yield from (*others, (time + 500, picture))
+
+
+def one_missing(pictures):
+    """The picture in the middle does not come."""
+    pictures = list(pictures)
+    yield from pictures[: len(pictures) // 2] + pictures[len(pictures) // 2 + 1 :]
+
+
+def changed_reading(monkeypatch, change, is_changed=lambda number: True):
+    """Have the reader change what it gives, in those of its readings whose number is_changed says."""
+    whole, numbers = FrameReader.read, itertools.count()
+
+    def read(self, plan, *arguments, **options):
+        pictures = whole(self, plan, *arguments, **options)
+        return change(pictures) if is_changed(next(numbers)) else pictures
+
+    monkeypatch.setattr(FrameReader, "read", read)
+
+
+@pytest.mark.parametrize("kind", ["sound", "damaged"])
+@pytest.mark.parametrize("change", [one_earlier, one_wrong, one_late, one_missing])
+def test_planted_faults_are_seen(fuzz, sound, damaged, monkeypatch, kind, change):
+    path, base = (sound[0], sound[0]) if kind == "sound" else damaged
+    said = ["it is damaged; reading it from the start instead"]
+    assert fuzz.clips.judge([fuzz.clips.read(path, FIT)] * 2, path, base, FIT, said)[0] in ("right", "partial")
+    changed_reading(monkeypatch, change)
+    assert fuzz.clips.judge([fuzz.clips.read(path, FIT)] * 2, path, base, FIT, said)[0] == "silent"
+
+
+@pytest.mark.parametrize("way", range(4))
+@pytest.mark.parametrize("change", [one_wrong, one_late])
+def test_faults_of_one_way_of_reading_are_seen(fuzz, sound, monkeypatch, way, change):
+    path, _ = sound
+    changed_reading(monkeypatch, change, lambda number: number == way)
+    reading = fuzz.clips.read(path, FIT)
+    assert fuzz.clips.judge([reading] * 2, path, path, FIT, [])[0] == "silent"
+
+
+def test_a_fault_of_one_reading_is_seen(fuzz, damaged, monkeypatch):
+    path, base = damaged
+    changed_reading(monkeypatch, one_wrong, lambda number: number == 13)
+    readings = [fuzz.clips.read(path, FIT) for _ in range(4)]
+    assert fuzz.clips.judge(readings, path, base, FIT, [])[0] == "varies"

@@ -5,14 +5,11 @@ from __future__ import annotations
 import importlib
 import random
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
 
 from voco_video.checkpoint.files import find_checkpoint
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 mutate = importlib.import_module("benchmarks.fuzz.checkpoint_folders").mutate
 fuzz = importlib.import_module("benchmarks.fuzz.checkpoints")
 Result = fuzz.Result

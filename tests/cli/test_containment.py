@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,6 +90,34 @@ def test_a_window_that_lies_outside_one_video_costs_that_video(run, good, tmp_pa
     code, out, err = run("compress", good[0], long, good[1], "--start", "2", "--num-frames", "1", "--json")
     assert (code, [row["path"] for row in json.loads(out)]) == (1, [str(long)])
     assert "2 of 3 files failed" in err
+    code, out, err = run("find", good[0], long, good[1], "a number", "--start", "2", "--num-frames", "4", "--json")
+    assert (code, {moment["path"] for moment in json.loads(out)["moments"]}) == (1, {str(long)})
+    assert "2 of 3 videos failed" in err
+
+
+def test_searching_many(run, good, bad, tmp_path):
+    other = Clip("other.mp4", num_frames=24).write(tmp_path)
+    code, out, err = run("find", good[0], *bad.values(), other, "a number", "--num-frames", "2", "--json")
+    assert code == 1
+    assert {moment["path"] for moment in json.loads(out)["moments"]} == {str(good[0]), str(other)}
+    for kind, path in bad.items():
+        assert sum(str(path) in line for line in err.splitlines() if line.startswith("error: ")) == 1, kind
+    assert f"{len(bad)} of {len(bad) + 2} videos failed" in err
+    assert "Traceback" not in err
+
+
+def test_searching_entries_and_what_is_not_there(run, good, tmp_path):
+    entry = json.loads(run("compress", good[0], "--num-frames", "2", "--json")[1])[0]["digest"]
+    other = Clip("other.mp4", num_frames=24).write(tmp_path)
+    damaged = json.loads(run("compress", other, "--num-frames", "2", "--json")[1])[0]["digest"]
+    for tokens in Path(os.environ["VOCO_VIDEO_CACHE_DIR"]).rglob(f"*{damaged[:12]}*/*.safetensors"):
+        tokens.write_bytes(tokens.read_bytes()[:40])
+    missing = tmp_path / "missing.mp4"
+    code, out, err = run("find", entry[:12], damaged[:12], missing, "a number", "--json")
+    assert (code, {moment["entry"] for moment in json.loads(out)["moments"]}) == (1, {entry})
+    assert "2 of 3 videos failed" in err
+    assert sum(line.startswith("error: ") for line in err.splitlines()) == 2
+    assert run("find", missing, "a number")[0] == 1
 
 
 def test_a_folder_or_pattern_without_videos_among_many(run, good, tmp_path):

@@ -151,6 +151,26 @@ def flag_keyframes(source: Path, target: Path, is_key: Callable[[int], bool]) ->
     return remux(source, target, edit)
 
 
+def _with_data_of(whole: Any, data: bytes) -> Any:
+    """A packet that holds other data at the same time."""
+    packet = av.Packet(data)
+    packet.pts, packet.dts, packet.duration = whole.pts, whole.dts, whole.duration
+    packet.time_base = whole.time_base
+    return packet
+
+
+def show_again(source: Path, target: Path, numbers: set[int]) -> Path:
+    """Copy a VP9 file with these packets saying nothing but that the latest reference is shown again."""
+
+    def edit(packets: list[Any]) -> list[Any]:
+        # Two bits that open every frame, two of the profile, the one that means "show again", three with the place.
+        return [
+            _with_data_of(packet, b"\x88") if number in numbers else packet for number, packet in enumerate(packets)
+        ]
+
+    return remux(source, target, edit)
+
+
 def uncode_pictures(source: Path, target: Path, numbers: set[int]) -> Path:
     """Copy an MPEG-4 file at 25 fps with these P-pictures made empty ("not coded"): the one before stays."""
 
@@ -159,10 +179,7 @@ def uncode_pictures(source: Path, target: Path, numbers: set[int]) -> Path:
             data = bytearray(bytes(packets[number])[:8])
             # Start code (4 bytes), type (2 bits), seconds (1), mark (1), time (5), mark (1): then whether it is coded.
             data[5] &= ~0x20
-            empty, whole = av.Packet(bytes(data)), packets[number]
-            empty.pts, empty.dts, empty.duration = whole.pts, whole.dts, whole.duration
-            empty.time_base = whole.time_base
-            packets[number] = empty
+            packets[number] = _with_data_of(packets[number], bytes(data))
         return packets
 
     return remux(source, target, edit)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from collections.abc import Collection
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +21,7 @@ from av.format import Flags as ContainerFlags
 from av.stream import Discard
 
 from voco_video.video.frames import Fit, FrameScaler, Orientation
-from voco_video.video.picture_facts import AspectReader
+from voco_video.video.picture_facts import AspectReader, PictureCopier
 
 _RESET_COST = 3.5  # a clock set back explains as much as this many wrong times
 _BACK_SECONDS = 1.0  # less than this is no clock set back, but wrong times
@@ -57,7 +58,8 @@ class Facts:
     rate: Fraction
     has_only_decoding_times: bool
     sample_aspect_ratio: Fraction
-    num_packets: int
+    packet_dts: list[int | None]
+    key_packets: list[int]  # those marked as keyframes
 
 
 def decode(path: Path, fit: Fit | None = None) -> list[Picture]:
@@ -67,13 +69,27 @@ def decode(path: Path, fit: Fit | None = None) -> list[Picture]:
     return [Picture(time, raw.packet, raw.is_key, raw.pixels) for time, raw in zip(times, raws, strict=True)]
 
 
-def decode_raw(path: Path, fit: Fit | None = None) -> tuple[list[Raw], Facts]:
+def decode_raw(
+    path: Path,
+    fit: Fit | None = None,
+    *,
+    first_packet: int = 0,
+    keeps_pictures: bool = False,
+    skippable: Collection[int] = (),
+) -> tuple[list[Raw], Facts]:
     """What comes out of the decoder, scaled, and nothing made of its times.
 
-    A picture is scaled before the next packet is fed, and let go of: what stands in the damaged parts of a later one
-    may be what its memory held before.
+    A picture is scaled before the next packet is fed, and let go of: what stands in the parts of a later one that the
+    decoder has not written may be what its memory held before. FFmpeg's memory is zero at its first use, so these
+    parts depend on the file alone.
+
+    first_packet:    packets before it are not given to the decoder
+    keeps_pictures:  keep every picture until the end instead, so that each has memory of its own
+    skippable:       packets whose pictures are left out where no other builds on them
     """
     raws: list[Raw] = []
+    kept: list[Any] = []
+    key_packets: list[int] = []
     dts_of: dict[int, int | None] = {}
     with av.open(f"file:{path}", metadata_errors="replace") as container:
         stream = container.streams.best("video")
@@ -86,6 +102,8 @@ def decode_raw(path: Path, fit: Fit | None = None) -> tuple[list[Raw], Facts]:
             if other.index != stream.index:
                 other.discard = Discard.all
         aspect_ratio = stream.sample_aspect_ratio or Fraction(1)
+        if skippable:  # some decoders (dav1d) take what is to be skipped when they open, for good
+            decoder.open(strict=False)
         scaler: FrameScaler | None = None
 
         def feed(packet: Any) -> None:
@@ -93,17 +111,27 @@ def decode_raw(path: Path, fit: Fit | None = None) -> tuple[list[Raw], Facts]:
             frames: list[Any] = []
             with contextlib.suppress(av.error.FFmpegError):
                 frames = decoder.decode(packet)
+            if keeps_pictures:
+                kept.extend(frames)
             for frame in frames:
-                scaler = scaler or _scaler_for(frame, fit, aspect_ratio)
+                # Of a copy: PyAV holds a picture that was asked for its side data until garbage is collected.
+                scaler = scaler or _scaler_for(PictureCopier().copy(frame), fit, aspect_ratio)
                 pixels = scaler.new_batch(1)[0]
                 scaler.write(frame, pixels)
                 number, duration = frame.opaque[0], frame.duration or 0
+                if decoder.codec.canonical_name == "vp9":  # where a picture that is shown again has its first name
+                    number = next((number for number, dts in dts_of.items() if dts == frame.dts), number)
                 raws.append(Raw(number, frame.pts, dts_of[number], duration, frame.key_frame, frame.is_corrupt, pixels))
 
         for number, packet in enumerate(_packets(container, stream)):
             packet.opaque = [number]  # a new object each time: PyAV knows them by id() alone
             dts_of[number] = packet.dts
-            feed(packet)
+            if packet.is_keyframe:
+                key_packets.append(number)
+            if number >= first_packet:
+                if skippable:
+                    decoder.skip_frame = "NONREF" if number in skippable else "DEFAULT"
+                feed(packet)
         feed(None)
         facts = Facts(
             time_base=stream.time_base,
@@ -111,7 +139,8 @@ def decode_raw(path: Path, fit: Fit | None = None) -> tuple[list[Raw], Facts]:
             has_only_decoding_times=container.format.name == "avi"
             or bool(container.format.flags & ContainerFlags.no_timestamps.value),
             sample_aspect_ratio=aspect_ratio,
-            num_packets=len(dts_of),
+            packet_dts=[*dts_of.values()],
+            key_packets=key_packets,
         )
     return raws, facts
 
@@ -152,11 +181,27 @@ def _carried(raws: list[Raw], facts: Facts) -> list[int | None]:
     """The time that each picture brings. Decoding times, in the order in which packets lie in the file, say nothing
     of the order in which they are shown: there the k-th shown picture has the k-th of them.
     """
+    if facts.has_only_decoding_times and _ascend(facts.packet_dts):
+        return _in_slots(raws, facts.packet_dts)
     times = [raw.dts if facts.has_only_decoding_times and raw.dts is not None else raw.pts for raw in raws]
     by_packet = [time for _, time in sorted(zip([raw.packet for raw in raws], times, strict=True), key=lambda x: x[0])]
     if None in times or times == by_packet:
         return times
-    return by_packet if all(a < b for a, b in itertools.pairwise(by_packet)) else times  # type: ignore[operator]
+    return by_packet if _ascend(by_packet) else times
+
+
+def _ascend(times: list[int | None]) -> bool:
+    return None not in times and all(a < b for a, b in itertools.pairwise(times))  # type: ignore[operator]
+
+
+def _in_slots(raws: list[Raw], slots: list[int | None]) -> list[int | None]:
+    """The time of each picture where every packet has one: those of packets that show nothing stay free."""
+    shown = {raw.packet for raw in raws}
+    times: list[int | None] = []
+    for number, latest in enumerate(itertools.accumulate((raw.packet for raw in raws), max)):
+        place = number + sum(packet not in shown for packet in range(latest))
+        times.append(slots[place] if place < len(slots) else None)
+    return times
 
 
 def repair(times: list[int | None], facts: Facts) -> list[Fraction]:

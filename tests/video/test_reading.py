@@ -26,6 +26,7 @@ from tests.helpers.clips import (
     CLIPS,
     HEIGHT,
     WIDTH,
+    Clip,
     cut_start,
     damage,
     draw,
@@ -36,6 +37,7 @@ from tests.helpers.clips import (
     turn,
     unmark_references,
 )
+from tests.helpers.edits import show_again
 from voco_video.errors import UsageError, VideoError
 from voco_video.video.container import Source
 from voco_video.video.frames import Fit, FrameBatch, FrameScaler, Orientation, plan_layout
@@ -209,6 +211,23 @@ def test_edit_list_hides_frames_but_still_decodes_from_them(bframes, tmp_path, b
     numbers = [number for batch in batches for number in read_numbers(batch.pixels)]
     assert numbers == list(range(30, 120))
     assert batches[0].pts_seconds[0] == 0.0
+
+
+def test_pictures_of_vp9_that_are_shown_again(folder, tmp_path, opened):
+    whole = Clip("whole.webm", "libvpx-vp9", num_frames=60).write(tmp_path)
+    path = show_again(whole, tmp_path / "again.webm", {5, 6, 17, 40})
+    plain = decode_plainly(path, SMALL)
+    assert [(plain[number][1] == plain[number - 1][1]).all() for number in (5, 6, 17, 40)] == [True] * 4
+    with open_video(path) as video:
+        assert video.info.num_frames == len(plain) == 60
+        for number, sampling in enumerate(random_samplings(video, seed=7)):
+            opened.clear()
+            wanted = video.plan(sampling)
+            batches = list(video.batches(sampling, fit=SMALL))
+            expected = [plain[place][1] for place in np.searchsorted(video.pts_seconds, wanted)]
+            assert np.array_equal(np.concatenate([batch.pixels for batch in batches]), expected)
+            assert np.array_equal(np.concatenate([batch.pts_seconds for batch in batches]), wanted)
+            assert len(opened) == min(number, 1), "no shortcut was given up"
 
 
 def test_pictures_never_shown_are_not_counted(folder, tmp_path, backend):

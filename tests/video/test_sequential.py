@@ -6,7 +6,7 @@ import pytest
 
 from tests.helpers.sequential import Facts, repair
 
-FACTS = Facts(Fraction(1, 100), Fraction(25), False, Fraction(1), 0)  # a frame is four ticks
+FACTS = Facts(Fraction(1, 100), Fraction(25), False, Fraction(1), [], [])  # a frame is four ticks
 
 
 @pytest.mark.parametrize(

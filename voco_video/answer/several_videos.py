@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from voco_video.answer.compressed_video import CompressedVideo
 from voco_video.answer.moments import Moment, weighted
-from voco_video.errors import UsageError
+from voco_video.errors import FILE_ERRORS, CacheError, UsageError
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ def find(
     *,
     num_moments: int = 5,
     on_progress: Callable[[int], None] | None = None,
+    on_error: Callable[[CompressedVideo, Exception], None] | None = None,
 ) -> list[Found]:
     """Find the moments of several videos that are most relevant to a query, best first; no answer is generated.
 
@@ -31,15 +32,23 @@ def find(
         query: a question, or what to look for.
         num_moments: how many at most, over all videos.
         on_progress: called after every video with its number of frames.
+        on_error: called with a video whose entry cannot be read, and why; the others are searched all the same. The
+            error is raised where this is left out.
 
     Raises:
         UsageError: the query is empty, or frames keep no tokens.
+        CacheError: an entry is damaged or gone, and `on_error` is left out.
 
     >>> [(f.video, f.moment) for f in find([a, b], "the red star")]       # doctest: +SKIP
     """
     found: list[Found] = []
     for video in videos:
-        found += [Found(video, moment) for moment in video.find(query, num_moments=num_moments)]
+        try:
+            found += [Found(video, moment) for moment in video.find(query, num_moments=num_moments)]
+        except (CacheError, *FILE_ERRORS) as error:
+            if on_error is None:
+                raise
+            on_error(video, error)
         if on_progress is not None:
             on_progress(video.num_frames)
     best = sorted(found, key=lambda f: -f.moment.score)[:num_moments]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from voco_video.answer.moments import Moment
     from voco_video.api import CompressedVideo, VideoModel
 
-ENTRY_DIGEST = re.compile(r"[0-9a-f]{6,64}")
+_ENTRY_DIGEST = re.compile(r"[0-9a-f]{6,64}")
 
 
 def ask(
@@ -161,11 +161,16 @@ def fitting_questions(model: VideoModel, questions: list[str]) -> list[str]:
     return fitting
 
 
+def is_entry(path: str) -> bool:
+    """Whether this is no file but the beginning of an entry's digest."""
+    return bool(_ENTRY_DIGEST.fullmatch(path)) and not Path(path).exists()
+
+
 def open_compressed(
     model: VideoModel, path: str, *, sampling: dict[str, Any], options: dict[str, Any], quiet: bool
 ) -> CompressedVideo:
     """A video by its path, compressed if need be, or a cache entry by the beginning of its digest."""
-    if not Path(path).exists() and ENTRY_DIGEST.fullmatch(path):
+    if is_entry(path):
         return model.open(path)
     with progress_bar(Path(path).name, quiet=quiet) as show:
         video = model.compress(path, **sampling, **options, on_progress=show)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voco_video.cli import options as opt
-from voco_video.cli.ask import ENTRY_DIGEST, open_compressed, source_of
+from voco_video.cli.ask import is_entry, open_compressed, source_of
 from voco_video.cli.compress import checked_compressor, checked_sampling, expand_paths, parse_timestamps
 from voco_video.cli.output import count_bar, print_json, print_table
-from voco_video.errors import UsageError
+from voco_video.errors import FILE_ERRORS, ModelError, UsageError, VideoError, VocoVideoError, with_name
 
 if TYPE_CHECKING:
-    from voco_video.api import Found
+    from voco_video.api import CompressedVideo, Found
 
 
 def find(
@@ -49,8 +50,9 @@ def find(
 ) -> None:
     r"""Find the moments of videos that have most to do with a query; nothing is generated, no pixel looked at.
 
-    Videos that the cache does not have are compressed first. With a model that has learned to find frames, a score
-    above 0 says that the moment likelier than not shows what was asked for; else only the order of scores counts.
+    Videos that the cache does not have are compressed first; one that cannot be read is named, and the others are
+    searched. With a model that has learned to find frames, a score above 0 says that the moment likelier than not
+    shows what was asked for; else only the order of scores counts.
 
     \b
     Examples:
@@ -74,7 +76,7 @@ def find(
     }
     checked_sampling(sampling | {"start_seconds": start, "end_seconds": end})
     checked_compressor(compressor, None)
-    names = [name for given in paths for name in _names(given)]
+    names = _names(paths)
     from voco_video.api import find as find_moments
     from voco_video.api import load_model
 
@@ -86,24 +88,51 @@ def find(
         "batch_size": opt.parse_batch_size(batch_size),
         "decoder": decoder.value,
     }
-    videos = [open_compressed(loaded, name, sampling=sampling, options=options, quiet=json) for name in names]
-    if start is not None or end is not None:
-        videos = [video[start:end] for video in videos]
+    videos: list[CompressedVideo] = []
+    num_failed = 0
+
+    def count_failed(name: object, error: Exception) -> None:
+        nonlocal num_failed
+        num_failed += 1
+        print(f"error: {with_name(error, name)}", file=sys.stderr)
+
+    for name in names:
+        try:
+            video = open_compressed(loaded, name, sampling=sampling, options=options, quiet=json)
+            videos.append(video if start is None and end is None else video[start:end])
+        except (VocoVideoError, *FILE_ERRORS) as error:
+            if len(names) == 1 or (isinstance(error, ModelError) and not videos):  # then no other will do better
+                raise
+            count_failed(name, error)
     with count_bar("searching", sum(video.num_frames for video in videos), quiet=json) as show:
-        found = find_moments(videos, query, num_moments=num_moments, on_progress=show)
+        found = find_moments(
+            videos,
+            query,
+            num_moments=num_moments,
+            on_progress=show,
+            on_error=None if len(names) == 1 else lambda video, error: count_failed(source_of(video), error),
+        )
     if json:
         print_json({"query": query, "moments": [moment_facts(one) for one in found]})
     else:
         print_moments(found)
     if strip is not None and found:
         write_moments(found, query, strip)
+    if num_failed:
+        print(f"{num_failed} of {len(names)} videos failed", file=sys.stderr)
+        raise typer.Exit(1)
 
 
-def _names(given: str) -> list[str]:
-    """A path or a pattern as the videos it stands for; a cache entry as it is."""
-    if not Path(given).exists() and ENTRY_DIGEST.fullmatch(given):
-        return [given]
-    return [str(path) for path in expand_paths([given])]
+def _names(given: list[str]) -> list[str]:
+    """Cache entries as they are, then paths and patterns as the videos that they stand for."""
+    entries = [name for name in given if is_entry(name)]
+    paths = [name for name in given if name not in entries]
+    try:
+        return [*dict.fromkeys(entries), *map(str, expand_paths(paths) if paths else ())]
+    except VideoError:  # none of the files is there; beside entries each fails by itself
+        if not entries:
+            raise
+        return [*dict.fromkeys(entries), *paths]
 
 
 def moment_facts(one: Found) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from voco_video.video.colours import knows_matrix
 from voco_video.video.frames import Orientation
 from voco_video.video.heif import is_tiled, whole_picture
 from voco_video.video.media_files import check_readable
-from voco_video.video.packet_headers import HevcLayers
+from voco_video.video.packet_headers import HevcLayers, vp9_may_show_again
 from voco_video.video.picture_facts import AspectReader
 
 logger = logging.getLogger("voco_video")
@@ -39,6 +39,8 @@ REPORTING_CODECS = frozenset({
     "h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "vp8", "vp9", "av1", "theora", "mjpeg", "prores", "png", "apng",
     "gif", "dnxhd",
 })  # fmt: skip
+# Decoders that report damage with one thread, and pass over some of it with several.
+_REPORTING_ALONE = frozenset({"mpeg1video", "mpeg2video"})
 
 
 class DamagedError(Exception):
@@ -80,7 +82,7 @@ class Begun:
 class Source:
     """One opened container with its video stream: the one FFmpeg calls best (default flag, then size and rate).
 
-    The decoder hands the number that `name_packet` gave a packet on to the picture it becomes (`packet_number`).
+    The decoder hands the number that `name` gave a packet on to the picture it becomes (`packet_number`).
 
     num_threads:   decoder threads; None for as many as suit the machine, which also decode several frames at a time
     lenient:       decode past errors, concealing them as FFmpeg does, with one thread: several would conceal the same
@@ -110,7 +112,11 @@ class Source:
             self.stream = _best_video_stream(self.path, self.container)
             self.decoder = self.stream.codec_context
             _open_decoder(self.path, self.decoder, 1 if lenient else num_threads, lenient=lenient)
-            self._hevc = HevcLayers(self.decoder) if self.decoder.codec.canonical_name == "hevc" else None
+            codec = self.decoder.codec.canonical_name
+            # A picture that VP9 shows again has the name of the packet in which it first came, and a time of its own.
+            self._shows_again = codec == "vp9"
+            self._shown_again_by: dict[int, int] = {}
+            self._hevc = HevcLayers(self.decoder) if codec == "hevc" else None
         except BaseException:
             self.container.close()
             raise
@@ -146,22 +152,25 @@ class Source:
         except IndexError:
             pass  # at the end of a file in which a stream has appeared that PyAV did not see when it was opened
 
+    def name(self, packet: Any, number: int) -> None:
+        """Have the picture that a packet becomes say that it comes from packet `number`."""
+        if self._shows_again and packet.dts is not None and vp9_may_show_again(packet):
+            self._shown_again_by[packet.dts] = number
+        # A tuple of its own for each packet: PyAV keeps the object under its id, and forgets it for all packets that
+        # share it as soon as one of them is gone. Small whole numbers are shared.
+        packet.opaque = (number, self._shown_again_by)
+
     def temporal_layer(self, packet: Any) -> int:
         """HEVC's temporal sub-layer of a packet's picture; 0 for every other codec."""
         return self._hevc.layer(packet) if self._hevc else 0
 
 
-def name_packet(packet: Any, number: int) -> None:
-    """Have the picture that a packet becomes say that it comes from packet `number`."""
-    # A tuple of its own for each packet: PyAV keeps the object under its id, and forgets it for all packets that
-    # share it as soon as one of them is gone. Small whole numbers are shared.
-    packet.opaque = (number,)
-
-
 def packet_number(picture: Any) -> int:
-    """The number of the packet that a picture comes from; -1 where the decoder has lost it."""
-    name = picture.opaque
-    return name[0] if name else -1
+    """The number of the packet that shows a picture; -1 where the decoder has lost it."""
+    if not picture.opaque:
+        return -1
+    number, shown_again_by = picture.opaque
+    return shown_again_by.get(picture.dts, number)
 
 
 def decode_on(source: Source) -> Iterator[Any]:
@@ -172,7 +181,7 @@ def decode_on(source: Source) -> Iterator[Any]:
     import av
 
     for number, packet in enumerate(source.packets()):
-        name_packet(packet, number)
+        source.name(packet, number)
         with contextlib.suppress(av.error.FFmpegError):
             yield from _let_go(source.decoder.decode(packet))
     with contextlib.suppress(av.error.FFmpegError):
@@ -283,7 +292,7 @@ def _open_decoder(path: Path, decoder: Any, num_threads: int | None, *, lenient:
     from av.codec.context import Flags
 
     codec = decoder.codec.canonical_name
-    is_alone = num_threads == 1 or codec not in REPORTING_CODECS
+    is_alone = num_threads == 1 or codec not in REPORTING_CODECS - _REPORTING_ALONE
     decoder.thread_count = 1 if is_alone else num_threads or min(_MAX_THREADS, 2 * num_processors())
     decoder.thread_type = "SLICE" if is_alone else "AUTO"
     decoder.flags |= Flags.copy_opaque

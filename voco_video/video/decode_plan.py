@@ -24,15 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from voco_video.video.container import (
-    DamagedError,
-    MisplacedError,
-    Source,
-    decode_alone,
-    is_whole,
-    name_packet,
-    packet_number,
-)
+from voco_video.video.container import DamagedError, MisplacedError, Source, decode_alone, is_whole, packet_number
 from voco_video.video.packet_index import NO_TIME, StreamIndex
 
 # A jump drains the decoder, which idles its threads for about a frame each: not worth it to save fewer packets.
@@ -132,7 +124,7 @@ def all_whole(
                 break
             if number == packets[0]:
                 packets.pop(0)
-                name_packet(packet, number)
+                source.name(packet, number)
                 picture = decode_alone(source.decoder, packet)
                 if not packet.is_discard and not (
                     picture and packet_number(picture) == number and is_whole(picture) and not picture.is_corrupt
@@ -146,12 +138,22 @@ def all_whole(
 class RunReader:
     """Reads runs of a freshly opened or scanned source, in the order of the file.
 
+    can_skip:    leave out pictures that are neither wanted nor referred to
     is_stopped:  asked at every packet; once it says yes, a `read` ends
     """
 
-    def __init__(self, source: Source, index: StreamIndex, *, can_seek: bool, is_stopped: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        index: StreamIndex,
+        *,
+        can_seek: bool,
+        is_stopped: Callable[[], bool],
+        can_skip: bool = True,
+    ) -> None:
         self._source = source
         self._index = index
+        self._can_skip = can_skip
         self._is_stopped = is_stopped
         self._cursor = _Cursor(source, index, can_seek=can_seek)
 
@@ -200,8 +202,7 @@ class RunReader:
                 # Shown before the run's first frame: it may build on what lies before the run, and is not needed.
                 if 0 <= frame_of[number] < run.entry_frame:
                     continue
-                # Where packets have told wrong things once, nothing is built on what they say.
-                skip = not is_wanted[number - run.entry_packet] and not self._index.is_from_pictures
+                skip = self._can_skip and not is_wanted[number - run.entry_packet]
                 if top_layer and skip:
                     skip = self._source.temporal_layer(packet) == top_layer
                 if self._is_stopped():
@@ -210,7 +211,8 @@ class RunReader:
                     decoder.skip_frame = "NONREF" if skip else "DEFAULT"
                     skipping = skip
                 yield from decoder.decode(packet)
-            yield from decoder.decode(None)
+            with contextlib.suppress(av.error.EOFError):  # `scan` had to do it already
+                yield from decoder.decode(None)
         except av.error.FFmpegError as error:
             raise DamagedError(f"decoding fails ({error.strerror})") from error
 
@@ -236,7 +238,8 @@ class _Cursor:
             if packet.is_keyframe and self._packet_of_seek_pts.get(packet.pts, number) != number:
                 raise DamagedError("its packets come in another order than before")
             self._next_packet = number + 1
-            name_packet(packet, number)
+            if not self._source.kept_packets:  # else `scan` has named it, and another lane may be reading it
+                self._source.name(packet, number)
             yield number, packet
 
     def jump_to(self, entry_packet: int) -> Sequence[Any]:

@@ -31,7 +31,7 @@ class PictureHeaders:
         if self._codec == "vp8":
             return bool(memoryview(packet)[0] & 0x10)
         if self._codec == "vp9":
-            return _vp9_shows_picture(memoryview(packet))
+            return any(_vp9_flags(memoryview(packet)))
         if self._codec == "mpeg4" and packet.size <= _MAX_EMPTY_BYTES:
             self.may_show_nothing = True
         is_second = self._fields is not None and self._fields.is_second(packet)
@@ -39,14 +39,18 @@ class PictureHeaders:
         return not is_second
 
 
-def _vp9_shows_picture(data: memoryview) -> bool:
+def vp9_may_show_again(packet: Any) -> bool:
+    """Whether a packet of VP9 may show a picture that came in an earlier packet."""
+    is_superframe, shows_existing, _ = _vp9_flags(memoryview(packet))
+    return is_superframe or shows_existing
+
+
+def _vp9_flags(data: memoryview) -> tuple[bool, bool, bool]:
+    """Whether a packet holds several frames; and of its first, whether it shows an earlier one, or itself."""
     first, is_superframe = data[0], (data[-1] & 0xE0) == 0xC0
-    if is_superframe:
-        return True
     if first & 0x30 == 0x30:  # profile 3 has one more bit before the flags
         first <<= 1
-    shows_existing, shows_this = bool(first & 0x08), bool(first & 0x02)
-    return shows_existing or shows_this
+    return is_superframe, bool(first & 0x08), bool(first & 0x02)
 
 
 class NalUnits:

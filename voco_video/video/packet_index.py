@@ -8,7 +8,6 @@ A small file is opened and read once: its packets and the decoder that has begun
 
 from __future__ import annotations
 
-import contextlib
 from array import array
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,7 +24,6 @@ from voco_video.video.container import (
     Source,
     StreamFacts,
     decode_on,
-    name_packet,
     packet_number,
     stream_facts,
 )
@@ -141,7 +139,7 @@ def scan(source: Source) -> tuple[PacketList, StreamFacts]:
     kept: list[Any] = []
     room_bytes = KEPT_BYTES - source.path.stat().st_size  # for what packets take beside their data
     for number, packet in enumerate(source.packets()):
-        name_packet(packet, number)
+        source.name(packet, number)
         shows = headers.shows_picture(packet) and not packet.is_discard
         rows.add(packet, shows=shows, layer=source.temporal_layer(packet))
         room_bytes -= _PACKET_BYTES
@@ -155,8 +153,9 @@ def scan(source: Source) -> tuple[PacketList, StreamFacts]:
     if not packets.shows.any():
         raise VideoError(f"{source.path}: its video stream holds no frames")
     if not start.frames:
-        start.drain()
-    if kept:
+        start.drain(len(packets))
+    # Where it cannot go on, the decoder may have learned other parameters from later packets: it is not used again.
+    if kept and start.begun:
         source.kept_packets, source.begun = kept, start.begun
     return packets, stream_facts(source, start.frames[0] if start.frames else None)
 
@@ -183,13 +182,15 @@ class _Start:
         except av.error.FFmpegError:
             self._can_go_on = False
 
-    def drain(self) -> None:
-        """Get what the decoder still holds; it has to be flushed before it decodes again."""
+    def drain(self, num_packets: int) -> None:
+        """Get what the decoder still holds: of a stream of so few packets all pictures; then nothing is left to do."""
         import av
 
-        self._can_go_on = False
-        with contextlib.suppress(av.error.FFmpegError):
+        self._can_go_on &= self._num_packets == num_packets
+        try:
             self.frames += self._decoder.decode(None)
+        except av.error.FFmpegError:
+            self._can_go_on = False
 
 
 class _Rows:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voco_video.errors import VideoError
-from voco_video.video.container import DamagedError, Source, name_packet, packet_number
+from voco_video.video.container import DamagedError, Source, packet_number
 from voco_video.video.packet_index import (
     NO_TIME,
     PacketList,
@@ -109,7 +109,7 @@ def _list_pictures(source: Source, *, strict: bool) -> _Pictures:
     last_duration, is_damaged = 0, False
     for number, packet in enumerate(itertools.chain(source.packets(), [None])):  # None gets what the decoder holds
         if packet is not None:
-            name_packet(packet, number)
+            source.name(packet, number)
         try:
             pictures = source.decoder.decode(packet)
         except av.error.FFmpegError as error:

@@ -86,17 +86,19 @@ class FrameReader:
         """Yield each of `frames` (distinct, ascending) or raise DamagedError at the first that does not come intact."""
         if self._index.is_damaged:
             raise DamagedError("it is damaged")
-        num_read, can_seek, can_jump = 0, True, not self._index.is_from_pictures
+        num_read, can_seek, takes_shortcuts = 0, True, not self._index.is_from_pictures
         while num_read < len(frames):
             try:
                 with self._open_source() as source:
                     codec = source.decoder.codec.canonical_name
-                    can_jump = can_jump and codec in _EXACT_ENTRY_CODECS
+                    takes_shortcuts = takes_shortcuts and codec in _EXACT_ENTRY_CODECS
                     if codec not in _EXACT_ENTRY_CODECS | REPORTING_CODECS:
                         raise DamagedError("its decoder would not say if it were damaged")
-                    runs = plan_runs(self._index, frames[num_read:], can_jump=can_jump)
+                    runs = plan_runs(self._index, frames[num_read:], can_jump=takes_shortcuts)
                     # Closed before the source is: other threads may be reading from that.
-                    with contextlib.closing(self._read_runs(source, runs, can_seek=can_seek)) as found:
+                    with contextlib.closing(
+                        self._read_runs(source, runs, can_seek=can_seek, can_skip=takes_shortcuts)
+                    ) as found:
                         for frame_index, frame in found:
                             yield frame_index, frame
                             num_read += 1
@@ -106,17 +108,18 @@ class FrameReader:
                 can_seek = False
             except DamagedError:
                 # A keyframe may be one in name only (gradual refresh, wrong flags): once more without relying on any.
-                if not can_jump:
+                # Nothing is skipped then, or damage that has been met might be passed over.
+                if not takes_shortcuts:
                     raise
-                can_jump = False
+                takes_shortcuts = False
 
     def _read_runs(
-        self, source: Source, runs: Sequence[Run], *, can_seek: bool
+        self, source: Source, runs: Sequence[Run], *, can_seek: bool, can_skip: bool
     ) -> Generator[tuple[int, Any], None, None]:
         if pays_side_by_side(runs):
             yield from read_side_by_side(source, self._path, self._index, runs, can_seek=can_seek, stop=self._stop)
             return
-        reader = RunReader(source, self._index, can_seek=can_seek, is_stopped=self._stop.is_set)
+        reader = RunReader(source, self._index, can_seek=can_seek, can_skip=can_skip, is_stopped=self._stop.is_set)
         for run in runs:
             yield from reader.read(run)
 
@@ -172,12 +175,13 @@ class FrameReader:
             copier = PictureCopier()
             with Source(self._path, lenient=True) as source:
                 for picture in decode_on(source):
-                    frame = self._index.frame_shown_by(picture)
+                    frame, is_good = self._index.frame_shown_by(picture), are_bad_ones_good or not picture.is_corrupt
+                    own = copier.copy(picture)
+                    # What a decoder makes of damage may depend on which of its buffers are still in use.
+                    del picture
                     # A damaged picture may come late: time does not go back for it.
-                    if frame > latest and (are_bad_ones_good or not picture.is_corrupt):
-                        latest, own = frame, copier.copy(picture)
-                        # What a decoder makes of damage may depend on which of its buffers are still in use.
-                        del picture
+                    if frame > latest and is_good:
+                        latest = frame
                         yield int(self._index.pts[frame]), own
             if latest >= 0:
                 return
