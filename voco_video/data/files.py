@@ -168,11 +168,11 @@ class Tree:
     @cached_property
     def clips_by_folder(self) -> dict[str, dict[str, Path]]:
         """Videos by the name of their folder, then by their own name as in `clips`."""
-        found: dict[str, list[Path]] = {}
+        clips: dict[str, list[Path]] = {}
         for path in self._files:
             if path.suffix.lower() in CLIP_SUFFIXES:
-                found.setdefault(path.parent.name, []).append(path)
-        return {folder: _by_stem(paths) for folder, paths in found.items()}
+                clips.setdefault(path.parent.name, []).append(path)
+        return {folder: _by_stem(paths) for folder, paths in clips.items()}
 
     @cached_property
     def annotations(self) -> tuple[Path, ...]:
@@ -214,12 +214,12 @@ class Tree:
 
 
 def _by_stem(paths: Iterable[Path]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    best: dict[str, Path] = {}
     for path in paths:
-        other = found.get(path.stem)
+        other = best.get(path.stem)
         if other is None or _suffix_rank(path) < _suffix_rank(other):
-            found[path.stem] = path
-    return found
+            best[path.stem] = path
+    return best
 
 
 def _suffix_rank(path: Path) -> int:

@@ -175,16 +175,16 @@ def _is_a_line(before: str, after: str) -> bool:
 
 def _beside(mention: _Mention, mentions: Sequence[_Mention], text: str) -> set[str]:
     """Return the letters that are listed together with this one, or that follow in a list that it begins."""
-    found = {mention.letter}
-    for one, other in pairwise(mentions):
-        between = text[one.end : other.start]
+    named = {mention.letter}
+    for left, right in pairwise(mentions):
+        between = text[left.end : right.start]
         # "between A and C, B is right": that comma ends a clause.
-        is_clause = between.strip() == "," and _IS_RIGHT.match(text[other.end :])
-        if found & {one.letter, other.letter} and _LISTED.fullmatch(between) and not is_clause:
-            found |= {one.letter, other.letter}
+        is_clause = between.strip() == "," and _IS_RIGHT.match(text[right.end :])
+        if named & {left.letter, right.letter} and _LISTED.fullmatch(between) and not is_clause:
+            named |= {left.letter, right.letter}
     if not mention.is_said and _ITEM.match(text[mention.end :]):
-        found |= {m.letter for m in mentions if _ITEM.match(text[m.end :])}
-    return found
+        named |= {m.letter for m in mentions if _ITEM.match(text[m.end :])}
+    return named
 
 
 def _only(letters: set[str | None] | set[str]) -> str | None:

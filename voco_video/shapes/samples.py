@@ -146,7 +146,7 @@ def draw_turns(
     )
     lists = draw_lists(scene, rng, num_lists=num_lists, at_seconds=at_seconds)
     if by_name_fraction:
-        lists = [by_name(one) if rng.random() < by_name_fraction else one for one in lists]
+        lists = [by_name(turn) if rng.random() < by_name_fraction else turn for turn in lists]
     return (*questions, *lists)
 
 

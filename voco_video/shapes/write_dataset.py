@@ -98,7 +98,7 @@ def write_dataset(
         out_dir as a Path.
 
     Raises:
-        UsageError: an argument that cannot be, or out_dir holds something else.
+        UsageError: an invalid argument, or out_dir has other contents.
 
     >>> write_dataset("shapes", layout="msvd", num_videos=100, seed=0)  # doctest: +SKIP
     PosixPath('shapes')
@@ -134,7 +134,7 @@ def _check(settings: _Settings) -> None:
 
 
 def _recorded(directory: Path) -> dict[str, Any] | None:
-    """The settings a directory was made with, or None if there are none to be read."""
+    """Read the settings that a directory was made with; None if it has none that can be read."""
     try:
         recorded: dict[str, Any] = json.loads((directory / SETTINGS_NAME).read_text())
     except (OSError, ValueError):
@@ -173,7 +173,7 @@ def _publish(partial: Path, out_dir: Path, settings: _Settings) -> None:
 
 
 def _split_sizes(num_videos: int) -> dict[str, int]:
-    """At least one video for each split; train takes what rounding leaves.
+    """Split a number of videos, with at least one for each split; train gets the rest after rounding.
 
     >>> _split_sizes(100)
     {'train': 60, 'val': 15, 'test': 25}
@@ -222,7 +222,7 @@ def _numbered(layout: str, item: _Item, number: int) -> _Item:
 
 
 def _youtube_id(seed: int, split: str, index: int) -> str:
-    """Eleven characters like a YouTube id's: some begin with "-" or "_", as real ones do."""
+    """Make eleven characters like a YouTube id; some begin with "-" or "_", as real ids do."""
     digest = hashlib.blake2b(f"MovingShapes {seed} {split} {index}".encode(), digest_size=9).digest()
     return base64.urlsafe_b64encode(digest).decode()[:11]
 
@@ -259,7 +259,7 @@ def _annotate_msrvtt(directory: Path, items: Sequence[_Item]) -> None:
 
 
 def _write_qa(directory: Path, items: Sequence[_Item], *, first_video_id: int, extra: dict[str, int]) -> None:
-    """{train,val,test}_qa.json; as in the originals keys are sorted and ids run on over the splits."""
+    """Write {train,val,test}_qa.json; as in the originals keys are sorted and ids continue over the splits."""
     next_id = 0
     for split, split_items in _by_split(items).items():
         rows = []
@@ -277,7 +277,7 @@ def _write_qa(directory: Path, items: Sequence[_Item], *, first_video_id: int, e
 
 
 def _annotate_activitynet(directory: Path, items: Sequence[_Item]) -> None:
-    """Questions and answers in two files of the same order; questions without "?", ids counting from 1."""
+    """Write questions and answers to two files in the same order; questions without "?", ids counting from 1."""
     for split, split_items in _by_split(items).items():
         questions, answers = [], []
         for item in split_items:

@@ -167,7 +167,7 @@ class VocoTrainer(Trainer):
 
     def _collate(self, placed: Sequence[Placed]) -> dict[str, Any]:
         visibility = visibility_at(placed[0].step, self.config, num_voco_tokens=self.voco.num_voco_tokens)
-        samples = [one.sample for one in placed]
+        samples = [item.sample for item in placed]
         batch = make_batch(self.voco.backbone, samples, visibility, max_length=self.config.max_length)
         return {"batch": batch, "labels": batch.labels}
 
