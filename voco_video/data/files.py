@@ -154,6 +154,30 @@ def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
         raise DataError(f"{path}: not parquet ({error!s:.80}); is the file whole?") from error
 
 
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); is the file whole?") from error
+
+
+def named_values(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds one object.
+
+    Raises:
+        DataError: the file cannot be read, or holds something else.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: holds a {type(content).__name__}, but has to hold named values")
+    return content
+
+
 @dataclass(frozen=True)
 class Tree:
     """A folder with everything below it, listed once; hidden files and folders are ignored."""

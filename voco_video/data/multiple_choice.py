@@ -38,14 +38,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from voco_video.data.choices import LETTERS, without_labels
-from voco_video.data.files import Row, Tree, read_rows
+from voco_video.data.files import Row, Tree, named_values, read_rows
 from voco_video.data.samples import Dataset, SplitSize, Turn
 from voco_video.data.video_sets import (
     AnnotationFiles,
     VideoQuestion,
     check_set,
     check_unique,
-    named_values,
     samples_of,
     with_question_mark,
 )

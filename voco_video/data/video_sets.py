@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from voco_video.data.files import Tree
 from voco_video.data.samples import Media, Sample, SplitSize, Turn
@@ -111,21 +109,6 @@ def samples_of(questions: Sequence[VideoQuestion], tree: Tree) -> tuple[Sample, 
         for video, question in first.items()
     }
     return tuple(Sample(video, (Media("video", video, paths[video]),), tuple(turns[video])) for video in turns)
-
-
-def named_values(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds one object.
-
-    Raises:
-        DataError: the file cannot be read, or holds something else.
-    """
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); is the file whole?") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: holds a {type(content).__name__}, but has to hold named values")
-    return content
 
 
 def with_question_mark(question: str) -> str:

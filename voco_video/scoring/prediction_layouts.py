@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from voco_video.data.choices import LETTERS
-from voco_video.data.files import Row, read_rows
+from voco_video.data.files import Row, read_json, read_rows
 from voco_video.errors import DataError
 
 _ID_FIELDS = ("question_id", "id", "qid")
@@ -164,10 +164,7 @@ def _read_words(path: Path, vocabulary: Path | None) -> list[str]:
     if vocabulary is None:
         what = "its numbers count in a list of words (HQGA's *ans_word.json)"
         raise DataError(f"{path}: {what}, which is not beside the annotations: say where it is")
-    try:
-        words = json.loads(vocabulary.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{vocabulary}: {error}") from error
+    words = read_json(vocabulary)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise DataError(f"{vocabulary}: has to hold a list of words")
     return words

@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from voco_video.data.files import Row, read_rows
+from voco_video.data.files import Row, named_values, read_rows
 from voco_video.data.samples import Dataset, Sample, Turn
 from voco_video.errors import DataError
 from voco_video.scoring.prediction_layouts import Entry, find_vocabulary, read_entries
@@ -293,15 +293,7 @@ def read_run_info(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         DataError: it is there, but cannot be read.
     """
     place = run_info_path(path)
-    if not place.is_file():
-        return None
-    try:
-        info = json.loads(place.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{place}: cannot be read ({error}); remove it or write it again") from error
-    if not isinstance(info, dict):
-        raise DataError(f"{place}: holds a {type(info).__name__}, but has to hold named values")
-    return info
+    return named_values(place) if place.is_file() else None
 
 
 def write_run_info(path: str | os.PathLike[str], info: dict[str, Any]) -> None:
