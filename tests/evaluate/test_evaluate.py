@@ -275,7 +275,7 @@ def test_a_run_with_other_settings_is_refused(model, shapes, data, options, tmp_
 
 def test_two_runs_into_one_folder_at_once_are_refused(model, data, options, tmp_path):
     run = RunFiles(tmp_path, num_voco_tokens=8)
-    with run.part(0), pytest.raises(UsageError, match="another process is evaluating"):
+    with run.rank_file(0), pytest.raises(UsageError, match="another process is evaluating"):
         evaluate(model, data, options=options, out=tmp_path)
     evaluate(model, data, options=options, out=tmp_path)
 
