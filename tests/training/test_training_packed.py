@@ -155,7 +155,7 @@ def test_cached_frames_give_the_same_logits_as_pixels(visibility):
     vision_tokens = model.vision_tokens(batch.pixels).detach()
     trainable = TrainableVoco(model)
     expected = trainable.answer_logits(batch, vision_tokens).logits
-    if visibility.kept == "full":
+    if visibility.token_kind == "full":
         whole = whole_frames(model, vision_tokens)
     else:
         whole = visibility.cut(model.compress(vision_tokens, form=visibility.form))

@@ -18,7 +18,7 @@ from voco_video.model.voco import Form, VocoTokens
 IGNORED = -100
 """The label of a token without loss."""
 
-Kept = Literal["kv", "embeds", "full"]
+TokenKind = Literal["kv", "embeds", "full"]
 """The kinds of tokens in a frame cache: VoCo tokens in one form or the other, or all vision tokens (form `kv`)."""
 
 
@@ -37,7 +37,7 @@ class TrainingSample:
 
     turns: tuple[Turn, ...]
     frames: np.ndarray | None = None
-    read_tokens: Callable[[Kept], VocoTokens] | None = None
+    read_tokens: Callable[[TokenKind], VocoTokens] | None = None
     system: str = ""
     encoded: tuple[list[int], list[int]] | None = field(default=None, repr=False)
 
@@ -65,7 +65,7 @@ class Visibility:
         return f"k={self.num_voco_tokens}" + (f", {self.form}" if self.form != "kv" else "")
 
     @property
-    def kept(self) -> Kept:
+    def token_kind(self) -> TokenKind:
         """The kind of tokens that a frame cache has to hold."""
         return "full" if self.num_voco_tokens is None else self.form
 
@@ -117,7 +117,7 @@ def make_batch(
     readers = [sample.read_tokens for sample in samples if sample.read_tokens is not None]
     if readers and len(readers) != len(samples):
         raise ValueError("a batch mixes samples from a frame cache with samples from pixels")
-    tokens = tuple(visibility.cut(read(visibility.kept)) for read in readers)
+    tokens = tuple(visibility.cut(read(visibility.token_kind)) for read in readers)
     frames = [0 if sample.frames is None else len(sample.frames) for sample in samples]
     return TrainingBatch(
         num_frames=tuple(t.num_frames for t in tokens) or tuple(frames),

@@ -19,7 +19,7 @@ from voco_video.data.turns import check_turns, encode_turns
 from voco_video.errors import FILE_ERRORS, DataError, UsageError, VideoError, VocoVideoError
 from voco_video.model.backbone import Backbone
 from voco_video.model.voco import VocoModel, VocoTokens
-from voco_video.training.batches import Kept, TrainingSample
+from voco_video.training.batches import TokenKind, TrainingSample
 from voco_video.training.config import TrainConfig
 from voco_video.video.reading import read_frames
 from voco_video.video.sampling import Sampling
@@ -167,7 +167,7 @@ class CachedConversations(_SkipsBadRows):
         rows: Sequence[Sample],
         config: TrainConfig,
         backbone: Backbone,
-        entries: dict[tuple[Path, Kept], CacheEntry],
+        entries: dict[tuple[Path, TokenKind], CacheEntry],
     ) -> None:
         super().__init__(rows, config, backbone)
         self.entries = entries
@@ -178,21 +178,21 @@ class CachedConversations(_SkipsBadRows):
         cache, fingerprint = FrameCache(config.cache_dir or None), model.fingerprint()
         dataset = cls(rows, config, model.backbone, {})
         dataset.check_limit()
-        kinds: tuple[Kept, ...] = (*config.forms, *(("full",) if config.full_visibility_fraction else ()))
+        kinds: tuple[TokenKind, ...] = (*config.forms, *(("full",) if config.full_visibility_fraction else ()))
         broken: dict[Path, Exception] = {}
         for number, row in enumerate(rows):
             if number in dataset.bad:
                 continue
-            for media, kept in product(row.media, kinds):
+            for media, kind in product(row.media, kinds):
                 path = _existing(media)
-                if path not in broken and (path, kept) not in dataset.entries:
+                if path not in broken and (path, kind) not in dataset.entries:
                     try:
-                        dataset.entries[path, kept] = compress_video(
+                        dataset.entries[path, kind] = compress_video(
                             model,
                             path,
                             cache=cache,
                             sampling=Sampling(num_frames=config.num_frames if media.kind == "video" else 1),
-                            options=options_for(kept),
+                            options=options_for(kind),
                             fingerprint=fingerprint,
                         ).entry
                     except (*FILE_ERRORS, UsageError) as error:
@@ -209,10 +209,10 @@ class CachedConversations(_SkipsBadRows):
         paths = tuple(map(_existing, row.media))
         return TrainingSample(turns=row.turns, read_tokens=partial(self._read_tokens, paths))
 
-    def _read_tokens(self, paths: tuple[Path, ...], kept: Kept) -> VocoTokens:
-        return VocoTokens.cat([read_tokens(self.entries[path, kept]) for path in paths])
+    def _read_tokens(self, paths: tuple[Path, ...], kind: TokenKind) -> VocoTokens:
+        return VocoTokens.cat([read_tokens(self.entries[path, kind]) for path in paths])
 
 
-def options_for(kept: Kept) -> CompressOptions:
+def options_for(kind: TokenKind) -> CompressOptions:
     """Return the options for compressing a video to a kind of tokens."""
-    return CompressOptions(compressor="full", form="kv") if kept == "full" else CompressOptions(form=kept)
+    return CompressOptions(compressor="full", form="kv") if kind == "full" else CompressOptions(form=kind)

@@ -161,7 +161,7 @@ class TrainableVoco(nn.Module):
 
     def _from_cache(self, batch: TrainingBatch) -> AnswerLogits:
         """Run only the text, over frames from a cache."""
-        if batch.visibility.kept == "embeds":
+        if batch.visibility.token_kind == "embeds":
             return self._after_embeds(batch, [t.embeds for t in batch.tokens if t.embeds is not None], self._zero(None))
         prefixes = [self.voco.prefix(tokens) for tokens in batch.tokens]
         kept = batch.tokens[0].num_voco_tokens

@@ -21,7 +21,7 @@ from voco_video.shapes.rendering import render
 from voco_video.shapes.samples import MovingShapes, SceneSample
 from voco_video.shapes.scene_view import FAMILIES, QuestionAnswer
 from voco_video.shapes.world import draw_scene, scene_rng
-from voco_video.training.batches import Kept, TrainingSample, Visibility
+from voco_video.training.batches import TokenKind, TrainingSample, Visibility
 from voco_video.training.config import TrainConfig
 from voco_video.training.file_samples import CachedConversations, Conversations, read_rows
 
@@ -82,16 +82,16 @@ class CompressedFrames:
     def __init__(self, frames: np.ndarray, model: VocoModel) -> None:
         self.frames = frames
         self.model = model
-        self._kept: dict[Form, VocoTokens] = {}
+        self._tokens: dict[Form, VocoTokens] = {}
 
     @torch.inference_mode()
-    def read_tokens(self, kept: Kept) -> VocoTokens:
+    def read_tokens(self, kind: TokenKind) -> VocoTokens:
         """Compress the frames, with all of the model's K VoCo tokens."""
-        if kept == "full":
+        if kind == "full":
             return whole_frames(self.model, self.model.vision_tokens(self.frames))
-        if kept not in self._kept:
-            self._kept[kept] = self.model.compress(self.model.vision_tokens(self.frames), form=kept)
-        return self._kept[kept]
+        if kind not in self._tokens:
+            self._tokens[kind] = self.model.compress(self.model.vision_tokens(self.frames), form=kind)
+        return self._tokens[kind]
 
 
 class CompressedMovingShapes:
