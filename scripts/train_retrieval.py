@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from voco_video.answer.retrieval import FrameScorer, Retriever, question_states, token_features
+from voco_video.answer.frame_scorer import FrameScorer, Retriever, question_states, token_features
 from voco_video.checkpoint.folder import find_checkpoint, load_voco_model
 from voco_video.model.voco import Form, VocoModel
 from voco_video.shapes.rendering import render

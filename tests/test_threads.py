@@ -21,8 +21,8 @@ import voco_video
 from tests.helpers.clips import Clip
 from tests.helpers.models import random_pixels, tiny_voco
 from tests.helpers.tiny_families import FAMILIES, tiny_family
+from voco_video.answer.attention_scores import frame_keys, last_token_queries
 from voco_video.answer.generate import AnswerOptions, frame_attention, generate
-from voco_video.answer.retrieval import frame_keys, last_token_queries
 from voco_video.api import CompressedVideo, VideoModel
 from voco_video.model import freed_memory
 from voco_video.model.adapters import add_adapters

@@ -14,8 +14,8 @@ from functools import cached_property
 from pathlib import Path
 
 from voco_video.answer.compressed_video import CompressedVideo
-from voco_video.answer.entry_frames import Part
-from voco_video.answer.retrieval import Retriever
+from voco_video.answer.entry_frames import EntryFrames
+from voco_video.answer.frame_scorer import Retriever
 from voco_video.answer.several_videos import Found, concat, find
 from voco_video.cache import FrameCache
 from voco_video.checkpoint.fingerprints import remembered
@@ -30,7 +30,7 @@ from voco_video.options.compression import BatchSize, CompressOptions, Decoder, 
 from voco_video.options.loading import WeightBits
 from voco_video.options.sampling import Sampling
 
-__all__ = ["CompressedVideo", "Found", "Part", "VideoModel", "VideoStream", "concat", "find", "load_model"]
+__all__ = ["CompressedVideo", "EntryFrames", "Found", "VideoModel", "VideoStream", "concat", "find", "load_model"]
 
 
 @undisturbed(inference=False)
@@ -170,7 +170,7 @@ class VideoModel:
             batching=self._batchings.setdefault(options, Batching(options.batch_size)),
             on_progress=on_progress,
         )
-        return CompressedVideo(self, (Part(result.entry, 0, result.entry.num_frames),), result)
+        return CompressedVideo(self, (EntryFrames(result.entry, 0, result.entry.num_frames),), result)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the model as an ordinary Hugging Face folder, which `load_model` reads back.
@@ -253,7 +253,7 @@ class VideoModel:
                 f"entry {entry.digest[:12]} was compressed by a model with fingerprint "
                 f"{entry.key.model_fingerprint[:12]}, not by this one ({self.fingerprint[:12]})"
             )
-        return CompressedVideo(self, (Part(entry, 0, entry.num_frames),))
+        return CompressedVideo(self, (EntryFrames(entry, 0, entry.num_frames),))
 
 
 class VideoStream(Stream):
@@ -280,4 +280,4 @@ class VideoStream(Stream):
         entry = self.entry
         if entry is None:
             raise CacheError(f"{self.source_name}: nothing is published yet; iterate over the stream first")
-        return CompressedVideo(self._video_model, (Part(entry, 0, entry.num_frames),))
+        return CompressedVideo(self._video_model, (EntryFrames(entry, 0, entry.num_frames),))

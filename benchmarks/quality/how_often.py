@@ -5,7 +5,7 @@
 MovingShapes haystacks (`benchmarks.haystacks.make_repeats`) in which shapes appear one to four times for two seconds.
 
     search      the moments of `find` whose frames likelier than not show it (a score above 0), counted
-    certain     those whose score is at least `retrieval.CERTAIN`, what policy `relevant` shows in any case
+    certain     those whose score is at least `search.SURE_LOG_ODDS`, what policy `relevant` shows in any case
     relevant    the model's own answer to "how many times does ... appear?", from the frames that the question is about
     uniform     the same from frames spread evenly
 """
@@ -20,10 +20,10 @@ import numpy as np
 from benchmarks.clips import CLIPS
 from benchmarks.haystacks import Haystack, make_repeats
 from benchmarks.report import Benchmark, Report, option, table
-from voco_video.answer.retrieval import CERTAIN
+from voco_video.answer.search import SURE_LOG_ODDS
 from voco_video.api import CompressedVideo, load_model
 from voco_video.scoring.bootstrap import Estimate, resample
-from voco_video.shapes.questions import NUMBERS
+from voco_video.shapes.scene_view import NUMBERS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 TIMES = (1, 2, 3, 4)
 MOST_MOMENTS = 50
 WAYS = ("search", "certain", "relevant", "uniform")
-LEAST_SCORES = {"search": 0.0, "certain": CERTAIN}
+LEAST_SCORES = {"search": 0.0, "certain": SURE_LOG_ODDS}
 
 
 @dataclass(frozen=True)

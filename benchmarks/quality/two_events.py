@@ -40,8 +40,9 @@ from voco_video.data.samples import Turn
 from voco_video.model.adapters import adapters_off
 from voco_video.model.voco import Form, Prefix, VocoModel
 from voco_video.scoring.bootstrap import Estimate, resample
-from voco_video.shapes.questions import QuestionAnswer, draw_questions
+from voco_video.shapes.questions import draw_questions
 from voco_video.shapes.rendering import write_clip
+from voco_video.shapes.scene_view import QuestionAnswer
 from voco_video.shapes.world import Scene, draw_scene, scene_rng, staggered_pairs
 from voco_video.training.batches import encode_turns
 

@@ -30,7 +30,7 @@ from voco_video.compress import read_tokens
 from voco_video.model.adapters import add_adapters
 from voco_video.model.backbone import Backbone, ImageSettings, PromptTemplate
 from voco_video.model.voco import VocoModel
-from voco_video.training.batches import Batch, Visibility
+from voco_video.training.batches import TrainingBatch, Visibility
 from voco_video.training.loss import TrainableVoco
 from voco_video.video.frames import Fit
 
@@ -77,13 +77,13 @@ def make_model() -> VocoModel:
     return VocoModel(backbone, torch.randn(NUM_VOCO_TOKENS, 256) * 0.02)
 
 
-def make_batch(num_frames: int, *, batch_size: int = 1) -> Batch:
+def make_batch(num_frames: int, *, batch_size: int = 1) -> TrainingBatch:
     """Random pixels and text."""
     rng = np.random.default_rng(0)
     input_ids = torch.from_numpy(rng.integers(3, 900, (batch_size, TEXT_LENGTH)))
     turn_ids = torch.full_like(input_ids, -1)
     turn_ids[:, TEXT_LENGTH // 2 :] = 0
-    return Batch(
+    return TrainingBatch(
         num_frames=(num_frames,) * batch_size,
         input_ids=input_ids,
         labels=torch.where(turn_ids >= 0, input_ids, -100),
@@ -94,11 +94,11 @@ def make_batch(num_frames: int, *, batch_size: int = 1) -> Batch:
     )
 
 
-def stepper(trainable: TrainableVoco) -> Callable[[Batch], None]:
+def stepper(trainable: TrainableVoco) -> Callable[[TrainingBatch], None]:
     """One optimizer step on a batch."""
     optimizer = torch.optim.AdamW([p for p in trainable.parameters() if p.requires_grad], lr=1e-5)
 
-    def step(batch: Batch) -> None:
+    def step(batch: TrainingBatch) -> None:
         trainable(batch)["loss"].backward()
         optimizer.step()
         optimizer.zero_grad()

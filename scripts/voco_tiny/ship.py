@@ -9,7 +9,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from voco_video.answer.retrieval import Retriever
+from voco_video.answer.frame_scorer import Retriever
 from voco_video.checkpoint.files import ASSETS
 from voco_video.checkpoint.folder import load_voco_model, save_voco_model
 

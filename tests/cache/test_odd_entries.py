@@ -97,10 +97,10 @@ def test_int8_needs_the_type_that_it_was_of(cache: FrameCache) -> None:
 
 def test_a_summary_leaves_out_what_an_entry_does_not_say(cache: FrameCache, capsys: pytest.CaptureFixture[str]) -> None:
     from voco_video.answer.compressed_video import CompressedVideo
-    from voco_video.answer.entry_frames import Part
+    from voco_video.answer.entry_frames import EntryFrames
 
     entry = write(cache, KV)
-    video = CompressedVideo(None, (Part(entry, 0, 2),))  # type: ignore[arg-type]
+    video = CompressedVideo(None, (EntryFrames(entry, 0, 2),))  # type: ignore[arg-type]
     row = summary(Path("clip.mp4"), video)
     assert (row["vision_tokens"], row["ratio"], row["kept_tokens"]) == (None, None, 6)
     print_summary([row], json=False)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from voco_video.answer.frame_budget import clock_text
+from voco_video.answer.clock import clock_text
 from voco_video.answer.moments import format_seconds
 from voco_video.cache import FrameCache
 from voco_video.cli.ask import gather_questions

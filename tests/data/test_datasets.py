@@ -288,7 +288,7 @@ def test_broken_mapping_is_named(tmp_path: Path, line: str) -> None:
 def test_unknown_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="msvd, msrvtt, activitynet, egoschema, nextqa, videomme, mlvu, llava-mix665k"):
         load_dataset("tgif", tmp_path)
-    with pytest.raises(UsageError, match="train, val, test"):
+    with pytest.raises(UsageError, match="msvd has train and val and test"):
         load_dataset("msvd", tmp_path, split="dev")
     with pytest.raises(DataError, match="no such folder"):
         load_dataset("msvd", tmp_path / "nowhere")

@@ -148,7 +148,7 @@ def test_mlvu_test(tmp_path: Path) -> None:
     ]
     with pytest.raises(DataError, match=r"test_multi_choice_tasks\.json, row 1: has no 'answer'"):
         load_dataset("mlvu", root, split="test", annotations=root / "test_multi_choice_tasks.json")
-    with pytest.raises(DataError, match=r"no annotations of the val split in it \(looked for 1_plotQA\.json"):
+    with pytest.raises(DataError, match=r"no annotations of the val split \(looked for 1_plotQA\.json"):
         load_dataset("mlvu", root)
 
 

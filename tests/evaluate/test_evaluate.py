@@ -17,7 +17,7 @@ from voco_video.data.samples import Dataset, Media
 from voco_video.errors import CacheError, DataError, UsageError
 from voco_video.evaluate import EvalOptions, EvalProgress, answer_vocabulary, evaluate
 from voco_video.evaluate.answer_likelihood import Ranker
-from voco_video.evaluate.run_folder import Part, RunFiles
+from voco_video.evaluate.run_folder import RankFile, RunFiles
 from voco_video.scoring.predictions import Prediction, read_predictions, read_run_info, write_run_info
 from voco_video.shapes.write_dataset import write_dataset
 
@@ -164,7 +164,7 @@ def test_a_second_run_does_nothing(model, data, options, tmp_path, monkeypatch):
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     assert len(before) == 2
     forbid(monkeypatch, "voco_video.compress.open_video", "voco_video.model.voco.VocoModel.vision_tokens")
-    forbid(monkeypatch, "voco_video.answer.generate.generate", "voco_video.evaluate.answering.compressed")
+    forbid(monkeypatch, "voco_video.answer.generate.generate", "voco_video.evaluate.answering.compress")
     second = evaluate(model, data, options=options, out=tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert (first.num_resumed, second.num_resumed) == (0, data.num_questions)
@@ -204,19 +204,19 @@ def test_with_a_full_cache_nothing_is_decoded_or_compressed(model, data, options
 
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(model, data, options, whole, tmp_path, monkeypatch):
     """Stopped at every video in turn, before, inside and after the write."""
-    append = Part.append
+    append = RankFile.append
     countdown = 0
 
-    def fragile(self: Part, predictions: list[Prediction]) -> None:
+    def fragile(self: RankFile, predictions: list[Prediction]) -> None:
         nonlocal countdown
         countdown -= 1
         if countdown == 0:
-            self.file.write(predictions[0].to_json().encode() + b"\n" + predictions[1].to_json().encode()[:70])
+            self.file.write(predictions[0].json_line().encode() + b"\n" + predictions[1].json_line().encode()[:70])
             self.file.flush()
             raise KeyboardInterrupt
         append(self, predictions)
 
-    monkeypatch.setattr(Part, "append", fragile)
+    monkeypatch.setattr(RankFile, "append", fragile)
     reports: list[EvalProgress] = []
     for stop in (1, 3, 2, 1):
         countdown = stop
@@ -275,7 +275,7 @@ def test_a_run_with_other_settings_is_refused(model, shapes, data, options, tmp_
 
 def test_two_runs_into_one_folder_at_once_are_refused(model, data, options, tmp_path):
     run = RunFiles(tmp_path, num_voco_tokens=8)
-    with run.part(0), pytest.raises(UsageError, match="another process is evaluating"):
+    with run.rank_file(0), pytest.raises(UsageError, match="another process is evaluating"):
         evaluate(model, data, options=options, out=tmp_path)
     evaluate(model, data, options=options, out=tmp_path)
 

@@ -26,7 +26,7 @@ from voco_video.errors import DataError, UsageError
 from voco_video.evaluate import EvalOptions, evaluate
 from voco_video.evaluate.answer_likelihood import answer_token_ids
 from voco_video.evaluate.choices import score_options
-from voco_video.evaluate.run_folder import Part
+from voco_video.evaluate.run_folder import RankFile
 from voco_video.scoring.bootstrap import NUM_RESAMPLES
 from voco_video.scoring.comparison import compare
 from voco_video.scoring.metrics import score
@@ -173,16 +173,16 @@ def test_letters_are_read_from_what_asking_gives(model, sets, tmp_path, monkeypa
 def test_an_interrupted_run_ends_with_the_same_bytes(model, sets, answer_by, tmp_path, monkeypatch):
     whole = tmp_path / "whole"
     evaluated(model, "mlvu", sets["mlvu"], whole, answer_by=answer_by)
-    append, left = Part.append, 2
+    append, left = RankFile.append, 2
 
-    def fragile(self: Part, predictions: list[Prediction]) -> None:
+    def fragile(self: RankFile, predictions: list[Prediction]) -> None:
         nonlocal left
         left -= 1
         if left == 0:
             raise KeyboardInterrupt
         append(self, predictions)
 
-    monkeypatch.setattr(Part, "append", fragile)
+    monkeypatch.setattr(RankFile, "append", fragile)
     with pytest.raises(KeyboardInterrupt):
         evaluated(model, "mlvu", sets["mlvu"], tmp_path / "run", answer_by=answer_by)
     data = load_dataset("mlvu", sets["mlvu"])

@@ -25,9 +25,9 @@ OPTIONS = ("--num-frames", "3", "--max-new-tokens", "6", "--num-voco-tokens", "8
 
 _SLOW_EVAL = """
 import time
-from voco_video.evaluate.run_folder import Part
-append = Part.append
-Part.append = lambda *args: append(*args) or time.sleep(0.3)
+from voco_video.evaluate.run_folder import RankFile
+append = RankFile.append
+RankFile.append = lambda *args: append(*args) or time.sleep(0.3)
 from voco_video.cli import main
 if __name__ == "__main__":
     main()

@@ -22,7 +22,7 @@ from voco_video.model.voco import VocoTokens
 from voco_video.options.compression import parse_compressor
 from voco_video.shapes.rendering import write_clip
 from voco_video.shapes.world import demo_scene
-from voco_video.training.batches import Batch, Visibility
+from voco_video.training.batches import TrainingBatch, Visibility
 from voco_video.training.config import TrainConfig
 from voco_video.training.engine import train
 from voco_video.training.loss import TrainableVoco
@@ -167,7 +167,7 @@ def test_answering_sees_what_training_at_full_visibility_shows(vision_tokens, na
     compressor = parse_compressor(name)
     shown = vision_tokens if name == "full" else average_pooled(vision_tokens, (4, 4), (2, 2))
     ids = torch.stack([TEXT, TEXT.flip(0)])
-    batch = Batch(
+    batch = TrainingBatch(
         num_frames=counts,
         input_ids=ids,
         labels=ids,

@@ -32,7 +32,7 @@ from voco_video.model.families import family_of
 from voco_video.model.positions import frame_positions, rotate_keys
 from voco_video.model.voco import VocoModel, VocoTokens
 from voco_video.options.compression import parse_compressor
-from voco_video.training.batches import Batch, Visibility
+from voco_video.training.batches import TrainingBatch, Visibility
 from voco_video.training.loss import TrainableVoco
 from voco_video.video.frames import Fit
 
@@ -208,7 +208,7 @@ def test_a_batch_of_frames_equals_one_by_one(model, family, pixels, vision_token
 def test_the_packed_pass_of_training_equals_two_passes(model, family, pixels, vision_tokens, k):
     """Samples of two frames and of one, in one row: positions and deeper features of every family reach training."""
     num_frames = (2, 1)
-    batch = Batch(
+    batch = TrainingBatch(
         num_frames=num_frames,
         input_ids=TEXT.expand(2, -1),
         labels=TEXT.expand(2, -1),

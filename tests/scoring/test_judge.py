@@ -49,7 +49,7 @@ def asked(number: int, prediction: str | None = "a dog", **changes: object) -> P
 
 
 def run(base_url: str, predictions: list[Prediction], *, cache_dir: Path | None = None, **changes: object) -> Judgement:
-    ask = AskOptions("judge", base_url, timeout_seconds=5, max_retries=3, first_wait_seconds=0.01, max_wait_seconds=0.5)
+    ask = AskOptions("judge", base_url, timeout_seconds=5, max_retries=3)
     names = set(AskOptions.__dataclass_fields__)
     ask = replace(ask, **{name: value for name, value in changes.items() if name in names})
     others = {name: value for name, value in changes.items() if name not in names}
@@ -253,8 +253,8 @@ def test_what_may_pass_is_tried_again(first: Response) -> None:
 @pytest.mark.parametrize(
     ("response", "num_requests", "why"),
     [
-        (fails(500), 4, "status 500"),
-        (fails(429), 4, "status 429"),
+        (fails(500, headers={"retry-after-ms": "10"}), 4, "status 500"),
+        (fails(429, headers={"retry-after-ms": "10"}), 4, "status 429"),
         (Response(completion("")[:40]), 4, "4 tries"),
         (replace(YES, after_seconds=1.2), 4, "no reply within 0.5 s"),
         (fails(400), 1, "status 400"),

@@ -76,8 +76,8 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     first = path.read_bytes()
     write_predictions(path, read_predictions(path))
     assert path.read_bytes() == first
-    assert Prediction.from_json(ONE.to_json()) == ONE
-    fields = json.loads(ONE.to_json())
+    assert Prediction.from_json_line(ONE.json_line()) == ONE
+    fields = json.loads(ONE.json_line())
     assert [*fields, *CHOICE_FIELDS] == list(Prediction.__slots__)
 
 
@@ -85,14 +85,14 @@ def test_multiple_choice_is_read_as_it_was_written() -> None:
     scored = {"option_log_likelihoods": (-1.5, -2.0), "option_num_tokens": (1, 3)}
     for fields in ({}, scored, {"duration_class": "long"}):
         one = replace(ONE, options=("dog", "cat"), **fields)
-        assert Prediction.from_json(one.to_json()) == one
-        assert Prediction.from_json(one.to_json()).to_json() == one.to_json()
+        assert Prediction.from_json_line(one.json_line()) == one
+        assert Prediction.from_json_line(one.json_line()).json_line() == one.json_line()
 
 
 def test_fields_that_nobody_measured_may_be_left_out() -> None:
-    values = json.loads(replace(ONE, confidence=None, vocabulary_rank=None, in_vocabulary=None).to_json())
+    values = json.loads(replace(ONE, confidence=None, vocabulary_rank=None, in_vocabulary=None).json_line())
     needed = {name: values[name] for name in values if values[name] is not None and name != "status"}
-    assert Prediction.from_json(json.dumps(needed)) == Prediction.from_json(json.dumps(values))
+    assert Prediction.from_json_line(json.dumps(needed)) == Prediction.from_json_line(json.dumps(values))
 
 
 @pytest.mark.parametrize(
@@ -114,18 +114,18 @@ def test_fields_that_nobody_measured_may_be_left_out() -> None:
     ],
 )
 def test_a_line_that_cannot_be_names_its_row(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    line = json.dumps({**json.loads(ONE.to_json()), **changes})
+    line = json.dumps({**json.loads(ONE.json_line()), **changes})
     with pytest.raises(DataError, match=message):
-        Prediction.from_json(line)
+        Prediction.from_json_line(line)
     path = tmp_path / "predictions.jsonl"
-    path.write_text(f"{NONE.to_json()}\n{line}\n")
+    path.write_text(f"{NONE.json_line()}\n{line}\n")
     with pytest.raises(DataError, match=f"predictions.jsonl, row 2: .*{message}"):
         read_predictions(path)
 
 
 def test_a_file_that_is_not_whole_is_refused(tmp_path: Path, references: Dataset) -> None:
     path = tmp_path / "predictions.jsonl"
-    path.write_text(f"{ONE.to_json()}\n{NONE.to_json()}"[:-9])
+    path.write_text(f"{ONE.json_line()}\n{NONE.json_line()}"[:-9])
     with pytest.raises(DataError, match="line 2: not JSON"):
         read_predictions(path)
     path.write_text("")
@@ -135,7 +135,7 @@ def test_a_file_that_is_not_whole_is_refused(tmp_path: Path, references: Dataset
         with pytest.raises(DataError, match="No such file"):
             load_predictions(tmp_path / "nowhere" / name, references=references)
     with pytest.raises(DataError, match="not JSON"):
-        Prediction.from_json("{")
+        Prediction.from_json_line("{")
 
 
 def test_a_repeated_question_counts_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from voco_video.errors import UsageError
-from voco_video.shapes.questions import FAMILIES, NUMBERS, QuestionAnswer, demo_questions, draw_questions
+from voco_video.shapes.questions import demo_questions, draw_questions
 from voco_video.shapes.rendering import render, write_clip
 from voco_video.shapes.samples import MovingShapes, draw_lists, vocabulary
+from voco_video.shapes.scene_view import FAMILIES, NUMBERS, QuestionAnswer
 from voco_video.shapes.world import (
     COLOURS,
     MOTIONS,

@@ -9,14 +9,14 @@ from torch import nn
 from tests.helpers.models import one_masked_pass, random_pixels, tiny_voco
 from voco_video.model.compressors import whole_frames
 from voco_video.model.voco import VocoTokens
-from voco_video.training.batches import Batch, Visibility
+from voco_video.training.batches import TrainingBatch, Visibility
 from voco_video.training.loss import TrainableVoco
 from voco_video.training.packed_attention import PackedLayout
 
 TEXT_LENGTH = 9
 
 
-def make_batch(num_frames, visibility, *, seed=0, text_length=TEXT_LENGTH) -> Batch:
+def make_batch(num_frames, visibility, *, seed=0, text_length=TEXT_LENGTH) -> TrainingBatch:
     """Random texts of different lengths, labels on their later halves."""
     generator = torch.Generator().manual_seed(seed)
     size = (len(num_frames), text_length)
@@ -24,7 +24,7 @@ def make_batch(num_frames, visibility, *, seed=0, text_length=TEXT_LENGTH) -> Ba
     turn_ids = torch.full(size, -1)
     for row in range(len(num_frames)):
         turn_ids[row, 4 : text_length - row] = 0  # later rows are shorter, the rest is padding
-    return Batch(
+    return TrainingBatch(
         num_frames=tuple(num_frames),
         input_ids=input_ids,
         labels=torch.where(turn_ids >= 0, input_ids, -100),
@@ -155,11 +155,11 @@ def test_cached_frames_give_the_same_logits_as_pixels(visibility):
     vision_tokens = model.vision_tokens(batch.pixels).detach()
     trainable = TrainableVoco(model)
     expected = trainable.answer_logits(batch, vision_tokens).logits
-    if visibility.kept == "full":
+    if visibility.token_kind == "full":
         whole = whole_frames(model, vision_tokens)
     else:
         whole = visibility.cut(model.compress(vision_tokens, form=visibility.form))
-    cached = Batch(
+    cached = TrainingBatch(
         num_frames=batch.num_frames,
         input_ids=batch.input_ids,
         labels=batch.labels,

@@ -18,7 +18,7 @@ from voco_video.errors import UsageError
 from voco_video.training import TrainConfig, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def temporal_run(tmp_path, name, **changes) -> TrainConfig:
@@ -148,7 +148,7 @@ def test_packed_pass_under_fully_sharded_weights_has_the_same_loss_and_gradients
     """FSDP2 itself on two CPU processes; Accelerate offers it on GPUs only, where `fsdp: true` turns it on."""
     script = tmp_path / "sharded.py"
     script.write_text(SHARDED)
-    torchrun(script, path=[ROOT, ROOT / "tests"])
+    torchrun(script, path=[ROOT, ROOT / "tests" / "training"])
 
 
 def test_fsdp_without_gpus_is_refused(tmp_path):

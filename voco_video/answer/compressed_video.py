@@ -1,4 +1,4 @@
-"""Compressed frames that answer questions: windows, what a question sees of them, and where things are."""
+"""Compressed frames that answer questions: windows, the frames that a question sees, and searching."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from typing import Protocol, overload
 import numpy as np
 import torch
 
-from voco_video.answer.entry_frames import Part, read_chosen, read_chunks, read_features
-from voco_video.answer.frame_budget import View, choose_view, clock_frames, clock_text, context_budget
+from voco_video.answer.clock import clock_frames, clock_token_ids, time_token_ids
+from voco_video.answer.entry_frames import EntryFrames, read_chosen, read_chunks, read_features
+from voco_video.answer.frame_budget import FrameSelection, context_budget, select_frames
+from voco_video.answer.frame_scorer import Retriever
 from voco_video.answer.generate import NUM_MOMENTS, Answer, Message, answer_questions, stream_answer
 from voco_video.answer.moments import Moment, find_moments, weighted
-from voco_video.answer.retrieval import FrameScores, FrameSearch, Retriever
+from voco_video.answer.search import FrameScores, FrameSearch
 from voco_video.compress import CompressResult, StageSeconds, compressor_of, form_of, read_tokens, tokens_per_frame
-from voco_video.errors import ModelError, UsageError
+from voco_video.errors import UsageError
 from voco_video.model.mixed_prefix import assemble
 from voco_video.model.voco import Prefix, VocoModel, VocoTokens
 from voco_video.options.answering import AnswerOptions, Policy, ViewOptions
@@ -25,7 +27,7 @@ from voco_video.options.compression import Form
 
 log = logging.getLogger(__name__)
 AS_FITS = ViewOptions()  # as many frames as the context has room for
-_SCORES_KEPT = 64  # questions whose scores are remembered, 9 bytes a frame each
+_MAX_SCORED_QUESTIONS = 64  # questions whose scores are kept, 9 bytes a frame each
 
 
 class AnsweringModel(Protocol):
@@ -37,7 +39,7 @@ class AnsweringModel(Protocol):
 
     @property
     def retriever(self) -> Retriever | None:
-        """What it has learned about finding frames, or None."""
+        """The model's learned scorers of frames, or None."""
 
     @property
     def fingerprint(self) -> str:
@@ -49,13 +51,13 @@ class CompressedVideo:
     """Compressed frames in time order, ready for questions. Slices and concatenations read nothing from disk.
 
     Attributes:
-        model: what compressed them, and answers.
-        parts: where the frames are.
-        result: how the entry came about; None for slices, concatenations and opened entries.
+        model: the model that compressed the frames and answers from them.
+        parts: the cache entries and their frames.
+        result: the result of compressing; None for slices, concatenations and opened entries.
     """
 
     model: AnsweringModel = field(repr=False)
-    parts: tuple[Part, ...]
+    parts: tuple[EntryFrames, ...]
     result: CompressResult | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
@@ -69,7 +71,7 @@ class CompressedVideo:
 
     @property
     def num_frames(self) -> int:
-        """F."""
+        """F: number of frames."""
         return sum(part.num_frames for part in self.parts)
 
     @cached_property
@@ -94,7 +96,7 @@ class CompressedVideo:
 
     @property
     def from_cache(self) -> bool:
-        """True where nothing had to be decoded or compressed."""
+        """Whether all frames came from the cache, so that nothing was decoded or compressed."""
         return self.result is None or self.result.from_cache
 
     @property
@@ -103,7 +105,7 @@ class CompressedVideo:
         return self.result.seconds if self.result else StageSeconds()
 
     def __getitem__(self, window: slice) -> CompressedVideo:
-        """Frames with ``start <= pts_seconds < stop``; a slice in seconds.
+        """Return the frames with ``start <= pts_seconds < stop``; a slice in seconds.
 
         Raises:
             UsageError: no frame lies in the window, or a step was given.
@@ -115,7 +117,7 @@ class CompressedVideo:
             raise UsageError(f"[{window!r}]: slice a video in seconds, as in video[30.0:60.0]")
         start = -np.inf if window.start is None else float(window.start)
         stop = np.inf if window.stop is None else float(window.stop)
-        parts = tuple(cut for part in self.parts if (cut := part.between(start, stop)) is not None)
+        parts = tuple(inside for part in self.parts if (inside := part.between(start, stop)) is not None)
         if not parts:
             pts = self.pts_seconds
             raise UsageError(f"no frame between {start:g} s and {stop:g} s; frames lie at {pts[0]:g} to {pts[-1]:g} s")
@@ -127,11 +129,11 @@ class CompressedVideo:
 
     def view(
         self, question: str | None = None, *, num_voco_tokens: int | None = None, options: ViewOptions = AS_FITS
-    ) -> View:
-        """Which frames a question sees, and with how many tokens each.
+    ) -> FrameSelection:
+        """Select the frames that a question sees, and the number of tokens of each.
 
         Args:
-            question: needed where the policy asks for it and not everything fits.
+            question: needed if the policy chooses frames by it and not all frames fit.
             num_voco_tokens: k, at most K.
 
         Raises:
@@ -146,54 +148,51 @@ class CompressedVideo:
         if options.needs_scores and not fits:
             if question is None:
                 raise UsageError(f"policy {options.policy!r} chooses frames by the question, so it needs one")
-            found = self._found(question)
-            order, is_about = (found.scores if found.claims is None else found.claims), found.is_about
-        return choose_view(
+            relevance = self._relevance(question)
+            order = relevance.scores if relevance.claims is None else relevance.claims
+            is_about = relevance.is_about
+        return select_frames(
             self.num_frames, per_frame, max_voco_tokens=budget, options=options, scores=order, is_about=is_about
         )
 
     def _context_budget(self, num_voco_tokens: int, options: ViewOptions) -> int | None:
-        """What the context length leaves for frames beside text, the clock's included; one frame at least."""
-        budget = context_budget(self.model.voco.backbone.context_length, frame_length=self._first_position)
+        """Compute how many tokens of frames the context has room for beside text and clock; at least one frame's."""
+        backbone = self.model.voco.backbone
+        budget = context_budget(backbone.context_length, frame_length=self._first_position)
         if budget is None:
             return None
         if options.clock_every_seconds is not None:
-            times = len(clock_frames(self.pts_seconds, options.clock_every_seconds))
-            longest = len(self._clock_ids(float(self.pts_seconds.max())))
-            budget -= min(times, budget // (num_voco_tokens + longest)) * longest
+            num_times = len(clock_frames(self.pts_seconds, options.clock_every_seconds))
+            longest = len(time_token_ids(backbone, float(self.pts_seconds.max())))
+            budget -= min(num_times, budget // (num_voco_tokens + longest)) * longest
         return max(num_voco_tokens, budget)
 
     @cached_property
     def _first_position(self) -> int:
-        """Where the first frame's first token stands."""
+        """Position of the first frame's first token."""
         positions = read_tokens(self.parts[0].entry, 0, 1).positions
         before = self.model.voco.backbone.template.frame_before_ids
         return len(before) if positions is None else int(positions.min())
 
-    def _clock_ids(self, seconds: float) -> list[int]:
-        if self.model.voco.backbone.tokenizer is None:
-            raise ModelError("this checkpoint has no tokenizer, so it cannot be told the time (clock_every_seconds)")
-        return self.model.voco.backbone.token_ids(clock_text(seconds))
-
     def frame_scores(self, question: str) -> np.ndarray:
-        """How much each frame has to do with a question, float32 ``[F]``: `voco_video.answer.retrieval.FrameScores`.
+        """Score each frame's relevance to a question, float32 ``[F]``: `voco_video.answer.search.FrameScores`.
 
         >>> video.frame_scores("the red star").argmax()                   # doctest: +SKIP
         4017
         """
-        return self._found(question).scores
+        return self._relevance(question).scores
 
-    def _found(self, question: str) -> FrameScores:
-        found = self._scores.get(question)
-        if found is None:
-            found = self._search.scores(question)
-            if len(self._scores) >= _SCORES_KEPT:
+    def _relevance(self, question: str) -> FrameScores:
+        scores = self._scores.get(question)
+        if scores is None:
+            scores = self._search.scores(question)
+            if len(self._scores) >= _MAX_SCORED_QUESTIONS:
                 self._scores.clear()
-            self._scores[question] = found
-        return found
+            self._scores[question] = scores
+        return scores
 
     def find(self, query: str, *, num_moments: int = 5) -> list[Moment]:
-        """The moments that have most to do with a query, best first; nothing is generated.
+        """Find the moments that are most relevant to a query, best first; no answer is generated.
 
         Args:
             query: a question, or what to look for.
@@ -214,38 +213,32 @@ class CompressedVideo:
         num_voco_tokens: int | None = None,
         options: ViewOptions = AS_FITS,
     ) -> Prefix:
-        """What the text attends to, assembled once and kept for the view last used.
+        """Assemble the prefix that the text attends to; the last one is kept for the next question.
 
         Args:
             question: for policies that choose frames by it.
-            num_voco_tokens: k, at most K; only VoCo tokens can be cut to their first few.
+            num_voco_tokens: k, at most K; only VoCo tokens can be cut to their first k.
             options: which frames are seen.
 
         Raises:
-            UsageError: there are no k tokens, or not of this compressor.
+            UsageError: the frames have fewer than k tokens, or their compressor's tokens cannot be cut.
         """
         return self._prefix(self.view(question, num_voco_tokens=num_voco_tokens, options=options), options)
 
-    def _prefix(self, view: View, options: ViewOptions) -> Prefix:
-        key = view.frames.tobytes(), view.counts.tobytes(), options.clock_every_seconds
+    def _prefix(self, selection: FrameSelection, options: ViewOptions) -> Prefix:
+        every = options.clock_every_seconds
+        key = *selection.key, every
         prefix = self._prefixes.get(key)
         if prefix is None:
-            largest = int(view.counts.max(initial=0))
-            tokens = read_chosen(self.parts, view.frames, num_voco_tokens=largest)
-            prefix = assemble(
-                self.model.voco, tokens, counts=torch.from_numpy(view.counts), texts=self._clock(view, options)
-            )
+            largest = int(selection.counts.max(initial=0))
+            tokens = read_chosen(self.parts, selection.frames, num_voco_tokens=largest)
+            times: dict[int, list[int]] = {}
+            if every is not None and selection.num_tokens:
+                times = clock_token_ids(self.model.voco.backbone, self.pts_seconds[selection.frames], every)
+            prefix = assemble(self.model.voco, tokens, counts=torch.from_numpy(selection.counts), texts=times)
             self._prefixes.clear()
             self._prefixes[key] = prefix
         return prefix
-
-    def _clock(self, view: View, options: ViewOptions) -> dict[int, list[int]]:
-        """Token ids of the times that stand before some of the frames seen."""
-        if options.clock_every_seconds is None or not view.num_tokens:
-            return {}
-        pts_seconds = self.pts_seconds[view.frames]
-        told = clock_frames(pts_seconds, options.clock_every_seconds).tolist()
-        return {f: self._clock_ids(float(pts_seconds[f])) for f in told}
 
     @cached_property
     def _prefixes(self) -> dict[tuple[bytes, bytes, float | None], Prefix]:
@@ -255,7 +248,7 @@ class CompressedVideo:
     def _search(self) -> FrameSearch:
         retriever = self.model.retriever
         if retriever is not None and not retriever.belongs_to(self.model.voco, self.model.fingerprint):
-            log.warning("what finds frames was trained with other weights than this model's; attention finds them")
+            log.warning("the retriever does not match this model; falling back to attention")
             retriever = None
         scorer = retriever.scorers.get(self.form) if retriever and self.compressor == "voco" else None
         readers = partial(read_chunks, self.parts), partial(read_features, self.parts)
@@ -312,11 +305,11 @@ class CompressedVideo:
         seed: int = 0,
         with_attention: bool = False,
     ) -> Answer | list[Answer]:
-        """Answer one question, or several; those that see the same frames share one prefix.
+        """Answer one question, or several; questions that see the same frames share one prefix.
 
         Args:
-            question: a question, or a sequence of them, which then gives a list.
-            num_voco_tokens: budget k per frame, at most what was compressed; all of them when None.
+            question: a question, or a sequence of questions, for which a list is returned.
+            num_voco_tokens: budget k per frame, at most K; all K when None.
             max_voco_tokens, policy, neighbours, clock_every_seconds: see `ViewOptions`.
             history: earlier turns, for a conversation.
             max_new_tokens, temperature, seed: see `AnswerOptions`.
@@ -329,30 +322,30 @@ class CompressedVideo:
         """
         questions = [question] if isinstance(question, str) else list(question)
         options = ViewOptions(max_voco_tokens, policy, neighbours, clock_every_seconds)
-        views = [self.view(q, num_voco_tokens=num_voco_tokens, options=options) for q in questions]
+        selections = [self.view(q, num_voco_tokens=num_voco_tokens, options=options) for q in questions]
         answers: dict[int, Answer] = {}
-        for view, asked in _together(views):
-            prefix = self._prefix(view, options)
+        for selection, numbers in _group_by_view(selections):
+            prefix = self._prefix(selection, options)
             group = answer_questions(
                 self.model.voco,
                 prefix,
-                [questions[i] for i in asked],
+                [questions[i] for i in numbers],
                 history=history,
                 options=AnswerOptions(max_new_tokens, temperature, seed),
-                frame_pts_seconds=self.pts_seconds[view.frames][: len(prefix.frame_slots)],  # none for text alone
+                frame_pts_seconds=self.pts_seconds[selection.frames][: len(prefix.frame_slots)],  # none for text alone
                 with_attention=with_attention,
             )
-            answers |= {i: self._told(answer, view) for i, answer in zip(asked, group, strict=True)}
+            answers |= {i: self._with_notes(answer, selection) for i, answer in zip(numbers, group, strict=True)}
         return answers[0] if isinstance(question, str) else [answers[i] for i in range(len(questions))]
 
-    def _told(self, answer: Answer, view: View) -> Answer:
-        """An answer that says which frames it did not see, and for which moments the others were chosen."""
-        note = ". ".join(part for part in (view.note, answer.note) if part)
+    def _with_notes(self, answer: Answer, selection: FrameSelection) -> Answer:
+        """Add a note on frames that were not seen, and as evidence the moments that frames were chosen for."""
+        note = ". ".join(part for part in (selection.note, answer.note) if part)
         evidence = answer.evidence
-        if view.policy in ("relevant", "elastic") and not evidence:
-            found = find_moments(self.frame_scores(answer.question), self.pts_seconds, num_moments=NUM_MOMENTS)
-            seen = self.pts_seconds[view.frames]
-            evidence = tuple(weighted([m for m in found if m.peak_seconds in seen]))
+        if selection.policy in ("relevant", "elastic") and not evidence:
+            moments = find_moments(self.frame_scores(answer.question), self.pts_seconds, num_moments=NUM_MOMENTS)
+            seen = self.pts_seconds[selection.frames]
+            evidence = tuple(weighted([m for m in moments if m.peak_seconds in seen]))
         return replace(answer, note=note, evidence=evidence)
 
     def stream(
@@ -371,27 +364,27 @@ class CompressedVideo:
     ) -> Iterator[str]:
         """Yield the answer's text as it is generated; arguments as for `ask`.
 
-        A token is generated when the next piece is asked for. Whoever stops asking stops the generation.
+        A token is generated only when the next piece is asked for, so generation stops when the caller stops iterating.
 
         >>> for piece in video.stream("Tell me what happens."):           # doctest: +SKIP
         ...     print(piece, end="", flush=True)
         """
         options = ViewOptions(max_voco_tokens, policy, neighbours, clock_every_seconds)
-        view = self.view(question, num_voco_tokens=num_voco_tokens, options=options)
-        if view.note:
-            log.warning(view.note)
+        selection = self.view(question, num_voco_tokens=num_voco_tokens, options=options)
+        if selection.note:
+            log.warning(selection.note)
         return stream_answer(
             self.model.voco,
-            self._prefix(view, options),
+            self._prefix(selection, options),
             question,
             history=history,
             options=AnswerOptions(max_new_tokens, temperature, seed),
         )
 
 
-def _together(views: Sequence[View]) -> list[tuple[View, list[int]]]:
-    """Questions that see the same, by their numbers: each such view once."""
-    groups: dict[tuple[bytes, bytes], tuple[View, list[int]]] = {}
-    for i, view in enumerate(views):
-        groups.setdefault((view.frames.tobytes(), view.counts.tobytes()), (view, []))[1].append(i)
+def _group_by_view(selections: Sequence[FrameSelection]) -> list[tuple[FrameSelection, list[int]]]:
+    """List each different selection with the numbers of the questions that see it."""
+    groups: dict[tuple[bytes, bytes], tuple[FrameSelection, list[int]]] = {}
+    for i, selection in enumerate(selections):
+        groups.setdefault(selection.key, (selection, []))[1].append(i)
     return list(groups.values())

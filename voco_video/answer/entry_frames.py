@@ -1,4 +1,4 @@
-"""Frames that lie in one cache entry or in several: read by chunk, by window, or one by one."""
+"""Frames of one or several cache entries, read in chunks, by window of time, or one by one."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from voco_video.answer.retrieval import token_features, value_features
+from voco_video.answer.frame_scorer import token_features, value_features
 from voco_video.cache import CacheEntry
 from voco_video.cache.int8 import dequantize
 from voco_video.compress import dtype_of, form_of, read_tokens
 from voco_video.model.voco import VocoTokens
 
 CHUNK_BYTES = 64 << 20
-FRAMES_PER_STEP = 256  # of a search: few enough for products to stay in the processor's cache
+FRAMES_PER_STEP = 256  # frames per step of a search, so few that products stay in the processor's cache
 
 
 @dataclass(frozen=True)
-class Part:
+class EntryFrames:
     """Frames ``start:stop`` of one cache entry."""
 
     entry: CacheEntry
@@ -29,22 +29,22 @@ class Part:
 
     @property
     def num_frames(self) -> int:
-        """Frames of this part."""
+        """Number of these frames."""
         return self.stop - self.start
 
     @property
     def pts_seconds(self) -> npt.NDArray[np.float64]:
-        """Their times in their own video."""
+        """The frames' times in their own video."""
         return self.entry.pts_seconds[self.start : self.stop]
 
-    def between(self, start_seconds: float, stop_seconds: float) -> Part | None:
-        """The frames of a window of time; None where there are none."""
+    def between(self, start_seconds: float, stop_seconds: float) -> EntryFrames | None:
+        """Return the frames of a window of time; None if there are none."""
         first, last = np.searchsorted(self.pts_seconds, [start_seconds, stop_seconds], side="left")
-        return Part(self.entry, self.start + int(first), self.start + int(last)) if first < last else None
+        return EntryFrames(self.entry, self.start + int(first), self.start + int(last)) if first < last else None
 
 
-def read_chunks(parts: Sequence[Part]) -> Iterator[VocoTokens]:
-    """All frames in order, at most as many at a time as take `CHUNK_BYTES`; memory-mapped, so nothing is copied."""
+def read_chunks(parts: Sequence[EntryFrames]) -> Iterator[VocoTokens]:
+    """Read all frames in order, in chunks of at most `CHUNK_BYTES`; memory-mapped, so nothing is copied."""
     for part in parts:
         size = max(1, CHUNK_BYTES // max(1, part.entry.bytes_per_frame))
         for begin, end in part.entry.mapped_windows(part.start, part.stop):
@@ -52,8 +52,8 @@ def read_chunks(parts: Sequence[Part]) -> Iterator[VocoTokens]:
                 yield read_tokens(part.entry, start, min(start + size, end))
 
 
-def read_features(parts: Sequence[Part]) -> Iterator[Tensor]:
-    """What `token_features` makes of all frames, ``[F, K, W]``, in order, some at a time; nothing else is read."""
+def read_features(parts: Sequence[EntryFrames]) -> Iterator[Tensor]:
+    """Read the features of all frames (see `token_features`), ``[F, K, W]``, in order, some at a time."""
     for part in parts:
         form, dtype = form_of(part.entry), dtype_of(part.entry)
         for start in range(part.start, part.stop, FRAMES_PER_STEP):
@@ -66,12 +66,12 @@ def read_features(parts: Sequence[Part]) -> Iterator[Tensor]:
                 yield value_features(dequantize(rows, dtype=dtype)["values"])
 
 
-def read_chosen(parts: Sequence[Part], frames: npt.NDArray[np.int64], *, num_voco_tokens: int) -> VocoTokens:
-    """Some of the frames, with the first tokens of each.
+def read_chosen(parts: Sequence[EntryFrames], frames: npt.NDArray[np.int64], *, num_voco_tokens: int) -> VocoTokens:
+    """Read some of the frames, with the first tokens of each.
 
     Args:
         frames: their indices over all parts, ascending, at least one.
-        num_voco_tokens: how many tokens of each are read.
+        num_voco_tokens: number of tokens of each frame.
     """
     pieces, first = [], 0
     for part in parts:

@@ -1,4 +1,4 @@
-"""From a prefix and questions to answers: batched over the shared prefix, streamed, with the frames they rest on."""
+"""From a prefix and questions to answers: batched over the shared prefix, streamed, with evidence in the video."""
 
 from __future__ import annotations
 
@@ -37,24 +37,25 @@ class Message:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer and what it rests on.
+    """An answer, with its evidence in the video.
 
     Attributes:
         question: as asked.
         text: the answer.
         token_ids: its tokens.
         confidence: geometric mean of the probabilities of its tokens, 0 to 1.
-        num_frames, num_voco_tokens: frames it could look at, and VoCo tokens of each.
+        num_frames, num_voco_tokens: number of frames that it was given from, and of VoCo tokens of each.
         seconds: time from the assembled prefix to the answer; for questions asked together, the time of all.
         note: what a reader has to know, such as that the model is untrained, that not all frames were seen, or that
-            positions went beyond what it was trained on; empty when there is nothing to say.
-        evidence: the moments it rests on, those that count most first: those that were found for the question
-            (policies ``relevant`` and ``elastic``), or where the answer looked, with ``with_attention``. Else empty.
+            positions went beyond those of training; empty if there is nothing to say.
+        evidence: the moments that it is based on, the most important first: those that were found for the question
+            (policies ``relevant`` and ``elastic``), or those that the answer attended to, with ``with_attention``. Else
+            empty.
         frame_pts_seconds: time of each frame, ``[F]``.
-        frame_attention: share of the answer's attention to the video that each frame got, ``[F]`` summing to 1;
-            None unless asked for.
-        video_attention: part of the answer's attention that went to the video rather than to text, 0 to 1; None
-            unless asked for.
+        frame_attention: each frame's share of the answer's attention to the video, ``[F]`` summing to 1; None without
+            ``with_attention``.
+        video_attention: share of the answer's attention that went to the video and not to text, 0 to 1; None without
+            ``with_attention``.
     """
 
     question: str
@@ -84,12 +85,12 @@ def answer_questions(
     frame_pts_seconds: np.ndarray,
     with_attention: bool = False,
 ) -> list[Answer]:
-    """Answer questions about one prefix; it is assembled once, whatever their number.
+    """Answer questions over one shared prefix.
 
     Args:
         history: earlier turns that every question follows.
-        frame_pts_seconds: ``[F]``, to be carried in the answers.
-        with_attention: measure where each answer looked (one more pass over question and answer).
+        frame_pts_seconds: ``[F]``, copied into the answers.
+        with_attention: measure which frames each answer attended to (one more pass over question and answer).
 
     Raises:
         UsageError: an empty question.
@@ -132,23 +133,23 @@ def answer_questions(
 
 
 def answer_note(model: VocoModel, prefix: Prefix, *, num_text_tokens: int = 0) -> str:
-    """What users are told with every answer: that no frame was shown, that the model is untrained, what it is.
+    """Write the note on an answer: that no frame was shown, that the model is untrained, and the model's own note.
 
     Args:
-        num_text_tokens: of question and answer.
+        num_text_tokens: number of tokens of question and answer.
     """
     blind = "" if len(prefix.frame_slots) else "answered from the question alone: no frame was shown. "
     return f"{beyond_context(model, prefix, num_text_tokens)}{blind}{model_note(model)}".strip()
 
 
 def model_note(model: VocoModel) -> str:
-    """What users are told of a model with whatever it says; empty when there is nothing to say."""
+    """Write the note on a model that comes with all its answers; empty if there is nothing to say."""
     warning = "" if model.trained else "the model is untrained, so its answers mean nothing. "
     return f"{warning}{model.about}".strip()
 
 
 def beyond_context(model: VocoModel, prefix: Prefix, num_text_tokens: int) -> str:
-    """That positions go beyond those that the model was trained on; empty where they do not."""
+    """Say that positions go beyond those that the model was trained on; "" if they do not."""
     trained, used = model.backbone.context_length, prefix.text_start + num_text_tokens
     if trained is None or used <= trained:
         return ""
@@ -159,7 +160,7 @@ def beyond_context(model: VocoModel, prefix: Prefix, num_text_tokens: int) -> st
 
 
 def _looked_at(shares: np.ndarray | None, pts_seconds: np.ndarray) -> tuple[Moment, ...]:
-    """Where an answer looked, as evidence."""
+    """Return the moments that an answer attended to."""
     if shares is None or not len(shares):
         return ()
     return tuple(shared_moments(shares, pts_seconds, num_moments=NUM_MOMENTS))
@@ -173,7 +174,7 @@ def stream_answer(
     history: Sequence[Message] = (),
     options: AnswerOptions = AnswerOptions(),
 ) -> Iterator[str]:
-    """Yield an answer's text piece by piece; a token is generated when the next piece is asked for, and never else."""
+    """Yield an answer's text piece by piece; a token is generated only when the next piece is asked for."""
     prompt = _prompt(model, question, history)
     if problem := beyond_context(model, prefix, len(prompt)):
         log.warning(problem.strip())
@@ -189,7 +190,7 @@ def stream_answer(
 
 
 class _GrowingText(TextStreamer):
-    """Text of the tokens so far, as far as later ones cannot change it."""
+    """The text of the tokens so far, without the part that later tokens may still change."""
 
     def __init__(self, tokenizer: Any, **options: Any) -> None:
         super().__init__(tokenizer, **options)
@@ -199,7 +200,7 @@ class _GrowingText(TextStreamer):
         self._pieces.append(text)
 
     def taken(self) -> list[str]:
-        """What has come since the last call."""
+        """Return the pieces since the last call."""
         pieces, self._pieces = self._pieces, []
         return [piece for piece in pieces if piece]
 
@@ -230,12 +231,12 @@ def generate_steps(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Generate for a batch of prompts, one token of each at a time, until all have ended.
 
-    Prompts are padded on the left, between the prefix and the text, and the padding is masked. All that changes on the
-    way is in here: nothing of it is the model's, nor of torch's own generator of random numbers.
+    Prompts are padded on the left, between the prefix and the text, and the padding is masked. All state is local: the
+    model and torch's own generator of random numbers are not changed.
 
     Yields:
-        Ids of the tokens that were chosen, int64 ``[B]``, and the logarithms of their probabilities, float32 ``[B]``.
-        Of a prompt that has ended they mean nothing.
+        Ids of the chosen tokens, int64 ``[B]``, and the logarithms of their probabilities, float32 ``[B]``. They have
+        no meaning for a prompt that has ended.
     """
     backbone, batch_size = model.backbone, len(prompts)
     ends = _end_token_ids(model) if options.stop_at_end else set()
@@ -271,7 +272,7 @@ def generate_steps(
 
 
 def _chosen(scores: Tensor, options: AnswerOptions, random: torch.Generator) -> Tensor:
-    """One token for each row of scores, ``[B, vocabulary] -> [B]``: the likeliest, or drawn."""
+    """Choose one token for each row of scores, ``[B, vocabulary] -> [B]``: the likeliest, or a random one."""
     if options.temperature:
         return torch.multinomial(scores.softmax(-1), 1, generator=random)[:, 0]
     return scores.argmax(-1)
@@ -281,7 +282,7 @@ def _chosen(scores: Tensor, options: AnswerOptions, random: torch.Generator) -> 
 def frame_attention(
     model: VocoModel, prefix: Prefix, prompt: Sequence[int], answer_ids: Sequence[int]
 ) -> tuple[np.ndarray, float]:
-    """Where an answer looked: attention from the positions that predict its tokens to the VoCo tokens.
+    """Measure which frames an answer attended to, from the positions that predict its tokens.
 
     The mean is over layers, heads and answer tokens; each is computed by the library's eager attention in one pass
     over question and answer.
@@ -329,7 +330,7 @@ def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tupl
 def _processors(
     model: VocoModel, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, options: AnswerOptions
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """What options and a checkpoint's own settings, such as a penalty for repetition, make of logits."""
+    """Return what changes logits: options and a checkpoint's settings, such as a penalty for repetition."""
 
     def prepared(model: Any, input_ids: Tensor, logits_processor: Any, **others: Any) -> Any:
         return logits_processor
@@ -347,7 +348,7 @@ def _processors(
 def _generation_config(model: VocoModel, options: AnswerOptions) -> Any:
     from transformers import GenerationConfig
 
-    # An end token that no vocabulary holds: None would be filled in from the model's own settings.
+    # If it shall not stop, use an id outside the vocabulary: None would be replaced by the model's own end tokens.
     ends = sorted(_end_token_ids(model)) if options.stop_at_end else [model.backbone.text_config.vocab_size]
     return GenerationConfig(
         max_new_tokens=options.max_new_tokens,
@@ -364,7 +365,7 @@ def _end_token_ids(model: VocoModel) -> set[int]:
 
 
 def _until_end(ids: list[int], log_probs: Tensor, ends: set[int]) -> tuple[list[int], float]:
-    """Cut at the first end token; its probability counts, since ending there was a choice too."""
+    """Cut at the first end token; its probability counts too, since the model chose to end there."""
     length = next((i for i, token in enumerate(ids) if token in ends), len(ids))
     counted = log_probs[: length + 1] if length < len(ids) else log_probs
     return ids[:length], float(counted.mean().exp())

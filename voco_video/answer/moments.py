@@ -1,4 +1,4 @@
-"""Stretches of a video, from how much each of its frames counts. Pure functions."""
+"""Stretches of a video, found from scores of its frames."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Moment:
 
     Attributes:
         start_seconds, end_seconds: from its first frame to the end of its last.
-        peak_seconds: time of the frame that counts most.
-        score: of that frame.
-        weight: share of this moment among those it was found with; they sum to 1.
+        peak_seconds: time of the frame with the highest score.
+        score: score of that frame.
+        weight: share of this moment among the moments of one search; their weights sum to 1.
     """
 
     start_seconds: float
@@ -30,18 +30,18 @@ class Moment:
 
 
 def format_seconds(seconds: float, *, digits: int = 2, with_hours: bool = False) -> str:
-    """Seconds as a clock shows them.
+    """Write seconds as a clock shows them.
 
     Args:
-        digits: of a second's fraction.
-        with_hours: also where there are none.
+        digits: number of digits after the seconds.
+        with_hours: whether to write hours that are 0.
 
     >>> format_seconds(3723.5), format_seconds(61.25), format_seconds(59.996), format_seconds(-0.5)
     ('1:02:03.50', '1:01.25', '1:00.00', '-0:00.50')
     >>> format_seconds(75.4, digits=0, with_hours=True)
     '0:01:15'
     """
-    units = round(abs(float(seconds)) * 10**digits)  # rounded once, before it is cut up: no 60 seconds
+    units = round(abs(float(seconds)) * 10**digits)  # rounded before it is split, so 60 seconds never appear
     sign = "-" if seconds < 0 and units else ""
     whole, fraction = divmod(units, 10**digits)
     hours, minutes = divmod(whole // 60, 60)
@@ -50,13 +50,13 @@ def format_seconds(seconds: float, *, digits: int = 2, with_hours: bool = False)
 
 
 def find_moments(scores: Floats, pts_seconds: Floats, *, num_moments: int) -> list[Moment]:
-    """The stretches around the best frames, best first; a stretch goes on while scores stay above half of its height.
+    """Find the stretches around the best frames, best first; scores in a stretch stay above half of its height.
 
-    Height is over the median of all scores, so it does not matter in what unit they are.
+    Height is measured from the median of all scores, so the unit of scores does not matter.
 
     Args:
-        scores: ``[F]``, see `voco_video.answer.retrieval.FrameScores`.
-        pts_seconds: ``[F]``; no moment reaches over a gap, or to another video, where times go back.
+        scores: ``[F]``, see `voco_video.answer.search.FrameScores`.
+        pts_seconds: ``[F]``; no moment crosses a gap, or the border of a video, where times go back.
         num_moments: how many at most.
 
     Returns:
@@ -70,35 +70,35 @@ def find_moments(scores: Floats, pts_seconds: Floats, *, num_moments: int) -> li
         return []
     floor, ends = float(np.median(scores)), frame_ends(pts_seconds)
     taken = np.zeros(len(scores), bool)
-    found: list[Moment] = []
+    moments: list[Moment] = []
     for peak in np.argsort(-scores, kind="stable").tolist():
-        if len(found) == num_moments or (found and scores[peak] <= floor):
+        if len(moments) == num_moments or (moments and scores[peak] <= floor):
             break
         if taken[peak]:
             continue
         is_in = (scores > (scores[peak] + floor) / 2) & ~taken
         is_in[peak] = True
         first, last = _run_around(peak, is_in, ends[:-1] == pts_seconds[1:])
-        taken[max(first - 1, 0) : last + 2] = True  # its flanks are no moments of their own
+        taken[max(first - 1, 0) : last + 2] = True  # its neighbours are not moments of their own
         times = float(pts_seconds[first]), float(ends[last]), float(pts_seconds[peak])
-        found.append(Moment(*times, score=float(scores[peak])))
-    return weighted(found)
+        moments.append(Moment(*times, score=float(scores[peak])))
+    return weighted(moments)
 
 
 def weighted(moments: Sequence[Moment]) -> list[Moment]:
-    """The same moments with weights: the softmax of their scores."""
+    """Give moments their weights: the softmax of their scores."""
     powers = np.exp([m.score - max(m.score for m in moments) for m in moments])
     return [replace(m, weight=float(p / powers.sum())) for m, p in zip(moments, powers, strict=True)]
 
 
 def shared_moments(shares: Floats, pts_seconds: Floats, *, num_moments: int) -> list[Moment]:
-    """Stretches of frames that have more than an even share of something, such as attention; greatest sum first.
+    """Find stretches of frames with more than an even share of something, such as attention; largest sum first.
 
     Args:
         shares: ``[F]`` summing to 1.
 
     Returns:
-        Moments whose weights are the sums of their frames' shares, so those that are left out are missing from 1.
+        Moments whose weights are the sums of their frames' shares; the weights of all stretches would sum to at most 1.
 
     >>> shares, pts = np.array([0.1, 0.4, 0.3, 0.1, 0.1]), np.arange(5.0)
     >>> shared_moments(shares, pts, num_moments=3)
@@ -106,7 +106,7 @@ def shared_moments(shares: Floats, pts_seconds: Floats, *, num_moments: int) -> 
     """
     ends, is_in = frame_ends(pts_seconds), shares >= 1 / max(len(shares), 1)
     goes_on = ends[:-1] == pts_seconds[1:]
-    found, start = [], 0
+    moments, start = [], 0
     while start < len(shares):
         if not is_in[start]:
             start += 1
@@ -115,13 +115,13 @@ def shared_moments(shares: Floats, pts_seconds: Floats, *, num_moments: int) -> 
         peak = first + int(np.argmax(shares[first : last + 1]))
         times = float(pts_seconds[first]), float(ends[last]), float(pts_seconds[peak])
         weight = float(shares[first : last + 1].sum())
-        found.append(Moment(*times, score=float(shares[peak]), weight=weight))
+        moments.append(Moment(*times, score=float(shares[peak]), weight=weight))
         start = last + 1
-    return sorted(found, key=lambda m: -m.weight)[:num_moments]
+    return sorted(moments, key=lambda m: -m.weight)[:num_moments]
 
 
 def frame_ends(pts_seconds: Floats) -> Floats:
-    """When each frame ends: where the next one begins, or after the usual time where none follows soon.
+    """Compute when each frame ends: when the next one begins, or after the usual interval if none follows soon.
 
     >>> frame_ends(np.array([0.0, 1.0, 2.0, 9.0, 10.0, 0.0])).tolist()
     [1.0, 2.0, 3.0, 10.0, 11.0, 1.0]
@@ -135,7 +135,7 @@ def frame_ends(pts_seconds: Floats) -> Floats:
 
 
 def _run_around(peak: int, is_in: npt.NDArray[np.bool_], goes_on: npt.NDArray[np.bool_]) -> tuple[int, int]:
-    """First and last of the frames around ``peak`` that are in and follow each other without a gap."""
+    """Return the first and last frame of the run of frames around ``peak`` that are in and have no gap between them."""
     first = last = peak
     while first > 0 and is_in[first - 1] and goes_on[first - 1]:
         first -= 1

@@ -1,4 +1,4 @@
-"""Pictures for people: a contact sheet of sampled frames, and where an answer looked."""
+"""Pictures: a contact sheet of sampled frames, and the frames that an answer attended to."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
 def contact_sheet(frames: FrameBatch, *, num_columns: int = 6) -> Image.Image:
-    """Frames in rows, each with its timestamp below.
+    """Draw frames in rows, each with its timestamp below.
 
     Args:
-        frames: at most `MAX_FRAMES` are useful to look at; all are drawn.
-        num_columns: frames a row.
+        frames: all are drawn, but more than `MAX_FRAMES` are hard to look at.
+        num_columns: frames in a row.
 
     >>> frames = FrameBatch(pixels=np.zeros((2, 90, 160, 3), np.uint8), pts_seconds=np.array([0.0, 1.5]))
     >>> contact_sheet(frames).size[1] > 90
@@ -37,10 +37,10 @@ def contact_sheet(frames: FrameBatch, *, num_columns: int = 6) -> Image.Image:
 
 
 def attention_strip(answer: Answer, *, source: Path | None = None, num_columns: int = 8) -> Image.Image:
-    """The frames an answer could look at, a bar over each for its share of the attention.
+    """Draw the frames that an answer could attend to, with a bar over each for its share of the attention.
 
-    The frames are decoded again from ``source`` for the picture only; where that file is gone, empty boxes stand for
-    them. Of more than `MAX_FRAMES` frames, those with the most attention are drawn, in time order.
+    The frames are decoded again from ``source`` for the picture only; if that file is gone, empty boxes replace them.
+    Of more than `MAX_FRAMES` frames, those with the most attention are drawn, in time order.
 
     Raises:
         ValueError: the answer was made without ``with_attention``.
@@ -58,10 +58,10 @@ def attention_strip(answer: Answer, *, source: Path | None = None, num_columns: 
 def moment_strip(
     moments: Sequence[Moment], *, sources: Sequence[Path], title: str, num_columns: int = 8
 ) -> Image.Image:
-    """The best frame of each moment, with its time and its weight.
+    """Draw the best frame of each moment, with its time and its weight.
 
     Args:
-        sources: the video of each moment; where it is gone, an empty box stands for the frame.
+        sources: the video of each moment; if it is gone, an empty box replaces the frame.
     """
     tiles = [_frames_at(source, np.array([m.peak_seconds]))[0] for m, source in zip(moments, sources, strict=True)]
     captions = [f"{format_seconds(m.start_seconds)}  {m.weight:.0%}" for m in moments]
@@ -69,7 +69,7 @@ def moment_strip(
 
 
 def attention_bars(answer: Answer, *, width: int = 60) -> str:
-    """The same for a terminal: one block a frame (or a run of frames), and the frames with the most.
+    """Write shares of attention for a terminal: one block a frame (or several), and the frames with the most.
 
     >>> answer = Answer("q", "a", (), 1.0, 2, 1, 0.0, frame_pts_seconds=np.array([0.0, 1.0]),
     ...                 frame_attention=np.array([0.75, 0.25]), video_attention=0.5)
@@ -90,7 +90,7 @@ def attention_bars(answer: Answer, *, width: int = 60) -> str:
 
 
 def thumbnail_fit(info: VideoInfo) -> Fit:
-    """A small box of the video's own shape, for the decoder to scale to."""
+    """Return a small size of the video's own shape, for the decoder to scale to."""
     return Fit(height=240, width=min(16384, max(1, round(240 * info.width / info.height))), mode="stretch")
 
 
@@ -99,9 +99,9 @@ def _frames_at(source: Path | None, pts_seconds: np.ndarray) -> list[Image.Image
     if source is None or not source.is_file():
         return empty
     try:
-        # Half a millisecond past each pts: a time written and read as decimal may fall just short of it.
-        wanted = tuple(float(t) + 5e-4 for t in pts_seconds)
-        frames = read_frames(source, Sampling(timestamps=wanted), fit=thumbnail_fit(probe(source)))
+        # Half a millisecond after each pts, since a time written and read as decimal may be slightly smaller.
+        timestamps = tuple(float(t) + 5e-4 for t in pts_seconds)
+        frames = read_frames(source, Sampling(timestamps=timestamps), fit=thumbnail_fit(probe(source)))
     except VideoError:
         return empty
     return [_thumbnail(pixels) for pixels in frames.pixels] if len(frames) == len(empty) else empty

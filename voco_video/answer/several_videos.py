@@ -1,4 +1,4 @@
-"""Several compressed videos: one after the other as one, and the best moments of all of them."""
+"""Several compressed videos: joined to one, and searched for the best moments of all."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def find(
     on_progress: Callable[[int], None] | None = None,
     on_error: Callable[[CompressedVideo, Exception], None] | None = None,
 ) -> list[Found]:
-    """The moments of several videos that have most to do with a query, best first; nothing is generated.
+    """Find the moments of several videos that are most relevant to a query, best first; no answer is generated.
 
     Args:
         query: a question, or what to look for.
@@ -57,10 +57,10 @@ def find(
 
 
 def concat(videos: Sequence[CompressedVideo]) -> CompressedVideo:
-    """Frames of several compressed videos, one video after the other, as if they were one.
+    """Join the frames of several compressed videos, one video after the other, as if they were one.
 
     Raises:
-        UsageError: none given, or they differ in model, compressor, form, or tokens per frame.
+        UsageError: no video, or videos that differ in model, compressor, form, or tokens per frame.
 
     >>> both = concat([a, b])                                             # doctest: +SKIP
     """

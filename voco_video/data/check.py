@@ -1,4 +1,4 @@
-"""What is there of a data set, what is missing, and where each file comes from."""
+"""Check of a data set: which files are there, which are missing, and where each can be downloaded."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class MediaStatus:
 
     Attributes:
         kind: "video" or "image".
-        name: what the annotations call it.
+        name: its name in the annotations.
         status: "there", "missing" or "broken".
-        path: the file; None where it is missing.
+        path: the file; None if it is missing.
         reason: why it is broken; "" otherwise.
-        origin: where it was published, as far as its name says; else "".
-        num_questions: how many questions wait for it.
+        origin: where it was published, if its name says so; else "".
+        num_questions: number of questions about it.
     """
 
     kind: str
@@ -58,7 +58,7 @@ class MediaStatus:
 
 @dataclass(frozen=True)
 class MediaGroup:
-    """How many of the media that come from one place are there; `origin` is "" where nobody knows it."""
+    """Counts of the media that come from one place; `origin` is "" if it is unknown."""
 
     name: str
     num_there: int
@@ -69,18 +69,18 @@ class MediaGroup:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What `check_dataset` found.
+    """The result of `check_dataset`.
 
     Attributes:
-        dataset, split, root: what was asked for; split is "" for conversations.
-        annotations: the files that were read; empty where there are none.
-        annotations_origin: where they are published; "" for a set of one's own.
-        num_samples, num_questions: what they hold.
-        published: what they should hold; None for a set of one's own.
-        media: every file that they name, each once.
-        groups: the same by where they come from.
+        dataset, split, root: the set that was checked; split is "" for conversations.
+        annotations: the files that were read; empty if there are none.
+        annotations_origin: where they are published; "" for a user's own set.
+        num_samples, num_questions: their numbers in these files.
+        published: the published numbers; None for a user's own set.
+        media: every file that the annotations name, each once.
+        groups: counts of the media by the place that they come from.
         bad_rows: rows whose text training would skip.
-        problems: what is wrong beyond single media, one sentence each.
+        problems: problems other than those of single media, one sentence each.
     """
 
     dataset: str
@@ -97,16 +97,16 @@ class CheckReport:
     problems: tuple[str, ...]
 
     def count(self, status: str) -> int:
-        """How many media have that status."""
-        return sum(one.status == status for one in self.media)
+        """Count the media with a status."""
+        return sum(media.status == status for media in self.media)
 
     @property
     def is_complete(self) -> bool:
-        """Whether everything is there, whole, of the published size, and can be trained on."""
+        """Whether all files are there and whole, the size is the published one, and all rows can be trained on."""
         return not self.problems and not self.bad_rows and self.count(THERE) == len(self.media)
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything as plain values."""
+        """Return everything as JSON values."""
         counts = {status: self.count(status) for status in (THERE, MISSING, BROKEN)}
         return {"is_complete": self.is_complete, "counts": counts, **asdict(self)}
 
@@ -122,21 +122,21 @@ def check_dataset(
     max_length: int = MAX_LENGTH,
     progress: Callable[[int, int], None] | None = None,
 ) -> CheckReport:
-    """Look for everything that a data set needs.
+    """Check that everything a data set needs is there.
 
     Args:
         dataset, root, split, annotations: see `load_dataset`.
-        open_media: also read frames of every file, as training and evaluation do. Without it only what is empty, or
-            may not be read, counts as broken.
-        model: the checkpoint to be trained: rows that are too long for it, or that its chat template refuses, are
-            found, too. Without it only what would be so for any.
+        open_media: also read frames of every file, as training and evaluation do. Otherwise only files that are empty
+            or not readable count as broken.
+        model: the checkpoint to train: rows that are too long for it, or that its chat template refuses, are reported
+            too. None: only rows that would be bad for every model.
         max_length: text tokens that a training sample may have.
-        progress: called with (files looked at, files in all).
+        progress: called with (number of files checked, number of all files).
 
     Raises:
         UsageError: an unknown data set or split.
-        DataError: annotations that are there, but cannot be read.
-        ModelError: the checkpoint is not there, or cannot write conversations.
+        DataError: the annotations are there, but cannot be read.
+        ModelError: the checkpoint is not there, or has no tokenizer or chat template.
 
     >>> check_dataset("msvd", "data/MSVD", split="test").is_complete  # doctest: +SKIP
     True
@@ -190,7 +190,7 @@ def _published(dataset: str, split: str, root: Path) -> SplitSize | None:
 
 
 def _absent_annotations(dataset: str, root: Path, split: str, annotations: str | os.PathLike[str] | None) -> str:
-    """What is missing, in words; "" where annotations are there."""
+    """Say which annotations are missing; "" if they are there."""
     place = Path(annotations) if annotations is not None else root
     if dataset == MIX665K and annotations is None and not find_mix665k(root).is_file():
         return f"{MIX665K_NAME} is neither in {' nor in '.join(map(str, media_folders(root)))}"
@@ -206,9 +206,9 @@ def _wrong_sizes(dataset: Dataset, published: SplitSize | None) -> list[str]:
         ("questions", dataset.num_questions, published.num_questions),
     ]
     return [
-        f"the annotations hold {found} {what}, but {wanted} were published"
-        for what, found, wanted in pairs
-        if wanted is not None and found != wanted
+        f"the annotations hold {count} {what}, but {published_count} were published"
+        for what, count, published_count in pairs
+        if published_count is not None and count != published_count
     ]
 
 
@@ -230,31 +230,30 @@ def _media(
     named: dict[str, Media] = {}
     questions: Counter[str] = Counter()
     for sample in loaded.samples:
-        for one in {media.name: media for media in sample.media}.values():
-            named.setdefault(one.name, one)
-            questions[one.name] += len(sample.turns)
+        for name, media in {media.name: media for media in sample.media}.items():
+            named.setdefault(name, media)
+            questions[name] += len(sample.turns)
     listed = {"msrvtt": msrvtt_urls, "nextqa": nextqa_places}.get(dataset)
     urls = listed(Tree(root)) if listed else {}
     origin_of = partial(clip_origin, dataset, urls=urls) if not synthetic_origin(root) else lambda _: ""
-    found = []
-    for number, one in enumerate(named.values(), start=1):
-        reason = "" if one.path is None else why_broken(one.path, one.kind, open_media=open_media)
-        status = MISSING if one.path is None else BROKEN if reason else THERE
-        found.append(
-            MediaStatus(one.kind, one.name, status, one.path, reason, origin_of(one.name), questions[one.name])
-        )
+    statuses = []
+    for number, media in enumerate(named.values(), start=1):
+        reason = "" if media.path is None else why_broken(media.path, media.kind, open_media=open_media)
+        status = MISSING if media.path is None else BROKEN if reason else THERE
+        origin = origin_of(media.name)
+        statuses.append(MediaStatus(media.kind, media.name, status, media.path, reason, origin, questions[media.name]))
         if progress is not None:
             progress(number, len(named))
-    return tuple(found)
+    return tuple(statuses)
 
 
 def why_broken(path: Path, kind: str, *, open_media: bool) -> str:
-    """Why a file is no video or image, or "".
+    """Say why a file cannot be used; "" if it can.
 
     Args:
         path: the file.
         kind: "video" or "image".
-        open_media: also read frames of it, as training and evaluation do; otherwise only look whether it can be read.
+        open_media: also read frames of it, as training and evaluation do; otherwise only check that it is readable.
     """
     try:
         check_readable(path)
@@ -266,7 +265,7 @@ def why_broken(path: Path, kind: str, *, open_media: bool) -> str:
 
 
 def _read(path: Path, kind: str) -> None:
-    """The first and a later frame of a video, or an image, small."""
+    """Read the first and a later frame of a video, or an image, in a small size."""
     from voco_video.options.sampling import Sampling
     from voco_video.video.frames import Fit
     from voco_video.video.reading import read_frames
@@ -277,7 +276,7 @@ def _read(path: Path, kind: str) -> None:
 
 
 def _check_whole(path: Path) -> None:
-    """Raise what PIL does for a picture that is cut off: of a JPEG, FFmpeg shows the rest in grey without a word."""
+    """Raise PIL's error for a truncated picture: FFmpeg silently fills the rest of a truncated JPEG with grey."""
     from PIL import Image
 
     with warnings.catch_warnings(), contextlib.suppress(Image.UnidentifiedImageError, Image.DecompressionBombError):
@@ -287,12 +286,12 @@ def _check_whole(path: Path) -> None:
 
 
 def _groups(dataset: str, media: tuple[MediaStatus, ...], root: Path) -> tuple[MediaGroup, ...]:
-    """By folder for conversations, all of them together for a set's clips."""
+    """Count media by folder for conversations, and all together for a set's clips."""
     source = SOURCES.get(dataset)
     counts: dict[str, Counter[str]] = {}
-    for one in media:
-        folder = f"{dataset} clips" if dataset in VIDEO_SETS else Path(one.name).parent.as_posix()
-        counts.setdefault(folder, Counter())[one.status] += 1
+    for item in media:
+        folder = f"{dataset} clips" if dataset in VIDEO_SETS else Path(item.name).parent.as_posix()
+        counts.setdefault(folder, Counter())[item.status] += 1
     origin = synthetic_origin(root) or (source.media if source else "")
     folders = source.folders if source else {}
     return tuple(

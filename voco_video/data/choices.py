@@ -1,4 +1,4 @@
-"""Multiple choice as text (pure): options under letters, and the prompt that asks for one."""
+"""Multiple choice as text: options with letters, and the prompt that asks for one."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _LABEL = re.compile(r"\(?([A-Z])[.):]\s*")
 
 
 def filled_prompt(prompt: str, question: str, options: Sequence[str] = ()) -> str:
-    r"""A prompt with its question, and with its options as lines "A. ...".
+    r"""Fill a question, and options as lines "A. ...", into a prompt.
 
-    >>> filled_prompt("{question}\\n{options}", "who runs?", ["a dog", "a cat"])
-    'who runs?\\nA. a dog\\nB. a cat'
+    >>> filled_prompt("{question}\n{options}", "who runs?", ["a dog", "a cat"])
+    'who runs?\nA. a dog\nB. a cat'
     """
     lines = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options))
     values = {"question": question, "options": lines}
@@ -28,7 +28,7 @@ def filled_prompt(prompt: str, question: str, options: Sequence[str] = ()) -> st
 
 
 def without_labels(options: Sequence[str]) -> tuple[str, ...]:
-    """Options without the letters that some sets write before them; as they are unless all have their own.
+    """Remove the letters that some sets write before options; unless every option has its own, change nothing.
 
     >>> without_labels(["A. Apples.", "B. Candles."])
     ('Apples.', 'Candles.')
@@ -41,12 +41,11 @@ def without_labels(options: Sequence[str]) -> tuple[str, ...]:
 
 
 def likeliest(log_likelihoods: Sequence[float], num_tokens: Sequence[int] | None = None) -> str:
-    """The letter of the likeliest option; of equally likely ones the first.
+    """Return the letter of the likeliest option; of equally likely ones the first.
 
     Args:
         log_likelihoods: of each option, summed over its tokens.
-        num_tokens: of each option, to take means instead of sums; otherwise a longer option is the unlikelier one,
-            whatever it says.
+        num_tokens: of each option, to compare means instead of sums, which favour short options.
 
     >>> likeliest([-3.0, -4.0]), likeliest([-3.0, -4.0], [2, 4])
     ('A', 'B')

@@ -4,8 +4,8 @@ r"""Conversations about images and videos, in the layouts that instruction data 
     messages        {"messages": [{"role": "user", "content": "<video>..."}, ...], "images": [...], "videos": [...]}
     one question    {"video" or "image" or "video_id", "question" or "q", "answer" or "a"}
 
-A .json with a list of such rows, or a .jsonl with one a line. Rows without media are text alone. Paths are relative
-to the file's folder, or to playground/data in it, as LLaVA's published mixture has them:
+The file is a .json with a list of such rows, or a .jsonl with one row a line. Rows without media are text alone. Paths
+are relative to the file's folder, or to playground/data in it, as in LLaVA's published mixture:
 
     llava_v1_5_mix665k.json
     coco/train2017  gqa/images  ocr_vqa/images  textvqa/train_images  vg/VG_100K  vg/VG_100K_2
@@ -35,7 +35,7 @@ MIX665K_FOLDERS = (
     "vg/VG_100K",
     "vg/VG_100K_2",
 )
-"""Where its images lie, beside the file or in playground/data."""
+"""Folders of its images, beside the file or in playground/data."""
 
 _PUBLISHED_FOLDER = "playground/data"
 _ROLES = {
@@ -46,20 +46,20 @@ _ROLES = {
 
 
 @dataclass(frozen=True)
-class _Message:
+class _ChatTurn:
     role: str
     text: str
 
 
 def load_conversations(path: str | os.PathLike[str], *, media_dir: str | os.PathLike[str] | None = None) -> Dataset:
-    """The conversations of a file, one sample a row.
+    """Load the conversations of a file, one sample a row.
 
-    Media come before all text, wherever their placeholders stand. An answer before the first question and a
-    question after the last answer teach nothing: they are left out and counted in `num_skipped_turns`.
+    Media come before all text, wherever their placeholders are. An answer before the first question, and a question
+    after the last answer, cannot be learned from: they are left out and counted in `num_skipped_turns`.
 
     Args:
         path: a .json with a list of rows, or a .jsonl.
-        media_dir: what paths in it are relative to, itself or playground/data in it; None: the file's folder.
+        media_dir: the folder that paths are relative to, or that has playground/data for them; None: the file's own.
 
     Raises:
         DataError: the file cannot be read, or a row is in none of the layouts, has turns out of order, or other
@@ -73,7 +73,7 @@ def load_conversations(path: str | os.PathLike[str], *, media_dir: str | os.Path
     num_skipped = num_rows = 0
     for row in read_rows(path):
         num_rows = row.number
-        messages = _messages(row)
+        messages = _chat_turns(row)
         media, marks = _media(row, messages, finder)
         system, turns = _turns(row, messages, marks=marks)
         num_skipped += sum(message.role != "system" for message in messages) - 2 * len(turns)
@@ -83,12 +83,12 @@ def load_conversations(path: str | os.PathLike[str], *, media_dir: str | os.Path
 
 
 def media_folders(folder: Path) -> tuple[Path, ...]:
-    """What paths may be relative to: the folder, and playground/data in it."""
+    """Return the folders that paths may be relative to: the folder, and playground/data in it."""
     return folder, folder / _PUBLISHED_FOLDER
 
 
 def find_mix665k(root: Path) -> Path:
-    """Where llava_v1_5_mix665k.json is below a folder, or where it should be."""
+    """Return where llava_v1_5_mix665k.json is below a folder, or where it should be."""
     paths = [folder / MIX665K_NAME for folder in media_folders(root)]
     return next((path for path in paths if path.is_file()), paths[0])
 
@@ -103,25 +103,25 @@ def _name(row: Row) -> str:
     return row.text("id") if row.has("id") else f"{row.path.stem}:{row.number}"
 
 
-def _messages(row: Row) -> list[_Message]:
+def _chat_turns(row: Row) -> list[_ChatTurn]:
     if row.has("question", "q"):
-        return [_Message("user", row.filled("question", "q")), _Message("assistant", row.text("answer", "a"))]
+        return [_ChatTurn("user", row.filled("question", "q")), _ChatTurn("assistant", row.text("answer", "a"))]
     for field, role, text in (("conversations", "from", "value"), ("messages", "role", "content")):
         if row.has(field):
-            return [_message(row, turn, role, text) for turn in _list(row, field)]
+            return [_chat_turn(row, turn, role, text) for turn in _list(row, field)]
     raise row.error(
         'has neither "conversations", "messages" nor "question"; its fields are ' + (", ".join(row.values) or "none")
     )
 
 
-def _message(row: Row, turn: Any, role_field: str, text_field: str) -> _Message:
+def _chat_turn(row: Row, turn: Any, role_field: str, text_field: str) -> _ChatTurn:
     if not isinstance(turn, dict):
         raise row.error(f"a turn is {turn!r:.80}, but has to hold {role_field!r} and {text_field!r}")
     inner = Row(row.path, row.number, turn)
     role = inner.text(role_field)
     if role not in _ROLES:
         raise row.error(f"{role_field!r} is {role!r}, but has to be one of {', '.join(_ROLES)}")
-    return _Message(_ROLES[role], inner.text(text_field))
+    return _ChatTurn(_ROLES[role], inner.text(text_field))
 
 
 def _list(row: Row, field: str) -> list[Any]:
@@ -131,29 +131,29 @@ def _list(row: Row, field: str) -> list[Any]:
     return value
 
 
-def _media(row: Row, messages: list[_Message], finder: MediaFinder) -> tuple[tuple[Media, ...], set[str]]:
-    """The row's media in the order of their placeholders, and which placeholders those are.
+def _media(row: Row, messages: list[_ChatTurn], finder: MediaFinder) -> tuple[tuple[Media, ...], set[str]]:
+    """Return the row's media in the order of their placeholders, and the kinds of these placeholders.
 
     Raises:
-        DataError: there are placeholders, but not one for each.
+        DataError: the numbers of placeholders and media differ.
     """
     names = {"image": _names(row, "image", "images"), "video": _names(row, "video", "videos", "video_id", "video_name")}
     kinds = [kind for kind in names for _ in names[kind]]
     marks = re.findall("<(image|video)>", "".join(m.text for m in messages if m.role == "user"))
-    # A mark of another kind than the media is talk about HTML, but LLaVA-Video writes <image> for its videos.
+    # A mark of another kind than the media is text about HTML. But LLaVA-Video writes <image> for its videos.
     own = [mark for mark in marks if names[mark]]
     order = own
     if not own and names["video"]:
         own, order = marks, ["video"] * len(marks)
     if order and sorted(order) != sorted(kinds):
         raise row.error(f"has {len(kinds)} media ({', '.join(kinds)}), but {len(own)} placeholders for them")
-    waiting = {kind: iter(those) for kind, those in names.items()}
-    ordered = [(kind, next(waiting[kind])) for kind in order or kinds]
+    unused = {kind: iter(names[kind]) for kind in names}
+    ordered = [(kind, next(unused[kind])) for kind in order or kinds]
     return tuple(Media(kind, name, finder.find(name, kind)) for kind, name in ordered), set(own)
 
 
 def _names(row: Row, *fields: str) -> list[str]:
-    """Paths or ids in the first of these fields that is there: one, a list of them, or null or nothing for none."""
+    """Read paths or ids from the first of these fields that is there: one, a list of them, or null for none."""
     for field in fields:
         value = row.values.get(field)
         if value is None or value == [] or (isinstance(value, str) and not value.strip()):
@@ -165,8 +165,8 @@ def _names(row: Row, *fields: str) -> list[str]:
     return []
 
 
-def _turns(row: Row, messages: list[_Message], *, marks: set[str]) -> tuple[str, tuple[Turn, ...]]:
-    """The system message ("" for none) and the questions, without placeholders, with their answers."""
+def _turns(row: Row, messages: list[_ChatTurn], *, marks: set[str]) -> tuple[str, tuple[Turn, ...]]:
+    """Return the system message ("" for none) and the questions, without placeholders, with their answers."""
     system = ""
     turns: list[Turn] = []
     question: str | None = None

@@ -1,4 +1,4 @@
-"""Reading annotation files and finding media: one error for each thing that can be wrong, naming file and row."""
+"""Reading annotation files and finding media, with errors that name the file and the row."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import Any
 from voco_video.errors import DataError, UsageError
 
 CLIP_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
-"""What videos of the public sets are named; the first that is there is taken."""
+"""Suffixes of videos in the public sets; if a video is there under several, the first counts."""
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp")
-"""What images may be named in place of what the annotations say."""
+"""Suffixes that an image may have instead of the one in the annotations."""
 
 _ANNOTATION_SUFFIXES = (".json", ".jsonl", ".csv", ".txt", ".parquet")
 
@@ -31,15 +31,15 @@ class Row:
     values: dict[str, Any]
 
     def error(self, what: str) -> DataError:
-        """An error that names the file and the row."""
+        """Make an error that names the file and the row."""
         return DataError(f"{self.path}, row {self.number}: {what}")
 
     def has(self, *names: str) -> bool:
-        """Whether one of these fields is there."""
+        """Check whether one of these fields is there."""
         return any(name in self.values for name in names)
 
     def text(self, *names: str) -> str:
-        """The first of these fields that is there, as text without blanks around it; numbers become text.
+        """Read the first of these fields that is there, as text without blanks around it; numbers become text.
 
         Raises:
             DataError: none is there, or it holds something else.
@@ -67,10 +67,13 @@ class Row:
         return text
 
     def texts(self, name: str, *, may_be_empty: bool = False) -> tuple[str, ...]:
-        """A field that holds a list, each of its values as `filled` gives it, or as `text` where they may be empty.
+        """Read a field that holds a list of texts.
+
+        Args:
+            may_be_empty: whether a text may be empty.
 
         Raises:
-            DataError: it is not there, is no list or an empty one, or one of its values is no text or empty.
+            DataError: the field is not there, is not a list or is empty, or one of its values is not such a text.
         """
         values = self.values.get(name)
         if not isinstance(values, list) or not values:
@@ -80,11 +83,11 @@ class Row:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a .csv, a .jsonl, a .parquet, or a .json file that holds a list; the first is number 1.
+    """Read the rows of a .csv, a .jsonl, a .parquet, or a .json file that holds a list; the first is number 1.
 
     Raises:
-        DataError: the file cannot be read, is not what its suffix says, or has no rows.
-        UsageError: a .parquet file, and nothing is installed that reads it.
+        DataError: the file cannot be read, has another format than its suffix says, or has no rows.
+        UsageError: a .parquet file without pyarrow installed.
     """
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
     try:
@@ -109,7 +112,7 @@ def _read_json(path: Path) -> Iterator[Any]:
         raise DataError(f"{path}, {where}: not JSON ({error.msg}); is the file whole?") from error
     if not isinstance(content, list):
         raise DataError(f"{path}: holds a {type(content).__name__}, but has to hold a list of rows")
-    # A row's memory is free once it is read; a mixture of a gigabyte takes several of them parsed.
+    # Each row is freed once it is read: a mixture of one gigabyte takes several gigabytes when parsed.
     content.reverse()
     while content:
         yield content.pop()
@@ -151,25 +154,49 @@ def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
         raise DataError(f"{path}: not parquet ({error!s:.80}); is the file whole?") from error
 
 
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); is the file whole?") from error
+
+
+def named_values(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds one object.
+
+    Raises:
+        DataError: the file cannot be read, or holds something else.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: holds a {type(content).__name__}, but has to hold named values")
+    return content
+
+
 @dataclass(frozen=True)
 class Tree:
-    """A folder with everything below it, seen once; hidden files and folders are not looked at."""
+    """A folder with everything below it, listed once; hidden files and folders are ignored."""
 
     root: Path
 
     @cached_property
     def clips(self) -> dict[str, Path]:
-        """Videos by their names without suffix; of several the suffix that CLIP_SUFFIXES names first."""
+        """Videos by their names without suffix; of several with one name, the suffix that is first in CLIP_SUFFIXES."""
         return _by_stem(path for path in self._files if path.suffix.lower() in CLIP_SUFFIXES)
 
     @cached_property
     def clips_by_folder(self) -> dict[str, dict[str, Path]]:
-        """Videos by the name of the folder that they lie in, and by their own as in `clips`."""
-        found: dict[str, list[Path]] = {}
+        """Videos by the name of their folder, then by their own name as in `clips`."""
+        clips: dict[str, list[Path]] = {}
         for path in self._files:
             if path.suffix.lower() in CLIP_SUFFIXES:
-                found.setdefault(path.parent.name, []).append(path)
-        return {folder: _by_stem(paths) for folder, paths in found.items()}
+                clips.setdefault(path.parent.name, []).append(path)
+        return {folder: _by_stem(paths) for folder, paths in clips.items()}
 
     @cached_property
     def annotations(self) -> tuple[Path, ...]:
@@ -178,15 +205,15 @@ class Tree:
         return tuple(sorted(texts, key=lambda path: (self.depth(path), path)))
 
     def depth(self, path: Path) -> int:
-        """How many folders below the root a file lies."""
+        """Count the folders between the root and a file."""
         return len(path.relative_to(self.root).parts) - 1
 
     def clip(self, names: Sequence[str], *, folder: str = "") -> Path | None:
-        """The video that has one of these names, with "v_" before it or not.
+        """Find the video with one of these names, with or without "v_" before it.
 
         Args:
             names: without suffix, the better ones first.
-            folder: where there is a folder of this name with videos, look only there.
+            folder: if there is a folder of this name with videos, only its videos are considered.
         """
         clips = self.clips_by_folder.get(folder, self.clips) if folder else self.clips
         stems = (stem for name in names for stem in name_variants(name))
@@ -199,7 +226,7 @@ class Tree:
         files: list[Path] = []
         seen: set[str] = set()
         for folder, subfolders, names in os.walk(self.root, followlinks=True):
-            # A link to a folder above would be walked for ever.
+            # A link to a parent folder would make the walk endless.
             real = os.path.realpath(folder)
             if real in seen:
                 subfolders.clear()
@@ -211,12 +238,12 @@ class Tree:
 
 
 def _by_stem(paths: Iterable[Path]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    best: dict[str, Path] = {}
     for path in paths:
-        other = found.get(path.stem)
+        other = best.get(path.stem)
         if other is None or _suffix_rank(path) < _suffix_rank(other):
-            found[path.stem] = path
-    return found
+            best[path.stem] = path
+    return best
 
 
 def _suffix_rank(path: Path) -> int:
@@ -224,14 +251,14 @@ def _suffix_rank(path: Path) -> int:
 
 
 class MediaFinder:
-    """Finds the files that conversations name by path; lists each folder once, however many files it holds.
+    """A finder of the files that conversations name by path; it lists each folder only once.
 
-    Found too: a file with another suffix than the annotations say (OCR-VQA's images are not all .jpg, though their
-    rows say so), a video with or without "v_" before its name, and, for a name without a folder, a file one folder
-    further down.
+    It also finds a file with another suffix than the annotations say (OCR-VQA's images are not all .jpg, though their
+    rows say so), a video with or without "v_" before its name, and, for a name without a folder, a file in a direct
+    subfolder.
 
     Args:
-        folders: what the paths are relative to; the first that has a file gives it.
+        folders: folders that the paths may be relative to; the first that has the file counts.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
@@ -240,8 +267,8 @@ class MediaFinder:
         self._found: dict[tuple[str, str], Path | None] = {}
 
     def find(self, name: str, kind: str) -> Path | None:
-        """The file of this name; kind is "video" or "image"."""
-        # Mixtures name an image in several rows, and a million Path operations take a minute.
+        """Find the file of this name; kind is "video" or "image"."""
+        # Mixtures name an image in several rows, and a million operations on paths take a minute.
         if (name, kind) not in self._found:
             self._found[name, kind] = self._find(name, kind)
         return self._found[name, kind]
@@ -270,7 +297,7 @@ class MediaFinder:
 
     @cached_property
     def _subfolders(self) -> list[str]:
-        """All folders directly below, sorted within each of the folders."""
+        """All direct subfolders, sorted within each folder."""
         below: list[str] = []
         for folder in filter(os.path.isdir, self._folders):
             with os.scandir(folder) as entries:
@@ -287,7 +314,7 @@ class MediaFinder:
 
 
 def name_variants(name: str) -> list[str]:
-    """A clip's name as given, with "v_" before it, and without: sets and their copies differ in that.
+    """Return a clip's name as given, with "v_" before it, and without: copies of a set differ in this.
 
     >>> name_variants("v_GqWH2IYPw6U")
     ['v_GqWH2IYPw6U', 'v_v_GqWH2IYPw6U', 'GqWH2IYPw6U']

@@ -1,4 +1,4 @@
-"""Which option of a multiple-choice question an answer names (pure)."""
+"""Reading which option of a multiple-choice question an answer names."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ _ARE_WRONG = re.compile(
     re.I,
 )
 _ITEM = re.compile(r"[.):]")
-_SIGHT = 200  # characters that are looked at before and after a letter
+_SIGHT = 200  # characters that are examined before and after a letter
 
 
 def read_letter(text: str, options: Sequence[str]) -> str | None:
-    r"""The option that an answer names; None where it names none, or more than one.
+    r"""Read the option that an answer names; None if it names none, or more than one.
 
-    What stands in <think> is not the answer; where there is an <answer> or a ``\\boxed{}``, nothing else is. Full-width
-    letters and those in bold are letters. Then the first of these that says anything decides:
+    Text in <think> is not part of the answer; if there is an <answer> or a ``\\boxed{}``, only its text is. Full-width
+    and bold letters are letters. Then the first of these rules that finds a letter decides:
 
     1. the answer is one letter and nothing else: "B", "(b)", "B.";
     2. it is an option's text, capitals and the full stop aside;
@@ -119,14 +119,14 @@ def read_letter(text: str, options: Sequence[str]) -> str | None:
 
 @dataclass(frozen=True)
 class _Mention:
-    """A letter that stands for an option, and is not called wrong.
+    """A letter in a text that means an option, and is not called wrong.
 
     Attributes:
         letter: as a capital.
-        start, end: where it stands.
+        start, end: its place in the text.
         is_said: it is called right.
         is_first: the answer begins with it.
-        is_bracketed: it stands in round brackets.
+        is_bracketed: it is in round brackets.
     """
 
     letter: str
@@ -146,7 +146,7 @@ def _mentions(text: str, options: Sequence[str]) -> Iterator[_Mention]:
         if letter not in LETTERS[: len(options)] or is_wrong:
             continue
         is_said = bool(_SAYS.search(before) or _IS_RIGHT.match(after)) or _is_a_line(before, after)
-        # Then any word may follow.
+        # After such a letter any word may follow.
         is_free = (is_said or _AFTER_LETTER.search(before)) and match[1].isupper() and letter not in "AI"
         if is_free or _is_no_word(match[1], after, options[LETTERS.index(letter)]):
             is_first = first is not None and first.start() == start
@@ -155,7 +155,7 @@ def _mentions(text: str, options: Sequence[str]) -> Iterator[_Mention]:
 
 
 def _is_no_word(letter: str, after: str, option: str) -> bool:
-    """Whether what follows a letter shows that it is neither an article nor a pronoun, nor the beginning of a name."""
+    """Check by the following text that a letter is neither an article nor a pronoun, nor the beginning of a name."""
     if _plain(option)[: _SIGHT // 2] and _plain(after.lstrip(" \t-–:.,()[]")).startswith(_plain(option)[: _SIGHT // 2]):
         return True
     if letter.upper() in "AI" and _OPENING.match(after):
@@ -168,23 +168,23 @@ def _is_no_word(letter: str, after: str, option: str) -> bool:
 
 
 def _is_a_line(before: str, after: str) -> bool:
-    """Whether a letter is alone on its line, among others."""
+    """Check whether a letter is alone on its line, in a text of several lines."""
     line = before.rpartition("\n")[2] + after.partition("\n")[0]
     return not re.search(r"\w", line) and "\n" in before + after
 
 
 def _beside(mention: _Mention, mentions: Sequence[_Mention], text: str) -> set[str]:
-    """Letters that are named in one row with this one, or as the next items of a list that it begins."""
-    found = {mention.letter}
-    for one, other in pairwise(mentions):
-        between = text[one.end : other.start]
+    """Return the letters that are listed together with this one, or that follow in a list that it begins."""
+    named = {mention.letter}
+    for left, right in pairwise(mentions):
+        between = text[left.end : right.start]
         # "between A and C, B is right": that comma ends a clause.
-        is_clause = between.strip() == "," and _IS_RIGHT.match(text[other.end :])
-        if found & {one.letter, other.letter} and _LISTED.fullmatch(between) and not is_clause:
-            found |= {one.letter, other.letter}
+        is_clause = between.strip() == "," and _IS_RIGHT.match(text[right.end :])
+        if named & {left.letter, right.letter} and _LISTED.fullmatch(between) and not is_clause:
+            named |= {left.letter, right.letter}
     if not mention.is_said and _ITEM.match(text[mention.end :]):
-        found |= {m.letter for m in mentions if _ITEM.match(text[m.end :])}
-    return found
+        named |= {m.letter for m in mentions if _ITEM.match(text[m.end :])}
+    return named
 
 
 def _only(letters: set[str | None] | set[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""Any data set by its name, for training, evaluation and `voco-video data check`."""
+"""Data sets by name, for training, evaluation and `voco-video data check`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,10 @@ import os
 from pathlib import Path
 
 from voco_video.data.conversations import find_mix665k, load_conversations
-from voco_video.data.multiple_choice import (
-    CHOICE_SIZES,
-    check_choice_names,
-    choices_looked_for,
-    default_split,
-    find_choice_annotations,
-    load_multiple_choice,
-)
+from voco_video.data.multiple_choice import CHOICE_SIZES, choice_files, default_split, load_multiple_choice
 from voco_video.data.samples import Dataset, SplitSize
-from voco_video.data.video_qa import PUBLISHED_SIZES, check_names, find_annotations, load_video_qa, looked_for
+from voco_video.data.video_qa import PUBLISHED_SIZES, QA_FILES, load_video_qa
+from voco_video.data.video_sets import check_set
 from voco_video.errors import UsageError
 
 VIDEO_QA_SETS = ("msvd", "msrvtt", "activitynet")
@@ -32,16 +26,16 @@ def load_dataset(
     split: str | None = None,
     annotations: str | os.PathLike[str] | None = None,
 ) -> Dataset:
-    """A data set by its name, or a file of conversations.
+    """Load a data set by its name, or a file of conversations.
 
     Args:
         dataset: a name of VIDEO_SETS, "llava-mix665k", or the path of a .json or .jsonl file.
         root: the folder with the media; None: the current one, or the conversation file's.
-        split: of the video sets; conversations have none. None: "test", but "val" of egoschema and mlvu.
-        annotations: where the annotations are, if not in root: a file, or for the video sets a folder.
+        split: split of a video set; conversations have none. None: "test", but "val" for egoschema and mlvu.
+        annotations: the annotations if they are not in root: a file, or for the video sets a folder.
 
     Raises:
-        UsageError: an unknown data set or split, or annotations for a file that is its own.
+        UsageError: an unknown data set or split, or annotations given for a conversation file, which holds its own.
         DataError: see `load_video_qa`, `load_multiple_choice` and `load_conversations`.
 
     >>> load_dataset("msvd", "data/MSVD", split="train").num_questions  # doctest: +SKIP
@@ -61,7 +55,7 @@ def load_dataset(
 
 
 def check_dataset_name(dataset: str) -> None:
-    """Refuse what is neither a known data set nor named like a file of conversations.
+    """Refuse a name that is neither a known data set nor a .json or .jsonl file.
 
     Raises:
         UsageError: with the names that there are.
@@ -72,7 +66,7 @@ def check_dataset_name(dataset: str) -> None:
 
 
 def published_size(dataset: str, split: str) -> SplitSize | None:
-    """What a video set's split has as published; None: nobody published such a split."""
+    """Return the published size of a video set's split; None if there is no such split."""
     return PUBLISHED_SIZES.get((dataset, split)) or CHOICE_SIZES.get((dataset, split))
 
 
@@ -82,18 +76,14 @@ def check_split(dataset: str, split: str) -> None:
     Raises:
         UsageError: always with the names that there are.
     """
-    (check_choice_names if dataset in CHOICE_SETS else check_names)(dataset, split)
+    check_set(dataset, split, PUBLISHED_SIZES | CHOICE_SIZES)
 
 
 def absent_annotations(dataset: str, place: str | os.PathLike[str], split: str) -> str:
-    """That a video set's annotations are not in a place, in words; "" where they are.
+    """Say that a video set's annotations are not in a place; "" if they are.
 
     Raises:
-        DataError: no such place, or two files with equal right.
+        DataError: no such place, or two files that fit equally well.
     """
-    if dataset in CHOICE_SETS:
-        found: object = find_choice_annotations(dataset, place, split)
-        looked = choices_looked_for(dataset, split)
-    else:
-        found, looked = find_annotations(place, split), looked_for(split)
-    return "" if found else f"{place} has no annotations of the {split} split ({looked})"
+    files = choice_files(dataset, split) if dataset in CHOICE_SETS else QA_FILES
+    return "" if files.find(place, split) else files.absent(place, split)

@@ -1,4 +1,4 @@
-"""Rows that cannot be trained on, found before a run: too long, without an answer, refused by a chat template."""
+"""Rows that training would skip, found before a run: too long, without an answer, or refused by a chat template."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from voco_video.model.backbone import Backbone
 
 MAX_LENGTH = 2048
-"""Text tokens that a training sample may have where nothing else is said."""
+"""Text tokens that a training sample may have by default."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class BadRow:
     Attributes:
         row: its place in the annotations, from 1.
         name: the video's name, or the row's id.
-        reason: what is wrong with it.
+        reason: why it would be skipped.
     """
 
     row: int
@@ -32,21 +32,21 @@ class BadRow:
 
 
 def bad_rows(dataset: Dataset, *, model: str | None = None, max_length: int = MAX_LENGTH) -> tuple[BadRow, ...]:
-    """The rows whose text training would skip.
+    """Find the rows whose text training would skip.
 
     Args:
-        model: the checkpoint whose tokenizer and chat template decide, without its weights. None: only what no
-            tokenizer and no template changes is looked at.
+        model: the checkpoint whose tokenizer and chat template decide, without its weights. None: only rows that every
+            tokenizer and template would refuse.
         max_length: text tokens that a sample may have.
 
     Raises:
         UsageError: ``max_length`` is below 1.
-        ModelError: there is no such checkpoint, or it cannot write conversations.
+        ModelError: there is no such checkpoint, or it has no tokenizer or chat template.
     """
     if max_length < 1:
         raise UsageError(f"max_length={max_length}: has to be 1 or more")
     backbone = prompts_of(model) if model is not None else None
-    found = []
+    bad = []
     for row in _conversations(dataset):
         try:
             if backbone is None:
@@ -56,15 +56,15 @@ def bad_rows(dataset: Dataset, *, model: str | None = None, max_length: int = MA
 
                 check_turns(backbone, row.turns, max_length=max_length, system=row.system)
         except VocoVideoError as error:
-            found.append(BadRow(row.turns[0].row + 1, row.name, str(error)))
-    return tuple(found)
+            bad.append(BadRow(row.turns[0].row + 1, row.name, str(error)))
+    return tuple(bad)
 
 
 def prompts_of(model: str) -> Backbone:
-    """How a checkpoint writes conversations: a `Backbone` with the shapes of its weights and none of their values.
+    """Load what writes a checkpoint's conversations: a `Backbone` with the shapes of its weights but no values.
 
     Raises:
-        ModelError: there is none, one of its files is damaged, or voco-video does not run on it.
+        ModelError: there is no such checkpoint, one of its files is damaged, or voco-video does not support it.
     """
     import torch
     from transformers import AutoModelForImageTextToText, GenerationConfig
@@ -101,9 +101,9 @@ def prompts_of(model: str) -> Backbone:
 
 
 def _conversations(dataset: Dataset) -> Iterator[Sample]:
-    """Rows as they are trained on, as far as that is known: questions of a set may come one at a time.
+    """Yield conversations as training may see them: a set's questions one at a time.
 
-    Sets for evaluation may have questions without a public answer; those are looked at for their length.
+    Questions without a public answer, in sets for evaluation, get a short answer, so that only their length matters.
     """
     for sample in dataset.samples:
         if sample.turns[0].question_id:

@@ -1,9 +1,9 @@
-"""What training and evaluation read: media, and what is said about them.
+"""The data of training and evaluation: media, with questions and answers about them.
 
     annotation file -> Dataset(samples) -> Sample(media, turns) -> Media(path), Turn(question, answer)
 
-Every loader gives these, whatever the layout of its files. A file that is not there keeps its place, with no path:
-whoever reads the samples decides whether to leave it out (`with_media`) or to count it as unanswered.
+Every loader returns these, whatever the layout of its files. Media without a file stay in their sample, with no path:
+the reader of the samples decides whether to leave them out (`with_media`) or to count their questions as unanswered.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class Turn:
     """A question and its answer.
 
     Attributes:
-        question: as it is to be asked; without placeholders for media.
-        answer: the reference answer, as published; of multiple choice its letter, "" where it was never published.
+        question: the question's text, without placeholders for media.
+        answer: the reference answer, as published; for multiple choice its letter, or "" if it was never published.
         question_id: the published id as text, unique in its split; "" in conversations.
-        question_type: what results are grouped by, such as "who" or "colour"; "" in conversations.
-        row: which row of the annotation file it comes from, counting from 0: the published order.
-        options: of multiple choice, without letters, A first; empty otherwise.
-        duration_class: what results are also grouped by, such as "short"; "" where the set has no such classes.
+        question_type: the type that results are grouped by, such as "who" or "colour"; "" in conversations.
+        row: its row in the annotation file, counting from 0: the published order.
+        options: options of multiple choice, without letters, A first; empty otherwise.
+        duration_class: class that results are also grouped by, such as "short"; "" if the set has no such classes.
     """
 
     question: str
@@ -46,8 +46,8 @@ class Media:
 
     Attributes:
         kind: "video" or "image".
-        name: what the annotations call it.
-        path: where it is; None where no such file was found.
+        name: its name in the annotations.
+        path: its file; None if no such file was found.
     """
 
     kind: str
@@ -63,7 +63,7 @@ class Sample:
         name: the video's name, or the row's id.
         media: in the order of their placeholders, all of them before the first question; empty for text alone.
         turns: in the file's order.
-        system: the system message; "" for the model's own.
+        system: the system message; "" for the default of the chat template.
     """
 
     name: str
@@ -73,13 +73,13 @@ class Sample:
 
     @property
     def has_all_media(self) -> bool:
-        """Whether every file was found; true of text alone."""
+        """Whether every file was found; True for text alone."""
         return all(media.path is not None for media in self.media)
 
 
 @dataclass(frozen=True)
 class SplitSize:
-    """What a split has as published; None where that was never said."""
+    """The published size of a split; None for numbers that were never published."""
 
     num_samples: int | None
     num_questions: int | None
@@ -94,9 +94,9 @@ class Dataset:
         split: "train", "val" or "test"; "" for a conversation file.
         annotations: the files that were read.
         samples: in the order in which the annotations first name them.
-        num_skipped_turns: what conversations hold that is no question with an answer: an answer before the first
-            question, a question after the last answer.
-        num_skipped_rows: conversations that hold nothing else, and so give no sample.
+        num_skipped_turns: turns that belong to no question with an answer: an answer before the first question, or a
+            question after the last answer.
+        num_skipped_rows: conversations that have only such turns, and so give no sample.
     """
 
     name: str
@@ -108,7 +108,7 @@ class Dataset:
 
     @property
     def num_questions(self) -> int:
-        """Questions of all samples."""
+        """Number of questions of all samples."""
         return sum(len(sample.turns) for sample in self.samples)
 
     @property
@@ -123,27 +123,27 @@ class Dataset:
         return tuple(dict.fromkeys(names))
 
     def questions(self) -> list[tuple[Sample, Turn]]:
-        """Every question with its sample, in the published order, which need not keep a video's questions together."""
+        """Return every question with its sample, in the published order, which may separate a video's questions."""
         pairs = [(sample, turn) for sample in self.samples for turn in sample.turns]
         return sorted(pairs, key=lambda pair: pair[1].row)
 
     def with_media(self, *, max_missing: int) -> Dataset:
-        """The samples whose media are all there; what is left out is logged.
+        """Keep the samples whose media are all there, and log those that are left out.
 
         Args:
-            max_missing: how many samples may be left out.
+            max_missing: number of samples that may be left out.
 
         Raises:
-            DataError: more than that would be, or none would stay.
+            DataError: more samples lack media, or none would remain.
         """
-        kept = tuple(sample for sample in self.samples if sample.has_all_media)
-        num_missing = len(self.samples) - len(kept)
+        complete = tuple(sample for sample in self.samples if sample.has_all_media)
+        num_missing = len(self.samples) - len(complete)
         if num_missing == 0:
             return self
         lost = f"{num_missing} of {len(self.samples)} samples of {self.annotations[0]} have no media file"
         names = f"{', '.join(self.missing[:3])}{', ...' if len(self.missing) > 3 else ''}"
-        if num_missing > max_missing or not kept:
-            allowed = f"at most {max_missing} may be left out" if kept else "none would stay"
+        if num_missing > max_missing or not complete:
+            allowed = f"at most {max_missing} may be left out" if complete else "none would stay"
             raise DataError(f"{lost} ({names}), but {allowed}; `voco-video data check` lists them")
         log.warning("%s (%s) and are left out", lost, names)
-        return replace(self, samples=kept)
+        return replace(self, samples=complete)

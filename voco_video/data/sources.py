@@ -1,4 +1,4 @@
-"""Where the public sets are to be had. Nothing here is fetched; `voco-video data check` prints it."""
+"""Where the public sets can be downloaded. Nothing is fetched here; `voco-video data check` prints the addresses."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from voco_video.shapes.write_dataset import SETTINGS_NAME
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where a set's annotations and its media come from; `folders` where they come in several parts."""
+class Origin:
+    """The addresses of a set's annotations and media; of each of its `folders` if it comes in several parts."""
 
     annotations: str
     media: str = ""
@@ -26,27 +26,27 @@ _MLVU = "https://huggingface.co/datasets/MLVU/MVLU (test: https://huggingface.co
 _VISUAL_GENOME = "https://cs.stanford.edu/people/rak248/VG_100K_2"
 
 SOURCES = {
-    "msvd": Source(
+    "msvd": Origin(
         "https://github.com/xudejing/video-question-answering",
         "https://www.cs.utexas.edu/users/ml/clamp/videoDescription/YouTubeClips.tar",
     ),
-    "msrvtt": Source(
+    "msrvtt": Origin(
         "https://github.com/xudejing/video-question-answering",
         "https://www.robots.ox.ac.uk/~maxbain/frozen-in-time/data/MSRVTT.zip",
     ),
-    "activitynet": Source(
+    "activitynet": Origin(
         "https://github.com/MILVLG/activitynet-qa/tree/master/dataset", "http://activity-net.org/download.html"
     ),
-    "egoschema": Source("https://github.com/egoschema/EgoSchema", "https://github.com/egoschema/EgoSchema#readme"),
-    "nextqa": Source(  # VidOR's own page lacks the videos of test
+    "egoschema": Origin("https://github.com/egoschema/EgoSchema", "https://github.com/egoschema/EgoSchema#readme"),
+    "nextqa": Origin(  # VidOR's own page lacks the videos of test
         "https://github.com/doc-doc/NExT-QA/tree/main/dataset/nextqa",
         "https://github.com/doc-doc/NExT-QA#data-preparation",
     ),
-    "videomme": Source(
+    "videomme": Origin(
         "https://huggingface.co/datasets/lmms-lab/Video-MME", "https://huggingface.co/datasets/lmms-lab/Video-MME"
     ),
-    "mlvu": Source(_MLVU, _MLVU),
-    "llava-mix665k": Source(
+    "mlvu": Origin(_MLVU, _MLVU),
+    "llava-mix665k": Origin(
         "https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K/blob/main/llava_v1_5_mix665k.json",
         folders={
             "coco/train2017": "http://images.cocodataset.org/zips/train2017.zip",
@@ -58,11 +58,11 @@ SOURCES = {
         },
     ),
 }
-"""By the name of the set."""
+"""Addresses by the set's name."""
 
 
 def clip_origin(dataset: str, clip: str, urls: dict[str, str]) -> str:
-    """Where one clip was cut from, as far as its name (or MSR-VTT's own list, see `msrvtt_urls`) says; "" if nothing.
+    """Return where a clip was cut from, if its name (or MSR-VTT's list, see `msrvtt_urls`) says so; else "".
 
     >>> clip_origin("msvd", "-4wsuPCjDBc_5_15", {})
     'https://www.youtube.com/watch?v=-4wsuPCjDBc, seconds 5 to 15'
@@ -76,10 +76,10 @@ def clip_origin(dataset: str, clip: str, urls: dict[str, str]) -> str:
 
 
 def msrvtt_urls(tree: Tree) -> dict[str, str]:
-    """Origins by clip from MSR-VTT's *videodatainfo.json, where it lies with the clips.
+    """Read origins by clip from MSR-VTT's *videodatainfo.json, if it is with the clips.
 
     Raises:
-        DataError: such a file is there, but is something else.
+        DataError: such a file is there, but has another content.
     """
     urls: dict[str, str] = {}
     for path in tree.annotations:
@@ -95,7 +95,7 @@ def msrvtt_urls(tree: Tree) -> dict[str, str]:
 
 
 def synthetic_origin(root: Path) -> str:
-    """The command that writes a folder's MovingShapes set anew, or "" where the folder holds none."""
+    """Return the command that writes a folder's MovingShapes set again, or "" if the folder holds no such set."""
     try:
         settings: dict[str, Any] = json.loads((root / SETTINGS_NAME).read_bytes())
         options = {

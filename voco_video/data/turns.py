@@ -1,7 +1,7 @@
-"""Conversations as token ids, and which of them are answers: what training learns, and what `data check` looks at.
+"""Conversations as token ids, and which of them belong to answers: for training, and for `data check`.
 
-Texts come from the function that asking uses (`Backbone.conversation_text`), so a model is trained on the very prompts
-that it will be asked with.
+Texts come from the function that is used for asking (`Backbone.conversation_text`), so a model is trained on exactly
+the prompts that it will be asked with.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from voco_video.errors import DataError, ModelError, UsageError
 from voco_video.model.backbone import Backbone
 
 Spans = list[tuple[int, int]]
-"""Of each turn's answer the first character, and the one after its end token."""
+"""For each turn's answer its first character, and the character after its end token."""
 
-_MOST_TOKENS_PER_BYTE = 2  # one, but for a blank put before a word and for what Unicode normalisation writes out
+_MOST_TOKENS_PER_BYTE = 2  # usually at most 1; blanks before words and Unicode normalisation can add characters
 
 
 def encode_turns(
     backbone: Backbone, turns: Sequence[Turn], *, max_length: int, system: str = ""
 ) -> tuple[list[int], list[int]]:
-    """A conversation as token ids, and for each token the turn whose answer it is part of (-1: none).
+    """Encode a conversation as token ids, and return for each token the turn whose answer it belongs to (-1: none).
 
-    Each question stands as it is asked, and its answer follows as the model has to generate it: up to and with the
-    token that ends a turn, which is put there where the chat template writes none. Turns that do not fit in
-    ``max_length`` tokens are left out whole.
+    Each question is written as it is asked, and its answer as the model has to generate it, including the token that
+    ends a turn, which is added if the chat template writes none. Turns that do not fit completely in ``max_length``
+    tokens are left out.
 
     Args:
-        system: the conversation's system message; "" for what the chat template writes without one.
+        system: the conversation's system message; "" for the default of the chat template.
 
     Raises:
-        ModelError: the chat template refuses the conversation, loses text of it, or does not append turns one after
-            the other, so that answers cannot be found in it.
-        DataError: there is no answer, or none of whose words the tokenizer knows.
+        ModelError: the chat template refuses the conversation, loses a part of its text, or does not write turns one
+            after the other, so that answers cannot be found.
+        DataError: there is no answer, or the tokenizer knows none of its words.
         UsageError: not even the first turn fits.
     """
     text, spans = conversation_spans(backbone, turns, system=system) if turns else ("", [(0, 0)])
@@ -59,7 +59,7 @@ def encode_turns(
 
 
 def conversation_spans(backbone: Backbone, turns: Sequence[Turn], *, system: str = "") -> tuple[str, Spans]:
-    """A conversation's text, and where its answers are; raises as `encode_turns` does, but knows nothing of lengths."""
+    """Write a conversation as text, with the places of its answers; raises as `encode_turns` does, except on length."""
     if not any(turn.answer.strip() for turn in turns):
         raise DataError("it has no answer, so there is nothing to learn")
     return (None if system else _joined(backbone, turns)) or _rendered(backbone, turns, system)
@@ -72,18 +72,18 @@ def _says_something(backbone: Backbone, labels: Sequence[int]) -> bool:
 
 
 def check_turns(backbone: Backbone, turns: Sequence[Turn], *, max_length: int, system: str = "") -> None:
-    """Raise what `encode_turns` would, but count tokens only where a text may have too many."""
+    """Raise what `encode_turns` would raise, but count tokens only if there may be too many."""
     text, _ = conversation_spans(backbone, turns, system=system)
     if _MOST_TOKENS_PER_BYTE * len(text.encode(errors="replace")) > max_length:
         encode_turns(backbone, turns, max_length=max_length, system=system)
 
 
 def check_rendering(backbone: Backbone, turns: Sequence[Turn], *, max_length: int, system: str = "") -> None:
-    """Make sure that a conversation's token ids hold its questions and answers, and its labels the answers.
+    """Check that a conversation's token ids contain its questions and answers, and its labels the answers.
 
     Raises:
-        ModelError: they cannot, so whatever is trained on such conversations learns something else.
-        DataError, UsageError: as `encode_turns` has it.
+        ModelError: they do not, so training on such conversations would teach something else.
+        DataError, UsageError: see `encode_turns`.
     """
     ids, owners = encode_turns(backbone, turns, max_length=max_length, system=system)
     everything = _read_back(backbone, ids)
@@ -99,7 +99,7 @@ def check_rendering(backbone: Backbone, turns: Sequence[Turn], *, max_length: in
 
 
 def _read_back(backbone: Backbone, ids: Sequence[int]) -> str:
-    """Token ids as text without what tokenizers change: blanks and the Unicode form."""
+    """Decode token ids to a text without blanks and in one Unicode form, since tokenizers may change both."""
     text = unicodedata.normalize("NFKC", backbone.tokenizer.decode(list(ids), skip_special_tokens=False))
     return "".join(text.casefold().split())
 
@@ -108,15 +108,15 @@ def _read_back(backbone: Backbone, ids: Sequence[int]) -> str:
 
 
 @dataclass(frozen=True)
-class _ToldTurn:
-    """A turn as it is trained on, and where that differs, as the chat template tells it in later turns.
+class _RenderedTurn:
+    """The texts around a turn's answer: as it is trained on, and as the chat template repeats it before later turns.
 
     Attributes:
-        opening: what asking adds to the turns before: the question, up to where the answer begins.
-        lead: what the template writes between that and the answer.
-        end: from the answer to its end token, which is put there where the template writes none.
-        rest: what the template writes after that.
-        told_opening, told_rest: what it writes before and after the answer when later turns follow.
+        opening: the text that asking adds to the turns before: the question, up to where the answer begins.
+        lead: the template's text between that and the answer.
+        end: the text from the answer to its end token, which is added if the template writes none.
+        rest: the template's text after that.
+        told_opening, told_rest: the template's text before and after the answer if later turns follow.
     """
 
     opening: str
@@ -130,16 +130,16 @@ class _ToldTurn:
 def _rendered(backbone: Backbone, turns: Sequence[Turn], system: str = "") -> tuple[str, Spans]:
     text = ""
     spans: Spans = []
-    for turn, told in zip(turns, _told(backbone, turns, system), strict=True):
+    for turn, told in zip(turns, _render_turns(backbone, turns, system), strict=True):
         first = len(text) + len(told.opening)
         text += f"{told.opening}{told.lead}{_typed(backbone, turn.answer)}{told.end}{told.rest}"
         spans.append((first, len(text) - len(told.rest)))
     return text, spans
 
 
-def _told(backbone: Backbone, turns: Sequence[Turn], system: str) -> list[_ToldTurn]:
+def _render_turns(backbone: Backbone, turns: Sequence[Turn], system: str) -> list[_RenderedTurn]:
     messages = [{"role": "system", "content": system}] if system else []
-    found: list[_ToldTurn] = []
+    rendered: list[_RenderedTurn] = []
     history = ""
     for turn in turns:
         question, answer = _typed(backbone, turn.question), _typed(backbone, turn.answer)
@@ -149,7 +149,7 @@ def _told(backbone: Backbone, turns: Sequence[Turn], system: str) -> list[_ToldT
         told = backbone.conversation_text(messages, add_generation_prompt=False)
         if not (asked.startswith(history) and told.startswith(history)):
             raise ModelError("the chat template changes earlier turns when others follow, so it cannot be trained on")
-        # Some templates tell an answer after other blanks than those that ask for it.
+        # Some templates write other blanks before a given answer than before an answer to be generated.
         is_same = told.startswith(asked)
         after_question = told.find(question, len(history)) + len(question)
         num_shared = len(os.path.commonprefix([asked, told]))  # noqa: RUF071 (of characters, not of paths)
@@ -160,24 +160,24 @@ def _told(backbone: Backbone, turns: Sequence[Turn], system: str) -> list[_ToldT
         told_rest = told[place + len(answer) :]
         lead = told[begin:place] if is_same else ""
         end, rest = _ended(backbone, told_rest)
-        found.append(_ToldTurn(asked[len(history) :], lead, end, rest, told[len(history) : place], told_rest))
+        rendered.append(_RenderedTurn(asked[len(history) :], lead, end, rest, told[len(history) : place], told_rest))
         history = told
-    return found
+    return rendered
 
 
 def _typed(backbone: Backbone, text: str) -> str:
-    """A content as it stands in the rendered text."""
+    """Write a message's content as it appears in the rendered text."""
     return backbone.typed_text.broken(text.strip())
 
 
 def _ended(backbone: Backbone, after: str) -> tuple[str, str]:
-    """What follows an answer, up to the token that ends a turn, and after it."""
+    """Split the text after an answer behind the token that ends a turn."""
     ends = _known(backbone).end_tokens
     stops = [after.find(end) + len(end) for end in ends if end in after]
     if stops or not ends:
         stop = min(stops, default=len(after))
         return after[:stop], after[stop:]
-    return ends[0], after  # without one a model would never learn to stop
+    return ends[0], after  # without an end token a model would never learn to stop
 
 
 # ---------------------------------------------------------------------- faster, from what stands around any turn
@@ -185,18 +185,18 @@ def _ended(backbone: Backbone, after: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class _Around:
-    """What stands before a question, and between it and its answer: asked for, and told; and what follows."""
+    """The texts before a question and between it and its answer, as asked and as repeated, and those after it."""
 
     before: str
     between: str
     told_before: str
     told_between: str
-    turn: _ToldTurn
+    turn: _RenderedTurn
 
 
 @dataclass
 class _Known:
-    """What a tokenizer's chat template was found to do."""
+    """Facts about a tokenizer and its chat template."""
 
     chat_template: str | None
     end_tokens: tuple[str, ...]
@@ -223,9 +223,9 @@ def _known(backbone: Backbone) -> _Known:
 
 
 def _joined(backbone: Backbone, turns: Sequence[Turn]) -> tuple[str, Spans] | None:
-    """As `_rendered`, from what stands around any turn, with one rendering to confirm it; None where that differs.
+    """Do the same as `_rendered` from the texts around any turn, checked by one rendering; None if that differs.
 
-    Rendering turn after turn took a third of a training step of voco-tiny.
+    Rendering each turn took a third of a training step of voco-tiny.
     """
     pieces = _around_turns(backbone)
     if not pieces:
@@ -250,12 +250,12 @@ def _joined(backbone: Backbone, turns: Sequence[Turn]) -> tuple[str, Spans] | No
 
 
 def _around_turns(backbone: Backbone) -> list[_Around]:
-    """Of a first turn and of later ones; none where turns do not follow such a pattern."""
+    """Return the texts around a first turn and around later ones; none if the template has no such pattern."""
     known = _known(backbone)
     if known.around is None:
         marks = [Turn(f"{number}question{number}", f"{number}answer{number}") for number in (1, 2)]
         try:
-            turns = _told(backbone, marks, "")
+            turns = _render_turns(backbone, marks, "")
         except ModelError:
             turns = []
         known.around = []

@@ -1,4 +1,4 @@
-"""MSVD-QA, MSRVTT-QA and ActivityNet-QA from their genuine files, in every layout that is passed around.
+"""MSVD-QA, MSRVTT-QA and ActivityNet-QA from their published files, in every layout that is in use.
 
     msvd         {split}_qa.json (answer, id, question, video_id), youtube_mapping.txt; clips <name>.avi or vid<n>.avi
     msrvtt       {split}_qa.json (and category_id); clips video<n>.mp4
@@ -7,8 +7,8 @@
     any of them  {split}.csv (video, question, answer, qid), {split}_q.json + {split}_a.json, or one JSON of
                  question, video_name, answer
 
-A file may carry a source's name before or after its own (hqga_test.csv, test_q.rebuilt.json). Which layout it is
-in, its columns say. Answers are joined by question id, never by their place in the file.
+A file's name may have further parts (hqga_test.csv, test_q.rebuilt.json). Its columns show which layout it is in.
+Answers are joined by question id, never by their place in the file.
 """
 
 from __future__ import annotations
@@ -21,9 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voco_video.data.files import Row, Tree, read_rows
-from voco_video.data.samples import Dataset, Media, Sample, SplitSize, Turn
-from voco_video.errors import DataError, UsageError
-from voco_video.shapes.world import SPLITS
+from voco_video.data.samples import Dataset, SplitSize, Turn
+from voco_video.data.video_sets import (
+    AnnotationFiles,
+    VideoQuestion,
+    check_set,
+    samples_of,
+    with_question_mark,
+)
+from voco_video.errors import DataError
 
 MAPPING_NAME = "youtube_mapping.txt"
 QUESTION_WORDS = ("what", "who", "how", "when", "where")
@@ -57,14 +63,6 @@ PUBLISHED_SIZES = {
 """Videos with questions, and questions, by set and split."""
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """One question with everything its row says."""
-
-    video: str
-    turn: Turn
-
-
 def load_video_qa(
     dataset: str,
     root: str | os.PathLike[str],
@@ -72,10 +70,10 @@ def load_video_qa(
     split: str = "test",
     annotations: str | os.PathLike[str] | None = None,
 ) -> Dataset:
-    """A split of one of the three sets: one sample a video, with all its questions.
+    """Load a split of one of the three sets: one sample a video, with all its questions.
 
-    Questions get the "?" that ActivityNet-QA and the CSV files leave out. A video is named as its clip is (through
-    MSVD's youtube_mapping.txt, where that is there). Videos without a file keep their place, with no path.
+    Questions get the "?" that ActivityNet-QA and the CSV files leave out. Videos have the names of their clips (from
+    MSVD's youtube_mapping.txt, if that is there). Videos without a file are kept, with no path.
 
     Args:
         dataset: "msvd", "msrvtt" or "activitynet".
@@ -85,72 +83,35 @@ def load_video_qa(
 
     Raises:
         UsageError: an unknown set or split.
-        DataError: no annotations, more than one file that could be meant, or a row that cannot be right.
+        DataError: no annotations, more than one file that could be meant, or an invalid row.
 
     >>> load_video_qa("msvd", "data/MSVD", split="test").num_questions  # doctest: +SKIP
     13157
     """
-    check_names(dataset, split)
+    check_set(dataset, split, PUBLISHED_SIZES)
+    paths = QA_FILES.find(annotations or root, split)
+    if not paths:
+        raise DataError(QA_FILES.absent(annotations or root, split))
     tree = Tree(Path(root))
-    path = find_annotations(annotations or root, split)
-    if path is None:
-        raise DataError(f"{annotations or root}: no annotations of the {split} split in it ({looked_for(split)})")
-    naming = _naming(dataset, path.parent, tree)
-    rows = list(read_rows(path))
+    rows = list(read_rows(paths[0]))
     answers_path = None if rows[0].has("answer") else answers_of(rows[0])
-    asked = list(_read(dataset, rows, answers_path, naming))
-    paths = (path,) if answers_path is None else (path, answers_path)
-    return Dataset(dataset, split, paths, _samples(asked, tree, naming))
+    questions = list(_read(dataset, rows, answers_path, _naming(dataset, paths[0].parent, tree)))
+    return Dataset(dataset, split, (*paths, *([answers_path] if answers_path else ())), samples_of(questions, tree))
 
 
-def check_names(dataset: str, split: str) -> None:
-    """Refuse a set or split that does not exist.
-
-    Raises:
-        UsageError: always with the names that there are.
-    """
-    if split not in SPLITS:
-        raise UsageError(f"split is {split!r}, but has to be one of {', '.join(SPLITS)}")
-    if (dataset, split) not in PUBLISHED_SIZES:
-        known = ", ".join(dict.fromkeys(name for name, _ in PUBLISHED_SIZES))
-        raise UsageError(f"dataset is {dataset!r}, but has to be one of {known}")
-
-
-def find_annotations(place: str | os.PathLike[str], split: str) -> Path | None:
-    """The file with a split's questions: the place itself if it is a file, else the best match below it.
-
-    The nearest to the root that has a published name goes before one that has more to its name; None: neither.
-
-    Raises:
-        DataError: no such place, or two files with equal right.
-    """
-    if Path(place).is_file():
-        return Path(place)
-    tree = Tree(Path(place))
-    ranked = [(rank, path) for path in tree.annotations if (rank := _rank(tree, path, split)) is not None]
-    best = min((rank for rank, _ in ranked), default=None)
-    paths = [path for rank, path in ranked if rank == best]
-    if len(paths) > 1:
-        raise DataError(f"{paths[0]} and {paths[1]} could both be the {split} split's annotations: say which")
-    return paths[0] if paths else None
-
-
-def looked_for(split: str) -> str:
-    """The names that annotations of a split have, in words."""
-    return f"looked for {split}_qa.json, {split}.csv, and {split}_q.json with {split}_a.json"
-
-
-def _rank(tree: Tree, path: Path, split: str) -> tuple[bool, int, int] | None:
-    """How well a file's name fits, best first: undecorated, near the root, complete."""
+def _rank(name: str, depth: int, split: str) -> tuple[int, ...] | None:
+    """Rank files: those named exactly as published first, then those near the root, then complete ones."""
     kinds = (rf"{split}_qa(\..+)?\.json", rf"{split}(\..+)?\.csv", rf"{split}_q(\..+)?\.json")
-    for kind, pattern in enumerate(kinds):
-        if match := re.fullmatch(rf"(.+[_-])?{pattern}", path.name):
-            return any(match.groups()), tree.depth(path), kind
-    return None
+    matches = (re.fullmatch(rf"(.+[_-])?{pattern}", name) for pattern in kinds)
+    return next(((any(match.groups()), depth, kind) for kind, match in enumerate(matches) if match), None)
+
+
+QA_FILES = AnnotationFiles(_rank, "{split}_qa.json, {split}.csv, and {split}_q.json with {split}_a.json")
+"""The annotation files of all three sets."""
 
 
 def answers_of(first: Row) -> Path:
-    """The file of answers that belongs to a file of questions without: the same name with _a for _q.
+    """Find the file of answers to a file of questions: the same name with _a for _q.
 
     Raises:
         DataError: there is no such file.
@@ -163,7 +124,7 @@ def answers_of(first: Row) -> Path:
     return path
 
 
-def _read(dataset: str, rows: list[Row], answers_path: Path | None, naming: _Naming) -> Iterator[_Asked]:
+def _read(dataset: str, rows: list[Row], answers_path: Path | None, naming: _Naming) -> Iterator[VideoQuestion]:
     answers = _by_id(read_rows(answers_path)) if answers_path else None
     seen: set[str] = set()
     counts: Counter[str] = Counter()
@@ -181,26 +142,18 @@ def _read(dataset: str, rows: list[Row], answers_path: Path | None, naming: _Nam
             raise row.error(f"{answers_path} has no answer to question {question_id}")
         question = with_question_mark(row.filled("question"))
         kind = _question_type(dataset, question, answer_row)
-        yield _Asked(video, Turn(question, answer_row.filled("answer"), question_id, kind, row.number - 1))
+        turn = Turn(question, answer_row.filled("answer"), question_id, kind, row.number - 1)
+        yield VideoQuestion(video, turn, naming.file_names(video))
 
 
 def _by_id(rows: Iterator[Row]) -> dict[str, Row]:
-    found: dict[str, Row] = {}
+    by_id: dict[str, Row] = {}
     for row in rows:
         question_id = row.filled("question_id", "id", "qid")
-        if question_id in found:
-            raise row.error(f"question id {question_id} was there before, in row {found[question_id].number}")
-        found[question_id] = row
-    return found
-
-
-def with_question_mark(question: str) -> str:
-    """The question with "?" at its end, which ActivityNet-QA and the CSV files leave out, or its own full stop.
-
-    >>> with_question_mark("is the athlete wearing trousers")
-    'is the athlete wearing trousers?'
-    """
-    return question if question.endswith(("?", ".", "!")) else f"{question}?"
+        if question_id in by_id:
+            raise row.error(f"question id {question_id} was there before, in row {by_id[question_id].number}")
+        by_id[question_id] = row
+    return by_id
 
 
 def _question_type(dataset: str, question: str, answer: Row) -> str:
@@ -215,7 +168,7 @@ def _question_type(dataset: str, question: str, answer: Row) -> str:
 
 @dataclass(frozen=True)
 class _Naming:
-    """From what annotations call a video to its clip's name, and from there to all names its file may have."""
+    """Functions from a video's name in annotations to its clip's name, and from there to the names of its file."""
 
     clip_name: Callable[[str], str]
     file_names: Callable[[str], tuple[str, ...]]
@@ -241,17 +194,17 @@ def _numbered(prefix: str, name: str) -> str:
 
 
 def find_mapping(folder: Path, tree: Tree) -> Path | None:
-    """The youtube_mapping.txt in a folder (the annotations'), else the nearest to the tree's root."""
+    """Find youtube_mapping.txt in a folder (that of the annotations), or else nearest to the tree's root."""
     if (folder / MAPPING_NAME).is_file():
         return folder / MAPPING_NAME
     return next((path for path in tree.annotations if path.name == MAPPING_NAME), None)
 
 
 def read_mapping(path: Path) -> dict[str, str]:
-    """MSVD's clip names by "vid<n>", from lines "<clip name> vid<n>" (the published file ends them with CR LF).
+    """Read MSVD's clip names by "vid<n>", from lines "<clip name> vid<n>" (with CR LF in the published file).
 
     Raises:
-        DataError: the file cannot be read, or a line holds something else.
+        DataError: the file cannot be read, or a line has another form.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -269,13 +222,3 @@ def read_mapping(path: Path) -> dict[str, str]:
                     f'{path}, line {number}: is {line!r:.80}, but has to be "<clip name> vid<n>", each n once'
                 )
     return names
-
-
-def _samples(asked: list[_Asked], tree: Tree, naming: _Naming) -> tuple[Sample, ...]:
-    turns: dict[str, list[Turn]] = {}
-    for one in asked:
-        turns.setdefault(one.video, []).append(one.turn)
-    return tuple(
-        Sample(video, (Media("video", video, tree.clip(naming.file_names(video))),), tuple(those))
-        for video, those in turns.items()
-    )

@@ -1,4 +1,4 @@
-"""Answers of a vocabulary ranked by their likelihood: what top-1 and top-10 of classifiers on the QA sets compare with.
+"""Answers of a vocabulary ranked by their likelihood, for comparison with top-1 and top-10 of classifiers.
 
     log p(answer | frames, question) = sum of log p(token | frames, question, tokens before), the end token included
 
@@ -6,7 +6,7 @@ The answers' tokens form a trie. One pass over a prefix that stays shared reads 
 
     VoCo tokens (prefix) | question, causal | nodes, each seeing prefix, question and the nodes that lead to it
 
-so a beginning that many answers share is read once, and no keys are copied per answer.
+so a beginning that many answers share is read once, and no keys are copied for each answer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ROWS_PER_HEAD_PASS = 256  # logits of a row take as many floats as the vocabula
 
 
 def answer_vocabulary(train: Dataset, size: int) -> tuple[str, ...]:
-    """The commonest answers of a training split, commonest first; equally common ones in the alphabet's order.
+    """Return the commonest answers of a training split, commonest first; equally common ones alphabetically.
 
     Raises:
         UsageError: ``size`` is below 1.
@@ -48,9 +48,9 @@ class Ranker:
     """A model with a vocabulary of A answers, tokenized once.
 
     Attributes:
-        model: what says how likely an answer is.
+        model: the model that gives the likelihoods.
         answers: the vocabulary.
-        tries: their tokens, in parts that one pass can read.
+        tries: the answers' tokens, in parts that one pass can read.
     """
 
     model: VocoModel
@@ -62,7 +62,7 @@ class Ranker:
         """Tokenize a vocabulary.
 
         Raises:
-            ModelError: the chat template does not write an answer after a question as it stands.
+            ModelError: the chat template does not write an answer unchanged after a question.
             UsageError: the attention implementation takes no masks.
         """
         implementation = model.backbone.text_config._attn_implementation
@@ -71,7 +71,7 @@ class Ranker:
         return Ranker(model, tuple(answers), build_tries(answer_token_ids(model.backbone, answers)))
 
     def log_likelihoods(self, prefix: Prefix, question: str) -> Tensor:
-        """Natural logarithm of each answer's probability after a question, float32 ``[A]`` on the CPU."""
+        """Compute the natural logarithm of each answer's probability after a question, float32 ``[A]`` on the CPU."""
         return score_tries(self.model, prefix, self._prompt(question), self.tries)[0]
 
     def losses(self, prefix: Prefix, question: str) -> tuple[Tensor, Tensor]:
@@ -85,9 +85,9 @@ class Ranker:
         return -scores / num_tokens, is_greedy
 
     def rank(self, prefix: Prefix, question: str, answer: str) -> int | None:
-        """How many answers are at least as likely as this one, itself included; None where it is not in the vocabulary.
+        """Count the answers that are at least as likely as this one, itself included; None outside the vocabulary.
 
-        Answers that are exactly as likely count against it, so a model that tells nothing apart gets no credit.
+        Answers of exactly the same likelihood count against it, so a model that gives all the same gets no credit.
         """
         if answer not in self.answers:
             return None
@@ -100,14 +100,15 @@ class Ranker:
 
 @dataclass(frozen=True)
 class Trie:
-    """Token sequences of several answers as the M beginnings they have, without empty and whole ones.
+    """The token sequences of several answers as a tree of their M beginnings, without empty and whole ones.
 
     Attributes:
-        token_ids: last token of each beginning, ``[M]``; a beginning comes after the shorter ones in it.
-        depths: tokens before that one, ``[M]``.
+        token_ids: last token of each beginning, ``[M]``; a beginning comes after those that it extends.
+        depths: number of tokens before that token, ``[M]``.
         visible: ``[M, M]``, whether a row's beginning starts with a column's.
-        step_sources: per token of every answer where it is predicted: 0 at the question's end, m + 1 at node m.
-        step_token_ids, step_answers: that token, and the answer it belongs to.
+        step_sources: for each token of every answer the place that predicts it: 0 for the question's end, m + 1 for
+            node m.
+        step_token_ids, step_answers: that token, and the answer that it belongs to.
         num_answers: A, over all tries of a vocabulary.
     """
 
@@ -121,10 +122,10 @@ class Trie:
 
 
 def answer_token_ids(backbone: Backbone, answers: Sequence[str]) -> list[tuple[int, ...]]:
-    """What the model would have to generate to give each answer and nothing else: its tokens, and the end token.
+    """Return what the model would have to generate for exactly each answer: its tokens, and the end token.
 
     Raises:
-        ModelError: an answer's tokens do not simply follow the question's.
+        ModelError: an answer's tokens do not follow the question's unchanged.
     """
     asked = [{"role": "user", "content": "what is it?"}]
     prompt = backbone.conversation_ids(asked)[len(backbone.template.text_before_ids) :]
@@ -147,8 +148,10 @@ def answer_token_ids(backbone: Backbone, answers: Sequence[str]) -> list[tuple[i
 
 
 def build_tries(sequences: Sequence[Sequence[int]], *, max_nodes: int = MAX_NODES_PER_PASS) -> tuple[Trie, ...]:
-    """Token sequences, none of them empty, to tries of at most ``max_nodes`` nodes (or one sequence) each."""
-    order = sorted(range(len(sequences)), key=lambda i: tuple(sequences[i]))  # those that share beginnings together
+    """Build tries of at most ``max_nodes`` nodes (or one sequence) each from token sequences, none of them empty."""
+    order = sorted(
+        range(len(sequences)), key=lambda i: tuple(sequences[i])
+    )  # puts those with shared beginnings together
     groups: list[list[int]] = []
     num_nodes = 0
     for place, i in enumerate(order):
@@ -163,7 +166,7 @@ def build_tries(sequences: Sequence[Sequence[int]], *, max_nodes: int = MAX_NODE
 
 
 def _num_shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """Nodes that two neighbours in order share: beginnings of both that are whole in neither."""
+    """Count the nodes that two neighbours in order share: beginnings of both, without either's last token."""
     longest = min(len(one), len(other)) - 1
     return next((i for i in range(longest) if one[i] != other[i]), max(0, longest))
 
@@ -217,7 +220,7 @@ def score_tries(
 
 
 def _hidden_states(model: VocoModel, prefix: Prefix, prompt: Sequence[int], trie: Trie) -> Tensor:
-    """Last hidden states at the prompt's last token and at every node, ``[1 + M, D]``."""
+    """Compute the last hidden states at the prompt's last token and at every node, ``[1 + M, D]``."""
     device, length = model.backbone.device, len(prompt)
     token_ids = torch.cat([torch.tensor(prompt), trie.token_ids])  # [T + M]
     offsets = torch.cat([torch.arange(length), length + trie.depths])
@@ -233,7 +236,7 @@ def _hidden_states(model: VocoModel, prefix: Prefix, prompt: Sequence[int], trie
 
 
 def _mask(prefix_length: int, prompt_length: int, trie: Trie) -> Tensor:
-    """What is added to attention scores, ``[1, 1, T + M, S + T + M]``: 0 where a row sees a column, else -inf."""
+    """Build the additive attention mask, ``[1, 1, T + M, S + T + M]``: 0 where a row sees a column, else -inf."""
     num_nodes = len(trie.token_ids)
     seen = torch.zeros(prompt_length + num_nodes, prefix_length + prompt_length + num_nodes, dtype=torch.bool)
     end = prefix_length + prompt_length
@@ -245,7 +248,7 @@ def _mask(prefix_length: int, prompt_length: int, trie: Trie) -> Tensor:
 
 
 def _log_probs(model: VocoModel, hidden: Tensor) -> Iterator[tuple[range, Tensor]]:
-    """Next-token log-probabilities ``[rows, vocabulary]`` of some rows of ``hidden`` at a time."""
+    """Yield next-token log-probabilities ``[rows, vocabulary]`` of some rows of ``hidden`` at a time."""
     for start in range(0, len(hidden), _ROWS_PER_HEAD_PASS):
         rows = range(start, min(start + _ROWS_PER_HEAD_PASS, len(hidden)))
         yield rows, model.backbone.logits(hidden[rows.start : rows.stop]).float().log_softmax(-1)

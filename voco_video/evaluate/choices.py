@@ -1,10 +1,10 @@
-"""Options of one question by their likelihood as its answer: multiple choice that generates nothing.
+"""Options of a question scored by their likelihood as its answer: multiple choice without generating.
 
     plain              log p(option | frames, prompt) = sum of log p(token | frames, prompt, tokens before)
     length-normalised  the same divided by the number of tokens; the option of least perplexity
 
-both over the option's tokens and the end token, so an option is likely only as the whole answer. Options stand without
-their letters. By default the prompt is the question alone, so no option is seen while another one is judged.
+both over the option's tokens and the end token, so an option is likely only as the whole answer. Options are scored
+without their letters. By default the prompt is the question alone, so an option's score does not depend on the others.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import torch
 from voco_video.evaluate.answer_likelihood import Ranker
 from voco_video.model.voco import Prefix, VocoModel
 
-_NUM_DIGITS = 4  # float32 knows no more of sums in the hundreds
+_NUM_DIGITS = 4  # float32 has no more digits for sums in the hundreds
 
 
 def score_options(
     model: VocoModel, prefix: Prefix, prompt: str, options: Sequence[str]
 ) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    """Each option's log-likelihood after a prompt, and the number of tokens that it is a sum over.
+    """Compute each option's log-likelihood after a prompt, and the number of tokens that it is a sum over.
 
     Raises:
-        ModelError: the chat template does not write an option after a question as it stands.
+        ModelError: the chat template does not write an option unchanged after a question.
         UsageError: the attention implementation takes no masks.
     """
     ranker = Ranker.of(model, options)

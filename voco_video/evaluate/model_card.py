@@ -1,4 +1,4 @@
-"""A model card: what a checkpoint is, what was measured with it, and how to ask it, as the README.md of its folder."""
+"""A model card, the README.md of a checkpoint's folder: what it is, what was measured, and how to ask it."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def write_model_card(checkpoint: str | Path, reports: Sequence[str | Path]) -> P
         The card.
 
     Raises:
-        ModelError: no checkpoint is there.
-        UsageError: the folder has a README.md that somebody else wrote.
+        ModelError: there is no checkpoint.
+        UsageError: the folder has a README.md that was not written by this function.
         DataError: a report cannot be read, or is of another model.
 
     >>> write_model_card("runs/mine/last", ["runs/eval/predictions-k1.scores.json"])      # doctest: +SKIP
@@ -42,17 +42,17 @@ def write_model_card(checkpoint: str | Path, reports: Sequence[str | Path]) -> P
         raise UsageError(f"{checkpoint}: a card is written into a checkpoint's own folder, so give one")
     if card.exists() and _MARK not in card.read_text(encoding="utf-8"):
         raise UsageError(f"{card} was written by somebody; move it away first")
-    read = {Path(report): _read(Path(report)) for report in reports}
-    _check_model(checkpoint, read)
-    card.write_text(model_card(facts, list(read.values())), encoding="utf-8")
+    evaluations = {Path(report): _read(Path(report)) for report in reports}
+    _check_model(checkpoint, evaluations)
+    card.write_text(model_card(facts, list(evaluations.values())), encoding="utf-8")
     return card
 
 
 def model_card(facts: CheckpointFacts, reports: Sequence[Mapping[str, Any]]) -> str:
-    """The card's text.
+    """Write the card's text.
 
     Args:
-        facts: what the checkpoint is.
+        facts: description of the checkpoint.
         reports: `Report.as_dict` of evaluations of it.
     """
     head = ["---", "library_name: voco-video", "pipeline_tag: video-text-to-text"]
@@ -127,7 +127,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check_model(checkpoint: str | Path, reports: Mapping[Path, Mapping[str, Any]]) -> None:
-    """A table is only worth its model: fingerprints have to be those of this checkpoint's weights."""
+    """Check that reports are of this checkpoint: their fingerprints have to be those of its weights."""
     fingerprints: dict[str, str] = {}
     for path, report in reports.items():
         settings = report["run"]["settings"]

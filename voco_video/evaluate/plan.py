@@ -1,4 +1,4 @@
-"""Which questions are asked, and which of them are still to be asked."""
+"""The questions of a run, and those of them that are not answered yet."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from voco_video.scoring.predictions import Prediction
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A video with the questions to ask about it, in published order; the path is None where it is missing."""
+class VideoQuestions:
+    """A video and the questions about it, in published order; the path is None if the video is missing."""
 
     video: str
     path: Path | None
@@ -24,23 +24,23 @@ class Asked:
 
 @dataclass(frozen=True)
 class Job:
-    """Questions about one video, and the budgets from which they have not been answered yet."""
+    """Questions about one video, and the budgets that have no answers to them yet."""
 
-    asked: Asked
+    questions: VideoQuestions
     budgets: tuple[int | None, ...]
 
     @property
     def num_answers(self) -> int:
-        """What there is to do."""
-        return len(self.asked.turns) * len(self.budgets)
+        """Number of answers to give."""
+        return len(self.questions.turns) * len(self.budgets)
 
 
-def choose_questions(dataset: Dataset, options: EvalOptions) -> list[Asked]:
-    """The questions of a run, by video: all of the split, or as many as ``limit`` says, drawn by ``seed``.
+def choose_questions(dataset: Dataset, options: EvalOptions) -> list[VideoQuestions]:
+    """Choose a run's questions, grouped by video: all of the split, or ``limit`` of them, drawn by ``seed``.
 
     Raises:
         DataError: a sample that is not about one video, or no question to ask.
-        UsageError: options that are for multiple choice where there is none, or the other way round.
+        UsageError: options for multiple choice on a set without it, or the other way round.
     """
     _check_fits(dataset, options)
     for sample in dataset.samples:
@@ -55,11 +55,13 @@ def choose_questions(dataset: Dataset, options: EvalOptions) -> list[Asked]:
     if not pairs:
         raise DataError(f"{dataset.annotations[0]}: no question about a video that is there; look at --root")
     chosen = {turn.question_id for _, turn in pairs}
-    found = [
-        Asked(sample.name, sample.media[0].path, tuple(turn for turn in sample.turns if turn.question_id in chosen))
+    videos = [
+        VideoQuestions(
+            sample.name, sample.media[0].path, tuple(turn for turn in sample.turns if turn.question_id in chosen)
+        )
         for sample in dataset.samples
     ]
-    return [one for one in found if one.turns]
+    return [video for video in videos if video.turns]
 
 
 def _check_fits(dataset: Dataset, options: EvalOptions) -> None:
@@ -76,18 +78,18 @@ def _check_fits(dataset: Dataset, options: EvalOptions) -> None:
         raise UsageError(f"prompt {prompt!r} has no {{options}} in it, so letters would mean nothing")
 
 
-def open_jobs(asked: Sequence[Asked], known: Mapping[int | None, Mapping[str, Prediction]]) -> list[Job]:
-    """What is left to do: questions without a prediction, and those whose video could not be read last time.
+def open_jobs(questions: Sequence[VideoQuestions], known: Mapping[int | None, Mapping[str, Prediction]]) -> list[Job]:
+    """List the questions without a prediction, and those whose video could not be read last time.
 
     All of a video's questions are asked again if one of them has no answer, so that batches are always the same.
     """
 
-    def is_settled(one: Asked, turn: Turn, predictions: Mapping[str, Prediction]) -> bool:
-        prediction = predictions.get(turn.question_id)
-        return prediction is not None and (prediction.status == "answered" or one.path is None)
+    def is_settled(video: VideoQuestions, predictions: Mapping[str, Prediction]) -> bool:
+        found = [predictions.get(turn.question_id) for turn in video.turns]
+        return all(p is not None and (p.status == "answered" or video.path is None) for p in found)
 
-    jobs = []
-    for one in asked:
-        budgets = [k for k, found in known.items() if not all(is_settled(one, turn, found) for turn in one.turns)]
-        jobs += [Job(one, tuple(budgets))] if budgets else []
-    return jobs
+    jobs = [
+        Job(video, tuple(k for k, predictions in known.items() if not is_settled(video, predictions)))
+        for video in questions
+    ]
+    return [job for job in jobs if job.budgets]

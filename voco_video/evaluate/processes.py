@@ -1,7 +1,7 @@
 """Work shared among processes: this one alone, processes that it starts, or those that torchrun started.
 
-Work is a function of a model, jobs, the process's rank and a callback. Jobs are dealt in turn, so who does what
-follows from the list of jobs and the number of processes alone.
+Work is a function of a model, jobs, the process's rank and a callback. Jobs are dealt in turn, so the list of jobs and
+the number of processes determine which process does which job.
 """
 
 from __future__ import annotations
@@ -36,65 +36,69 @@ _LONG_ENOUGH = timedelta(days=30)  # a process that is done waits for the slowes
 
 
 class Processes(Protocol):
-    """Who shares the work.
+    """The processes that share the work.
 
     Attributes:
-        rank: this process's number; 0 plans the work and puts the results together.
-        num_processes: how many there are.
+        rank: this process's number; process 0 plans the work and merges the results.
+        num_processes: the number of processes.
     """
 
     @property
     def rank(self) -> int:
-        """Give this process's number."""
+        """This process's number."""
 
     @property
     def num_processes(self) -> int:
-        """Count the processes."""
+        """The number of processes."""
 
     def agree(self, jobs: Sequence[Any]) -> Sequence[Any]:
-        """The jobs of process 0, to every process."""
+        """Return the jobs of process 0, in every process."""
 
     def visible(self, jobs: Sequence[Any]) -> Sequence[Any]:
-        """The jobs whose progress this process hears of."""
+        """Return the jobs whose progress this process reports."""
 
     def run(self, work: Work, model: VideoModel, jobs: Sequence[Any], on_done: OnDone) -> None:
-        """Do the jobs; returns when every process has done its own."""
+        """Do the jobs; return when every process has finished."""
 
     def wait(self) -> None:
-        """Until every process has come here."""
+        """Wait until every process has called this."""
 
 
-@dataclass(frozen=True)
-class Alone:
-    """This process does everything."""
-
-    rank: int = 0
-    num_processes: int = 1
+class _OnePlanner:
+    """Processes of which only this one plans and reports, so that the others need not agree on jobs."""
 
     def agree(self, jobs: Sequence[Any]) -> Sequence[Any]:
-        """Keep the jobs as they are: nobody else plans."""
+        """Return the jobs unchanged."""
         return jobs
 
     def visible(self, jobs: Sequence[Any]) -> Sequence[Any]:
-        """Give all jobs: this process hears of every one."""
+        """Return all jobs: this process reports on every one."""
         return jobs
-
-    def run(self, work: Work, model: VideoModel, jobs: Sequence[Any], on_done: OnDone) -> None:
-        """Do all jobs here."""
-        if jobs:
-            work(model, jobs, self.rank, on_done)
 
     def wait(self) -> None:
         """Return at once: `run` waited for the others."""
 
 
 @dataclass(frozen=True)
-class Spawned:
+class Alone(_OnePlanner):
+    """This process does everything."""
+
+    rank: int = 0
+    num_processes: int = 1
+
+    def run(self, work: Work, model: VideoModel, jobs: Sequence[Any], on_done: OnDone) -> None:
+        """Do all jobs here."""
+        if jobs:
+            work(model, jobs, self.rank, on_done)
+
+
+@dataclass(frozen=True)
+class Spawned(_OnePlanner):
     """This process and others that it starts, each with a model of its own.
 
     Attributes:
-        num_processes: how many, this one included.
-        load: gives the model of a rank; has to be picklable.
+        num_processes: number of processes, this one included.
+        load: loads the model of a rank; has to be picklable.
     """
 
     num_processes: int
@@ -104,14 +108,6 @@ class Spawned:
     def __post_init__(self) -> None:
         if self.num_processes < 1:
             raise UsageError(f"num_workers={self.num_processes}: it takes at least 1 process")
-
-    def agree(self, jobs: Sequence[Any]) -> Sequence[Any]:
-        """Keep the jobs as they are: nobody else plans."""
-        return jobs
-
-    def visible(self, jobs: Sequence[Any]) -> Sequence[Any]:
-        """Give all jobs: this process hears of every one."""
-        return jobs
 
     def run(self, work: Work, model: VideoModel, jobs: Sequence[Any], on_done: OnDone) -> None:
         """Start the other processes, share the jobs among all, and wait for the last."""
@@ -128,9 +124,6 @@ class Spawned:
             while children.connections:
                 children.listen(on_done, timeout_seconds=None)
 
-    def wait(self) -> None:
-        """Return at once: `run` waited for the others."""
-
 
 @dataclass(frozen=True)
 class Torchrun:
@@ -141,7 +134,7 @@ class Torchrun:
 
     @staticmethod
     def from_environment() -> Torchrun | None:
-        """What torchrun says about this process; None where it was not started by torchrun."""
+        """Read this process's rank from torchrun's environment; None if torchrun did not start it."""
         if not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys():
             return None
         return Torchrun(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
@@ -156,7 +149,7 @@ class Torchrun:
         return box[0]
 
     def visible(self, jobs: Sequence[Any]) -> Sequence[Any]:
-        """Give this process's own share."""
+        """Return this process's own share."""
         return jobs[self.rank :: self.num_processes]
 
     def run(self, work: Work, model: VideoModel, jobs: Sequence[Any], on_done: OnDone) -> None:
@@ -179,10 +172,10 @@ class Torchrun:
 
 
 def device_of(device: str, rank: int) -> str:
-    """The device of one of several processes on a machine: they are dealt to its GPUs in turn.
+    """Choose the device of one of several processes on a machine: they take its GPUs in turn.
 
     Args:
-        device: as for `load_model`; one that names its GPU, or is none, stays as it is.
+        device: as for `load_model`; a device other than "auto" or "cuda" stays as it is.
         rank: of the process on its machine.
 
     >>> device_of("cpu", 3)
@@ -196,27 +189,30 @@ def device_of(device: str, rank: int) -> str:
 
 
 def _warn_of_crowding(model: VideoModel, num_processes: int) -> None:
-    """Threads are left as they are: their number moves the last digits, so it must not follow that of processes."""
+    """Warn of more threads than cores.
+
+    Their number is not changed: it moves the last digits of results, so it must not depend on that of processes.
+    """
     import torch
 
     threads, cores = torch.get_num_threads(), num_processors()
     is_crowded = threads > 1 and num_processes > 1 and num_processes * threads > cores
     if is_crowded and model.voco.backbone.device.type == "cpu":
         log.warning(
-            "%d processes of %d threads share %d cores; OMP_NUM_THREADS=%d may be faster (give it to every run that "
-            "has to have the same bytes)",
+            "%d processes of %d threads share %d cores; OMP_NUM_THREADS=%d may be faster (use it for all runs "
+            "that have to give the same bytes)",
             *(num_processes, threads, cores, max(1, cores // num_processes)),
         )
 
 
 @dataclass(frozen=True)
 class _Children:
-    """Processes that are at work, by our ends of their connections."""
+    """Running processes, by our end of the connection to each."""
 
     connections: dict[Connection, tuple[int, BaseProcess]]
 
     def listen(self, on_done: OnDone, *, timeout_seconds: float | None) -> None:
-        """Pass on what children have done since.
+        """Report what children have done since the last call.
 
         Raises:
             VocoVideoError: one of them failed.
@@ -229,8 +225,8 @@ class _Children:
                 rank, process = self.connections[connection]
                 process.join()
                 raise VocoVideoError(
-                    f"process {rank} ended with exit code {process.exitcode}; what it had done is kept, so the same "
-                    "command goes on from there"
+                    f"process {rank} ended with exit code {process.exitcode}; its results so far are kept, and the "
+                    "same command resumes"
                 ) from None
             if isinstance(message, VocoVideoError):
                 raise message
@@ -243,7 +239,7 @@ class _Children:
 
 @contextmanager
 def _children(load: Callable[[int], VideoModel], work: Work, shares: dict[int, Sequence[Any]]) -> Iterator[_Children]:
-    """Start a process per share, and end those that still run when the block is left."""
+    """Start a process for each share, and terminate those that still run at the end of the block."""
     context = multiprocessing.get_context("spawn")
     children: dict[Connection, tuple[int, BaseProcess]] = {}
     try:
@@ -263,7 +259,7 @@ def _children(load: Callable[[int], VideoModel], work: Work, shares: dict[int, S
 
 @contextmanager
 def _ctrl_c_stays_here() -> Iterator[None]:
-    """Processes started meanwhile ignore Ctrl-C from their first moment on: this one ends them in order."""
+    """Make processes that are started in this block ignore Ctrl-C from the start: this process terminates them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -277,7 +273,7 @@ def _ctrl_c_stays_here() -> Iterator[None]:
 def _work(
     connection: Connection, load: Callable[[int], VideoModel], work: Work, jobs: Sequence[Any], rank: int
 ) -> None:
-    """What a started process does."""
+    """Do a started process's share, and send progress and errors to its parent."""
     threading.Thread(target=_end_with_parent, name="voco-video parent watch", daemon=True).start()
     try:
         work(load(rank), jobs, rank, connection.send)
@@ -287,7 +283,7 @@ def _work(
 
 
 def _end_with_parent() -> None:
-    """Whatever ends the process that started this one ends this one: nobody would put its results together."""
+    """End this process when its parent ends, for whatever reason: nobody would merge its results."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])

@@ -2,8 +2,8 @@
 
     Dataset -> chosen questions -> jobs, one a video -> predictions as they come -> one file in published order
 
-The same questions give the same bytes whatever the number of processes and however often the run was interrupted, while
-every process has as many threads: sums in another order have other last digits, so confidences move by less than 1e-5.
+The same questions give the same bytes, whatever the number of processes and however often the run was interrupted. Only
+the number of threads of a process matters: it changes the order of sums, which moves confidences by less than 1e-5.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,21 +22,22 @@ from voco_video.api import VideoModel
 from voco_video.data.samples import Dataset
 from voco_video.evaluate.answering import answer_jobs
 from voco_video.evaluate.options import EvalOptions
-from voco_video.evaluate.plan import Asked, Job, choose_questions, open_jobs
+from voco_video.evaluate.plan import Job, VideoQuestions, choose_questions, open_jobs
 from voco_video.evaluate.processes import Alone, OnDone, Processes
 from voco_video.evaluate.run_folder import RunFiles
-from voco_video.evaluate.run_identity import run_settings, surroundings
+from voco_video.evaluate.run_identity import environment_info, run_settings
+from voco_video.scoring.predictions import Prediction
 from voco_video.video.other_readers import check_backend
 
 
 @dataclass(frozen=True)
 class EvalProgress:
-    """How far a run has come, in answers: one for every question and budget.
+    """The progress of a run, in answers: one for every question and budget.
 
     Attributes:
-        num_answers: answered by now.
-        total_answers: wanted in the end.
-        num_resumed: of the answered, those that earlier runs had left.
+        num_answers: answers so far.
+        total_answers: answers at the end of the run.
+        num_resumed: answers that were there already, from an earlier run.
     """
 
     num_answers: int
@@ -46,14 +47,14 @@ class EvalProgress:
 
 @dataclass(frozen=True)
 class EvalResult:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
         predictions: the finished files, by names such as ``"k8"``, or ``"full"`` for another compressor.
-        num_questions: asked, per budget; whatever their video.
-        num_resumed: answers that earlier runs had left, over all budgets.
+        num_questions: questions per budget, those about missing videos included.
+        num_resumed: answers that were there already, from an earlier run, over all budgets.
         missing, undecodable: names of the videos that are not there, and that cannot be decoded.
-        seconds: this call's; next to nothing where everything was there.
+        seconds: time that this call took.
     """
 
     predictions: dict[str, Path]
@@ -74,14 +75,14 @@ def evaluate(
     facts: Mapping[str, Any] | None = None,
     on_progress: Callable[[EvalProgress], None] | None = None,
 ) -> EvalResult:
-    """Answer a split's questions, going on from wherever an earlier call was interrupted.
+    """Answer a split's questions, resuming an earlier call that was interrupted.
 
-    Videos that are missing or cannot be decoded get predictions that say so; a later call tries them again, and
-    nothing else. Where everything is there already nothing is decoded, compressed or asked.
+    Videos that are missing or cannot be decoded get predictions that say so; a later call tries only them again. If
+    all answers are there already, nothing is decoded, compressed or asked.
 
     Args:
         dataset: a split of questions about single videos, from `load_dataset`.
-        options: what is asked and how; `EvalOptions()` when None.
+        options: which questions are asked, and how; `EvalOptions()` when None.
         out: the folder that gets ``predictions-k<k>.jsonl`` and their run info.
         processes: who shares the work: `Spawned`, `Torchrun`, or this process alone when None.
         facts: JSON values for the run info, such as the command line.
@@ -89,7 +90,7 @@ def evaluate(
 
     Raises:
         UsageError: an option that does not fit the model, or a folder that holds a run with other settings.
-        DataError: questions about something else than one video, or a folder that cannot be written.
+        DataError: a sample that is not about one video, or a folder that cannot be written.
         CacheError: the frame cache cannot be written, or an entry is damaged.
 
     >>> result = evaluate(model, load_dataset("msvd", "data/MSVD"), out="runs/msvd")            # doctest: +SKIP
@@ -99,62 +100,77 @@ def evaluate(
     started = time.perf_counter()
     options, processes = options or EvalOptions(), processes or Alone()
     check_backend(options.decoder)
-    asked = choose_questions(dataset, options)
+    questions = choose_questions(dataset, options)
     runs = {k: RunFiles(Path(out), options.compressor, k) for k in options.budgets(model.voco)}
-    jobs: Sequence[Job] = ()
-    if processes.rank == 0:
-        settings = run_settings(model, dataset, asked, options)
-        for k, run in runs.items():
-            run.claim({"num_voco_tokens": k, **settings})
-        jobs = open_jobs(asked, {k: run.known() for k, run in runs.items()})
-    jobs = processes.agree(jobs)
-    num_resumed = len(runs) * sum(len(one.turns) for one in asked) - sum(job.num_answers for job in jobs)
+    jobs = processes.agree(_plan(model, dataset, questions, options, runs) if processes.rank == 0 else ())
+    num_questions = sum(len(video.turns) for video in questions)
+    num_resumed = len(runs) * num_questions - sum(job.num_answers for job in jobs)
     count = _counter(on_progress, processes.visible(jobs), num_resumed)
     processes.run(partial(answer_jobs, options=options, runs=runs), model, jobs, count)
     if processes.rank == 0:
-        how: dict[str, Any] = {
+        run_info = {
+            **(facts or {}),
             "seed": options.seed,
             "num_processes": processes.num_processes,
             "num_resumed": num_resumed,
+            "model_note": model_note(model.voco),
+            "seconds": time.perf_counter() - started,
+            **environment_info(),
         }
-        how |= {"model_note": model_note(model.voco), "seconds": time.perf_counter() - started, **surroundings()}
         for run in runs.values():
-            publish(run, asked, {**(facts or {}), **how})
+            publish(run, questions, run_info)
     processes.wait()
-    unanswered = {p.video: p.status for p in next(iter(runs.values())).known().values() if p.status != "answered"}
+    predictions = next(iter(runs.values())).known().values()
     return EvalResult(
         predictions={run.name: run.predictions for run in runs.values()},
-        num_questions=sum(len(one.turns) for one in asked),
+        num_questions=num_questions,
         num_resumed=num_resumed,
-        missing=tuple(video for video, status in unanswered.items() if status == "missing"),
-        undecodable=tuple(video for video, status in unanswered.items() if status == "undecodable"),
+        missing=tuple(_videos_with("missing", predictions)),
+        undecodable=tuple(_videos_with("undecodable", predictions)),
         seconds=time.perf_counter() - started,
     )
 
 
-def publish(run: RunFiles, asked: Sequence[Asked], how: Mapping[str, Any]) -> None:
-    """Put the predictions of all processes together in published order, and say how they came about."""
+def _plan(
+    model: VideoModel,
+    dataset: Dataset,
+    questions: Sequence[VideoQuestions],
+    options: EvalOptions,
+    runs: Mapping[int | None, RunFiles],
+) -> list[Job]:
+    """Begin or resume every budget's run, and list what is left to answer."""
+    settings = run_settings(model, dataset, questions, options)
+    for k, run in runs.items():
+        run.claim({"num_voco_tokens": k, **settings})
+    return open_jobs(questions, {k: run.known() for k, run in runs.items()})
+
+
+def publish(run: RunFiles, questions: Sequence[VideoQuestions], run_info: Mapping[str, Any]) -> None:
+    """Write the predictions of all processes into one file in published order, and the run info beside it."""
     known = run.known()
-    predictions = sorted((known[turn.question_id] for one in asked for turn in one.turns), key=lambda p: p.row)
-    if run.is_finished and run.published() == tuple(predictions):  # then what is said about it is still true
-        run.drop_parts()
+    predictions = sorted((known[turn.question_id] for video in questions for turn in video.turns), key=lambda p: p.row)
+    if run.is_finished and run.published() == tuple(predictions):  # then its run info is still true
+        run.remove_rank_files()
         return
     videos = {p.video: p.status for p in predictions}
-    of_questions, of_videos = (Counter(p.status for p in predictions), Counter(videos.values()))
     info = {
         "settings": (run.info() or {})["settings"],
         "is_finished": True,
-        **how,
-        "num_questions": {"all": len(predictions), **of_questions},
-        "num_videos": {"all": len(videos), **of_videos},
-        "missing": [video for video, status in videos.items() if status == "missing"],
-        "undecodable": [video for video, status in videos.items() if status == "undecodable"],
+        **run_info,
+        "num_questions": {"all": len(predictions), **Counter(p.status for p in predictions)},
+        "num_videos": {"all": len(videos), **Counter(videos.values())},
+        "missing": _videos_with("missing", predictions),
+        "undecodable": _videos_with("undecodable", predictions),
     }
     run.publish(predictions, info)
 
 
+def _videos_with(status: str, predictions: Iterable[Prediction]) -> list[str]:
+    return list(dict.fromkeys(p.video for p in predictions if p.status == status))
+
+
 def _counter(on_progress: Callable[[EvalProgress], None] | None, jobs: Sequence[Job], num_resumed: int) -> OnDone:
-    """Sum up what is done, and report it; once at the start."""
+    """Make a callback that sums up answers and reports progress, which it also does once at the start."""
     total, done = num_resumed + sum(job.num_answers for job in jobs), num_resumed
 
     def count(num_answers: int) -> None:

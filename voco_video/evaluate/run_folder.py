@@ -1,8 +1,8 @@
-"""The folder of an evaluation: predictions that survive a kill as they come, and one file in published order.
+"""The folder of an evaluation: predictions are safe on disk as they come, and end up in one file in published order.
 
-OUT/predictions-k8.jsonl       per budget k all predictions, in published order: written last, by one rename
-OUT/predictions-k8.run.json    what they are predictions of; begun first
-OUT/parts/k8-0000.jsonl        while it runs: what one process has answered, synced video by video
+OUT/predictions-k8.jsonl       all predictions from budget k, in published order: written last, by one rename
+OUT/predictions-k8.run.json    the run's settings: written first
+OUT/parts/k8-0000.jsonl        during the run: the answers of one process, synced to disk after each video
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from voco_video.scoring.predictions import (
     write_run_info,
 )
 
-# Of two predictions for a question the one further left stands: what was missing may have come.
+# Of two predictions for a question the one whose status is further left counts: a missing video may be there by now.
 _BEST_FIRST = ("answered", "undecodable", "missing")
 assert set(_BEST_FIRST) == set(STATUSES)
 _NUM_SHOWN = 3
@@ -35,7 +35,7 @@ _NUM_SHOWN = 3
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Where the predictions of one compressor and budget are.
+    """The files with the predictions of one compressor and budget.
 
     Attributes:
         folder: the evaluation's folder, OUT.
@@ -49,7 +49,7 @@ class RunFiles:
 
     @property
     def name(self) -> str:
-        """What the files are called by: ``"k8"``, ``"full"``, ``"pool-4"``."""
+        """The name in the files' names: ``"k8"``, ``"full"``, ``"pool-4"``."""
         return self.compressor.replace(":", "-") if self.num_voco_tokens is None else f"k{self.num_voco_tokens}"
 
     @property
@@ -64,19 +64,19 @@ class RunFiles:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it is there, with everything that is to be said about it."""
+        """Whether the finished file and its complete run info are there."""
         return self.is_published and bool((self.info() or {}).get("is_finished"))
 
     def published(self) -> tuple[Prediction, ...]:
-        """The finished file's predictions; none before it is there."""
+        """Read the finished file's predictions; none if there is no such file yet."""
         return load_predictions(self.predictions).predictions if self.is_published else ()
 
     def claim(self, settings: Mapping[str, Any]) -> None:
-        """Begin a run, or make sure that the one which was begun here is the same.
+        """Begin a run, or make sure that the run in this folder has the same settings.
 
         Raises:
-            UsageError: it was begun with other settings.
-            DataError: the folder cannot be written, or holds predictions of unknown origin.
+            UsageError: the folder's run has other settings.
+            DataError: the folder cannot be written, or holds predictions without run info.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -90,32 +90,32 @@ class RunFiles:
                 raise DataError(f"{self.predictions} is there without its run info; choose another place with --out")
             write_run_info(self.predictions, {"settings": dict(settings), "is_finished": False})
             return
-        begun, wanted = _flat(begun_info.get("settings", {})), _flat(settings)
-        names = [name for name in {**begun, **wanted} if begun.get(name) != wanted.get(name)]
+        begun, now = _flat(begun_info.get("settings", {})), _flat(settings)
+        names = [name for name in {**begun, **now} if begun.get(name) != now.get(name)]
         if names:
-            shown = ", ".join(f"{n} {begun.get(n)!r:.80} instead of {wanted.get(n)!r:.80}" for n in names[:_NUM_SHOWN])
+            shown = ", ".join(f"{n} {begun.get(n)!r:.80} instead of {now.get(n)!r:.80}" for n in names[:_NUM_SHOWN])
             more = f" (and {len(names) - _NUM_SHOWN} more differences)" if len(names) > _NUM_SHOWN else ""
             raise UsageError(
                 f"{self.predictions} belongs to a run with {shown}{more}; choose another place with --out, or remove it"
             )
 
     def info(self) -> dict[str, Any] | None:
-        """What the run says about itself; None before it has begun."""
+        """Read the run info; None before the run has begun."""
         return read_run_info(self.predictions)
 
     def known(self) -> dict[str, Prediction]:
-        """What has been predicted so far, by question id, in this run and in those that were interrupted."""
-        found: dict[str, Prediction] = {}
-        parts = (prediction for path in sorted(self._own_parts()) for prediction in _read_part(path))
-        for prediction in (*self.published(), *parts):
-            other = found.get(prediction.question_id)
+        """Read all predictions so far, by question id, those of interrupted runs included."""
+        best: dict[str, Prediction] = {}
+        unpublished = (prediction for path in sorted(self._rank_files()) for prediction in _read_rank_file(path))
+        for prediction in (*self.published(), *unpublished):
+            other = best.get(prediction.question_id)
             if other is None or _BEST_FIRST.index(prediction.status) <= _BEST_FIRST.index(other.status):
-                found[prediction.question_id] = prediction
-        return found
+                best[prediction.question_id] = prediction
+        return best
 
     @contextmanager
-    def part(self, rank: int) -> Iterator[Part]:
-        """This process's own file to append to.
+    def rank_file(self, rank: int) -> Iterator[RankFile]:
+        """Open the file that the process of a rank appends to.
 
         Raises:
             UsageError: another process is appending to it.
@@ -131,62 +131,62 @@ class RunFiles:
                 ) from error
             file.seek(0)
             file.truncate(_length_of_whole_lines(file.read()))
-            yield Part(file)
+            yield RankFile(file)
 
     def publish(self, predictions: Sequence[Prediction], info: dict[str, Any]) -> None:
-        """Write the finished file and its run info, and once they are safe drop the parts."""
+        """Write the finished file and its run info, then remove the files of single processes."""
         write_predictions(self.predictions, predictions)
         write_run_info(self.predictions, info)
         with self.predictions.open("rb") as file:
             os.fsync(file.fileno())
         fsync_directory(self.folder)
-        self.drop_parts()
+        self.remove_rank_files()
 
-    def drop_parts(self) -> None:
-        """Remove what processes wrote; it is in the finished file now."""
-        for path in self._own_parts():
+    def remove_rank_files(self) -> None:
+        """Remove the files of single processes, whose predictions are in the finished file."""
+        for path in self._rank_files():
             path.unlink(missing_ok=True)
-        with suppress(OSError):  # there may be parts of other budgets in it
+        with suppress(OSError):  # other budgets may have files in it
             self._parts.rmdir()
 
     @property
     def _parts(self) -> Path:
         return self.folder / "parts"
 
-    def _own_parts(self) -> list[Path]:
+    def _rank_files(self) -> list[Path]:
         pattern = re.compile(rf"{re.escape(self.name)}-\d{{4,}}\.jsonl")
         return [path for path in self._parts.glob("*.jsonl") if pattern.fullmatch(path.name)]
 
 
 @dataclass(frozen=True)
-class Part:
-    """Predictions of one process, open for appending."""
+class RankFile:
+    """The file of one process's predictions, open for appending."""
 
     file: IO[bytes]
 
     def append(self, predictions: Iterable[Prediction]) -> None:
         """Add predictions; they are on the disk when this returns."""
-        self.file.write(b"".join(f"{prediction.to_json()}\n".encode() for prediction in predictions))
+        self.file.write(b"".join(f"{prediction.json_line()}\n".encode() for prediction in predictions))
         self.file.flush()
         os.fsync(self.file.fileno())
 
 
-def _read_part(path: Path) -> list[Prediction]:
+def _read_rank_file(path: Path) -> list[Prediction]:
     content = path.read_bytes()
     lines = content[: _length_of_whole_lines(content)].split(b"\n")[:-1]  # splitlines would also split at U+2028
     try:
-        return [Prediction.from_json(line.decode()) for line in lines]
+        return [Prediction.from_json_line(line.decode()) for line in lines]
     except (DataError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: {error}; remove the file, and its questions are asked again") from error
 
 
 def _length_of_whole_lines(content: bytes) -> int:
-    """Bytes up to the last line's end: what follows was being written when its process was killed."""
+    """Count the bytes up to the last line end; a killed process may have left an incomplete line after it."""
     return content.rfind(b"\n") + 1
 
 
 def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Nested settings by dotted names; tuples as the lists that they are on disk.
+    """Flatten nested settings to dotted names; tuples become lists, as they are on disk.
 
     >>> _flat({"cache": {"form": "kv"}, "seed": 0})
     {'cache.form': 'kv', 'seed': 0}

@@ -1,4 +1,4 @@
-"""What predictions depend on: two runs with equal settings are one, so the second goes on with the first."""
+"""Everything that predictions depend on: of two runs with equal settings the second resumes the first."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from voco_video.checkpoint.fingerprints import remembered
 from voco_video.compress import cache_key
 from voco_video.data.samples import Dataset
 from voco_video.evaluate.options import EvalOptions
-from voco_video.evaluate.plan import Asked
+from voco_video.evaluate.plan import VideoQuestions
 from voco_video.model.voco import VocoModel
 from voco_video.version import __version__
 
@@ -24,17 +24,17 @@ from voco_video.version import __version__
 def run_settings(
     model: VideoModel,
     dataset: Dataset,
-    asked: Sequence[Asked],
+    questions: Sequence[VideoQuestions],
     options: EvalOptions,
 ) -> dict[str, Any]:
-    """Everything but the budget that predictions depend on, as JSON values; two runs with equal settings are one."""
+    """Collect everything but the budget that predictions depend on, as JSON values."""
     is_choice = dataset.is_multiple_choice
-    questions = [
-        (one.video, t.question_id, t.question, t.answer, *((t.options,) if is_choice else ()))
-        for one in asked
-        for t in one.turns
+    texts = [
+        (video.video, t.question_id, t.question, t.answer, *((t.options,) if is_choice else ()))
+        for video in questions
+        for t in video.turns
     ]
-    # A key's settings are the same for every file; of this one it is known that it is there.
+    # Only the key's settings are used, which are the same for every file; this file surely exists.
     cache = cache_key(
         model.voco,
         dataset.annotations[0],
@@ -45,16 +45,16 @@ def run_settings(
     return {
         "dataset": dataset.name,
         "split": dataset.split,
-        "num_questions": len(questions),
+        "num_questions": len(texts),
         "limit": options.limit,
         "limit_seed": None if options.limit is None else options.seed,
         "limit_drawn_from": None if options.limit is None else "present" if options.skip_missing else "all",
-        "questions": _digest(questions),
+        "questions": _digest(texts),
         "model_fingerprint": cache.model_fingerprint,
         "answering_fingerprint": remembered(
             model.voco,
             lambda: answering_fingerprint(model.voco),
-            what=f"answering {_how_it_is_asked(model.voco)}",
+            what=f"answering {_prompt_format(model.voco)}",
             cache_dir=model.cache.cache_dir,
         ),
         "cache": dict(cache.settings),
@@ -72,8 +72,8 @@ def run_settings(
 
 @torch.inference_mode()
 def answering_fingerprint(voco: VocoModel) -> str:
-    """64 hex digits over all weights, those that only answer included, and how a question is put to them."""
-    digest = blake3(_how_it_is_asked(voco).encode())
+    """Hash all weights, those that only answer included, and the form of a prompt, to 64 hex digits."""
+    digest = blake3(_prompt_format(voco).encode())
     for name, parameter in sorted(voco.named_parameters()):
         data = parameter.detach().cpu().contiguous()
         digest.update(f"{name} {data.dtype} {tuple(data.shape)}".encode())
@@ -81,15 +81,15 @@ def answering_fingerprint(voco: VocoModel) -> str:
     return digest.hexdigest()
 
 
-def _how_it_is_asked(voco: VocoModel) -> str:
+def _prompt_format(voco: VocoModel) -> str:
     backbone = voco.backbone
     template = backbone.chat_template or getattr(backbone.tokenizer, "chat_template", None)
     ends = backbone.model.generation_config.eos_token_id
     return repr((backbone.template, template, ends, voco.answering_form))
 
 
-def surroundings() -> dict[str, Any]:
-    """What can move the last digits though it is no setting."""
+def environment_info() -> dict[str, Any]:
+    """Describe the machine and the library versions, which can move the last digits of results."""
     import transformers
 
     return {

@@ -1,4 +1,4 @@
-"""How evaluation harnesses ask for answers to be generated: Hugging Face's names for it, and texts to stop at."""
+"""Generation settings of evaluation harnesses: Hugging Face's names of options, and texts to stop at."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from voco_video.options.answering import AnswerOptions
 log = logging.getLogger(__name__)
 
 HARNESS_DEFAULT_STOP = "\n\n"
-"""What lmms-eval puts into every task that names no stop: it separates examples, and would cut answers of paragraphs.
-Its own models pass over it too."""
+"""The stop text that lmms-eval adds to every task without one: it separates examples, and would cut answers after a
+paragraph. Its own models ignore it too."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """One way of generating answers.
+    """Settings for generating answers.
 
     Attributes:
         options: how tokens are chosen, and how many.
@@ -31,16 +31,16 @@ class Generation:
 
     @staticmethod
     def of(settings: Mapping[str, Any], *, max_new_tokens: int) -> Generation:
-        r"""From a harness's settings of a request.
+        r"""Read a harness's settings of a request.
 
-        ``max_new_tokens``, ``do_sample``, ``temperature``, ``seed`` and ``until`` count; a temperature only where
-        ``do_sample`` is not false. Beams and truncated sampling do not exist here: asking for them is warned of.
+        ``max_new_tokens``, ``do_sample``, ``temperature``, ``seed`` and ``until`` are used; a temperature only if
+        ``do_sample`` is not false. Beams and truncated sampling are not supported: a warning says so.
 
         Args:
-            max_new_tokens: where the settings say nothing.
+            max_new_tokens: default for settings without it.
 
         Raises:
-            UsageError: a number that cannot be right.
+            UsageError: an invalid number.
 
         >>> Generation.of({"temperature": 0, "until": ["\\n"]}, max_new_tokens=16).until
         ('\\n',)
@@ -60,7 +60,7 @@ class Generation:
         return Generation(options, tuple(stop for stop in stops if stop and stop != HARNESS_DEFAULT_STOP))
 
     def cut(self, text: str) -> str:
-        """An answer up to where it should have ended.
+        """Cut an answer where it should have ended.
 
         >>> Generation(AnswerOptions(), ("Q:", "###")).cut("a cat Q: and you?")
         'a cat '

@@ -26,7 +26,7 @@ from voco_video.api import load_model
 from voco_video.errors import UsageError
 from voco_video.evaluate.processes import device_of
 from voco_video.integrations.generation import Generation
-from voco_video.integrations.visuals import PICTURE_ERRORS, View, Viewer
+from voco_video.integrations.visuals import PICTURE_ERRORS, HarnessView, Viewer
 from voco_video.options.compression import CompressOptions, Decoder
 from voco_video.options.sampling import Sampling
 
@@ -94,52 +94,52 @@ class VocoVideo(lmms):
 
     @property
     def device(self) -> torch.device:
-        """Where the harness puts what its processes tell each other."""
+        """The device for the tensors that the harness's processes exchange."""
         return self.viewer.model.voco.backbone.device
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Answer each request's question about its visuals; "" where these cannot be read, with a warning.
+        """Answer each request's question about its visuals; "" with a warning if these cannot be read.
 
         Raises:
-            DataError, UsageError: see `Viewer.look` and `View.answers`.
+            DataError, UsageError: see `Viewer.look` and `HarnessView.answers`.
         """
         texts = [""] * len(requests)
         for view, indices in self._views(requests):
             if view is None:
                 continue
-            ways: dict[Generation, list[int]] = {}
+            by_generation: dict[Generation, list[int]] = {}
             for index in indices:
-                ways.setdefault(self._generation(requests[index].args[1]), []).append(index)
-            for generation, chosen in ways.items():
+                by_generation.setdefault(self._generation(requests[index].args[1]), []).append(index)
+            for generation, chosen in by_generation.items():
                 answers = self._answers(view, [requests[index].args[0] for index in chosen], generation)
                 for index, text in zip(chosen, answers, strict=True):
                     texts[index] = text
         return texts
 
     def loglikelihood(self, requests: list[Instance]) -> list[GenerationResult]:
-        """The mean negative log-likelihood per token of each continuation, and whether greedy decoding gives it.
+        """Compute each continuation's mean negative log-likelihood per token, and whether greedy decoding gives it.
 
-        Not the log-likelihood: the harness takes the choice with the smallest value for the model's, since its own
-        models return losses too. Each comes in a `GenerationResult`, since the harness makes texts of bare pairs; one
-        that it has put into its own cache of responses (``--use_cache``) it cannot read, whatever the model.
+        This is not the log-likelihood, since the harness chooses the smallest value: its own models return losses too.
+        Each pair is wrapped in a `GenerationResult`, since the harness converts bare pairs to text. The harness cannot
+        read such results from its own cache of responses (``--use_cache``), for any model.
 
-        Infinite where visuals cannot be read, with a warning.
+        The value is infinite, with a warning, if visuals cannot be read.
         """
         losses = [GenerationResult((math.inf, False))] * len(requests)
         for view, indices in self._views(requests):
             if view is None:
                 continue
-            asked: dict[str, list[int]] = {}
+            by_question: dict[str, list[int]] = {}
             for index in indices:
-                asked.setdefault(requests[index].args[0], []).append(index)
-            for question, chosen in asked.items():
+                by_question.setdefault(requests[index].args[0], []).append(index)
+            for question, chosen in by_question.items():
                 continuations = [self._continuation(requests[index]) for index in chosen]
                 for index, loss in zip(chosen, view.losses(question, continuations), strict=True):
                     losses[index] = GenerationResult(loss)
         return losses
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[list[str]]:
-        """The answers of all rounds of each request; the task says after each round what is shown and asked next."""
+        """Answer all rounds of each request; after each round the task says what is shown and asked next."""
         bar = tqdm(requests, desc="voco-video", unit="request", disable=self.rank != 0)
         return [self._rounds(request) for request in bar]
 
@@ -158,23 +158,23 @@ class VocoVideo(lmms):
                 break
         return texts
 
-    def _answers(self, view: View, questions: list[str], generation: Generation) -> list[str]:
+    def _answers(self, view: HarnessView, questions: list[str], generation: Generation) -> list[str]:
         texts = view.answers(questions, options=generation.options, batch_size=self.questions_per_batch)
         return [generation.cut(text) for text in texts]
 
     def _generation(self, settings: dict[str, Any]) -> Generation:
-        key = repr(settings)  # most requests have the same, and what they cannot have is warned of once
+        key = repr(settings)  # most requests have the same settings, and warnings about them come only once
         if key not in self._generations:
             self._generations[key] = Generation.of(settings, max_new_tokens=self.max_new_tokens)
         return self._generations[key]
 
     def _continuation(self, request: Instance) -> str:
-        """Without the space before it, which chat templates have a place of their own for."""
-        continuation = request.args[1]  # or how a document's is found
+        """Return a continuation without the space before it, which the chat template writes itself."""
+        continuation = request.args[1]  # or a function that finds it in the document
         return str(continuation(self._document(*request.args[3:])) if callable(continuation) else continuation).strip()
 
     def _readable(self, get: Callable[[], _Got]) -> _Got | None:
-        """What a call gives, or None, with a warning, where it fails for a video or image that cannot be read."""
+        """Call a function; return None, with a warning, if a video or image cannot be read."""
         try:
             return get()
         except PICTURE_ERRORS as error:
@@ -183,10 +183,10 @@ class VocoVideo(lmms):
             logger.warning("%s; its questions count as unanswered (%d like it so far)", reason, self._num_unreadable)
             return None
 
-    def _views(self, requests: list[Instance]) -> Iterator[tuple[View | None, list[int]]]:
-        """What there is to look at with the places of the requests about it, each video once.
+    def _views(self, requests: list[Instance]) -> Iterator[tuple[HarnessView | None, list[int]]]:
+        """Yield everything that is shown, each video once, with the indices of the requests about it.
 
-        Images are compressed as soon as they are loaded, since a task may have more of them than memory holds.
+        Images are compressed as soon as they are loaded, since a task may have more of them than fit in memory.
         """
         by_files: dict[tuple[str, ...], list[int]] = {}
         with tqdm(total=len(requests), desc="voco-video", unit="request", disable=self.rank != 0) as bar:
@@ -202,9 +202,9 @@ class VocoVideo(lmms):
                 bar.update(len(indices))
 
     def _visuals(self, requests: list[Instance]) -> Iterator[tuple[list[int], list[Any] | None]]:
-        """Requests on one document, and what it shows, None where that cannot be read.
+        """Yield the requests on each document, with its visuals; None if these cannot be read.
 
-        Unconditional choices come without a document.
+        Unconditional choices have no document.
         """
         by_document: dict[_Place | None, list[int]] = {}
         for index, request in enumerate(requests):
@@ -222,7 +222,7 @@ class VocoVideo(lmms):
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a request's document is, and what makes its visuals."""
+    """The place of a request's document, and the function that makes its visuals."""
 
     doc_to_visual: Callable[[Any], Any]
     doc_id: int
@@ -231,12 +231,12 @@ class _Place:
 
     @property
     def of_document(self) -> tuple[int, str, str]:
-        """Number, task and split."""
+        """The document's number, task and split."""
         return self.doc_id, self.task, self.split
 
 
 def _flat(visuals: Any) -> list[Any]:
-    """Some tasks return nothing where they show nothing, and some a list of lists."""
+    """Flatten what tasks return as visuals: None, one visual, or lists in a list."""
     if visuals is None:
         return []
     if not isinstance(visuals, Sequence) or isinstance(visuals, str):

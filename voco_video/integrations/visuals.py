@@ -1,4 +1,4 @@
-"""What evaluation harnesses show a model, brought into the frame cache: an image is a video of one frame."""
+"""Videos and images of evaluation harnesses, brought into the frame cache: an image is a video of one frame."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ PICTURE_ERRORS = (*FILE_ERRORS, Image.DecompressionBombError, SyntaxError, struc
 
 @dataclass(frozen=True)
 class Viewer:
-    """A model with how it looks at what it is shown.
+    """A model with the options for what a harness shows it.
 
     Attributes:
-        model: compresses and answers.
+        model: the model that compresses and answers.
         sampling: which frames of a video are seen.
         compression: how they are compressed.
         num_voco_tokens: budget k to answer from; all K when None.
@@ -54,8 +54,8 @@ class Viewer:
             form=self.compression.form_for(self.model.voco.default_form),
         )
 
-    def look(self, visuals: Sequence[Any]) -> View:
-        """Compress what a question is about, or find it in the frame cache.
+    def look(self, visuals: Sequence[Any]) -> HarnessView:
+        """Compress the videos and images that a question is about, or find them in the frame cache.
 
         Args:
             visuals: paths of videos or image files, and images as `PIL.Image.Image`, in the order they are seen in;
@@ -65,19 +65,19 @@ class Viewer:
             DataError: something else among them, such as audio.
             VideoError: a file that is not there or cannot be decoded.
         """
-        return View(self, tuple(self._compressed(visual) for visual in visuals))
+        return HarnessView(self, tuple(self._compressed(visual) for visual in visuals))
 
     def _compressed(self, visual: Any) -> CompressedVideo:
         if isinstance(visual, Image.Image):
             return self._compressed_image(visual)
         if isinstance(visual, (str, Path)):
             return self._compressed_file(visual, self.sampling, self.compression)
-        raise DataError(f"a {type(visual).__name__} cannot be looked at: videos come as paths, images as PIL images")
+        raise DataError(f"a {type(visual).__name__} cannot be shown: give videos as paths, images as PIL images")
 
     def _compressed_image(self, image: Image.Image) -> CompressedVideo:
-        """One frame, through the same decoder and scaler as a video's; equal pixels are one entry of the cache.
+        """Compress an image as one frame, with the decoder and scaler for videos; equal pixels share a cache entry.
 
-        Turned upright as its EXIF says, which is what the decoder does with files.
+        It is turned upright according to its EXIF data, as the decoder does with files.
         """
         try:
             upright = ImageOps.exif_transpose(image).convert("RGB")
@@ -85,31 +85,21 @@ class Viewer:
             raise VideoError(f"{getattr(image, 'filename', '') or 'an image'}: cannot be read ({error})") from error
         with tempfile.TemporaryDirectory(prefix="voco-video-") as folder:
             path = Path(folder) / "image.png"
-            # Of the pixels alone: what else an image says of itself, such as its resolution, would change the frame.
+            # Only the pixels are saved: other data in an image, such as its resolution, would change the frame.
             Image.fromarray(np.asarray(upright)).save(path, compress_level=1)
             return self._compressed_file(path, Sampling(num_frames=1), replace(self.compression, decoder="pyav"))
 
     def _compressed_file(self, path: str | Path, sampling: Sampling, options: CompressOptions) -> CompressedVideo:
-        return self.model.compress(
-            path,
-            fps=sampling.fps,
-            num_frames=sampling.num_frames,
-            compressor=options.compressor,
-            num_voco_tokens=options.num_voco_tokens,
-            form=options.form,
-            storage=options.storage,
-            batch_size=options.batch_size,
-            decoder=options.decoder,
-        )
+        return self.model.compress(path, fps=sampling.fps, num_frames=sampling.num_frames, **vars(options))
 
 
 @dataclass(frozen=True)
-class View:
+class HarnessView:
     """Compressed videos and images that questions are about, one after the other.
 
     Attributes:
-        viewer: what looked at them.
-        parts: none where questions stand alone.
+        viewer: the viewer that compressed them.
+        parts: the videos and images; none for questions about neither.
     """
 
     viewer: Viewer
@@ -117,7 +107,7 @@ class View:
 
     @cached_property
     def prefix(self) -> Prefix:
-        """What questions attend to, assembled once."""
+        """The prefix that questions attend to, assembled once."""
         if not self.parts:
             return self.viewer.model.voco.empty_prefix()
         return concat(self.parts).prefix(num_voco_tokens=self.viewer.num_voco_tokens)
@@ -138,12 +128,12 @@ class View:
         return texts
 
     def losses(self, question: str, answers: Sequence[str]) -> list[tuple[float, bool]]:
-        """For each answer its mean negative log-likelihood per token, and whether it is what the model would say.
+        """Score each answer: its mean negative log-likelihood per token, and whether greedy decoding gives it.
 
-        The end of the answer counts as one of its tokens.
+        The end token counts as one of the answer's tokens.
 
         Raises:
-            ModelError: the chat template does not write an answer after a question as it stands.
+            ModelError: the chat template does not write an answer unchanged after a question.
             UsageError: the attention implementation takes no masks.
         """
         losses, is_greedy = Ranker.of(self.viewer.model.voco, answers).losses(self.prefix, question)

@@ -31,8 +31,8 @@ class Estimate:
     """A value with its interval.
 
     Attributes:
-        value: over all questions; not-a-number where there are none.
-        low, high: bounds of the 95 % interval; None where one video, or none, says nothing about others.
+        value: over all questions; NaN if there are none.
+        low, high: bounds of the 95 % interval; None with fewer than two videos, which say nothing about others.
     """
 
     value: float
@@ -40,7 +40,7 @@ class Estimate:
     high: float | None
 
     def text(self, scale: float = 1.0) -> str:
-        """For a table; a scale of 100 gives percent.
+        """Write the estimate for a table; a scale of 100 gives percent.
 
         >>> Estimate(0.41149, 0.39, 0.4325).text(100)
         '41.15 [39.00, 43.25]'
@@ -52,7 +52,7 @@ class Estimate:
 
 
 def number_clusters(names: Sequence[str]) -> NDArray[np.int64]:
-    """Each name's number, counting from 0 in the order of first appearance.
+    """Number names from 0 in the order of first appearance, equal names alike.
 
     >>> number_clusters(["b", "a", "b"]).tolist()
     [0, 1, 0]
@@ -63,11 +63,11 @@ def number_clusters(names: Sequence[str]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Resampled:
-    """Ratios of sums, and what they are on each draw of videos.
+    """Ratios of sums over all videos, and on each draw of videos.
 
     Attributes:
         values: [columns], over all videos.
-        draws: [resamples, columns]; not-a-number where a draw leaves nothing of a column.
+        draws: [resamples, columns]; NaN if a draw has no question of a column.
         num_videos: [columns], videos that a column has questions on.
     """
 
@@ -76,14 +76,14 @@ class Resampled:
     num_videos: NDArray[np.int64]
 
     def estimates(self) -> list[Estimate]:
-        """The values with their 95 % intervals, one for each column."""
+        """Return the values with their 95 % intervals, one for each column."""
         return [self._estimate(column) for column in range(len(self.values))]
 
     def _estimate(self, column: int) -> Estimate:
         value = float(self.values[column])
         if self.num_videos[column] < 2:
             return Estimate(value, None, None)
-        # A draw may hold none of a rare type's videos; it says nothing about that type.
+        # A draw may have none of a rare type's videos; it is then left out for that type.
         tail = 100 * (1 - CONFIDENCE) / 2
         low, high = np.nanpercentile(self.draws[:, column], [tail, 100 - tail])
         return Estimate(value, float(low), float(high))
@@ -97,7 +97,7 @@ def resample(
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> Resampled:
-    """Ratios of sums on draws of videos.
+    """Compute ratios of sums on draws of videos.
 
     Args:
         numerators, denominators: [questions, columns]; a question that a column leaves out is 0 in both.
@@ -117,7 +117,7 @@ def resample(
 
 
 def _sum_by(clusters: NDArray[np.int64], values: Floats, num_clusters: int) -> Floats:
-    """Sums over each cluster's rows, [clusters, columns]."""
+    """Sum up each cluster's rows, [clusters, columns]."""
     columns = [np.bincount(clusters, column, num_clusters) for column in values.T]
     return np.stack(columns, axis=1)
 
@@ -128,7 +128,7 @@ def _ratio(numerators: Floats, denominators: Floats) -> Floats:
 
 
 def paired_p_value(differences: Floats) -> float:
-    """Two-sided p-value of resampled differences: twice the share on the other side of zero, at most 1.
+    """Compute the two-sided p-value of resampled differences: twice the share beyond zero, at most 1.
 
     Each share counts one draw more than there was, so no p-value is zero (Davison and Hinkley, section 4.2).
 
@@ -140,12 +140,12 @@ def paired_p_value(differences: Floats) -> float:
 
 
 def mcnemar_exact(num_only_first: int, num_only_second: int) -> float:
-    """Two-sided exact McNemar p-value: the discordant questions against a fair coin.
+    """Compute the two-sided exact McNemar p-value: the discordant questions against a fair coin.
 
-    It takes questions for independent, which those on one video are not; the paired bootstrap does not.
+    It assumes that questions are independent, which those on one video are not; the paired bootstrap does not.
 
     Args:
-        num_only_first, num_only_second: questions that only the one, and only the other, has right.
+        num_only_first, num_only_second: questions that only the first, and only the second, has right.
 
     >>> round(mcnemar_exact(1, 5), 5)
     0.21875

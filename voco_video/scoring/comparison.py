@@ -1,4 +1,4 @@
-"""Two or more runs on the same questions: how far apart they are, and whether that could be chance."""
+"""Comparison of two or more runs on the same questions: their differences, and whether these could be chance."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class RunScore:
     """A run on the questions in common.
 
     Attributes:
-        name: what the run is called.
+        name: the run's name.
         num_questions: questions in its file.
         num_unanswered: questions in common that it does not answer.
-        accuracy: its value on the questions in common.
+        accuracy: the metric's value on the questions in common.
     """
 
     name: str
@@ -36,14 +36,15 @@ class RunScore:
 
 @dataclass(frozen=True)
 class Difference:
-    """A run against the first one.
+    """The difference between a run and the first one.
 
     Attributes:
-        name: the run.
+        name: the run's name.
         difference: its value less the first run's, both on the same draws of videos.
         p_value: two-sided, of the paired bootstrap over videos.
-        num_only_first, num_only_this: questions that only the one has right; None where a question may be half right.
-        mcnemar_p: two-sided exact McNemar p-value, which takes questions for independent; None likewise.
+        num_only_first, num_only_this: questions that only the first run, or only this run, has right; None for metrics
+            with values between 0 and 1.
+        mcnemar_p: two-sided exact McNemar p-value, which assumes independent questions; None for the same metrics.
     """
 
     name: str
@@ -75,7 +76,7 @@ class Comparison:
     seed: int
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return everything as JSON values."""
         return asdict(self)
 
 
@@ -90,7 +91,7 @@ def compare(
 
     Args:
         runs: predictions by the runs' names, two runs or more.
-        metric: a name of `voco_video.scoring.metrics.METRICS`; None: exact match, of multiple choice accuracy.
+        metric: a name of `voco_video.scoring.metrics.METRICS`; None: exact match, or accuracy for multiple choice.
         num_resamples, seed: of intervals and p-values.
 
     Raises:
@@ -103,27 +104,27 @@ def compare(
         raise UsageError(f"{len(runs)} run cannot be compared: give two or more")
     if metric is not None and metric not in METRICS:
         raise UsageError(f"metric is {metric!r}, but has to be one of {', '.join(METRICS)}")
-    shared = _in_common({name: with_answers(those) for name, those in runs.items()})
+    shared = _in_common({name: with_answers(predictions) for name, predictions in runs.items()})
     metric = metric or metrics_of(next(iter(shared.values())))[0]
     _check_has_metric(shared, metric)
-    values = np.array([[METRICS[metric](one) for one in those] for those in shared.values()]).T  # [questions, runs]
+    values = np.array([list(map(METRICS[metric], run)) for run in shared.values()]).T  # [questions, runs]
     first = next(iter(shared.values()))
-    clusters = number_clusters([one.video for one in first])
+    clusters = number_clusters([prediction.video for prediction in first])
     columns = np.concatenate([values, values[:, 1:] - values[:, :1]], axis=1)  # [questions, runs + differences]
     resampled = resample(columns, np.ones_like(columns), clusters, num_resamples=num_resamples, seed=seed)
-    found, names = resampled.estimates(), list(runs)
+    estimates, names = resampled.estimates(), list(runs)
     return Comparison(
         metric,
         num_questions=len(first),
         num_videos=int(clusters.max()) + 1,
         runs=tuple(
-            RunScore(name, len(runs[name]), sum(one.prediction is None for one in shared[name]), estimate)
-            for name, estimate in zip(names, found, strict=False)
+            RunScore(name, len(runs[name]), sum(p.prediction is None for p in shared[name]), estimate)
+            for name, estimate in zip(names, estimates, strict=False)
         ),
         differences=tuple(
             _difference(name, estimate, draws, values[:, 0], values[:, place])
             for place, (name, estimate, draws) in enumerate(
-                zip(names[1:], found[len(names) :], resampled.draws.T[len(names) :], strict=True), start=1
+                zip(names[1:], estimates[len(names) :], resampled.draws.T[len(names) :], strict=True), start=1
             )
         ),
         num_resamples=num_resamples,
@@ -142,24 +143,24 @@ def _difference(name: str, estimate: Estimate, draws: Floats, first: Floats, thi
 
 
 def _in_common(runs: Mapping[str, Sequence[Prediction]]) -> dict[str, list[Prediction]]:
-    """Each run's predictions for the questions that all have, in the first run's order."""
-    by_id = {name: {one.question_id: one for one in those} for name, those in runs.items()}
+    """Return each run's predictions for the questions that all runs have, in the first run's order."""
+    by_id = {name: {p.question_id: p for p in predictions} for name, predictions in runs.items()}
     first, *others = by_id.values()
     ids = [question_id for question_id in first if all(question_id in other for other in others)]
     if not ids:
-        examples = ", ".join(f"{name} has {next(iter(those), 'none')}" for name, those in by_id.items())
+        examples = ", ".join(f"{name} has {next(iter(run), 'none')}" for name, run in by_id.items())
         raise DataError(f"the runs have no question id in common ({examples}): are they on the same split?")
-    for name, those in by_id.items():
+    for name, run in by_id.items():
         for question_id in ids:
-            _check_same(question_id, first[question_id], name, those[question_id])
-    return {name: [those[question_id] for question_id in ids] for name, those in by_id.items()}
+            _check_same(question_id, first[question_id], name, run[question_id])
+    return {name: [run[question_id] for question_id in ids] for name, run in by_id.items()}
 
 
 def _check_same(question_id: str, first: Prediction, name: str, other: Prediction) -> None:
-    """Sets count their questions from small numbers, so that equal ids need not be equal questions."""
+    """Refuse different questions under one id: many sets number their questions from 0."""
     if (_plain(first.question), first.answer) != (_plain(other.question), other.answer):
-        asked = " for ".join(repr(f"{one.question} ({one.answer})") for one in (other, first))
-        raise DataError(f"{name} is on other questions: under id {question_id} it has {asked}")
+        texts = " for ".join(repr(f"{p.question} ({p.answer})") for p in (other, first))
+        raise DataError(f"{name} is on other questions: under id {question_id} it has {texts}")
 
 
 def _plain(question: str) -> str:
@@ -167,8 +168,8 @@ def _plain(question: str) -> str:
 
 
 def _check_has_metric(runs: Mapping[str, Sequence[Prediction]], metric: str) -> None:
-    for name, those in runs.items():
-        names = metrics_of(those)
+    for name, predictions in runs.items():
+        names = metrics_of(predictions)
         if metric in names:
             continue
         if metric in RANK_METRICS and "exact_match" in names:

@@ -1,19 +1,19 @@
-"""What predictions are worth without a judge: no network, no key, the same figures everywhere.
+"""Scores without a judge: no network, no key, the same figures everywhere.
 
     exact_match  the normalised texts are equal (`normalize_answer`)
     strict       the texts are equal, character by character, as the sets' published scripts count
     token_f1     words in common, as SQuAD counts them (Rajpurkar et al., 2016), on normalised texts
-    top1, top10  the true answer is the likeliest, or among the ten likeliest, of the training split's answers, where
-                 predictions carry ranks; an answer that is none of them, and an unanswered question, is a miss
+    top1, top10  the true answer is the likeliest, or among the ten likeliest, of the training split's answers; for
+                 predictions with ranks. An answer outside that list, and an unanswered question, is a miss
 
-Of multiple choice:
+For multiple choice:
 
     accuracy        the option that the answer names (`read_letter`) is the right one. Where options were scored by
                     likelihood, the answer is the letter of the one with the highest mean over its tokens
     accuracy_plain  the option with the highest sum over its tokens is the right one, where options were scored
 
 An unanswered question is wrong in all of them. WUPS (Malinowski and Fritz, 2014) is left out: it needs WordNet's
-files, which no library that is kept up brings along.
+files, which no maintained library includes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,12 +46,11 @@ UNIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "descriptive": ("descriptive count", "descriptive location", "descriptive other"),
     },
 }
-"""Question types that a set's own script also counts together: ActivityNet-QA's free questions are neither on motion
-nor on spatial nor temporal relations."""
+"""Unions of question types that a set's own script also reports. ActivityNet-QA's free questions are those that are
+neither about motion nor about spatial or temporal relations."""
 
 MEANS = {"mlvu": "mean of tasks"}
-"""Sets whose authors report the mean of the question types' values, whatever their size, and what it is called here:
-MLVU's M-Avg."""
+"""Names, in reports, of the mean over question types, for sets whose authors weight all types equally: MLVU's M-Avg."""
 
 _ARTICLES = frozenset(("a", "an", "the"))
 _TO_TEN = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -62,11 +62,12 @@ _PUNCTUATION = re.compile(r"\.(?!\d)|(?<!\d)\.|[^\w\s.]|_")
 
 
 def normalize_answer(text: str) -> str:
-    """A text as it is compared.
+    """Normalise a text for comparison.
 
-    In this order: Unicode's compatible forms (NFKC) and lower case; commas between thousands and apostrophes go, other
-    punctuation becomes a blank, decimal points stay; the words zero to twenty become digits, for MSVD-QA and
-    MSRVTT-QA write "two" where ActivityNet-QA writes "2"; articles go, unless nothing else is there; blanks become one.
+    The steps, in this order: Unicode NFKC and lower case; thousands separators and apostrophes are removed, other
+    punctuation becomes a blank, decimal points stay; the words zero to twenty become digits, since MSVD-QA and
+    MSRVTT-QA write "two" where ActivityNet-QA writes "2"; articles are removed unless nothing else would remain;
+    repeated blanks become one.
 
     >>> normalize_answer(" The two-seater's. ")
     '2 seaters'
@@ -78,27 +79,27 @@ def normalize_answer(text: str) -> str:
 
 
 def token_f1(prediction: str, answer: str) -> float:
-    """Harmonic mean of precision and recall of the normalised words.
+    """Return the harmonic mean of precision and recall of the normalised words.
 
     >>> round(token_f1("a black dog", "dog"), 3)
     0.667
     """
-    predicted, wanted = normalize_answer(prediction).split(), normalize_answer(answer).split()
-    if not predicted or not wanted:
-        return float(predicted == wanted)
-    return 2 * sum((Counter(predicted) & Counter(wanted)).values()) / (len(predicted) + len(wanted))
+    predicted, reference = normalize_answer(prediction).split(), normalize_answer(answer).split()
+    if not predicted or not reference:
+        return float(predicted == reference)
+    return 2 * sum((Counter(predicted) & Counter(reference)).values()) / (len(predicted) + len(reference))
 
 
 def _within(rank: int) -> Callable[[Prediction], float]:
-    return lambda one: float(one.vocabulary_rank is not None and one.vocabulary_rank <= rank)
+    return lambda p: float(p.vocabulary_rank is not None and p.vocabulary_rank <= rank)
 
 
 def _of_texts(compare: Callable[[str, str], float]) -> Callable[[Prediction], float]:
-    return lambda one: 0.0 if one.prediction is None else float(compare(one.prediction, one.answer))
+    return lambda p: 0.0 if p.prediction is None else float(compare(p.prediction, p.answer))
 
 
 def _of_letters(letter_of: Callable[[Prediction], str | None]) -> Callable[[Prediction], float]:
-    return lambda one: float(one.prediction is not None and bool(one.options) and letter_of(one) == one.answer)
+    return lambda p: float(p.prediction is not None and bool(p.options) and letter_of(p) == p.answer)
 
 
 METRICS: dict[str, Callable[[Prediction], float]] = {
@@ -107,12 +108,12 @@ METRICS: dict[str, Callable[[Prediction], float]] = {
     "token_f1": _of_texts(token_f1),
     "top1": _within(1),
     "top10": _within(10),
-    "accuracy": _of_letters(lambda one: read_letter(one.prediction or "", one.options)),
+    "accuracy": _of_letters(lambda p: read_letter(p.prediction or "", p.options)),
     "accuracy_plain": _of_letters(
-        lambda one: None if one.option_log_likelihoods is None else likeliest(one.option_log_likelihoods)
+        lambda p: None if p.option_log_likelihoods is None else likeliest(p.option_log_likelihoods)
     ),
 }
-"""Each question's value, from 0 to 1."""
+"""Functions that give a prediction's value, from 0 to 1, by the metric's name."""
 
 RANK_METRICS = ("top1", "top10")
 CHOICE_METRICS = ("accuracy", "accuracy_plain")
@@ -120,11 +121,11 @@ CHOICE_METRICS = ("accuracy", "accuracy_plain")
 
 @dataclass(frozen=True)
 class GroupScores:
-    """The scores of a question type, of several together, or of all questions.
+    """The scores of one question type, of a union of types, or of all questions.
 
     Attributes:
-        name: the type, the union's name, or "all".
-        num_questions, num_videos: how many there are, answered or not.
+        name: of the type or union, or "all".
+        num_questions, num_videos: their numbers, answered or not.
         num_unanswered: questions without a prediction.
         metrics: by the names of METRICS.
     """
@@ -144,11 +145,11 @@ class Scores:
     """The scores of a set of predictions.
 
     Attributes:
-        overall: of all questions.
-        types: of each question type.
-        unions: of question types together, see UNIONS, and their mean, see MEANS.
-        durations: of videos by their duration class, where the set has such classes.
-        num_ranked: questions whose true answer has a rank; None where none has.
+        overall: scores of all questions.
+        types: scores of each question type.
+        unions: scores of unions of question types, see UNIONS, and their mean, see MEANS.
+        durations: scores of each duration class of videos, where the set has such classes.
+        num_ranked: number of questions whose true answer has a rank; None if none has.
         num_resamples, seed: of the intervals.
     """
 
@@ -165,20 +166,20 @@ class Scores:
 
     @property
     def groups(self) -> tuple[GroupScores, ...]:
-        """All of them: question types, unions, duration classes, all questions."""
+        """All groups in report order: question types, unions, duration classes, all questions."""
         return (*self.types, *self.unions, *self.durations, self.overall)
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The names of the metrics that there are."""
+        """The names of the metrics."""
         return tuple(self.overall.metrics)
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return everything as JSON values."""
         return asdict(self)
 
     def to_frame(self) -> pandas.DataFrame:
-        """As a table for notebooks: a row per group, and per metric its value and the ends of its interval."""
+        """Return a table for notebooks: a row per group, and per metric its value and the ends of its interval."""
         import pandas
 
         rows = [
@@ -198,7 +199,7 @@ def score(
 
     Args:
         predictions: one for each question.
-        dataset: whose unions of question types to score too; "" for none.
+        dataset: the set whose unions of question types are scored too; "" for none.
         num_resamples, seed: of the intervals; see `voco_video.scoring.bootstrap`.
 
     Raises:
@@ -210,99 +211,97 @@ def score(
     predictions = with_answers(predictions)
     if not predictions:
         raise DataError("there are no predictions to score")
-    groups = group_rows(predictions, dataset=dataset)
-    is_ranked = any(one.vocabulary_rank is not None for one in predictions)
+    rows = group_rows(predictions, dataset=dataset)
     names = metrics_of(predictions)
-    values = np.array([[METRICS[name](one) for name in names] for one in predictions])  # [questions, metrics]
-    clusters = number_clusters([one.video for one in predictions])
-    members = np.stack(list(groups.values()), axis=1)  # [questions, groups]
+    values = np.array([[METRICS[name](p) for name in names] for p in predictions])  # [questions, metrics]
+    clusters = number_clusters([p.video for p in predictions])
+    members = np.stack(list(rows.values()), axis=1)  # [questions, groups]
     numerators = (members[:, :, None] * values[:, None, :]).reshape(len(predictions), -1)
     denominators = np.repeat(members, len(names), axis=1)  # [questions, groups * metrics]
     resampled = resample(numerators, denominators, clusters, num_resamples=num_resamples, seed=seed)
-    found = resampled.estimates()
-    unanswered = np.array([one.prediction is None for one in predictions])
-    scored = {}
-    for place, (name, rows) in enumerate(groups.items()):
-        chosen = rows > 0
-        scored[name] = GroupScores(
-            name,
-            num_questions=int(chosen.sum()),
-            num_videos=len(np.unique(clusters[chosen])),
-            num_unanswered=int(unanswered[chosen].sum()),
-            metrics=dict(zip(names, found[place * len(names) : (place + 1) * len(names)], strict=True)),
-        )
-    unions = UNIONS.get(dataset, {})
-    durations = tuple(group for name, group in scored.items() if name in DURATION_CLASSES)
-    types = tuple(g for name, g in scored.items() if name != "all" and name not in {*unions, *DURATION_CLASSES})
-    together = tuple(group for name, group in scored.items() if name in unions)
+    estimates = iter(resampled.estimates())
+    groups = [
+        _group_scores(name, list(compress(predictions, is_member)), {metric: next(estimates) for metric in names})
+        for name, is_member in rows.items()
+    ]
+    overall, unions = groups[-1], [group for group in groups if group.name in UNIONS.get(dataset, {})]
+    durations = [group for group in groups if group.name in DURATION_CLASSES]
+    types = [group for group in groups[:-1] if group not in unions and group not in durations]
     if dataset in MEANS and types:
-        means = _means(resampled, [list(scored).index(group.name) for group in types], len(names))
-        together += (replace(scored["all"], name=MEANS[dataset], metrics=dict(zip(names, means, strict=True))),)
+        means = _means(resampled, [groups.index(group) for group in types], len(names))
+        unions.append(replace(overall, name=MEANS[dataset], metrics=dict(zip(names, means, strict=True))))
     return Scores(
-        scored["all"],
-        types=types,
-        unions=together,
-        durations=durations,
-        num_ranked=sum(one.vocabulary_rank is not None for one in predictions) if is_ranked else None,
+        overall,
+        types=tuple(types),
+        unions=tuple(unions),
+        durations=tuple(durations),
+        num_ranked=sum(p.vocabulary_rank is not None for p in predictions) or None,
         num_resamples=num_resamples,
         seed=seed,
     )
 
 
-def group_rows(predictions: Sequence[Prediction], *, dataset: str = "") -> dict[str, np.ndarray]:
-    """By the groups' names, which predictions belong to them, [questions] of 0 and 1; "all" comes last.
+def _group_scores(name: str, members: Sequence[Prediction], metrics: dict[str, Estimate]) -> GroupScores:
+    return GroupScores(
+        name,
+        num_questions=len(members),
+        num_videos=len({p.video for p in members}),
+        num_unanswered=sum(p.prediction is None for p in members),
+        metrics=metrics,
+    )
 
-    Types come in the sets' own order, then in the alphabet's; some sets have none. Duration classes come after them.
+
+def group_rows(predictions: Sequence[Prediction], *, dataset: str = "") -> dict[str, np.ndarray]:
+    """Return which predictions belong to each group, [questions] of 0 and 1, by the group's name; "all" is last.
+
+    Types come in the sets' own order, then alphabetically; some sets have none. Duration classes come after them.
     """
     known = [*QUESTION_WORDS, *ACTIVITYNET_TYPES]
-    present = {one.question_type for one in predictions if one.question_type}
+    present = {p.question_type for p in predictions if p.question_type}
     types = [name for name in known if name in present] + sorted(present - set(known))
     groups = {name: (name,) for name in types} | {
         name: parts for name, parts in UNIONS.get(dataset, {}).items() if present & set(parts)
     }
-    rows = {
-        name: np.array([one.question_type in parts for one in predictions], np.float64)
-        for name, parts in groups.items()
-    }
-    for name in DURATION_CLASSES:
-        if any(one.duration_class == name for one in predictions):
-            rows[name] = np.array([one.duration_class == name for one in predictions], np.float64)
-    return rows | {"all": np.ones(len(predictions))}
+    rows = {name: [p.question_type in parts for p in predictions] for name, parts in groups.items()}
+    durations = {name: [p.duration_class == name for p in predictions] for name in DURATION_CLASSES}
+    rows |= {name: row for name, row in durations.items() if any(row)}
+    rows["all"] = [True] * len(predictions)
+    return {name: np.array(row, np.float64) for name, row in rows.items()}
 
 
 def _means(resampled: Resampled, groups: Sequence[int], num_metrics: int) -> list[Estimate]:
-    """Of each metric the mean of some groups' values; a draw that leaves nothing of one means the others."""
+    """Average some groups' values, for each metric; a group without questions in a draw is left out of that draw."""
     columns = np.array([[group * num_metrics + metric for group in groups] for metric in range(num_metrics)])
     draws = resampled.draws[:, columns]  # [resamples, metrics, groups]
     with np.errstate(invalid="ignore"):
         means = np.nansum(draws, axis=-1) / (~np.isnan(draws)).sum(-1)
-    # All questions are the last group; their videos are those of all groups.
+    # The last group is "all", whose videos are those of all groups.
     return Resampled(resampled.values[columns].mean(-1), means, resampled.num_videos[-num_metrics:]).estimates()
 
 
 def with_answers(predictions: Sequence[Prediction]) -> Sequence[Prediction]:
-    """Without the multiple-choice questions whose answers were never published."""
-    return [one for one in predictions if one.answer or not one.options]
+    """Leave out the multiple-choice questions whose answers were never published."""
+    return [p for p in predictions if p.answer or not p.options]
 
 
 def metrics_of(predictions: Sequence[Prediction]) -> list[str]:
-    """The names of the metrics that predictions have values in; the first is what they are compared in."""
-    if any(one.options for one in predictions):
-        is_scored = any(one.option_log_likelihoods for one in predictions)
+    """Return the names of the metrics that fit predictions; the first is the one that runs are compared by."""
+    if any(p.options for p in predictions):
+        is_scored = any(p.option_log_likelihoods for p in predictions)
         return list(CHOICE_METRICS if is_scored else CHOICE_METRICS[:1])
-    is_ranked = any(one.vocabulary_rank is not None for one in predictions)
+    is_ranked = any(p.vocabulary_rank is not None for p in predictions)
     return [name for name in METRICS if name not in CHOICE_METRICS and (is_ranked or name not in RANK_METRICS)]
 
 
 @dataclass(frozen=True)
 class OfficialFree:
-    """What ActivityNet-QA's own script prints as "Free", and why.
+    """The "Free" accuracy that ActivityNet-QA's own script prints, and how it comes about.
 
     Attributes:
         num_right: right answers to free questions, by string equality.
         num_questions: free questions.
-        official_denominator: what the script divides by instead.
-        left_out: the types that it leaves out of that: the three that the annotation file names first.
+        official_denominator: the number that the script divides by instead.
+        left_out: the types that are missing from this number: the three that the annotation file names first.
     """
 
     num_right: int
@@ -312,17 +311,17 @@ class OfficialFree:
 
 
 def official_free(predictions: Sequence[Prediction]) -> OfficialFree:
-    """ActivityNet-QA's "Free" accuracy as its evaluation/eval.py comes to it.
+    """Compute ActivityNet-QA's "Free" accuracy as its evaluation/eval.py does.
 
     The script counts the questions of each type in the order in which the annotation file first names the types, and
     takes all but the first three counts for those of the free types, which they are only if the file begins with
     motion, spatial and temporal questions. Right answers are counted in the types' own order.
     """
-    in_order = sorted(predictions, key=lambda one: one.row)
-    counts = Counter(one.question_type for one in in_order)  # in the order of first appearance
+    in_order = sorted(predictions, key=lambda p: p.row)
+    counts = Counter(p.question_type for p in in_order)  # in the order of first appearance
     free = UNIONS["activitynet"]["free"]
     return OfficialFree(
-        num_right=sum(one.prediction == one.answer for one in in_order if one.question_type in free),
+        num_right=sum(p.prediction == p.answer for p in in_order if p.question_type in free),
         num_questions=sum(counts[name] for name in free),
         official_denominator=sum(list(counts.values())[3:]),
         left_out=tuple(counts)[:3],

@@ -1,4 +1,4 @@
-"""The layouts in which people publish their predictions, read into one kind of entry.
+"""The layouts of published predictions, read into one kind of entry.
 
 rows        .json (a list), .jsonl or .csv whose rows name their fields: an id (question_id, id or qid), or a
             video (video_name, video_id or video) with its questions in order; the prediction (pred, prediction,
@@ -8,8 +8,8 @@ rows        .json (a list), .jsonl or .csv whose rows name their fields: an id (
 HQGA        one JSON object {id: {prediction, answer}} of numbers that count in a list of words: number n is word
             n - 1, and 0 is any answer outside the list
 
-To multiple choice a prediction may also be an option's place, a whole number from 0: {id: place} is what EgoSchema
-takes, {id: {prediction, answer}} what NExT-QA's own script reads.
+For multiple choice a prediction may also be an option's place, a whole number from 0: as {id: place} for EgoSchema,
+and as {id: {prediction, answer}} for NExT-QA's own script.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from voco_video.data.choices import LETTERS
-from voco_video.data.files import Row, read_rows
+from voco_video.data.files import Row, read_json, read_rows
 from voco_video.errors import DataError
 
 _ID_FIELDS = ("question_id", "id", "qid")
@@ -36,15 +36,15 @@ _VOCABULARY_NAME = r"(.+[._-])?ans_word\.json"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a file says to one question.
+    """A file's entry for one question.
 
     Attributes:
         number: its place in the file, from 1.
-        question_id: as the file has it; "v_<video>_<k>" for the video's k-th row, from 0, where the file has none.
-        prediction: the answer given; None: none.
-        question: as the file has it; "" where it has none.
-        answer: the reference answer as the file has it; "" where it has none.
-        extra: more fields of our own layout.
+        question_id: from the file; if it has none, "v_<video>_<k>" for the video's k-th row, from 0.
+        prediction: the predicted answer; None if there is none.
+        question: the question in the file; "" if there is none.
+        answer: the reference answer in the file; "" if there is none.
+        extra: further fields of this package's own layout.
     """
 
     number: int
@@ -58,7 +58,7 @@ class Entry:
 def read_entries(
     path: Path, *, vocabulary: Path | None = None, is_multiple_choice: bool = False
 ) -> tuple[str, list[Entry]]:
-    """The layout of a file in words, and its entries.
+    """Read a file's entries, and name its layout.
 
     Args:
         path: a .json, .jsonl or .csv file.
@@ -82,13 +82,13 @@ def read_entries(
 
 
 def find_vocabulary(folders: Sequence[Path]) -> Path | None:
-    """The list of words that HQGA publishes with its annotations: *ans_word.json in the first folder that has one."""
+    """Find HQGA's list of words, which its annotations come with: *ans_word.json in the first folder that has one."""
     files = (path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir()))
     return next((path for path in files if re.fullmatch(_VOCABULARY_NAME, path.name)), None)
 
 
 def _read_object(path: Path) -> dict[str, Any] | None:
-    """The JSON object that a file holds; None: it is no .json file, or holds a list of rows."""
+    """Read the JSON object in a file; None if the file is not a .json, or holds a list of rows."""
     if path.suffix.lower() != ".json":
         return None
     try:
@@ -101,7 +101,7 @@ def _read_object(path: Path) -> dict[str, Any] | None:
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Python keeps the last of two equal keys and says nothing."""
+    """Make a dictionary and refuse equal keys, of which Python would silently keep the last."""
     content = dict(pairs)
     if len(content) < len(pairs):
         key, count = Counter(key for key, _ in pairs).most_common(1)[0]
@@ -126,7 +126,7 @@ def _row_entries(rows: Iterator[Row]) -> Iterator[Entry]:
 
 
 def _text_or_none(row: Row, *names: str) -> str | None:
-    """The first of these fields that is there; null is no prediction, an empty text is an empty one."""
+    """Read the first of these fields that is there; null means no prediction, unlike an empty text."""
     present = next((name for name in names if name in row.values), None)
     return None if present is not None and row.values[present] is None else row.text(*names)
 
@@ -164,10 +164,7 @@ def _read_words(path: Path, vocabulary: Path | None) -> list[str]:
     if vocabulary is None:
         what = "its numbers count in a list of words (HQGA's *ans_word.json)"
         raise DataError(f"{path}: {what}, which is not beside the annotations: say where it is")
-    try:
-        words = json.loads(vocabulary.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{vocabulary}: {error}") from error
+    words = read_json(vocabulary)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise DataError(f"{vocabulary}: has to hold a list of words")
     return words

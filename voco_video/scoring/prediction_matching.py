@@ -13,13 +13,13 @@ from voco_video.scoring.prediction_layouts import Entry
 
 @dataclass(frozen=True)
 class Matching:
-    """Entries by the published id of the question they answer, and what was met on the way.
+    """Entries by the published id of the question they answer, with counts of the others.
 
     Attributes:
         entries: for each question that has an entry.
         num_unknown: entries to no question of the references.
         num_duplicates: entries to a question that an earlier one answers; the first one counts.
-        num_other_questions: entries whose question reads otherwise than the reference.
+        num_other_questions: entries whose question has another wording than the reference.
         num_other_answers: entries whose reference answer is another one.
     """
 
@@ -33,8 +33,8 @@ class Matching:
 def match_entries(path: Path, entries: Sequence[Entry], references: Dataset) -> Matching:
     """Find the question that each entry answers.
 
-    An id may be the published one, or "v_<video>_<k>" (the question's place among its video's, from 0), which
-    Video-ChatGPT and Video-LLaVA make up. A file uses one of them: the one under which more of its ids are known.
+    An id may be the published one, or "v_<video>_<k>" (the question's place among those on its video, from 0), as in
+    files of Video-ChatGPT and Video-LLaVA. A file uses one kind: the one of which more of its ids are known.
 
     Raises:
         DataError: no id is known, or most questions or answers are others than the references'.
@@ -73,7 +73,7 @@ def _places(references: Dataset) -> dict[str, Turn]:
 
 
 def _differing(path: Path, known: Sequence[tuple[Turn, Entry]], name: str, plain: Callable[[str], str]) -> int:
-    """How many entries have another text in a field than their reference; more than half cannot be meant."""
+    """Count entries whose text in a field differs from the reference; more than half of them is an error."""
     pairs = [(getattr(entry, name), getattr(turn, name), entry) for turn, entry in known if getattr(entry, name)]
     others = [(said, meant, entry) for said, meant, entry in pairs if plain(said) != plain(meant)]
     if 2 * len(others) > len(pairs):

@@ -1,12 +1,12 @@
-"""Predictions on disk: what was answered to each question of a split, one JSON line each, beside what was asked.
+"""Predictions on disk: one JSON line for each question of a split, with the question and its answer.
 
-    PREDICTIONS.jsonl     a line for each question, answered or not; rows carry the reference answer, so that
-                          scoring them needs no annotations
-    PREDICTIONS.run.json  how they came about: command, model, settings, versions, counts
+    PREDICTIONS.jsonl     a line for each question, answered or not; it holds the reference answer, so scoring needs
+                          no annotations
+    PREDICTIONS.run.json  the run info: command, model, settings, versions, counts
 
-Other people's predictions are read too, in the layouts of `voco_video.scoring.prediction_layouts`. They are matched to
-the references question by question, never by their place in the file. A reference without a prediction stays, as
-unanswered; what matches no reference, or comes twice, is counted.
+Predictions of other programs are read too, in the layouts of `voco_video.scoring.prediction_layouts`. They are matched
+to the references by question, never by their place in the file. A reference without a prediction counts as unanswered;
+predictions that match no reference, or that come twice, are counted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from voco_video.data.files import Row, read_rows
+from voco_video.data.files import Row, named_values, read_rows
 from voco_video.data.samples import Dataset, Sample, Turn
 from voco_video.errors import DataError
 from voco_video.scoring.prediction_layouts import Entry, find_vocabulary, read_entries
@@ -28,30 +28,30 @@ from voco_video.scoring.prediction_matching import match_entries
 log = logging.getLogger(__name__)
 
 STATUSES = ("answered", "missing", "undecodable")
-"""Answered; no video or no prediction there; a video that could not be decoded."""
+"""Answered; no video or no prediction; a video that could not be decoded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A question, its reference answer, and what a model answered.
+    """A question, its reference answer, and a model's answer.
 
     Attributes:
         video: the clip's name.
-        question: as it was asked.
+        question: the question's text.
         answer: the reference answer, as published.
         question_id: unique in its split.
-        question_type: what results are grouped by.
+        question_type: the type that results are grouped by.
         row: the question's place in the annotation file, from 0: the published order.
-        prediction: the answer given; None where there is none.
+        prediction: the model's answer; None if there is none.
         status: one of STATUSES.
-        confidence: the answer's probability; None where it was not measured.
+        confidence: the answer's probability; None if it was not measured.
         vocabulary_rank: the true answer's place by likelihood among the training split's answers, 1 = likeliest;
             None: not ranked.
-        in_vocabulary: whether the true answer is one of the training split's answers; None: nobody looked.
-        options: of multiple choice; `answer` is then a letter, and "" where it was never published.
-        duration_class: what results are also grouped by; "" where the set has no such classes.
+        in_vocabulary: whether the true answer is one of the training split's answers; None: not checked.
+        options: options of multiple choice; `answer` is then a letter, or "" if it was never published.
+        duration_class: class that results are also grouped by; "" if the set has no such classes.
         option_log_likelihoods: natural logarithm of each option's probability; None: answered by generating.
-        option_num_tokens: over how many tokens each of them is a sum.
+        option_num_tokens: number of tokens that each of these is a sum over.
     """
 
     video: str
@@ -70,15 +70,31 @@ class Prediction:
     option_log_likelihoods: tuple[float, ...] | None = None
     option_num_tokens: tuple[int, ...] | None = None
 
-    def to_json(self) -> str:
-        """One line of JSON, without its end; equal predictions give equal bytes."""
+    def json_line(self) -> str:
+        """Write the prediction as one line of JSON, without a line end; equal predictions give equal bytes."""
         values = {name: getattr(self, name) for name in _TYPES}
-        # What only multiple choice has would say nothing in other files.
+        # Fields of multiple choice are left out of other files.
         return json.dumps({n: v for n, v in values.items() if v or n not in _CHOICE_FIELDS}, ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, line: str) -> Prediction:
-        """What `to_json` wrote.
+    def unanswered(cls, video: str, turn: Turn, *, status: str) -> Prediction:
+        """Make the prediction of a question without its answer."""
+        return cls(
+            video=video,
+            question=turn.question,
+            answer=turn.answer,
+            question_id=turn.question_id,
+            question_type=turn.question_type,
+            row=turn.row,
+            prediction=None,
+            status=status,
+            options=turn.options,
+            duration_class=turn.duration_class,
+        )
+
+    @classmethod
+    def from_json_line(cls, line: str) -> Prediction:
+        """Read what `json_line` wrote.
 
         Raises:
             DataError: the line is no JSON, or its fields are not those of a prediction.
@@ -133,7 +149,7 @@ def _from_values(values: Any) -> Prediction:
 
 
 def _checked(name: str, value: Any) -> Any:
-    """A field's value, a list as the tuple that it is in memory."""
+    """Return a field's checked value, with lists as tuples."""
     if not _is(value, _TYPES[name]):
         raise DataError(f"{name} is {value!r:.80}, but has to be {_in_words(_TYPES[name])}")
     if name not in _ITEM_TYPES:
@@ -155,16 +171,16 @@ def _in_words(types: tuple[type, ...]) -> str:
 
 @dataclass(frozen=True)
 class LoadedPredictions:
-    """Predictions with what their reading met.
+    """Predictions with counts of the file's rows.
 
     Attributes:
-        predictions: one for each question, in the references' order (without references in the file's).
+        predictions: one for each question, in the order of the references, or without these in that of the file.
         layout: the file's layout, in words.
         num_rows: rows of the file.
         num_unknown: rows that match no question of the references.
         num_duplicates: rows on a question that an earlier row has answered; the first one counts.
-        num_other_questions: rows whose question reads otherwise than the reference of the same id.
-        num_other_answers: rows whose reference answer is another than the references'.
+        num_other_questions: rows whose question has another wording than the reference of the same id.
+        num_other_answers: rows whose reference answer differs from the reference of the same id.
     """
 
     predictions: tuple[Prediction, ...]
@@ -177,8 +193,8 @@ class LoadedPredictions:
 
     @property
     def num_unanswered(self) -> int:
-        """Questions without a prediction; they count as wrong."""
-        return sum(one.prediction is None for one in self.predictions)
+        """Number of questions without a prediction; they count as wrong."""
+        return sum(p.prediction is None for p in self.predictions)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -188,8 +204,8 @@ class LoadedPredictions:
 
 
 def write_predictions(path: str | os.PathLike[str], rows: Iterable[Prediction]) -> None:
-    """Write predictions, one JSON line each; the file is whole or the old one."""
-    _publish(Path(path), "".join(f"{row.to_json()}\n" for row in rows))
+    """Write predictions, one JSON line each; if writing is interrupted, the old file remains."""
+    _publish(Path(path), "".join(f"{row.json_line()}\n" for row in rows))
 
 
 def read_predictions(
@@ -198,7 +214,7 @@ def read_predictions(
     references: Dataset | None = None,
     vocabulary: str | os.PathLike[str] | None = None,
 ) -> tuple[Prediction, ...]:
-    """The predictions of a file: `load_predictions` without its counts, which are logged.
+    """Read the predictions of a file: `load_predictions` without its counts, which are logged.
 
     >>> len(read_predictions("msvd.jsonl"))  # doctest: +SKIP
     13157
@@ -206,8 +222,8 @@ def read_predictions(
     loaded = load_predictions(path, references=references, vocabulary=vocabulary)
     unusual = {name: count for name, count in loaded.counts.items() if count and name != "num_rows"}
     if unusual:
-        said = ", ".join(f"{count} {name.removeprefix('num_').replace('_', ' ')}" for name, count in unusual.items())
-        log.warning("%s: of %d rows and %d questions: %s", path, loaded.num_rows, len(loaded.predictions), said)
+        counts = ", ".join(f"{count} {name.removeprefix('num_').replace('_', ' ')}" for name, count in unusual.items())
+        log.warning("%s: of %d rows and %d questions: %s", path, loaded.num_rows, len(loaded.predictions), counts)
     return loaded.predictions
 
 
@@ -217,11 +233,11 @@ def load_predictions(
     references: Dataset | None = None,
     vocabulary: str | os.PathLike[str] | None = None,
 ) -> LoadedPredictions:
-    """The predictions of a file, in our layout or a public one, matched to the references.
+    """Read the predictions of a file, in this package's layout or a public one, and match them to the references.
 
     Args:
         path: the predictions; see `voco_video.scoring.prediction_layouts` for the layouts.
-        references: the questions with their answers; None: only our own layout, which carries them.
+        references: the questions with their answers; None: only for this package's layout, which holds them.
         vocabulary: the list of words that HQGA's numbers count in; None: *ans_word.json beside the annotations or
             the predictions.
 
@@ -255,20 +271,14 @@ def load_predictions(
 
 
 def _answered(sample: Sample, turn: Turn, entry: Entry | None) -> Prediction:
-    one = Prediction(
-        *(sample.name, turn.question, turn.answer, turn.question_id, turn.question_type, turn.row),
-        prediction=None,
-        status="missing",
-        options=turn.options,
-        duration_class=turn.duration_class,
-    )
+    unanswered = Prediction.unanswered(sample.name, turn, status="missing")
     if entry is None or (entry.prediction is None and not entry.extra):
-        return one
-    return replace(one, prediction=entry.prediction, **{"status": "answered", **entry.extra})
+        return unanswered
+    return replace(unanswered, prediction=entry.prediction, **{"status": "answered", **entry.extra})
 
 
 def run_info_path(path: str | os.PathLike[str]) -> Path:
-    """Where the run of a predictions file is described.
+    """Return the path of a predictions file's run info.
 
     >>> run_info_path("out/msvd.jsonl").as_posix()
     'out/msvd.run.json'
@@ -277,25 +287,17 @@ def run_info_path(path: str | os.PathLike[str]) -> Path:
 
 
 def read_run_info(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """How the predictions of a file came about; None where nobody wrote it down.
+    """Read the run info of a predictions file; None if there is none.
 
     Raises:
-        DataError: the description is there, but cannot be read.
+        DataError: it is there, but cannot be read.
     """
     place = run_info_path(path)
-    if not place.is_file():
-        return None
-    try:
-        info = json.loads(place.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{place}: cannot be read ({error}); remove it or write it again") from error
-    if not isinstance(info, dict):
-        raise DataError(f"{place}: holds a {type(info).__name__}, but has to hold named values")
-    return info
+    return named_values(place) if place.is_file() else None
 
 
 def write_run_info(path: str | os.PathLike[str], info: dict[str, Any]) -> None:
-    """Describe how the predictions of a file came about, in the file of `run_info_path`."""
+    """Write the run info of a predictions file, to `run_info_path`."""
     _publish(run_info_path(path), json.dumps(info, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -307,16 +309,16 @@ def _publish(path: Path, text: str) -> None:
 
 
 def _read_own(path: Path) -> LoadedPredictions | None:
-    """Our own layout as it is; None: the first row is of another one."""
-    found: dict[str, Prediction] = {}
+    """Read this package's own layout; None if the first row has another one."""
+    first: dict[str, Prediction] = {}
     num_rows = 0
     for row in read_rows(path):
         if num_rows == 0 and not set(row.values) >= _REQUIRED:
             return None
-        one = _parse(row)
-        found.setdefault(one.question_id, one)
+        prediction = _parse(row)
+        first.setdefault(prediction.question_id, prediction)
         num_rows += 1
-    return LoadedPredictions(tuple(found.values()), "voco-video", num_rows, num_duplicates=num_rows - len(found))
+    return LoadedPredictions(tuple(first.values()), "voco-video", num_rows, num_duplicates=num_rows - len(first))
 
 
 def _parse(row: Row) -> Prediction:
@@ -328,6 +330,6 @@ def _parse(row: Row) -> Prediction:
 
 def _as_entries(predictions: Sequence[Prediction]) -> list[Entry]:
     return [
-        Entry(number, one.question_id, one.prediction, one.question, one.answer, {n: getattr(one, n) for n in _CARRIED})
-        for number, one in enumerate(predictions, start=1)
+        Entry(number, p.question_id, p.prediction, p.question, p.answer, {n: getattr(p, n) for n in _CARRIED})
+        for number, p in enumerate(predictions, start=1)
     ]

@@ -17,7 +17,7 @@ from voco_video.shapes.world import Floats, Frames, Scene, ShapeObject, demo_sce
 
 
 def render(scene: Scene, pts_seconds: Sequence[float] | Floats, *, size: int | tuple[int, int] = 64) -> Frames:
-    """The scene's frames at the given times, anti-aliased.
+    """Render the scene's frames at the given times, anti-aliased.
 
     Args:
         scene: what to draw.

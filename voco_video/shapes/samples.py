@@ -3,8 +3,8 @@
     list the shapes, colour first. | list the motions, shape first. | list the events, colour first.
     list how many are there, colour first.
 
-Lists are the dense turns: between them they state everything that the short questions ask. Trials showed that
-what is asked in one-word questions only, and never listed, stays at chance.
+Lists are the dense turns: together they state everything that the short questions ask. In trials, facts that were only
+asked in one-word questions, and never listed, stayed at chance.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from voco_video.errors import UsageError
-from voco_video.shapes.questions import (
+from voco_video.shapes.questions import draw_questions
+from voco_video.shapes.rendering import render
+from voco_video.shapes.scene_view import (
     DIRECTIONS,
     FAMILIES,
     NUMBERS,
     QuestionAnswer,
-    View,
-    draw_questions,
+    SceneView,
     plural,
     time_word,
 )
-from voco_video.shapes.rendering import render
 from voco_video.shapes.world import (
     COLOURS,
     PLACES,
@@ -42,11 +42,11 @@ from voco_video.shapes.world import (
 )
 
 COUNTS = "how many are there"
-"""What the lists that count are about: every colour or every shape, those of which there is none too."""
+"""The subject of counting lists: every colour or every shape, also those that do not occur."""
 
 
-def _read(view: View) -> list[tuple[ShapeObject, str]]:
-    """Objects with their places (a mover's first place in a video), in reading order."""
+def _read(view: SceneView) -> list[tuple[ShapeObject, str]]:
+    """Return objects with their places (a mover's first place in a video), in reading order."""
     seconds = view.seconds
     placed = [(o, o.place_at(o.appears_seconds if seconds is None else seconds)) for o in view.objects]
     return sorted(placed, key=lambda pair: PLACES.index(pair[1]))
@@ -55,12 +55,12 @@ def _read(view: View) -> list[tuple[ShapeObject, str]]:
 def draw_lists(
     scene: Scene, rng: np.random.Generator, *, num_lists: int = 2, at_seconds: float | None = None
 ) -> list[QuestionAnswer]:
-    """Dense turns: different lists, "colour first" or "shape first" (of an image also "place first").
+    """Draw dense turns: different lists, "colour first" or "shape first" (for an image also "place first").
 
     Args:
-        scene: what is listed.
+        scene: the scene to list.
         rng: decides which lists.
-        num_lists: how many at most (there are 5 of an image, 10 of a video).
+        num_lists: how many at most (an image has 5, a video 10).
         at_seconds: list the image at that time; None: the whole video.
 
     >>> for turn in draw_lists(demo_scene(), np.random.default_rng(7), at_seconds=0.0):
@@ -68,7 +68,7 @@ def draw_lists(
     list the shapes, place first. top left purple star, right blue square
     list the shapes, colour first. purple star top left, blue square right
     """
-    view = View(scene, at_seconds)
+    view = SceneView(scene, at_seconds)
     kinds = [("shapes", first) for first in ("colour", "shape", "place")]
     if at_seconds is None:
         kinds = list(itertools.product(("shapes", "motions", "times", "events"), ("colour", "shape")))
@@ -82,12 +82,12 @@ def draw_lists(
     return lists
 
 
-def _list_items(view: View, what: str, first: str) -> list[str]:
+def _list_items(view: SceneView, what: str, first: str) -> list[str]:
     def name(thing: ShapeObject) -> str:
         return f"{thing.shape} {thing.colour}" if first == "shape" else thing.name
 
     if what == COUNTS:
-        # Shapes as short questions call them: told of "circle" only, a model never learned what "circles" are.
+        # Plurals, as in short questions: from "circle" alone a model never learned what "circles" are.
         if first == "shape":
             shapes = Counter(o.shape for o in view.objects)
             return [f"{plural(shape)} {NUMBERS[shapes[shape]]}" for shape in SHAPES]
@@ -101,7 +101,7 @@ def _list_items(view: View, what: str, first: str) -> list[str]:
         return [f"{name(o)} at {place} {goes.get(o, 'stays')}" for o, place in placed]
     if what == "times":
         return [f"{name(o)} {time_word(view.scene, o)}" for o, _ in placed]
-    # Sorting is stable: what is there from the start comes first, in reading order.
+    # Sorting is stable: objects that are there from the start come first, in reading order.
     comes = [(o.appears_seconds, f"{name(o)} {'appears' if o.appears_seconds else 'there'}") for o, _ in placed]
     leaves = [(o.disappears_seconds, f"{name(o)} disappears") for o, _ in placed]
     goes_on = view.scene.duration_seconds
@@ -119,17 +119,17 @@ def draw_turns(
     families: Sequence[str] = FAMILIES,
     by_name_fraction: float = 0.0,
 ) -> tuple[QuestionAnswer, ...]:
-    """One conversation: short questions, then lists (last, for a list would give the short answers away).
+    """Draw one conversation: short questions, then lists (last, since a list would reveal the short answers).
 
     Args:
-        scene: what is talked about.
-        rng: decides everything that is left open.
-        num_turns: questions and lists together; fewer where the scene has no more to ask.
-        dense_fraction: share of lists, met on average.
+        scene: the scene that it is about.
+        rng: decides all details.
+        num_turns: questions and lists together; fewer if the scene allows no more.
+        dense_fraction: average share of lists.
         at_seconds: talk about the image at that time; None: about the whole video.
         temporal_fraction: share of short questions about time, for videos.
         families: families of short questions, in turn; one named twice is asked twice as often.
-        by_name_fraction: share of lists told `by_name`.
+        by_name_fraction: share of lists that are sorted `by_name`.
 
     >>> turns = draw_turns(demo_scene(), np.random.default_rng(0), num_turns=4)
     >>> [turn.question_type for turn in turns]
@@ -146,15 +146,15 @@ def draw_turns(
     )
     lists = draw_lists(scene, rng, num_lists=num_lists, at_seconds=at_seconds)
     if by_name_fraction:
-        lists = [by_name(one) if rng.random() < by_name_fraction else one for one in lists]
+        lists = [by_name(turn) if rng.random() < by_name_fraction else turn for turn in lists]
     return (*questions, *lists)
 
 
 def by_name(turn: QuestionAnswer) -> QuestionAnswer:
-    """The same list in the order of its objects' names, where it has one object an item.
+    """Sort a list by its objects' names, if each item is one object.
 
-    In reading order each place follows from the one before, and a model that looks everything up by place tells the
-    list rightly without ever finding an object by what it is.
+    In reading order each place follows from the one before, so a model that looks up places one by one can write the
+    list without ever finding an object by its name.
 
     >>> asked = "list the shapes, colour first."
     >>> by_name(QuestionAnswer(asked, "blue star top, red cross left", "list", "list")).answer
@@ -172,7 +172,7 @@ def by_name(turn: QuestionAnswer) -> QuestionAnswer:
 
 
 @dataclass(frozen=True)
-class Sample:
+class SceneSample:
     """One training sample: uint8 RGB `frames` [F, H, W, 3] at `pts_seconds` [F], and a conversation."""
 
     index: int
@@ -184,13 +184,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class MovingShapes:
-    """The endless stream of training samples, drawn in memory; any sample can be had by its index.
+    """The endless stream of training samples, drawn in memory; each can be drawn by its index.
 
     Attributes:
-        stage: "image" (one frame, all objects there, any moment of their paths) or "video" (`num_frames`
+        stage: "image" (one frame, all objects visible, at any time of their paths) or "video" (`num_frames`
             frames).
-        num_frames: frames of a video, evenly spaced, in the middles of as many equal parts. Six or more show
-            all that short questions ask, eight or more all that lists tell.
+        num_frames: frames of a video, in the middles of as many equal parts. Six or more show everything that short
+            questions ask, eight or more everything in lists.
         random_phase: move all frames of a video by one random fraction of their spacing, as a different
             sampling policy would.
         size: side of the frames in pixels, or (height, width).
@@ -223,8 +223,8 @@ class MovingShapes:
         if self.num_frames < 1 or self.num_turns < 1:
             raise UsageError(f"num_frames {self.num_frames} and num_turns {self.num_turns} have to be 1 or more")
 
-    def sample(self, index: int) -> Sample:
-        """Sample `index` (0 or more), the same on every call."""
+    def sample(self, index: int) -> SceneSample:
+        """Draw sample `index` (0 or more), the same on every call."""
         is_image = self.stage == "image"
         scene = draw_scene(self.seed, split=self.split, index=index, always_visible=is_image)
         rng = scene_rng(self.seed, split=self.split, index=index, purpose=1)
@@ -233,11 +233,11 @@ class MovingShapes:
         pts_seconds = ((np.arange(num_frames) + phase) / num_frames * scene.duration_seconds).astype(np.float32)
         if is_image and rng.random() < self.empty_fraction:
             scene = replace(scene, objects=())
-        sample = Sample(index, scene, render(scene, pts_seconds, size=self.size), pts_seconds, ())
+        sample = SceneSample(index, scene, render(scene, pts_seconds, size=self.size), pts_seconds, ())
         return replace(sample, turns=self.turns(sample, conversation=index))
 
-    def turns(self, sample: Sample, *, conversation: int) -> tuple[QuestionAnswer, ...]:
-        """What is said about a sample; every number of a conversation (0 or more) gives another one."""
+    def turns(self, sample: SceneSample, *, conversation: int) -> tuple[QuestionAnswer, ...]:
+        """Draw a conversation about a sample; each number `conversation` (0 or more) gives another one."""
         return draw_turns(
             sample.scene,
             scene_rng(self.seed, split=self.split, index=conversation, purpose=4),
@@ -249,14 +249,14 @@ class MovingShapes:
             by_name_fraction=self.by_name_fraction,
         )
 
-    def samples(self, *, start: int = 0) -> Iterator[Sample]:
-        """Samples start, start + 1, ... without end."""
+    def samples(self, *, start: int = 0) -> Iterator[SceneSample]:
+        """Yield samples start, start + 1, ... without end."""
         for index in itertools.count(start):
             yield self.sample(index)
 
 
 def vocabulary() -> tuple[str, ...]:
-    """Every word of every question and answer, sorted, with the marks "?", "," and ".".
+    """Return every word of every question and answer, sorted, with the marks "?", "," and ".".
 
     >>> "circle" in vocabulary(), len(vocabulary()) < 100
     (True, True)

@@ -75,7 +75,7 @@ _COUNTS = tuple(
 
 @dataclass(frozen=True)
 class ShapeObject:
-    """One shape: what it is, its straight path at constant speed, and when it is there.
+    """One shape: its kind and colour, its straight path at constant speed, and the time it is visible.
 
     Places are (x, y) in the unit square, `radius` in the same unit. The object is at `start` when it appears,
     at `end` when it disappears, and visible while `appears_seconds <= t < disappears_seconds`.
@@ -106,18 +106,18 @@ class ShapeObject:
         return self.motion != "still"
 
     def is_visible(self, seconds: float) -> bool:
-        """Whether the object is there at that time."""
+        """Check whether the object is visible at that time."""
         return self.appears_seconds <= seconds < self.disappears_seconds
 
     def positions(self, pts_seconds: Sequence[float] | NDArray[np.floating]) -> Floats:
-        """Centres (x, y) at the given times, visible or not: [F] seconds -> [F, 2]."""
+        """Compute centres (x, y) at the given times, visible or not: [F] seconds -> [F, 2]."""
         elapsed = np.asarray(pts_seconds, np.float32) - np.float32(self.appears_seconds)  # [F]
         progress = np.clip(elapsed / (self.disappears_seconds - self.appears_seconds), 0, 1)
         start, end = np.asarray(self.start, np.float32), np.asarray(self.end, np.float32)
         return start + progress[:, None] * (end - start)  # [F, 2]
 
     def place_at(self, seconds: float) -> str:
-        """The grid cell's name at that time, one of PLACES.
+        """Return the name of the object's grid cell at that time, one of PLACES.
 
         >>> demo_scene().objects[1].place_at(0.0)
         'right'
@@ -141,7 +141,7 @@ class Scene:
         return round(self.duration_seconds * self.fps)
 
     def visible_at(self, seconds: float) -> tuple[ShapeObject, ...]:
-        """The objects that are there at that time.
+        """Return the objects that are visible at that time.
 
         >>> [o.name for o in demo_scene().visible_at(0.0)]
         ['purple star', 'blue square']
@@ -150,7 +150,7 @@ class Scene:
 
 
 def place_name(x: float, y: float) -> str:
-    """The name of the grid cell that holds a point of the unit square.
+    """Return the name of the grid cell that contains a point of the unit square.
 
     >>> place_name(0.1, 0.1), place_name(0.5, 0.5), place_name(0.9, 0.5)
     ('top left', 'centre', 'right')
@@ -160,12 +160,12 @@ def place_name(x: float, y: float) -> str:
 
 
 def is_place_clear(x: float, y: float, *, margin: float = 0.05) -> bool:
-    """Whether a point is far enough from the grid's inner lines for its place to be beyond dispute."""
+    """Check that a point is far enough from the grid's inner lines for its place to be clear."""
     return all(abs(value - edge) >= margin for value in (x, y) for edge in _CELL_EDGES)
 
 
 def is_held_out(colour: str, shape: str, motion: str) -> bool:
-    """Whether this combination occurs in test scenes only.
+    """Check whether this combination occurs in test scenes only.
 
     For each of the three axes (still, left/right, up/down) every colour misses one shape in training, and no
     colour-shape pair misses two axes: all pairs of attributes are seen in training, some triples are not.
@@ -178,7 +178,7 @@ def is_held_out(colour: str, shape: str, motion: str) -> bool:
 
 
 def scene_rng(seed: int, *, split: str, index: int, purpose: int = 0) -> np.random.Generator:
-    """The generator of sample `index`; different splits, indices and purposes never share random numbers.
+    """Make the generator of sample `index`; different splits, indices and purposes never share random numbers.
 
     Raises:
         UsageError: unknown split, or a negative seed or index.
@@ -191,12 +191,12 @@ def scene_rng(seed: int, *, split: str, index: int, purpose: int = 0) -> np.rand
 
 
 def draw_scene(seed: int, *, split: str = "train", index: int = 0, always_visible: bool = False) -> Scene:
-    """Scene `index` of a split, the same on every call.
+    """Draw scene `index` of a split, the same on every call.
 
     Args:
         seed: the world's seed, 0 or more.
         split: "train", "val" or "test"; the last has held-out combinations in every scene.
-        index: which scene, 0 or more; there is no last one.
+        index: which scene, 0 or more, without limit.
         always_visible: keep every object from beginning to end (for single images, where counts should be
             uniform).
 
@@ -238,7 +238,7 @@ def _vary(rng: np.random.Generator, rgb: tuple[int, int, int], amount: int) -> t
 
 
 def _paths_of(motion: str) -> list[tuple[int, int, frozenset[int]]]:
-    """(first cell, last cell, cells passed) of every path that goes that way."""
+    """List (first cell, last cell, cells passed) of every path in a direction."""
     step = {"still": 0, "left": -1, "right": 1, "up": -3, "down": 3}[motion]
     if step == 0:
         return [(cell, cell, frozenset([cell])) for cell in range(9)]
@@ -252,7 +252,7 @@ _PATHS = {motion: _paths_of(motion) for motion in MOTIONS}
 
 
 def _draw_paths(rng: np.random.Generator, num_objects: int, num_moving: int) -> list[tuple[str, int, int]]:
-    """(motion, first cell, last cell) of each object, in random order, no two paths sharing a cell."""
+    """Draw (motion, first cell, last cell) of each object, in random order, without a cell on two paths."""
     while True:
         motions = [MOTIONS[1 + rng.integers(4)] for _ in range(num_moving)] + ["still"] * (num_objects - num_moving)
         taken: frozenset[int] = frozenset()
@@ -269,7 +269,7 @@ def _draw_paths(rng: np.random.Generator, num_objects: int, num_moving: int) -> 
 
 
 def _draw_names(rng: np.random.Generator, motions: list[str], split: str) -> list[tuple[str, str]]:
-    """A distinct (colour, shape) per object; three in five share one of the two with an earlier object."""
+    """Draw a distinct (colour, shape) for each object; three in five share one of the two with an earlier object."""
     colours = list(COLOURS)
     names: list[tuple[str, str]] = []
     held_out_at = int(rng.integers(len(motions))) if split == "test" else -1
@@ -289,7 +289,7 @@ def _draw_names(rng: np.random.Generator, motions: list[str], split: str) -> lis
 
 
 def _draw_spans(rng: np.random.Generator, num_objects: int) -> list[tuple[float, float]]:
-    """When each object is there, in fractions of the scene.
+    """Draw when each object is visible, in fractions of the scene.
 
     A quarter of the scenes keep all objects throughout. In the others two objects come and go one after the
     other (of equal right backwards), and sometimes a third one comes late or leaves early.
@@ -320,13 +320,13 @@ def _draw_span(rng: np.random.Generator) -> tuple[float, float]:
 
 
 def _is_staggered(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    """Whether one both comes and goes clearly before the other (so that time reversal exchanges them)."""
+    """Check that one both appears and disappears clearly before the other, so that time reversal exchanges them."""
     early, late = sorted((one, other))
     return late[0] - early[0] >= _MIN_ORDER_GAP and late[1] - early[1] >= _MIN_ORDER_GAP
 
 
 def staggered_pairs(scene: Scene) -> list[tuple[ShapeObject, ShapeObject]]:
-    """Pairs (early, late) of objects of which the first comes and goes clearly before the second."""
+    """Return pairs (early, late) of objects of which the first appears and disappears clearly before the second."""
     timed = [o for o in scene.objects if o.appears_seconds > 0 and o.disappears_seconds < scene.duration_seconds]
     timed.sort(key=lambda o: o.appears_seconds)
     spans = [(o.appears_seconds / scene.duration_seconds, o.disappears_seconds / scene.duration_seconds) for o in timed]
@@ -335,7 +335,7 @@ def staggered_pairs(scene: Scene) -> list[tuple[ShapeObject, ShapeObject]]:
 
 
 def reverse_scene(scene: Scene) -> Scene:
-    """The same scene played backwards.
+    """Reverse a scene in time.
 
     >>> reverse_scene(demo_scene()).objects[1].motion
     'right'
@@ -355,7 +355,7 @@ def _reverse(thing: ShapeObject, duration_seconds: float) -> ShapeObject:
 
 
 def demo_scene() -> Scene:
-    """The fixed scene of `voco-video demo`: 8 s, one shape moves, one leaves while another comes.
+    """Return the fixed scene of `voco-video demo`: 8 s; one shape moves, one disappears as another appears.
 
     >>> [f"{o.name} {o.motion}" for o in demo_scene().objects]
     ['purple star still', 'blue square left', 'red triangle still', 'green circle still']

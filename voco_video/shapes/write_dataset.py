@@ -5,9 +5,8 @@
     activitynet  videos/v_<name>.mp4, {train,val,test}_q.json, {train,val,test}_a.json
     llava        videos/<id>.mp4 or images/<id>.png, {train,val,test}.json (conversations)
 
-Everything is gathered in "<out_dir>.partial" and published by one rename. A run that was stopped goes on
-there: clips that are whole are kept, for a clip depends on nothing but its name and the settings in
-moving_shapes.json.
+Everything is written to "<out_dir>.partial", which is renamed at the end. A run that was stopped resumes there:
+complete clips are kept, since a clip depends only on its name and the settings in moving_shapes.json.
 """
 
 from __future__ import annotations
@@ -25,15 +24,16 @@ import numpy as np
 from PIL import Image
 
 from voco_video.errors import UsageError
-from voco_video.shapes.questions import FAMILIES, QuestionAnswer, draw_questions
+from voco_video.shapes.questions import draw_questions
 from voco_video.shapes.rendering import render, write_clip
 from voco_video.shapes.samples import draw_turns
+from voco_video.shapes.scene_view import FAMILIES, QuestionAnswer
 from voco_video.shapes.world import SPLITS, Scene, draw_scene, scene_rng
 
 LAYOUTS = ("msvd", "msrvtt", "activitynet", "llava")
 SETTINGS_NAME = "moving_shapes.json"
 
-# Raise it when the same seed begins to give other scenes, questions or files.
+# Increase it when the same seed gives other scenes, questions or files than before.
 _WORLD_VERSION = 1
 # About the shares of MSVD-QA's videos (1200, 250 and 520 of 1970).
 _SPLIT_SHARES = {"train": 0.6, "val": 0.15, "test": 0.25}
@@ -44,7 +44,7 @@ _ANIMATION_CATEGORY = 8  # MSR-VTT's category id
 
 @dataclass(frozen=True)
 class _Settings:
-    """What decides every byte of a data set."""
+    """The settings that determine every byte of a data set."""
 
     layout: str
     num_videos: int
@@ -98,7 +98,7 @@ def write_dataset(
         out_dir as a Path.
 
     Raises:
-        UsageError: an argument that cannot be, or out_dir holds something else.
+        UsageError: an invalid argument, or out_dir has other contents.
 
     >>> write_dataset("shapes", layout="msvd", num_videos=100, seed=0)  # doctest: +SKIP
     PosixPath('shapes')
@@ -134,7 +134,7 @@ def _check(settings: _Settings) -> None:
 
 
 def _recorded(directory: Path) -> dict[str, Any] | None:
-    """The settings a directory was made with, or None if there are none to be read."""
+    """Read the settings that a directory was made with; None if it has none that can be read."""
     try:
         recorded: dict[str, Any] = json.loads((directory / SETTINGS_NAME).read_text())
     except (OSError, ValueError):
@@ -173,7 +173,7 @@ def _publish(partial: Path, out_dir: Path, settings: _Settings) -> None:
 
 
 def _split_sizes(num_videos: int) -> dict[str, int]:
-    """At least one video for each split; train takes what rounding leaves.
+    """Split a number of videos, with at least one for each split; train gets the rest after rounding.
 
     >>> _split_sizes(100)
     {'train': 60, 'val': 15, 'test': 25}
@@ -222,7 +222,7 @@ def _numbered(layout: str, item: _Item, number: int) -> _Item:
 
 
 def _youtube_id(seed: int, split: str, index: int) -> str:
-    """Eleven characters like a YouTube id's: some begin with "-" or "_", as real ones do."""
+    """Make eleven characters like a YouTube id; some begin with "-" or "_", as real ids do."""
     digest = hashlib.blake2b(f"MovingShapes {seed} {split} {index}".encode(), digest_size=9).digest()
     return base64.urlsafe_b64encode(digest).decode()[:11]
 
@@ -259,16 +259,16 @@ def _annotate_msrvtt(directory: Path, items: Sequence[_Item]) -> None:
 
 
 def _write_qa(directory: Path, items: Sequence[_Item], *, first_video_id: int, extra: dict[str, int]) -> None:
-    """{train,val,test}_qa.json; as in the originals keys are sorted and ids run on over the splits."""
+    """Write {train,val,test}_qa.json; as in the originals keys are sorted and ids continue over the splits."""
     next_id = 0
-    for split, those in _by_split(items).items():
+    for split, split_items in _by_split(items).items():
         rows = []
-        for item in those:
-            for asked in item.questions:
+        for item in split_items:
+            for turn in item.questions:
                 row = {
-                    "answer": asked.answer,
+                    "answer": turn.answer,
                     "id": next_id,
-                    "question": asked.question,
+                    "question": turn.question,
                     "video_id": item.number + first_video_id,
                 }
                 rows.append(dict(sorted((row | extra).items())))
@@ -277,31 +277,31 @@ def _write_qa(directory: Path, items: Sequence[_Item], *, first_video_id: int, e
 
 
 def _annotate_activitynet(directory: Path, items: Sequence[_Item]) -> None:
-    """Questions and answers in two files of the same order; questions without "?", ids counting from 1."""
-    for split, those in _by_split(items).items():
+    """Write questions and answers to two files in the same order; questions without "?", ids counting from 1."""
+    for split, split_items in _by_split(items).items():
         questions, answers = [], []
-        for item in those:
-            for number, asked in enumerate(item.questions, start=1):
+        for item in split_items:
+            for number, turn in enumerate(item.questions, start=1):
                 question_id = f"v_{item.name}_{number}"
-                text = asked.question.removesuffix("?")
+                text = turn.question.removesuffix("?")
                 questions.append({"video_name": item.name, "question": text, "question_id": question_id})
-                kind = _ACTIVITYNET_TYPES[asked.about]
-                answers.append({"answer": asked.answer, "type": kind, "question_id": question_id})
+                kind = _ACTIVITYNET_TYPES[turn.about]
+                answers.append({"answer": turn.answer, "type": kind, "question_id": question_id})
         _write_json(directory / f"{split}_q.json", questions)
         _write_json(directory / f"{split}_a.json", answers)
 
 
 def _annotate_llava(directory: Path, items: Sequence[_Item]) -> None:
-    for split, those in _by_split(items).items():
-        _write_json(directory / f"{split}.json", [_conversation(item) for item in those])
+    for split, split_items in _by_split(items).items():
+        _write_json(directory / f"{split}.json", [_conversation(item) for item in split_items])
 
 
 def _conversation(item: _Item) -> dict[str, Any]:
     media = "video" if item.at_seconds is None else "image"
     turns = []
-    for number, asked in enumerate(item.questions):
-        value = f"<{media}>\n{asked.question}" if number == 0 else asked.question
-        turns += [{"from": "human", "value": value}, {"from": "gpt", "value": asked.answer}]
+    for number, turn in enumerate(item.questions):
+        value = f"<{media}>\n{turn.question}" if number == 0 else turn.question
+        turns += [{"from": "human", "value": value}, {"from": "gpt", "value": turn.answer}]
     return {"id": item.name, media: item.file, "conversations": turns}
 
 

@@ -1,4 +1,4 @@
-"""Samples to a batch: token ids with labels, frames, and what texts see of them."""
+"""Samples to a batch: token ids with labels, frames, and how much of them the texts see."""
 
 from __future__ import annotations
 
@@ -19,38 +19,37 @@ from voco_video.options.compression import Form
 IGNORED = -100
 """The label of a token without loss."""
 
-
-Kept = Literal["kv", "embeds", "full"]
-"""What a frame cache may hold of a frame: VoCo tokens in one form or the other, or all vision tokens (form `kv`)."""
+TokenKind = Literal["kv", "embeds", "full"]
+"""The kinds of tokens in a frame cache: VoCo tokens in one form or the other, or all vision tokens (form `kv`)."""
 
 
 @dataclass(frozen=True)
 class TrainingSample:
-    """What a dataset gives for one index.
+    """One sample of a source.
 
     Attributes:
         turns: one conversation about the frames; their types group answers in reports.
         system: its system message; "" for the chat template's own.
-        encoded: what `encode_turns` makes of it, where that is known already.
-        frames: uint8 ``[F, H, W, 3]``, fitted to the model's image size; F may be 0, for text alone. None where
+        encoded: the result of `encode_turns`, if it is known already.
+        frames: uint8 ``[F, H, W, 3]``, fitted to the model's image size; F may be 0, for text alone. None if
             ``read_tokens`` is given.
-        read_tokens: in place of frames, what reads them from a frame cache.
+        read_tokens: in place of frames, a function that reads their tokens from a frame cache.
     """
 
     turns: tuple[Turn, ...]
     frames: np.ndarray | None = None
-    read_tokens: Callable[[Kept], VocoTokens] | None = None
+    read_tokens: Callable[[TokenKind], VocoTokens] | None = None
     system: str = ""
     encoded: tuple[list[int], list[int]] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
 class Visibility:
-    """What the text of a batch may see of each frame.
+    """The tokens of each frame that the text of a batch sees.
 
     Attributes:
-        num_voco_tokens: k VoCo tokens, or (None) everything but VoCo tokens.
-        form: how it sees VoCo tokens.
+        num_voco_tokens: k VoCo tokens; None: all tokens but VoCo tokens.
+        form: form of the VoCo tokens.
 
     >>> Visibility(2).name, Visibility(1, "embeds").name, Visibility(None).name
     ('k=2', 'k=1, embeds', 'full')
@@ -61,34 +60,34 @@ class Visibility:
 
     @property
     def name(self) -> str:
-        """As logs call it."""
+        """The name in logs."""
         if self.num_voco_tokens is None:
             return "full"
         return f"k={self.num_voco_tokens}" + (f", {self.form}" if self.form != "kv" else "")
 
     @property
-    def kept(self) -> Kept:
-        """What a frame cache has to hold for it."""
+    def token_kind(self) -> TokenKind:
+        """The kind of tokens that a frame cache has to hold."""
         return "full" if self.num_voco_tokens is None else self.form
 
     def cut(self, tokens: VocoTokens) -> VocoTokens:
-        """As much of what a cache holds as text may see."""
+        """Cut a cache's tokens to those that the text sees."""
         return tokens if self.num_voco_tokens is None else tokens.first(self.num_voco_tokens)
 
 
 @dataclass(frozen=True)
-class Batch:
+class TrainingBatch:
     """B samples, ready for `TrainableVoco`.
 
     Attributes:
         num_frames: frames of each sample, ``[B]``.
-        input_ids, labels: ``[B, T]``, padded on the right; -100 where no loss is wanted.
+        input_ids, labels: ``[B, T]``, padded on the right; the label is -100 for tokens without loss.
         text_lengths: tokens of each text, without padding, ``[B]``.
-        turn_ids: ``[B, T]``, which turn's answer a labelled token belongs to, -1 elsewhere.
-        visibility: what the texts see.
-        pixels: uint8 ``[ΣF, H, W, 3]``; one black frame where no sample has any, for the sake of sharded towers.
-        tokens: in place of pixels, what text sees of each sample's frames.
-        question_types: per sample the type of each turn.
+        turn_ids: ``[B, T]``, the turn whose answer a labelled token belongs to, -1 elsewhere.
+        visibility: the tokens of frames that the texts see.
+        pixels: uint8 ``[ΣF, H, W, 3]``; one black frame if no sample has any, since sharded towers need one.
+        tokens: in place of pixels, the tokens of each sample's frames that the text sees.
+        question_types: for each sample the type of each turn.
     """
 
     num_frames: tuple[int, ...]
@@ -104,8 +103,8 @@ class Batch:
 
 def make_batch(
     backbone: Backbone, samples: Sequence[TrainingSample], visibility: Visibility, *, max_length: int = 2048
-) -> Batch:
-    """Samples to a batch; all have frames, or all have VoCo tokens."""
+) -> TrainingBatch:
+    """Make a batch of samples that all have frames, or all have VoCo tokens."""
     encoded = [
         sample.encoded or encode_turns(backbone, sample.turns, max_length=max_length, system=sample.system)
         for sample in samples
@@ -119,9 +118,9 @@ def make_batch(
     readers = [sample.read_tokens for sample in samples if sample.read_tokens is not None]
     if readers and len(readers) != len(samples):
         raise ValueError("a batch mixes samples from a frame cache with samples from pixels")
-    tokens = tuple(visibility.cut(read(visibility.kept)) for read in readers)
+    tokens = tuple(visibility.cut(read(visibility.token_kind)) for read in readers)
     frames = [0 if sample.frames is None else len(sample.frames) for sample in samples]
-    return Batch(
+    return TrainingBatch(
         num_frames=tuple(t.num_frames for t in tokens) or tuple(frames),
         input_ids=input_ids,
         labels=torch.where(turn_ids >= 0, input_ids, IGNORED),

@@ -1,8 +1,8 @@
-"""Checkpoints and models of a run on disk: written aside and renamed, so that what has its name is whole.
+"""Checkpoints and models of a run on disk: written elsewhere and renamed, so that what has its final name is whole.
 
-OUTPUT_DIR/checkpoint-500/      everything a run needs to go on from step 500
+OUTPUT_DIR/checkpoint-500/      everything a run needs to resume from step 500
 OUTPUT_DIR/last/  best/         trained models
-OUTPUT_DIR/unfinished/          what is being written, or removed, right now
+OUTPUT_DIR/unfinished/          what is being written or removed at the moment
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from voco_video.errors import UsageError, VocoVideoError
 from voco_video.training.config import TrainConfig
 
 RUN_CONFIG, UNFINISHED, WEIGHTS, _STATE = "config.json", "unfinished", "trained.safetensors", "trainer_state.json"
-# Options that may change between an interruption and going on without changing what is computed.
+# Options that may change when a run is resumed, because they do not change what is computed.
 FREE_ON_RESUME = {
     *("output_dir", "cache_dir", "media_dir", "annotations", "max_bad_samples", "num_workers"),
     *("report_to", "log_steps", "per_device_batch_size", "gradient_checkpointing", "deepspeed", "fsdp"),
     *("eval_steps", "eval_samples", "save_steps", "save_total_limit", "export"),
 }
-# What a checkpoint consists of; of each part one of these names has to be there. DeepSpeed names its folder in
-# `latest` when everything else is written, and keeps optimizer and schedule there.
+# The parts of a checkpoint; for each part one of these names has to be there. DeepSpeed writes the name of its folder,
+# which holds optimizer and schedule, to `latest` after everything else.
 _PARTS = {
     "trained weights": (WEIGHTS, "pytorch_model_fsdp*"),
     "optimizer": ("optimizer.pt", "optimizer.bin", "optimizer_*", "latest"),
@@ -45,12 +45,12 @@ logger = logging.getLogger(__name__)
 
 
 class TrainingError(VocoVideoError):
-    """A run that cannot go on; the message says which option to change."""
+    """A run that cannot continue; the message says which option to change."""
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Say what could not be written, and that nothing is lost by it.
+    """Turn errors of writing into one that names the path and says that nothing is lost.
 
     Raises:
         TrainingError: the disk is full, or may not be written.
@@ -64,10 +64,10 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def checkpoint_to_resume(config: TrainConfig, *, resume: bool) -> Path | None:
-    """The checkpoint that a run goes on from; None to begin at its start. What is left half written is removed.
+    """Find the checkpoint to resume from, None for a new run, and remove what was not written completely.
 
     Raises:
-        UsageError: the folder holds a run that is not to be resumed, or another one.
+        UsageError: the folder holds a run and ``resume`` is false, or it holds another run.
     """
     folder = Path(config.output_dir)
     if not resume and checkpoints_of(folder):
@@ -81,7 +81,7 @@ def checkpoint_to_resume(config: TrainConfig, *, resume: bool) -> Path | None:
 
 
 def _check_same_run(config: TrainConfig, folder: Path) -> None:
-    """Refuse to go on with another run.
+    """Refuse to resume another run.
 
     Raises:
         UsageError: the folder's configuration is another one, or cannot be read.
@@ -101,18 +101,18 @@ def _check_same_run(config: TrainConfig, folder: Path) -> None:
 
 
 def checkpoints_of(run: Path) -> list[Path]:
-    """The checkpoints in a run's folder, whole or not, the newest first."""
-    found = [path for path in run.glob("checkpoint-*") if _NAME.fullmatch(path.name) and path.is_dir()]
-    return sorted(found, key=_step, reverse=True)
+    """List the checkpoints in a run's folder, whole or not, the newest first."""
+    folders = [path for path in run.glob("checkpoint-*") if _NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(folders, key=_step, reverse=True)
 
 
 def newest_whole(run: Path) -> Path | None:
-    """The newest checkpoint that a run can go on from."""
+    """Return the newest checkpoint that a run can resume from."""
     return next((path for path in checkpoints_of(run) if not why_broken(path)), None)
 
 
 def tidy(run: Path) -> None:
-    """Remove what an interrupted run left half written, and say so where that was a checkpoint."""
+    """Remove what an interrupted run did not write completely, and log it if it was a checkpoint."""
     aside = run / UNFINISHED
     for old in aside.glob("*.old"):  # the interruption came between the two renames of `publish`
         place = run / old.name.removesuffix(".old")
@@ -126,7 +126,7 @@ def tidy(run: Path) -> None:
 
 
 def why_broken(checkpoint: Path) -> str:
-    """What is missing or cut off in a checkpoint; "" where it is whole."""
+    """Say what is missing or truncated in a checkpoint; "" if it is whole."""
     try:
         for part, names in _PARTS.items():
             if not any(path for name in names for path in checkpoint.glob(name)):
@@ -148,7 +148,7 @@ def why_broken(checkpoint: Path) -> str:
 
 
 def _why_unreadable(path: Path) -> str:
-    """Whether a file is empty or was cut off, by what stands at its end or in its head."""
+    """Say whether a file is empty or truncated, judging by its beginning and end; "" if it is neither."""
     if path.stat().st_size == 0:
         return "is empty"
     if path.suffix in (".pt", ".pth", ".bin") and not zipfile.is_zipfile(path):
@@ -165,7 +165,7 @@ def _why_unreadable(path: Path) -> str:
 
 
 def open_aside(run: Path, name: str) -> Path:
-    """An empty folder to write what shall be called ``name`` in the end."""
+    """Make an empty folder for writing what `publish` will rename to ``name``."""
     folder = run / UNFINISHED / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -173,7 +173,7 @@ def open_aside(run: Path, name: str) -> Path:
 
 
 def publish(run: Path, name: str) -> Path:
-    """Give what was written by `open_aside` its name, in place of what had it; it is on the disk first."""
+    """Rename the folder of `open_aside` to its final name, once it is on the disk; the old one is replaced."""
     made, place, old = run / UNFINISHED / name, run / name, run / UNFINISHED / f"{name}.old"
     for path in made.rglob("*"):
         if path.is_file():
@@ -190,9 +190,9 @@ def publish(run: Path, name: str) -> Path:
 
 
 def remove_oldest(run: Path, *, kept: int) -> None:
-    """Remove checkpoints but for the ``kept`` newest; with 0 keep all."""
+    """Remove all checkpoints except the ``kept`` newest; 0 keeps all."""
     for path in checkpoints_of(run)[kept:] if kept > 0 else []:
-        gone = run / UNFINISHED / path.name  # a kill meanwhile leaves nothing that looks like a checkpoint
+        gone = run / UNFINISHED / path.name  # so an interruption leaves nothing that looks like a checkpoint
         gone.parent.mkdir(exist_ok=True)
         path.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
@@ -203,7 +203,7 @@ def _step(checkpoint: Path) -> int:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a small file whole, or not at all."""
+    """Write a small file completely, or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(value, indent=1) + "\n")

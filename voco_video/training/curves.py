@@ -8,7 +8,7 @@ from typing import Any
 
 
 def draw_curves(history: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    """Draw what a run logged.
+    """Draw a run's log.
 
     Args:
         history: one mapping per log line, each with its ``step``; keys that begin with ``loss`` and those that contain

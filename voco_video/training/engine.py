@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections import defaultdict
 from collections.abc import Sequence
@@ -20,7 +19,9 @@ from transformers import Trainer, TrainingArguments, set_seed
 from voco_video.checkpoint.folder import load_voco_model
 from voco_video.data.turns import check_rendering
 from voco_video.errors import UsageError, VocoVideoError
+from voco_video.model.memory import is_out_of_memory
 from voco_video.model.voco import VocoModel
+from voco_video.training.arguments import steps_of, training_arguments
 from voco_video.training.batches import make_batch
 from voco_video.training.checkpoints import (
     RUN_CONFIG,
@@ -34,14 +35,13 @@ from voco_video.training.checkpoints import (
     write_json,
     writing,
 )
-from voco_video.training.checks import accumulation_steps, check_run, num_devices
+from voco_video.training.checks import check_run
 from voco_video.training.config import MOVING_SHAPES, TrainConfig
 from voco_video.training.curves import draw_curves
 from voco_video.training.file_samples import read_rows
 from voco_video.training.loss import TrainableVoco
 from voco_video.training.muon import muon_for
-from voco_video.training.recipes import find_deepspeed
-from voco_video.training.samples import Dataset, Placed, RunOrder, open_dataset, open_validation, visibility_at
+from voco_video.training.samples import Placed, RunOrder, SampleSource, open_dataset, open_validation, visibility_at
 from voco_video.training.trainable import choose_trainable, export_model, trainable_state
 from voco_video.training.validation import validate
 
@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
         last, best: folders of the trained models, for `load_model`; best is None without validation.
@@ -71,15 +71,15 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
     """Train as a configuration says.
 
     Args:
-        resume: go on from the last checkpoint in ``output_dir``, exactly as if nothing had happened; from the start
-            where there is none.
+        resume: continue from the last checkpoint in ``output_dir``, with the same results as without interruption; from
+            the start if there is none.
 
     What cannot work is refused before the model is loaded, as far as that can be told.
 
     Raises:
         UsageError: options that cannot go together, or an ``output_dir`` that holds another run.
         DataError: the data set is not there, or broken.
-        TrainingError: the loss is not finite any more, or memory is used up.
+        TrainingError: the loss became infinite or NaN, or memory is used up.
 
     >>> config = TrainConfig(output_dir="run", stage="image", max_steps=100)
     >>> train(config).last                                              # doctest: +SKIP
@@ -88,7 +88,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
     check_run(config)
     checkpoint = checkpoint_to_resume(config, resume=resume)
     rows = None if config.dataset == MOVING_SHAPES else read_rows(config)
-    # Only adapters train on cached frames; the rest stays in the type that the cache was made with.
+    # On cached frames only adapters are trained; all other weights keep the type that the cache was made with.
     dtype = "auto" if config.mode == "cached" else "float32"
     model = load_voco_model(
         config.model, device=_loading_device(config), dtype=dtype, num_voco_tokens=config.num_voco_tokens
@@ -96,10 +96,10 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
     if not model.num_voco_tokens:
         raise UsageError(f"{config.model} has no VoCo tokens yet; set num_voco_tokens to how many to train, such as 2")
     config.check_choices(model.num_voco_tokens)
-    dataset = open_dataset(config, model, rows=rows)  # before adapters come: caches are found by the weights
+    dataset = open_dataset(config, model, rows=rows)  # before adapters are added: caches are found by the weights
     first = next(sample for index in count() if (sample := dataset.sample(index)).turns)
     check_rendering(model.backbone, first.turns, max_length=config.max_length, system=first.system)
-    set_seed(config.seed)  # adapters begin with random numbers
+    set_seed(config.seed)  # adapters are initialised with random numbers
     num_trained = choose_trainable(model, config)
     num_steps = steps_of(config, dataset)
     arguments = training_arguments(config, num_steps=num_steps)
@@ -126,59 +126,16 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
 
 
 def _as_raised(error: VocoVideoError) -> VocoVideoError:
-    """An error as it was raised: where a worker raised it, torch has put its whole traceback into the message."""
+    """Restore an error that a worker process raised: torch puts the worker's whole traceback into its message."""
     _, mark, message = str(error).rpartition(f"{type(error).__module__}.{type(error).__qualname__}: ")
     return type(error)(message.strip()) if mark and "Original Traceback" in str(error) else error
 
 
 def _loading_device(config: TrainConfig) -> str:
-    """Where this process loads the model: its own GPU, or main memory where the engine shards it from there."""
+    """Choose where this process loads the model: its own GPU, or main memory if the engine shards it from there."""
     if config.deepspeed or config.fsdp or not torch.cuda.is_available():
         return "cpu"
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-
-
-def steps_of(config: TrainConfig, dataset: Dataset) -> int:
-    """Optimizer steps of the whole run."""
-    if config.max_steps > 0:
-        return config.max_steps
-    assert dataset.num_samples is not None, "`check_run` refuses an endless dataset without max_steps"
-    return max(1, math.ceil(dataset.num_samples * config.num_epochs / config.global_batch_size))
-
-
-def training_arguments(config: TrainConfig, *, num_steps: int) -> TrainingArguments:
-    """The library's arguments for a configuration."""
-    schedules = {"constant": "constant_with_warmup"}
-    return TrainingArguments(
-        output_dir=config.output_dir,
-        max_steps=num_steps,
-        per_device_train_batch_size=config.per_device_batch_size,
-        gradient_accumulation_steps=accumulation_steps(config, num_devices=num_devices()),
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=schedules.get(config.schedule, config.schedule),
-        warmup_steps=math.ceil(config.warmup_fraction * num_steps),
-        weight_decay=config.weight_decay,
-        adam_beta2=config.adam_beta2,
-        max_grad_norm=config.max_grad_norm,
-        bf16=config.precision == "bfloat16",
-        use_cpu=not torch.cuda.is_available(),
-        deepspeed=str(find_deepspeed(config.deepspeed)) if config.deepspeed else None,
-        fsdp=True if config.fsdp else None,  # type: ignore[arg-type]
-        ddp_find_unused_parameters=config.train_vision_tower,
-        seed=config.seed,
-        logging_steps=config.log_steps,
-        logging_nan_inf_filter=False,
-        eval_strategy="steps" if config.eval_steps else "no",
-        eval_steps=config.eval_steps or None,
-        save_steps=config.save_steps,
-        save_total_limit=config.save_total_limit,
-        report_to=list(config.report_to),
-        dataloader_num_workers=config.num_workers,
-        dataloader_pin_memory=False,
-        train_sampling_strategy="sequential",
-        remove_unused_columns=False,
-        label_names=["labels"],
-    )
 
 
 class VocoTrainer(Trainer):
@@ -197,7 +154,7 @@ class VocoTrainer(Trainer):
         arguments: TrainingArguments,
         config: TrainConfig,
         *,
-        dataset: Dataset,
+        dataset: SampleSource,
         num_steps: int,
     ) -> None:
         self.config = config
@@ -218,7 +175,7 @@ class VocoTrainer(Trainer):
 
     def _collate(self, placed: Sequence[Placed]) -> dict[str, Any]:
         visibility = visibility_at(placed[0].step, self.config, num_voco_tokens=self.voco.num_voco_tokens)
-        samples = [one.sample for one in placed]
+        samples = [item.sample for item in placed]
         batch = make_batch(self.voco.backbone, samples, visibility, max_length=self.config.max_length)
         return {"batch": batch, "labels": batch.labels}
 
@@ -245,10 +202,8 @@ class VocoTrainer(Trainer):
         """One forward and backward pass; failures name the option to change."""
         try:
             loss = super().training_step(*args, **kwargs)
-        except torch.OutOfMemoryError as error:
-            raise TrainingError(_out_of_memory(self.config)) from error
         except RuntimeError as error:
-            if "can't allocate memory" in str(error):
+            if is_out_of_memory(error):
                 raise TrainingError(_out_of_memory(self.config)) from error
             raise
         if not torch.isfinite(loss):
@@ -269,7 +224,10 @@ class VocoTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def _summed(self) -> dict[str, float]:
-        """What all processes counted since the last call; a step sees the same on each, so they have the same keys."""
+        """Sum up over all processes what was counted since the last call.
+
+        All processes have the same keys, since a step has the same visibility on each.
+        """
         keys = sorted(self._sums)
         if not keys:
             return {}
@@ -295,7 +253,7 @@ class VocoTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Share of validation answers that are right token for token, per visibility; keeps the best model."""
         assert self._validation is not None
-        # During a run that is what shards the model; every process takes part and comes to the same result.
+        # During a run `model_wrapped` is the sharded model; every process takes part and gets the same result.
         model = self.model_wrapped or self.trainable
         backbone, num_voco_tokens = self.voco.backbone, self.voco.num_voco_tokens
         results = validate(model, backbone, self._validation, self.config, num_voco_tokens=num_voco_tokens)
@@ -304,7 +262,7 @@ class VocoTrainer(Trainer):
         metrics["eval_accuracy"] = sum(self.accuracy.values()) / len(self.accuracy)
         if self.is_world_process_zero():
             for name, result in results.items():
-                logger.info("%s: %s", name, result.describe())
+                logger.info("%s: %s", name, result.text())
         self.log(metrics)
         best = max((line["eval_accuracy"] for line in self.state.log_history if "eval_accuracy" in line), default=0.0)
         if metrics["eval_accuracy"] >= best:
@@ -315,7 +273,7 @@ class VocoTrainer(Trainer):
     # ------------------------------------------------------------------ checkpoints
 
     def _get_output_dir(self, trial: Any) -> str:
-        """Where the library writes a checkpoint: aside, for `_save_checkpoint` to give it its name."""
+        """Return where the library writes a checkpoint; `_save_checkpoint` renames it when it is complete."""
         return str(Path(super()._get_output_dir(trial)) / UNFINISHED)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -331,7 +289,7 @@ class VocoTrainer(Trainer):
                 remove_oldest(run, kept=self.config.save_total_limit)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """What a run needs to go on (the weights it trains), and the model so far in ``last/``."""
+        """Write the trained weights, which a resumed run needs, and the model so far in ``last/``."""
         if not self.args.should_save:
             return
         folder = Path(output_dir or self.config.output_dir)
@@ -345,15 +303,15 @@ class VocoTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         missing, unexpected = self.trainable.load_state_dict(load_file(weights), strict=False)
-        wanted = {n for n, p in self.trainable.named_parameters() if p.requires_grad}
-        if unexpected or wanted & set(missing):
+        trained = {n for n, p in self.trainable.named_parameters() if p.requires_grad}
+        if unexpected or trained & set(missing):
             raise TrainingError(f"{weights} is of a run that trained other weights; start anew in another output_dir")
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Nothing: checkpoints hold trained weights only, so frozen ones are always missing."""
+        """Do nothing: checkpoints hold only trained weights, so frozen ones are always missing."""
 
     def save_last(self) -> None:
-        """Write the model as it is to ``last/``, with log and curves."""
+        """Write the current model to ``last/``, with log and curves."""
         self._export("last")
 
     def _export(self, name: str) -> None:

@@ -21,7 +21,7 @@ from voco_video.model.backbone import Backbone
 from voco_video.model.voco import VocoModel, VocoTokens
 from voco_video.options.compression import CompressOptions
 from voco_video.options.sampling import Sampling
-from voco_video.training.batches import Kept, TrainingSample
+from voco_video.training.batches import TokenKind, TrainingSample
 from voco_video.training.config import TrainConfig
 from voco_video.video.reading import read_frames
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 def read_rows(config: TrainConfig) -> tuple[Sample, ...]:
-    """The rows of a configuration's dataset; a video's questions come ``num_turns`` to a conversation.
+    """Read the rows of a configuration's dataset; a set's questions on a video are split into ``num_turns`` a row.
 
     Raises:
         UsageError: no dataset of that name.
@@ -48,10 +48,10 @@ def read_rows(config: TrainConfig) -> tuple[Sample, ...]:
 
 
 class _SkipsBadRows:
-    """Rows by index; a bad one gives its place to the next good one, counted and named.
+    """Rows by index; a bad row is logged, counted, and replaced by the next good one.
 
-    A row is bad when its file is missing or broken, when it has more tokens than a run takes, or when the chat template
-    refuses it. All that can be told without opening files is told at once; the rest when a row's turn has come.
+    A row is bad if its file is missing or broken, if it has too many tokens, or if the chat template refuses it. What
+    can be found without opening files is found at the start; the rest when the row is read.
     """
 
     def __init__(self, rows: Sequence[Sample], config: TrainConfig, backbone: Backbone) -> None:
@@ -66,7 +66,7 @@ class _SkipsBadRows:
                 self._note(number, reason)
 
     def _why_bad(self, row: Sample) -> str:
-        """What is wrong with a row, as far as that can be told without opening its files; "" for nothing."""
+        """Say what is wrong with a row, without opening its files; "" if nothing is."""
         try:
             for media in row.media:
                 _existing(media)
@@ -76,14 +76,14 @@ class _SkipsBadRows:
         return ""
 
     def sample(self, index: int) -> TrainingSample:
-        """Row ``index``, or the next that is not bad.
+        """Read row ``index``, or the next that is not bad.
 
         Raises:
             DataError: more rows than ``max_bad_samples`` are bad.
         """
         self.check_limit()
-        for tried in range(index, index + self.num_samples):
-            number = tried % self.num_samples
+        for candidate in range(index, index + self.num_samples):
+            number = candidate % self.num_samples
             if number in self.bad:
                 continue
             row = self.rows[number]
@@ -98,12 +98,12 @@ class _SkipsBadRows:
         )
 
     def note_bad(self, number: int, error: Exception) -> None:
-        """Count a bad row and name it.
+        """Count a bad row, and log it.
 
         Raises:
             DataError: there are too many.
         """
-        # A broken file says enough by itself; what nobody foresaw is named by its kind, too.
+        # The message of an unexpected error may say little, so its type is named too.
         is_known = isinstance(error, (VocoVideoError, OSError))
         self._note(number, str(error) if is_known else f"{type(error).__name__}: {error}")
         self.check_limit()
@@ -114,12 +114,12 @@ class _SkipsBadRows:
             logger.warning("%s; it is skipped (%d so far)", self.bad[number], len(self.bad))
 
     def _place(self, number: int) -> str:
-        """A row as people find it: its place in the annotations, from 1, and its name."""
+        """Name a row by its place in the annotations, from 1, and its name."""
         row = self.rows[number]
         return f"{row.turns[0].row + 1} ({row.name})"
 
     def check_limit(self) -> None:
-        """Refuse to go on with more bad rows than ``max_bad_samples``.
+        """Stop if more rows are bad than ``max_bad_samples``.
 
         Raises:
             DataError: there are too many.
@@ -160,7 +160,7 @@ class CachedConversations(_SkipsBadRows):
     """Rows about videos whose tokens are read from the frame cache; no video is opened.
 
     Args:
-        entries: what the cache holds of each file.
+        entries: the cache's entries, by file and kind of tokens.
     """
 
     def __init__(
@@ -168,32 +168,32 @@ class CachedConversations(_SkipsBadRows):
         rows: Sequence[Sample],
         config: TrainConfig,
         backbone: Backbone,
-        entries: dict[tuple[Path, Kept], CacheEntry],
+        entries: dict[tuple[Path, TokenKind], CacheEntry],
     ) -> None:
         super().__init__(rows, config, backbone)
         self.entries = entries
 
     @classmethod
     def compress(cls, rows: Sequence[Sample], model: VocoModel, config: TrainConfig) -> CachedConversations:
-        """Find every row's files in the frame cache, and compress those that are not there yet."""
+        """Find every row's files in the frame cache, and compress those that are not in it."""
         cache, fingerprint = FrameCache(config.cache_dir or None), model.fingerprint()
         dataset = cls(rows, config, model.backbone, {})
         dataset.check_limit()
-        kinds: tuple[Kept, ...] = (*config.forms, *(("full",) if config.full_visibility_fraction else ()))
+        kinds: tuple[TokenKind, ...] = (*config.forms, *(("full",) if config.full_visibility_fraction else ()))
         broken: dict[Path, Exception] = {}
         for number, row in enumerate(rows):
             if number in dataset.bad:
                 continue
-            for media, kept in product(row.media, kinds):
+            for media, kind in product(row.media, kinds):
                 path = _existing(media)
-                if path not in broken and (path, kept) not in dataset.entries:
+                if path not in broken and (path, kind) not in dataset.entries:
                     try:
-                        dataset.entries[path, kept] = compress_video(
+                        dataset.entries[path, kind] = compress_video(
                             model,
                             path,
                             cache=cache,
                             sampling=Sampling(num_frames=config.num_frames if media.kind == "video" else 1),
-                            options=options_for(kept),
+                            options=options_for(kind),
                             fingerprint=fingerprint,
                         ).entry
                     except (*FILE_ERRORS, UsageError) as error:
@@ -210,10 +210,10 @@ class CachedConversations(_SkipsBadRows):
         paths = tuple(map(_existing, row.media))
         return TrainingSample(turns=row.turns, read_tokens=partial(self._read_tokens, paths))
 
-    def _read_tokens(self, paths: tuple[Path, ...], kept: Kept) -> VocoTokens:
-        return VocoTokens.cat([read_tokens(self.entries[path, kept]) for path in paths])
+    def _read_tokens(self, paths: tuple[Path, ...], kind: TokenKind) -> VocoTokens:
+        return VocoTokens.cat([read_tokens(self.entries[path, kind]) for path in paths])
 
 
-def options_for(kept: Kept) -> CompressOptions:
-    """How a video is compressed so that the cache holds what a run wants to read."""
-    return CompressOptions(compressor="full", form="kv") if kept == "full" else CompressOptions(form=kept)
+def options_for(kind: TokenKind) -> CompressOptions:
+    """Return the options for compressing a video to a kind of tokens."""
+    return CompressOptions(compressor="full", form="kv") if kind == "full" else CompressOptions(form=kind)

@@ -44,7 +44,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update."""
+        """Update all parameters once."""
         loss = closure() if closure is not None else None
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -77,7 +77,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalized(matrix: Tensor, *, steps: int = 5) -> Tensor:
-    """The nearest matrix with all singular values about 1, ``[out, in] -> [out, in]``.
+    """Compute the nearest matrix with all singular values about 1, ``[out, in] -> [out, in]``.
 
     The iteration is a quintic polynomial whose coefficients push every singular value into about 0.7 ... 1.2.
     """
@@ -91,7 +91,7 @@ def orthogonalized(matrix: Tensor, *, steps: int = 5) -> Tensor:
 
 
 def muon_for(model: nn.Module, head: nn.Module, *, lr: float, weight_decay: float, beta2: float) -> Muon:
-    """Muon over a model's trainable parameters: the matrices of linear layers one way, everything else the other.
+    """Make the optimizer of a model's trained parameters: Muon for linear layers' matrices, AdamW for all others.
 
     Args:
         head: the language-model head, which counts as an embedding whether or not it is tied to one.

@@ -1,4 +1,4 @@
-"""Packed attention: frames as a batch of short causal sequences, then text over what it may see of them, in one pass.
+"""Packed attention: one pass over frames, as a batch of short causal sequences, and over text that sees some of them.
 
 Training needs gradients through the compressor, and gradient checkpointing drops ``past_key_values``; so frames and
 text go through the decoder together, as one row of tokens:
@@ -82,23 +82,23 @@ class PackedLayout:
         return len(set(self.num_frames)) > 1
 
     def text_start(self, num_frames: int) -> int:
-        """The position of the first text token after that many frames."""
+        """Return the position of the first text token after that many frames."""
         if num_frames == 0:
             return 0
         return self._compact(num_frames).text_start
 
     def _within(self) -> Tensor:
-        """Positions of a frame's sequence from its start, ``[C, L]``."""
+        """Return the positions of a frame's sequence from its start, ``[C, L]``."""
         return torch.arange(self.frame_length)[None] if self.frame_positions is None else self.frame_positions
 
     def _compact(self, num_frames: int) -> CompactLayout:
-        """Where frames stand that take as many positions as their kept tokens span."""
+        """Return the layout of frames that take as many positions as their kept tokens span."""
         kept = self._within()[:, self.frame_length - self.kept :].amax(0)  # [kept]
         first = int(kept.min())
         return CompactLayout(first, int(kept.max()) - first + 1, num_frames)
 
     def position_ids(self) -> Tensor:
-        """Compact positions of the whole row, int64 ``[1, ΣF*L + ΣT]``, or with three coordinates ``[3, 1, ...]``."""
+        """Compute the row's compact positions, int64 ``[1, ΣF*L + ΣT]``, or with three coordinates ``[3, 1, ...]``."""
         within = self._within()
         counts = (*self.num_frames, self.num_spare_frames) if self.prefix is None else ()
         step = self._compact(1).num_voco_tokens if self.total_frames else 0
@@ -109,7 +109,7 @@ class PackedLayout:
         return row if len(row) == 1 else row[:, None]
 
     def text_mask(self) -> Tensor:
-        """What each text token may look at, bool ``[B, 1, T, S + T]``: its sample's slots, and text up to itself."""
+        """Build the mask of texts, bool ``[B, 1, T, S + T]``: a token sees its sample's slots and text up to itself."""
         lengths = torch.tensor(self.num_frames) * self.kept  # [B]
         slots = torch.arange(self.prefix_length) < lengths[:, None]  # [B, S]
         longest, num_texts = self.longest_text, len(self.num_frames)
@@ -117,18 +117,18 @@ class PackedLayout:
         return torch.cat([slots[:, None].expand(-1, longest, -1), earlier.expand(num_texts, -1, -1)], dim=-1)[:, None]
 
     def text_index(self) -> Tensor:
-        """For each place of the padded texts the token that stands there (any, where there is none), ``[B * T]``."""
+        """Return the token at each place of the padded texts (any token at padding), ``[B * T]``."""
         starts = torch.tensor([0, *self.text_lengths[:-1]]).cumsum(0)  # [B]
         within = torch.arange(self.longest_text).expand(len(starts), -1)
         return (starts[:, None] + within.minimum(torch.tensor(self.text_lengths)[:, None] - 1)).flatten()
 
     def text_places(self) -> Tensor:
-        """For each text token its place in the padded texts, ``[ΣT]``."""
+        """Return each text token's place in the padded texts, ``[ΣT]``."""
         within = torch.arange(self.longest_text).expand(len(self.text_lengths), -1)
         return (within < torch.tensor(self.text_lengths)[:, None]).flatten().nonzero()[:, 0]
 
     def slot_index(self) -> Tensor:
-        """For each slot before each text the kept token that fills it (any, where there is none), ``[B * S]``."""
+        """Return the kept token for each slot before each text (any token for empty slots), ``[B * S]``."""
         starts = [0, *torch.tensor(self.num_frames).cumsum(0).tolist()]
         rows = [
             start * self.kept + torch.arange(self.prefix_length).clamp_max(max(count * self.kept - 1, 0))
@@ -150,7 +150,7 @@ def packed_attention(
     packed: PackedLayout | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of one layer over a packed row; SDPA where no layout is given.
+    """Compute one layer's attention over a packed row; plain SDPA without a layout.
 
     Args:
         query: ``[1, heads, ΣF*L + ΣT, head_dim]``; key and value with ``kv_heads``.
@@ -190,13 +190,13 @@ def packed_attention(
 
 
 def _frame_batch(tensor: Tensor, packed: PackedLayout) -> Tensor:
-    """``[1, heads, ΣF*L + ΣT, head_dim] -> [ΣF, heads, L, head_dim]``."""
+    """Cut the frames out of a row: ``[1, heads, ΣF*L + ΣT, head_dim] -> [ΣF, heads, L, head_dim]``."""
     rows = tensor[0, :, : packed.frame_tokens]
     return rows.unflatten(1, (packed.total_frames, packed.frame_length)).transpose(0, 1)
 
 
 def _text_batch(tensor: Tensor, packed: PackedLayout) -> Tensor:
-    """``[1, heads, ΣF*L + ΣT, head_dim] -> [B, heads, T, head_dim]``."""
+    """Cut the texts out of a row and pad them: ``[1, heads, ΣF*L + ΣT, head_dim] -> [B, heads, T, head_dim]``."""
     rows = tensor[0, :, packed.frame_tokens :].transpose(0, 1)  # [ΣT, heads, head_dim]
     if packed.has_padding:
         rows = rows[packed.text_index().to(rows.device)]  # [B * T, heads, head_dim]
@@ -204,7 +204,7 @@ def _text_batch(tensor: Tensor, packed: PackedLayout) -> Tensor:
 
 
 def _kept_slots(frames: Tensor, packed: PackedLayout) -> Tensor:
-    """What text sees of the frames, ``[ΣF, heads, L, head_dim] -> [B, heads, S, head_dim]``."""
+    """Gather what text sees of the frames: ``[ΣF, heads, L, head_dim] -> [B, heads, S, head_dim]``."""
     kept = frames[:, :, packed.frame_length - packed.kept :].transpose(1, 2).flatten(0, 1)  # [ΣF * kept, heads, d]
     if packed.is_ragged:
         kept = kept[packed.slot_index().to(kept.device)]
@@ -214,7 +214,7 @@ def _kept_slots(frames: Tensor, packed: PackedLayout) -> Tensor:
 
 
 def pad_prefix(rows: Sequence[Tensor]) -> Tensor:
-    """One layer's keys or values per sample, ``[kv_heads, S_b, head_dim]``, to ``[B, kv_heads, S, head_dim]``."""
+    """Pad samples' keys or values of a layer, ``[kv_heads, S_b, head_dim]``, to ``[B, kv_heads, S, head_dim]``."""
     longest = max(row.shape[1] for row in rows)
     return torch.stack([nn.functional.pad(row, (0, 0, 0, longest - row.shape[1])) for row in rows])
 

@@ -1,6 +1,7 @@
-"""What a run trains on: samples by index, from wherever they come.
+"""The samples that a run trains on, by index.
 
-A new source is a class with ``__len__`` (None for an endless one) and ``sample(index)``; add it to `open_dataset`.
+A new source of samples is a class with ``num_samples`` (None if it is endless) and ``sample(index)``; add it to
+`open_dataset`.
 """
 
 from __future__ import annotations
@@ -18,21 +19,22 @@ from voco_video.data.samples import Turn
 from voco_video.model.compressors import whole_frames
 from voco_video.model.voco import VocoModel, VocoTokens
 from voco_video.options.compression import Form
-from voco_video.shapes.questions import FAMILIES, QuestionAnswer, draw_questions
+from voco_video.shapes.questions import draw_questions
 from voco_video.shapes.rendering import render
-from voco_video.shapes.samples import MovingShapes, Sample
+from voco_video.shapes.samples import MovingShapes, SceneSample
+from voco_video.shapes.scene_view import FAMILIES, QuestionAnswer
 from voco_video.shapes.world import draw_scene, scene_rng
-from voco_video.training.batches import Kept, TrainingSample, Visibility
+from voco_video.training.batches import TokenKind, TrainingSample, Visibility
 from voco_video.training.config import MOVING_SHAPES, TrainConfig
 from voco_video.training.file_samples import CachedConversations, Conversations, read_rows
 
 
-class Dataset(Protocol):
-    """Samples by index, the same on every call."""
+class SampleSource(Protocol):
+    """A source of samples by index, the same on every call."""
 
     @property
     def num_samples(self) -> int | None:
-        """How many there are; None for an endless stream."""
+        """Number of samples; None for an endless stream."""
         ...
 
     def sample(self, index: int) -> TrainingSample:
@@ -46,11 +48,11 @@ class Dataset(Protocol):
 
 @dataclass(frozen=True)
 class MovingShapesStream:
-    """MovingShapes, drawn in memory: images, videos, or videos with a share of images.
+    """Samples of MovingShapes, drawn in memory: images, videos, or videos with a share of images.
 
     Attributes:
-        images, videos: the two streams; one may be left out.
-        image_fraction: share of images where both are there.
+        images, videos: the two streams; one may be None.
+        image_fraction: share of images if both are given.
     """
 
     videos: MovingShapes | None
@@ -59,7 +61,7 @@ class MovingShapesStream:
     num_samples: int | None = None
 
     def of(self, index: int) -> MovingShapes:
-        """The stream that sample ``index``, 0 or more, comes from."""
+        """Return the stream that sample ``index``, 0 or more, comes from."""
         stream = self.videos
         if stream is None or (self.images is not None and _share(index) < self.image_fraction):
             stream = self.images
@@ -73,33 +75,33 @@ class MovingShapesStream:
 
 
 class CompressedFrames:
-    """Frames that were drawn in memory, compressed when first asked for: what a frame cache is to files.
+    """Frames drawn in memory, compressed at the first request: the counterpart of a frame cache for files.
 
-    All their vision tokens take 40 times the room of VoCo tokens and are seldom asked for, so those are made anew.
+    All vision tokens take 40 times the memory of VoCo tokens and are seldom needed, so they are computed each time.
     """
 
     def __init__(self, frames: np.ndarray, model: VocoModel) -> None:
         self.frames = frames
         self.model = model
-        self._kept: dict[Form, VocoTokens] = {}
+        self._tokens: dict[Form, VocoTokens] = {}
 
     @torch.inference_mode()
-    def read_tokens(self, kept: Kept) -> VocoTokens:
-        """What is kept of the frames, with as many VoCo tokens as the model has."""
-        if kept == "full":
+    def read_tokens(self, kind: TokenKind) -> VocoTokens:
+        """Compress the frames, with all of the model's K VoCo tokens."""
+        if kind == "full":
             return whole_frames(self.model, self.model.vision_tokens(self.frames))
-        if kept not in self._kept:
-            self._kept[kept] = self.model.compress(self.model.vision_tokens(self.frames), form=kept)
-        return self._kept[kept]
+        if kind not in self._tokens:
+            self._tokens[kind] = self.model.compress(self.model.vision_tokens(self.frames), form=kind)
+        return self._tokens[kind]
 
 
 class CompressedMovingShapes:
-    """MovingShapes for mode ``cached``: each scene is rendered and compressed once, and asked anew every time.
+    """MovingShapes for mode ``cached``: each scene is rendered and compressed once, and has new questions each time.
 
     Args:
-        stream: where scenes and conversations come from.
-        model: compresses them.
-        num_scenes: different scenes; a multiple of the global batch size keeps each on one device.
+        stream: the stream of scenes and conversations.
+        model: the model that compresses them.
+        num_scenes: number of different scenes; a multiple of the global batch size keeps each on one device.
     """
 
     num_samples: int | None = None
@@ -108,7 +110,7 @@ class CompressedMovingShapes:
         self.stream = stream
         self.model = model
         self.num_scenes = num_scenes
-        self._scenes: dict[int, tuple[Sample, CompressedFrames]] = {}
+        self._scenes: dict[int, tuple[SceneSample, CompressedFrames]] = {}
 
     def sample(self, index: int) -> TrainingSample:
         """Conversation ``index`` about scene ``index % num_scenes``."""
@@ -122,32 +124,32 @@ class CompressedMovingShapes:
 
 
 class CompressedSamples:
-    """A small dataset's samples with what a cache would hold in place of their frames."""
+    """The samples of a small source, with compressed tokens in place of their frames."""
 
-    def __init__(self, dataset: Dataset, model: VocoModel) -> None:
+    def __init__(self, dataset: SampleSource, model: VocoModel) -> None:
         self.num_samples = dataset.num_samples
         self.sample = lru_cache(maxsize=None)(partial(self._sample, dataset, model))
 
     @staticmethod
-    def _sample(dataset: Dataset, model: VocoModel, index: int) -> TrainingSample:
+    def _sample(dataset: SampleSource, model: VocoModel, index: int) -> TrainingSample:
         sample = dataset.sample(index)
         assert sample.frames is not None
         return replace(sample, frames=None, read_tokens=CompressedFrames(sample.frames, model).read_tokens)
 
 
 def as_turn(question: QuestionAnswer) -> Turn:
-    """A MovingShapes question as a turn."""
+    """Convert a MovingShapes question to a turn."""
     return Turn(question.question, question.answer, question_type=question.question_type)
 
 
 def _share(index: int) -> float:
-    """A number in [0, 1) per index that looks random and spreads evenly."""
+    """Return a number in [0, 1) for each index; these numbers look random and are evenly spread."""
     return (index * 0.6180339887498949) % 1.0
 
 
 @dataclass(frozen=True)
 class MovingShapesQuestions:
-    """Single short questions about held-back scenes, as they are asked in a test: one question, no earlier turns."""
+    """Single short questions about held-out scenes, as in a test: one question without earlier turns."""
 
     seed: int
     split: str
@@ -169,10 +171,10 @@ class MovingShapesQuestions:
         return TrainingSample(frames=render(scene, pts_seconds.tolist(), size=self.size), turns=(as_turn(question),))
 
 
-def open_dataset(config: TrainConfig, model: VocoModel, *, rows: Sequence[FileSample] | None = None) -> Dataset:
-    """The training samples that a configuration names.
+def open_dataset(config: TrainConfig, model: VocoModel, *, rows: Sequence[FileSample] | None = None) -> SampleSource:
+    """Open the training samples of a configuration.
 
-    In mode ``cached`` the videos that the frame cache lacks are compressed first.
+    In mode ``cached`` the videos that are not in the frame cache are compressed first.
 
     Args:
         rows: those of a data set in files, where the caller has read them already.
@@ -208,8 +210,8 @@ def open_dataset(config: TrainConfig, model: VocoModel, *, rows: Sequence[FileSa
     return CompressedMovingShapes(stream, model, num_scenes=config.num_scenes)
 
 
-def open_validation(config: TrainConfig, model: VocoModel) -> Dataset | None:
-    """Held-back samples of the same kind, or None where the dataset has none."""
+def open_validation(config: TrainConfig, model: VocoModel) -> SampleSource | None:
+    """Open held-out samples of the same kind; None if the dataset has none."""
     if config.dataset != MOVING_SHAPES or not config.eval_steps:
         return None
     fit = model.backbone.images.fit
@@ -226,16 +228,16 @@ def open_validation(config: TrainConfig, model: VocoModel) -> Dataset | None:
 
 @dataclass(frozen=True)
 class Placed:
-    """A sample at its place in a run."""
+    """A sample with the step that it is trained in."""
 
     step: int
     sample: TrainingSample
 
 
 class RunOrder:
-    """Every sample of a run, in the order it is trained on, by position: what a resumed run needs to go on exactly.
+    """All samples of a run by position, in the order of training, so that a resumed run continues with the same ones.
 
-    Position p belongs to step ``p // global_batch_size``; a finite dataset is shuffled anew in every epoch. Neither
+    Position p belongs to step ``p // global_batch_size``. A finite dataset is shuffled again in every epoch. Neither
     depends on the number of devices.
 
     Args:
@@ -243,7 +245,7 @@ class RunOrder:
         num_steps: optimizer steps of the whole run.
     """
 
-    def __init__(self, dataset: Dataset, *, num_steps: int, global_batch_size: int, seed: int) -> None:
+    def __init__(self, dataset: SampleSource, *, num_steps: int, global_batch_size: int, seed: int) -> None:
         self.dataset = dataset
         self.num_steps = num_steps
         self.global_batch_size = global_batch_size
@@ -256,7 +258,7 @@ class RunOrder:
         return Placed(position // self.global_batch_size, self.dataset.sample(self.index_at(position)))
 
     def index_at(self, position: int) -> int:
-        """Which sample of the dataset stands at a position of the run."""
+        """Return the index, in the dataset, of the sample at a position of the run."""
         count = self.dataset.num_samples
         if count is None:
             return position
@@ -269,7 +271,7 @@ def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def visibility_at(step: int, config: TrainConfig, *, num_voco_tokens: int) -> Visibility:
-    """What the texts of a step see: drawn from the run's seed and the step alone, the same on every device."""
+    """Draw what the texts of a step see, from the run's seed and the step alone: the same on every device."""
     rng = np.random.default_rng((config.seed, 1, step))
     if rng.random() < config.full_visibility_fraction:
         return Visibility(None)

@@ -1,4 +1,4 @@
-"""Which weights a run trains, adapters in place of the matrices themselves, and the trained model on disk."""
+"""Which weights a run trains, adapters in place of whole matrices, and the trained model on disk."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ logger = logging.getLogger(__name__)
 
 
 def choose_trainable(model: VocoModel, config: TrainConfig) -> int:
-    """Freeze everything but what the configuration trains; adds adapters where it asks for them.
+    """Freeze all weights that the configuration does not train, and add adapters if it asks for them.
 
-    On cached frames nothing that compresses may change: there a language model that is trained whole gets a second set
-    of weights to answer with.
+    On cached frames the compressing weights must not change: the language model gets adapters to answer with.
 
     Returns:
         The number of trainable parameters.
@@ -50,12 +49,12 @@ def choose_trainable(model: VocoModel, config: TrainConfig) -> int:
         model.default_form = config.form
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
-        parameter.data = parameter.data.float()  # steps are too small for 16 bits
+        parameter.data = parameter.data.float()  # updates are too small for 16 bits
     return sum(parameter.numel() for parameter in trained)
 
 
 def _train_adapters(model: VocoModel, config: TrainConfig) -> None:
-    """New adapters, or those that the checkpoint has already."""
+    """Add new adapters, or train those that the checkpoint has already."""
     decoder = model.backbone.decoder
     if adapted_layers(decoder):
         fits_form = config.form == "both" or model.answering_form == config.form
@@ -77,7 +76,8 @@ def _leave_out_adapters(model: VocoModel, config: TrainConfig) -> None:
     settings = adapter_settings(model.backbone.decoder)
     remove_adapters(model.backbone.decoder)
     logger.warning(
-        "%s has answering weights (lora_rank %d, form %s), which are left out: this run begins with what compresses",
+        "%s has answering weights (lora_rank %d, form %s), which are left out: this run starts from the compressing "
+        "weights",
         config.model,
         settings["rank"],
         model.answering_form,
@@ -90,10 +90,10 @@ def _part(model: VocoModel, name: str) -> nn.Module:
 
 
 def trainable_state(model: nn.Module, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """The weights a run has to keep to go on: those it trains, by name.
+    """Return the weights that a run needs to resume: those that it trains, by name.
 
     Args:
-        state: gathered weights where the model is sharded; default the model's own.
+        state: gathered weights if the model is sharded; default the model's own.
     """
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     if state is None:
@@ -107,14 +107,15 @@ def export_model(
 ) -> Path:
     """Write a trained model as `load_voco_model` reads it.
 
-    Adapters that were trained with the compressor are merged into the weights. Those that were trained on cached frames
-    are for answering alone and stay apart, so the compressing weights, and caches made with them, stay what they were.
+    Adapters that were trained together with the compressor are merged into the weights. Adapters that were trained on
+    cached frames are for answering only and stay separate, so the compressing weights do not change and caches made
+    with them remain valid.
 
     Args:
-        state: gathered weights of the `VocoModel` by name, where the model is sharded over processes.
+        state: gathered weights of the `VocoModel` by name, if the model is sharded over processes.
     """
     state = model.state_dict() if state is None else state
-    # Gathered weights come without their ties: a tied head would be written a second time.
+    # Gathered weights are no longer tied: a tied head would be written twice.
     own = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
     state = {name: tensor for name, tensor in state.items() if name in own}
     if config.export == "adapter":
@@ -126,7 +127,7 @@ def export_model(
 
 
 def merged_state(model: VocoModel, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights with every adapter's product added to the matrix it adapts, under the names of the plain model."""
+    """Add every adapter's product to its matrix; the weights get the names of a model without adapters."""
     merged = {}
     for name, tensor in state.items():
         if ".lora_" in name:

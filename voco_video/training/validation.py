@@ -1,4 +1,4 @@
-"""Validation in a run: whole answers, predicted with the true answer's earlier tokens in sight."""
+"""Validation during a run: whole answers, each token predicted from the true answer's earlier tokens."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import nn
 from voco_video.model.backbone import Backbone
 from voco_video.training.batches import Visibility, make_batch
 from voco_video.training.config import TrainConfig
-from voco_video.training.samples import Dataset
+from voco_video.training.samples import SampleSource
 
 
 @dataclass(frozen=True)
 class Score:
-    """Right and all answers per question type."""
+    """Numbers of right answers and of all answers, by question type."""
 
     right: dict[str, int]
     total: dict[str, int]
@@ -26,14 +26,14 @@ class Score:
         """Share of right answers over all types."""
         return sum(self.right.values()) / max(1, sum(self.total.values()))
 
-    def describe(self) -> str:
-        """One line: overall, then per type."""
+    def text(self) -> str:
+        """Write the accuracy as one line: overall, then by type."""
         parts = [f"{name} {self.right.get(name, 0) / count:.0%}" for name, count in sorted(self.total.items())]
         return f"{self.accuracy:.1%} ({', '.join(parts)})"
 
 
 def visibilities(config: TrainConfig, *, num_voco_tokens: int) -> list[Visibility]:
-    """What validation lets text see: full (where a run trains it), the fewest and the most VoCo tokens it trains."""
+    """List what texts see in validation: all tokens (if a run trains it), and the fewest and most VoCo tokens."""
     choices = config.num_voco_token_choices or (num_voco_tokens,)
     voco = [Visibility(k, form) for form in config.forms for k in sorted({min(choices), max(choices)})]
     return [Visibility(None), *voco] if config.full_visibility_fraction else voco
@@ -41,15 +41,15 @@ def visibilities(config: TrainConfig, *, num_voco_tokens: int) -> list[Visibilit
 
 @torch.no_grad()
 def validate(
-    model: nn.Module, backbone: Backbone, dataset: Dataset, config: TrainConfig, *, num_voco_tokens: int
+    model: nn.Module, backbone: Backbone, dataset: SampleSource, config: TrainConfig, *, num_voco_tokens: int
 ) -> dict[str, Score]:
-    """Score per visibility.
+    """Score the model for each visibility.
 
-    An answer counts when every token of it, the end included, is the likeliest: that is exactly when greedy generation
+    An answer is right if each of its tokens, the end token included, is the likeliest: exactly then greedy generation
     gives it.
 
     Args:
-        model: a `TrainableVoco`, or what shards it over processes (all of them take part).
+        model: a `TrainableVoco`, or its sharded wrapper, with which all processes take part.
     """
     was_training = model.training
     model.eval()
@@ -61,7 +61,7 @@ def validate(
 
 
 def _score(
-    model: nn.Module, backbone: Backbone, dataset: Dataset, visibility: Visibility, config: TrainConfig
+    model: nn.Module, backbone: Backbone, dataset: SampleSource, visibility: Visibility, config: TrainConfig
 ) -> Score:
     right: dict[str, int] = defaultdict(int)
     total: dict[str, int] = defaultdict(int)

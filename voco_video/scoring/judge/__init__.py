@@ -1,10 +1,10 @@
 """A chat model as judge: does the predicted answer mean the same as the reference?
 
-    prompt -> asking (one request, retried) -> cache (what was replied, on disk) -> replies (read strictly) -> judging
+    prompt -> asking (one request, retried) -> cache (replies on disk) -> replies (parsed strictly) -> judging
 
-The protocol is that of Video-ChatGPT's scorer and those made after it: the judge gets question, reference and
-prediction, and replies {'pred': 'yes' or 'no', 'score': 0 to 5}. What differs: temperature is 0; a reply that is not
-that is a failure, counted and never scored; scores keep their decimals; replies are kept, with the judge's id.
+The protocol is that of Video-ChatGPT's scorer and its successors: the judge gets question, reference and prediction,
+and replies {'pred': 'yes' or 'no', 'score': 0 to 5}. Four things differ: temperature is 0; any other reply is counted
+as a failure and never scored; scores keep their decimals; replies are kept, together with the judge's id.
 """
 
 from voco_video.scoring.judge.asking import AskOptions

@@ -1,12 +1,12 @@
-"""One request to an OpenAI-compatible endpoint, through the official client, tried again where that can help."""
+"""One request to an OpenAI-compatible endpoint, through the official client and its retries."""
 
 from __future__ import annotations
 
 import email.utils
-import random
+import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +20,11 @@ if TYPE_CHECKING:
 
 _HOPELESS_STATUSES = (401, 403, 404)
 _HOPELESS_CODES = ("insufficient_quota", "invalid_api_key", "model_not_found")
-_RETRIED_STATUSES = (408, 409, 429)
-_RETRIED_FROM_STATUS = 500
+_MAX_WAIT_SECONDS = 60.0
 
 
 class NoReplyError(Exception):
-    """One question got no reply, however often it was asked; others may."""
+    """One question got no reply after all retries; other questions may still get one."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +33,10 @@ class AskOptions:
 
     Attributes:
         model: the judge, as the endpoint names it.
-        base_url: the endpoint, up to and with "/v1"; None: OpenAI's own, or $OPENAI_BASE_URL.
+        base_url: the endpoint, up to and including "/v1"; None: OpenAI's own, or $OPENAI_BASE_URL.
         timeout_seconds: for one try.
-        max_retries: tries after the first.
-        first_wait_seconds: before the first retry; each further wait is twice as long, and a random share of up to
-            half of it is taken off, so that requests that failed together do not come back together.
-        max_wait_seconds: no wait is longer, whatever the endpoint's Retry-After says.
+        max_retries: tries after the first. The client waits before each, as long as the endpoint's Retry-After says
+            if that is at most a minute, and otherwise for half a second, doubled with each retry, at most 8 seconds.
         max_tokens: a reply is cut after this many tokens.
     """
 
@@ -47,27 +44,27 @@ class AskOptions:
     base_url: str | None = None
     timeout_seconds: float = same_option(Judging, "judge_timeout")
     max_retries: int = same_option(Judging, "judge_retries")
-    first_wait_seconds: float = 1.0
-    max_wait_seconds: float = 60.0
     max_tokens: int = 64
 
     def __post_init__(self) -> None:
-        if self.timeout_seconds <= 0 or self.first_wait_seconds < 0 or self.max_wait_seconds < 0:
-            raise UsageError("a judge's timeout has to be above 0 seconds, and its waits cannot be negative")
+        if self.timeout_seconds <= 0:
+            raise UsageError(f"timeout_seconds={self.timeout_seconds:g}: a judge's timeout has to be above 0 seconds")
         if self.max_retries < 0 or self.max_tokens < 1:
-            raise UsageError(f"max_retries {self.max_retries} or max_tokens {self.max_tokens} cannot be")
+            raise UsageError(
+                f"max_retries={self.max_retries} has to be 0 or more, and max_tokens={self.max_tokens} 1 or more"
+            )
 
 
 class Endpoint:
-    """An endpoint that any number of threads may ask; it counts what it does.
+    """An endpoint that any number of threads may ask; it counts the requests.
 
     Attributes:
         base_url: where requests go.
         num_requests: sent so far, retries included.
-        num_retries: of these, repetitions.
+        num_retries: how many of these were retries.
 
     Raises:
-        UsageError: the client library is not installed, or the address is none.
+        UsageError: the client library is not installed, or the address is not one of HTTP.
     """
 
     def __init__(self, options: AskOptions, *, api_key: str) -> None:
@@ -77,9 +74,14 @@ class Endpoint:
             raise UsageError("a judge needs the client library: pip install 'voco-video[judge]'") from error
         self.options = options
         self._openai = openai
-        # Retries are made here: the client's own are not counted, and know no upper bound on Retry-After.
         self._client = openai.OpenAI(
-            api_key=api_key, base_url=options.base_url, timeout=options.timeout_seconds, max_retries=0
+            api_key=api_key,
+            base_url=options.base_url,
+            timeout=options.timeout_seconds,
+            max_retries=options.max_retries,
+            http_client=openai.DefaultHttpxClient(
+                event_hooks={"request": [self._before_request], "response": [self._after_response]}
+            ),
         )
         self.base_url = str(self._client.base_url)
         if not self.base_url.startswith(("http://", "https://")):
@@ -96,80 +98,113 @@ class Endpoint:
         self._client.close()
 
     def ask(self, messages: Sequence[dict[str, str]]) -> Reply:
-        """The reply to one request.
+        """Send one request and return the reply.
 
         Raises:
             NoReplyError: the endpoint refuses this request, or did not reply to any try.
             JudgeError: no request can succeed: wrong key, no such model, no credit left.
         """
-        for retry in range(self.options.max_retries + 1):
-            if self._stopped.is_set():
-                raise NoReplyError("stopped")
-            with self._lock:
-                self.num_requests += 1
-                self.num_retries += retry > 0
-            try:
-                return self._ask_once(messages)
-            except self._openai.APIStatusError as error:
-                self._refuse_if_useless(error)
-                reason, asked_to_wait = _status_reason(error), _retry_after(error.response.headers)
-            except self._openai.APITimeoutError:
-                reason, asked_to_wait = f"no reply within {self.options.timeout_seconds:g} s", 0.0
-            except (self._openai.APIError, ValueError) as error:  # ValueError: the body is not whole JSON
-                reason, asked_to_wait = _one_line(error), 0.0
-            if retry < self.options.max_retries:
-                self._stopped.wait(self._wait_seconds(retry, asked_to_wait))
-        raise NoReplyError(f"{reason} ({self.options.max_retries + 1} tries)")
-
-    def _ask_once(self, messages: Sequence[dict[str, str]]) -> Reply:
         turns: Any = list(messages)
-        made: Any = self._client.chat.completions.create(
-            model=self.options.model,
-            messages=turns,
-            temperature=0,
-            max_tokens=self.options.max_tokens,
-        )
-        # The client hands through whatever JSON or text comes with status 200.
-        choices = getattr(made, "choices", None)
-        message = getattr(choices[0], "message", None) if choices else None
-        if message is None:
-            raise ValueError(f"the response holds no choices: {made!r:.120}")
+        try:
+            made: Any = self._client.chat.completions.create(
+                model=self.options.model,
+                messages=turns,
+                temperature=0,
+                max_tokens=self.options.max_tokens,
+            )
+        except self._openai.APIStatusError as error:
+            reason = f"status {error.status_code}, {_one_line(error)}"
+            if _is_hopeless(error.status_code, error.code):
+                raise JudgeError(f"{self.base_url} will not judge with {self.options.model}: {reason}") from error
+            raise NoReplyError(f"{reason}{_tries(error)}") from error
+        except self._openai.APITimeoutError as error:
+            raise NoReplyError(f"no reply within {self.options.timeout_seconds:g} s{_tries(error)}") from error
+        except self._openai.APIError as error:
+            raise NoReplyError(f"{_one_line(error.__cause__ or error)}{_tries(error)}") from error
+        except self._openai.OpenAIError as error:
+            raise NoReplyError(_one_line(error)) from error
         usage = made.usage
         return Reply(
-            text=message.content or "",
+            text=made.choices[0].message.content or "",
             model=made.model,
             prompt_tokens=usage.prompt_tokens if usage else None,
             completion_tokens=usage.completion_tokens if usage else None,
         )
 
-    def _refuse_if_useless(self, error: openai.APIStatusError) -> None:
-        reason = _status_reason(error)
-        if error.status_code in _HOPELESS_STATUSES or error.code in _HOPELESS_CODES:
-            raise JudgeError(f"{self.base_url} will not judge with {self.options.model}: {reason}") from error
-        if error.status_code not in _RETRIED_STATUSES and error.status_code < _RETRIED_FROM_STATUS:
-            raise NoReplyError(reason) from error
+    def _before_request(self, request: Any) -> None:
+        """Count a request; none is sent any more once `stop` was called."""
+        if self._stopped.is_set():
+            raise self._openai.OpenAIError("stopped")
+        with self._lock:
+            self.num_requests += 1
+            self.num_retries += _retry_number(request) > 0
 
-    def _wait_seconds(self, retry: int, asked_to_wait: float) -> float:
-        doubled = self.options.first_wait_seconds * 2**retry
-        return min(self.options.max_wait_seconds, max(asked_to_wait, doubled * random.uniform(0.5, 1)))
+    def _after_response(self, response: Any) -> None:
+        """Correct what the client would make of a response: which ones are worth a retry, and after what wait.
+
+        Raises:
+            RemoteProtocolError: a success that is no chat completion; the client retries it like a lost connection.
+        """
+        response.read()
+        try:
+            content = response.json()
+        except ValueError:
+            content = None
+        if response.is_success:
+            if not _has_message(content):
+                raise self._protocol_error(f"the response is no chat completion: {response.text!r:.120}")
+            return
+        if _is_hopeless(response.status_code, _error_code(content)):
+            response.headers["x-should-retry"] = "false"
+        if _asked_to_wait(response.headers) > _MAX_WAIT_SECONDS:
+            del response.headers["retry-after"]  # the client then waits as long as without it
+
+    def _protocol_error(self, message: str) -> Exception:
+        """Make an error of the client's HTTP library, which is httpx or, in later releases, httpx2."""
+        library = self._openai.DefaultHttpxClient.__base__.__module__.partition(".")[0]
+        error: Exception = sys.modules[library].RemoteProtocolError(message)
+        return error
 
 
-def _status_reason(error: openai.APIStatusError) -> str:
-    return f"status {error.status_code}, {_one_line(error)}"
+def _is_hopeless(status: int, code: str | None) -> bool:
+    """Say whether an error means that no request can succeed."""
+    return status in _HOPELESS_STATUSES or code in _HOPELESS_CODES
 
 
-def _one_line(error: Exception) -> str:
+def _has_message(content: Any) -> bool:
+    try:
+        return content["choices"][0]["message"] is not None
+    except (LookupError, TypeError):
+        return False
+
+
+def _error_code(content: Any) -> str | None:
+    error = content.get("error") if isinstance(content, dict) else None
+    return error.get("code") if isinstance(error, dict) else None
+
+
+def _retry_number(request: Any) -> int:
+    """Return which retry a request is, as the client counts them; 0 for the first try."""
+    return int(request.headers.get("x-stainless-retry-count", "0"))
+
+
+def _tries(error: openai.APIError) -> str:
+    num_tries = _retry_number(error.request) + 1
+    return f" ({num_tries} tries)" if num_tries > 1 else ""
+
+
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _retry_after(headers: Any) -> float:
-    """Seconds that an endpoint asks to wait, as a number or as a date; 0: it does not."""
+def _asked_to_wait(headers: Mapping[str, str]) -> float:
+    """Return the seconds that an endpoint asks to wait, given as a number or as a date; 0 if it does not ask."""
     value = headers.get("retry-after", "")
     try:
-        return max(0.0, float(value))
+        return float(value)
     except ValueError:
         pass
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+        return email.utils.parsedate_to_datetime(value).timestamp() - time.time()
     except ValueError:
         return 0.0

@@ -1,4 +1,4 @@
-"""Replies on disk, so that no question is paid for twice and a killed run goes on where it stopped."""
+"""Replies on disk, so that no question is paid for twice and a killed run resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from voco_video.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What an endpoint replied.
+    """An endpoint's reply.
 
     Attributes:
-        text: as it came; "" for nothing. It is read again each time, so a rule that changes asks no one again.
-        model: the judge's name for itself, which may say more than the one it was asked by.
-        prompt_tokens, completion_tokens: as the endpoint counts them; None where it does not say.
+        text: unchanged; "" for an empty reply. It is parsed again in each run, so new parsing rules cost no requests.
+        model: the model name in the reply, which may be more exact than the one in the request.
+        prompt_tokens, completion_tokens: as the endpoint counts them; None where it gives no count.
     """
 
     text: str
@@ -29,15 +29,15 @@ class Reply:
 
 
 def reply_key(*parts: Any) -> str:
-    """64 hex digits of everything that a reply depends on."""
+    """Hash everything that a reply depends on to 64 hex digits."""
     return sha256(json.dumps(parts).encode()).hexdigest()
 
 
 class ReplyCache:
-    """Replies by key, in one file to which lines are only ever added.
+    """Replies by key, in a file that is only appended to.
 
-    A line is added by one write, so that several processes may share the file. What a kill leaves of a line is skipped
-    when the file is read. Without a directory replies are kept in memory only.
+    Each line is appended by one write, so several processes may share the file. A line that a killed process left
+    incomplete is skipped when the file is read. Without a directory replies are kept in memory only.
     """
 
     def __init__(self, directory: Path | None) -> None:
@@ -57,11 +57,11 @@ class ReplyCache:
         return len(self._replies)
 
     def get(self, key: str) -> Reply | None:
-        """The reply to this key, if there was one."""
+        """Return the reply to this key, if there is one."""
         return self._replies.get(key)
 
     def put(self, key: str, reply: Reply) -> None:
-        """Keep a reply; the first one to a key stays."""
+        """Keep a reply; if the key has one already, that one stays."""
         if key in self._replies:
             return
         self._replies[key] = reply
@@ -69,7 +69,7 @@ class ReplyCache:
             self._write(json.dumps({"key": key, **asdict(reply)}).encode() + b"\n")
 
     def close(self) -> None:
-        """Make sure that all is on the disk."""
+        """Make sure that all replies are on the disk."""
         if self._file is not None:
             os.fsync(self._file)
             os.close(self._file)
@@ -89,12 +89,12 @@ class ReplyCache:
             except (ValueError, TypeError, KeyError, AttributeError):
                 continue
         if content and not content.endswith(b"\n"):
-            self._write(b"\n")  # what a kill left of a line has to end before the next one begins
+            self._write(b"\n")  # end a line that a killed process left incomplete
 
     def _write(self, line: bytes) -> None:
         try:
             if self._file is not None and os.write(self._file, line) < len(line):
-                raise OSError("the disk took a part of a line")
+                raise OSError("only a part of a line could be written")
         except OSError as error:
             raise self._error(error) from error
 

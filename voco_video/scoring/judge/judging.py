@@ -1,4 +1,4 @@
-"""All predictions of a file before the judge: who is asked what, what came of it, what it cost."""
+"""Every prediction of a file judged by a chat model: what is asked, what was replied, what it cost."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from voco_video.scoring.judge.replies import UnparsableReplyError, Verdict, pars
 from voco_video.scoring.metrics import group_rows
 from voco_video.scoring.predictions import Prediction
 
-_LOCAL_KEY = "none"  # endpoints of one's own ask for no key, but the client wants one
+_LOCAL_KEY = "none"  # a local endpoint needs no key, but the client insists on one
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,9 @@ class JudgeOptions:
         prompt: what is asked.
         api_key_env: the environment variable that holds the key. An endpoint given by `ask.base_url` may need none.
         concurrency: requests at a time.
-        max_failures_in_a_row: after so many questions without a reply nobody is there, and judging stops.
-        price_per_million_in, price_per_million_out: of tokens, in any currency; None: no cost is reported.
+        max_failures_in_a_row: judging stops after so many questions in a row without a reply.
+        price_per_million_in, price_per_million_out: price of a million tokens, in any currency; None: no cost is
+            reported.
     """
 
     ask: AskOptions
@@ -74,9 +75,9 @@ class Judged:
     """What became of one question; exactly one of verdict and failure is there, neither for an unanswered question.
 
     Attributes:
-        question_id: which.
+        question_id: the prediction's.
         verdict: the judge's.
-        reply: as it came; None: there was none.
+        reply: the judge's text, unchanged; None: there was no reply.
         failure: why there is no verdict; "" where there is one, or nothing to judge.
     """
 
@@ -85,8 +86,8 @@ class Judged:
     reply: str | None
     failure: str = ""
 
-    def to_json(self) -> str:
-        """One line of JSON, without its end."""
+    def json_line(self) -> str:
+        """Write the outcome as one line of JSON, without a line end."""
         verdict = self.verdict
         values = {
             "question_id": self.question_id,
@@ -100,14 +101,14 @@ class Judged:
 
 @dataclass(frozen=True)
 class GroupJudgement:
-    """The verdicts on a question type, on several together, or on all questions.
+    """The verdicts on one question type, on a union of types, or on all questions.
 
     Attributes:
         name: as in `voco_video.scoring.metrics.Scores`.
         num_questions: all of them.
-        num_counted: those judged or unanswered; the others are failures.
-        share_yes: of those counted; an unanswered question is a no.
-        mean_score: of those counted, 0 to 5; an unanswered question has 0.
+        num_counted: questions that were judged or are unanswered; the others are failures.
+        share_yes: share of the counted questions that the judge calls right; an unanswered question is a no.
+        mean_score: mean of the counted questions' scores, 0 to 5; an unanswered question has 0.
     """
 
     name: str
@@ -119,22 +120,22 @@ class GroupJudgement:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a judge made of a set of predictions.
+    """A judge's verdicts on a set of predictions.
 
     Attributes:
         judge: its model, endpoint, prompt hash and settings.
-        answered_as: what the judge called itself in its replies; a name without a version may change hands.
+        answered_as: the model names in the replies; a name without a version may stand for another model later.
         groups: verdicts by group; "all" comes last.
         questions: each question's outcome, in the predictions' order.
         num_yes: predictions judged right.
         num_unanswered: questions without a prediction, which the judge is not asked about.
         num_unparsable: replies that were no verdict.
         num_no_reply: questions that got no reply.
-        num_requests, num_retries: sent in this run, retries included; and how many of them were that.
+        num_requests, num_retries: requests sent in this run, retries included, and how many of them were retries.
         num_asked, num_from_cache: different questions that were sent in this run, and that had a reply on disk.
-        prompt_tokens, completion_tokens: of all replies that count, those from disk included.
-        num_without_usage: replies whose endpoint counts no tokens.
-        cost: of these tokens at the prices given; None without prices, or where no endpoint counts.
+        prompt_tokens, completion_tokens: tokens of all replies with a token count, those from disk included.
+        num_without_usage: replies without a token count.
+        cost: what these tokens cost; None without prices, or where no reply has a token count.
     """
 
     judge: dict[str, Any]
@@ -156,28 +157,28 @@ class Judgement:
 
     @property
     def overall(self) -> GroupJudgement:
-        """Of all questions."""
+        """The verdicts on all questions."""
         return self.groups[-1]
 
     @property
     def num_failures(self) -> int:
-        """Questions that no score stands for."""
+        """Number of questions without a score."""
         return self.num_unparsable + self.num_no_reply
 
     @property
     def share_yes_bounds(self) -> tuple[float, float]:
-        """What the share would be had all failures been a no, and had all been a yes."""
+        """The share of yes if every failure were a no, and if every failure were a yes."""
         return self.num_yes / len(self.questions), (self.num_yes + self.num_failures) / len(self.questions)
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON values, without the single questions."""
+        """Return everything but the single questions as JSON values."""
         values = {name: value for name, value in asdict(self).items() if name != "questions"}
         return values | {"num_failures": self.num_failures, "share_yes_bounds": self.share_yes_bounds}
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """A reply, or why there is none."""
+    """The reply to a question, or why there is none; neither for an unanswered question."""
 
     reply: Reply | None
     failure: str = ""
@@ -195,8 +196,8 @@ def judge(
 ) -> Judgement:
     """Have predictions judged.
 
-    Equal questions with equal references and predictions are asked once. Whatever was replied is on disk when the next
-    question is asked, so that a run that was stopped goes on there.
+    Equal questions with equal references and predictions are asked once. Each reply is on disk before the next one is
+    taken, so the same call resumes a run that was stopped.
 
     Args:
         predictions: one for each question.
@@ -209,53 +210,70 @@ def judge(
     Raises:
         DataError: there are no predictions, or the cache cannot be written.
         UsageError: no key, no client library, or a wrong address.
-        JudgeError: the endpoint refuses this judge altogether, or nobody is there.
+        JudgeError: the endpoint refuses this judge altogether, or does not reply.
     """
     if not predictions:
         raise DataError("there are no predictions to judge")
     with closing(Endpoint(options.ask, api_key=options.api_key)) as endpoint, ReplyCache(cache_dir) as cache:
-        keys = [_key(one, options, endpoint.base_url) for one in predictions]
-        wanted = {key: one for key, one in zip(keys, predictions, strict=True) if key is not None}
-        outcomes = {key: _Outcome(reply) for key in wanted if (reply := cache.get(key)) is not None}
+        keys = [_key(prediction, options, endpoint.base_url) for prediction in predictions]
+        to_judge = {key: prediction for key, prediction in zip(keys, predictions, strict=True) if key is not None}
+        outcomes = {key: _Outcome(reply) for key in to_judge if (reply := cache.get(key)) is not None}
         num_from_cache = len(outcomes)
-        to_ask = {key: one for key, one in wanted.items() if key not in outcomes}
+        to_ask = {key: prediction for key, prediction in to_judge.items() if key not in outcomes}
         with closing(_ask_all(to_ask, endpoint, options, progress)) as asked:
             for key, outcome in asked:
                 outcomes[key] = outcome
                 if outcome.reply is not None:
                     cache.put(key, outcome.reply)
     questions = tuple(
-        _judged(one, outcomes[key]) if key is not None else Judged(one.question_id, None, None)
-        for one, key in zip(predictions, keys, strict=True)
-    )
-    replies = [outcome.reply for outcome in outcomes.values() if outcome.reply is not None]
-    counted = [reply for reply in replies if reply.prompt_tokens is not None]
-    tokens = (
-        sum(reply.prompt_tokens or 0 for reply in counted),
-        sum(reply.completion_tokens or 0 for reply in counted),
+        _judged(prediction.question_id, _Outcome(None) if key is None else outcomes[key])
+        for prediction, key in zip(predictions, keys, strict=True)
     )
     return Judgement(
         judge=_identity(options, endpoint.base_url),
-        answered_as=tuple(sorted({reply.model for reply in replies if reply.model})),
         groups=_groups(predictions, questions, dataset=dataset, num_resamples=num_resamples, seed=seed),
         questions=questions,
-        num_yes=sum(one.verdict is not None and one.verdict.is_right for one in questions),
-        num_unanswered=sum(key is None for key in keys),
-        num_unparsable=sum(bool(one.failure) and one.reply is not None for one in questions),
-        num_no_reply=sum(bool(one.failure) and one.reply is None for one in questions),
+        num_unanswered=keys.count(None),
         num_requests=endpoint.num_requests,
         num_retries=endpoint.num_retries,
         num_asked=len(to_ask),
         num_from_cache=num_from_cache,
-        prompt_tokens=tokens[0],
-        completion_tokens=tokens[1],
-        num_without_usage=len(replies) - len(counted),
-        cost=_cost(tokens, options) if counted else None,
+        **_outcome_counts(questions),
+        **_usage([outcome.reply for outcome in outcomes.values() if outcome.reply is not None], options),
     )
 
 
+def _outcome_counts(questions: Sequence[Judged]) -> dict[str, Any]:
+    """Count verdicts and failures, by the names of `Judgement`'s fields."""
+    failures = [question for question in questions if question.failure]
+    num_no_reply = sum(question.reply is None for question in failures)
+    return {
+        "num_yes": sum(question.verdict is not None and question.verdict.is_right for question in questions),
+        "num_unparsable": len(failures) - num_no_reply,
+        "num_no_reply": num_no_reply,
+    }
+
+
+def _usage(replies: Sequence[Reply], options: JudgeOptions) -> dict[str, Any]:
+    """Sum up tokens and their cost, by the names of `Judgement`'s fields."""
+    counted = [reply for reply in replies if reply.prompt_tokens is not None]
+    tokens_in = sum(reply.prompt_tokens or 0 for reply in counted)
+    tokens_out = sum(reply.completion_tokens or 0 for reply in counted)
+    price_in, price_out = options.price_per_million_in, options.price_per_million_out
+    cost = None
+    if counted and price_in is not None and price_out is not None:
+        cost = (tokens_in * price_in + tokens_out * price_out) / 1e6
+    return {
+        "answered_as": tuple(sorted({reply.model for reply in replies if reply.model})),
+        "prompt_tokens": tokens_in,
+        "completion_tokens": tokens_out,
+        "num_without_usage": len(replies) - len(counted),
+        "cost": cost,
+    }
+
+
 def _key(prediction: Prediction, options: JudgeOptions, base_url: str) -> str | None:
-    """What the reply is kept under; None where there is nothing to judge."""
+    """Return the key of a prediction's reply in the cache; None where there is nothing to judge."""
     if prediction.prediction is None:
         return None
     judge_id = (base_url, options.ask.model, options.ask.max_tokens, options.prompt.hash)
@@ -279,12 +297,12 @@ def _ask_all(
     options: JudgeOptions,
     progress: Callable[[int, int], None] | None,
 ) -> Generator[tuple[str, _Outcome], None, None]:
-    """Ask several at a time; outcomes as they come."""
+    """Ask several questions at a time and yield the outcomes as they come."""
     pool = ThreadPoolExecutor(options.concurrency, thread_name_prefix="judge")
     num_failures_in_a_row = 0
     try:
         keys: dict[Future[_Outcome], str] = {
-            pool.submit(_ask, endpoint, options.prompt, one): key for key, one in to_ask.items()
+            pool.submit(_ask, endpoint, options.prompt, prediction): key for key, prediction in to_ask.items()
         }
         for num_done, future in enumerate(as_completed(keys), start=1):
             outcome = future.result()
@@ -292,7 +310,7 @@ def _ask_all(
             if num_failures_in_a_row == options.max_failures_in_a_row:
                 raise JudgeError(
                     f"{endpoint.base_url}: {num_failures_in_a_row} questions in a row got no reply, the last one: "
-                    f"{outcome.failure}. What was replied is kept: the same command goes on there"
+                    f"{outcome.failure}. The replies so far are kept: the same command resumes"
                 )
             yield keys[future], outcome
             if progress is not None:
@@ -302,21 +320,23 @@ def _ask_all(
         pool.shutdown(cancel_futures=True)
 
 
-def _ask(endpoint: Endpoint, prompt: JudgePrompt, one: Prediction) -> _Outcome:
-    messages = prompt.messages(question=one.question, answer=one.answer, prediction=one.prediction or "")
+def _ask(endpoint: Endpoint, prompt: JudgePrompt, prediction: Prediction) -> _Outcome:
+    messages = prompt.messages(
+        question=prediction.question, answer=prediction.answer, prediction=prediction.prediction or ""
+    )
     try:
         return _Outcome(endpoint.ask(messages))
     except NoReplyError as error:
         return _Outcome(None, f"no reply: {error}")
 
 
-def _judged(prediction: Prediction, outcome: _Outcome) -> Judged:
+def _judged(question_id: str, outcome: _Outcome) -> Judged:
     if outcome.reply is None:
-        return Judged(prediction.question_id, None, None, outcome.failure)
+        return Judged(question_id, None, None, outcome.failure)
     try:
-        return Judged(prediction.question_id, parse_reply(outcome.reply.text), outcome.reply.text)
+        return Judged(question_id, parse_reply(outcome.reply.text), outcome.reply.text)
     except UnparsableReplyError as error:
-        return Judged(prediction.question_id, None, outcome.reply.text, f"no verdict: {error}")
+        return Judged(question_id, None, outcome.reply.text, f"no verdict: {error}")
 
 
 def _groups(
@@ -324,24 +344,18 @@ def _groups(
 ) -> tuple[GroupJudgement, ...]:
     rows = group_rows(predictions, dataset=dataset)
     members = np.stack(list(rows.values()), axis=1)  # [questions, groups]
-    counts = members * np.array([[not one.failure] for one in questions])
-    yes = np.array([[one.verdict is not None and one.verdict.is_right] for one in questions])
-    points = np.array([[0.0 if one.verdict is None else one.verdict.score] for one in questions])
-    found = resample(
+    counts = members * np.array([[not question.failure] for question in questions])
+    verdicts = [question.verdict for question in questions]
+    yes = np.array([[verdict is not None and verdict.is_right] for verdict in verdicts])
+    points = np.array([[0.0 if verdict is None else verdict.score] for verdict in verdicts])
+    estimates = resample(
         np.concatenate([counts * yes, counts * points], axis=1),
         np.concatenate([counts, counts], axis=1),
-        number_clusters([one.video for one in predictions]),
+        number_clusters([prediction.video for prediction in predictions]),
         num_resamples=num_resamples,
         seed=seed,
     ).estimates()
     return tuple(
-        GroupJudgement(name, int(members[:, place].sum()), int(counts[:, place].sum()), *found[place :: len(rows)])
+        GroupJudgement(name, int(members[:, place].sum()), int(counts[:, place].sum()), *estimates[place :: len(rows)])
         for place, name in enumerate(rows)
     )
-
-
-def _cost(tokens: tuple[int, int], options: JudgeOptions) -> float | None:
-    prices = (options.price_per_million_in, options.price_per_million_out)
-    if prices[0] is None or prices[1] is None:
-        return None
-    return (tokens[0] * prices[0] + tokens[1] * prices[1]) / 1e6

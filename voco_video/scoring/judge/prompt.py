@@ -1,8 +1,8 @@
-"""What a judge is asked.
+"""The prompt of a judge.
 
-Accuracies that papers report were judged with the prompt of Video-ChatGPT's scorer. Only figures of one prompt and
-one judge can be compared, so this package's own prompt gives figures for comparing runs with each other. To compare
-with a paper, give its prompt as a file (`JudgePrompt.from_file`) and take its judge, in the same version.
+Accuracies in papers were judged with the prompt of Video-ChatGPT's scorer. Only figures of one prompt and one judge
+can be compared, so this package's own prompt is for comparing runs with each other. To compare with a paper, give its
+prompt as a file (`JudgePrompt.from_file`) and use its judge, in the same version.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class JudgePrompt:
     """A system turn and a user turn.
 
     Attributes:
-        system: what the judge is.
-        user: what it is asked, with {question}, {answer} and {prediction} where these go; other braces stay.
+        system: the judge's role.
+        user: the request, with the placeholders {question}, {answer} and {prediction}; other braces stay.
     """
 
     system: str
@@ -33,21 +33,21 @@ class JudgePrompt:
 
     @property
     def hash(self) -> str:
-        """64 hex digits that change with any character."""
+        """64 hex digits that change with any character of the prompt."""
         return sha256(f"{self.system}\0{self.user}".encode()).hexdigest()
 
     def messages(self, *, question: str, answer: str, prediction: str) -> list[dict[str, str]]:
-        """The turns of one request. What is put in is not looked at again, whatever braces it holds."""
+        """Return the turns of one request; placeholders inside the inserted texts are not replaced again."""
         values = {"question": question, "answer": answer, "prediction": prediction}
         user = _PLACES.sub(lambda place: values[place[1]], self.user)
         return [{"role": "system", "content": self.system}, {"role": "user", "content": user}]
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> JudgePrompt:
-        """A prompt from a text file: the system turn, a line "---", the user turn.
+        """Read a prompt from a text file: the system turn, a line "---", the user turn.
 
         Raises:
-            DataError: the file cannot be read, or lacks the line or one of the places.
+            DataError: the file cannot be read, or lacks the line or one of the placeholders.
         """
         try:
             text = Path(path).read_text(encoding="utf-8")

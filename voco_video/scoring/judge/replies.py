@@ -1,4 +1,4 @@
-"""A judge's reply, read strictly: what is not clearly a verdict is a failure, never a score."""
+"""Strict parsing of a judge's reply: anything but a clear verdict is a failure, never a score."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class UnparsableReplyError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a judge thinks of a prediction.
+    """A judge's opinion of a prediction.
 
     Attributes:
-        is_right: whether it means the same as the reference.
+        is_right: whether the prediction means the same as the reference.
         score: 0 to 5, as the judge gave it, decimals included.
     """
 
@@ -33,11 +33,11 @@ class Verdict:
 
 
 def parse_reply(reply: str) -> Verdict:
-    """The verdict in a reply.
+    """Parse the verdict in a reply.
 
-    There has to be one dictionary, in Python's or JSON's spelling, with "pred" and "score" and nothing else. Around it
-    may be prose or a code fence, but no other bracket. "pred" is yes or no, in either case; "score" is a number from 0
-    to 5, or such a number as text.
+    The reply has to hold one dictionary, in the spelling of Python or JSON, with "pred" and "score" and nothing else.
+    Prose or a code fence may surround it, but no other brackets. "pred" is yes or no, in lower or upper case; "score"
+    is a number from 0 to 5, or such a number as text.
 
     Raises:
         UnparsableReplyError: the reply is anything else.
@@ -58,7 +58,7 @@ def _dictionary(reply: str) -> dict[str, Any]:
         raise UnparsableReplyError("the reply is empty")
     found = re.fullmatch(r"[^{}\[\]]*({[^{}]*})[^{}\[\]]*", reply) if len(reply) <= _MAX_LENGTH else None
     if found is None:
-        raise UnparsableReplyError(f"{reply!r:.{_SHOWN}} does not hold one dictionary, and prose at most beside it")
+        raise UnparsableReplyError(f"{reply!r:.{_SHOWN}} does not hold one dictionary, with at most prose around it")
     pairs = _pairs(found[1])
     keys = [key for key, _ in pairs]
     if sorted(map(str, keys)) != sorted(_KEYS):
@@ -67,7 +67,7 @@ def _dictionary(reply: str) -> dict[str, Any]:
 
 
 def _pairs(text: str) -> list[tuple[Any, Any]]:
-    """A dictionary's keys and values, repeated keys included."""
+    """Parse a dictionary into its keys and values, repeated keys included."""
     try:
         pairs: list[tuple[Any, Any]] = json.loads(text, object_pairs_hook=list)
         return pairs

@@ -1,4 +1,4 @@
-"""What was measured, on what, and how: tables for the terminal, and JSON, Markdown and PNG files."""
+"""Reports of scores and of how they were measured: tables for the terminal, and JSON, Markdown and PNG files."""
 
 from voco_video.scoring.report.charts import draw_by_group, draw_runs, draw_sweep
 from voco_video.scoring.report.comparisons import comparison_notes, comparison_table, sweep_of, write_comparison

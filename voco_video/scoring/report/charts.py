@@ -18,23 +18,23 @@ _DPI = 110
 
 
 def draw_by_group(series: Mapping[str, Mapping[str, Estimate]], path: Path, *, title: str) -> Path:
-    """Bars of values from 0 to 1 by group, one colour for each series, with their intervals.
+    """Draw bars of values from 0 to 1 by group, one colour for each series, with their intervals.
 
     Args:
         series: by its name each group's value, such as {"exact match": {"who": Estimate(...), ...}}; all series have
             the same groups.
         path: the PNG file to write.
-        title: what stands above it.
+        title: the title above the bars.
     """
     groups = list(next(iter(series.values())))
     figure = _figure(2.5 + 0.75 * len(groups))
     axes = figure.subplots()
     width = 0.8 / len(series)
     for place, (name, values) in enumerate(series.items()):
-        those = [values[group] for group in groups]
+        estimates = [values[group] for group in groups]
         positions = [number + (place - (len(series) - 1) / 2) * width for number in range(len(groups))]
-        heights = [0.0 if math.isnan(one.value) else 100 * one.value for one in those]
-        axes.bar(positions, heights, width, yerr=_errors(those), capsize=2, label=name, error_kw={"linewidth": 1})
+        heights = [0.0 if math.isnan(estimate.value) else 100 * estimate.value for estimate in estimates]
+        axes.bar(positions, heights, width, yerr=_errors(estimates), capsize=2, label=name, error_kw={"linewidth": 1})
     axes.set_xticks(range(len(groups)), groups, rotation=30, ha="right")
     axes.set(ylabel=f"{next(iter(series))}, %" if len(series) == 1 else "%", ylim=(0, 105), title=title)
     axes.grid(axis="y", alpha=0.3)
@@ -45,18 +45,18 @@ def draw_by_group(series: Mapping[str, Mapping[str, Estimate]], path: Path, *, t
 
 
 def draw_sweep(accuracy: Mapping[int, Estimate], path: Path, *, metric: str = "exact_match") -> Path:
-    """Accuracy against k, the VoCo tokens per frame that answers were given from, with intervals.
+    """Draw accuracy with intervals against k, the VoCo tokens per frame that answers were given from.
 
     Args:
         accuracy: by k.
         path: the PNG file to write.
-        metric: what the accuracy is.
+        metric: the name of the metric.
     """
     budgets = sorted(accuracy)
     figure = _figure(6.5)
     axes = figure.subplots()
     values = [accuracy[k] for k in budgets]
-    axes.errorbar(budgets, [100 * one.value for one in values], yerr=_errors(values), marker="o", capsize=3)
+    axes.errorbar(budgets, [100 * estimate.value for estimate in values], yerr=_errors(values), marker="o", capsize=3)
     axes.set_xscale("log", base=2)
     _finish_points(axes, budgets, metric)
     axes.set(xlabel="k, VoCo tokens per frame")
@@ -64,17 +64,17 @@ def draw_sweep(accuracy: Mapping[int, Estimate], path: Path, *, metric: str = "e
 
 
 def draw_runs(accuracy: Mapping[str, Estimate], path: Path, *, metric: str = "exact_match") -> Path:
-    """Runs side by side, with intervals.
+    """Draw runs side by side, with intervals.
 
     Args:
         accuracy: by the runs' names.
         path: the PNG file to write.
-        metric: what the accuracy is.
+        metric: the name of the metric.
     """
     figure = _figure(2.5 + 1.2 * len(accuracy))
     axes = figure.subplots()
     values, places = list(accuracy.values()), range(len(accuracy))
-    axes.errorbar(places, [100 * one.value for one in values], yerr=_errors(values), fmt="o", capsize=3)
+    axes.errorbar(places, [100 * estimate.value for estimate in values], yerr=_errors(values), fmt="o", capsize=3)
     _finish_points(axes, places, metric, list(accuracy))
     axes.set_xlim(-0.5, len(accuracy) - 0.5)
     return _save(figure, path)
@@ -88,9 +88,9 @@ def _finish_points(axes: Axes, places: Sequence[int], metric: str, names: Sequen
 
 
 def _errors(values: Sequence[Estimate]) -> Any:
-    """What an interval reaches below and above its value, in percent, [2][values]."""
-    below = [0.0 if one.low is None else 100 * max(0.0, one.value - one.low) for one in values]
-    above = [0.0 if one.high is None else 100 * max(0.0, one.high - one.value) for one in values]
+    """Compute how far intervals reach below and above their values, in percent, [2][values]."""
+    below = [0.0 if e.low is None else 100 * max(0.0, e.value - e.low) for e in values]
+    above = [0.0 if e.high is None else 100 * max(0.0, e.high - e.value) for e in values]
     return [below, above]
 
 

@@ -1,4 +1,4 @@
-"""A comparison of runs as a table, as files, and as a picture: against k, where the runs are a sweep of budgets."""
+"""A comparison of runs as a table, as files, and as a picture (against k if the runs are a sweep of budgets)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 from voco_video.scoring.comparison import Comparison
 from voco_video.scoring.report.charts import draw_runs, draw_sweep
-from voco_video.scoring.report.writing import NAMES, bullet_lines, table_lines, to_json, write_files
+from voco_video.scoring.report.writing import NAMES, bullet_lines, json_text, table_lines, write_files
 
 
 def sweep_of(runs: Sequence[dict[str, Any] | None]) -> list[int] | None:
-    """Each run's k, if the runs are one sweep: known, all different, and alike in every other setting."""
+    """Return each run's k if the runs are a sweep: all k are different and all other settings are equal."""
     settings = [dict((run or {}).get("settings", {})) for run in runs]
     budgets = [values.pop("num_voco_tokens", None) for values in settings]
     is_sweep = len(set(budgets)) == len(runs) and all(values == settings[0] for values in settings)
@@ -22,17 +22,17 @@ def sweep_of(runs: Sequence[dict[str, Any] | None]) -> list[int] | None:
 def write_comparison(
     comparison: Comparison, stem: Path, *, inputs: Sequence[Path], num_voco_tokens: Sequence[int] | None = None
 ) -> tuple[Path, ...]:
-    """Write STEM.json, STEM.md and STEM.png: accuracy against k where the runs are a sweep, else by run.
+    """Write STEM.json, STEM.md and STEM.png: accuracy against k if the runs are a sweep, else by run.
 
     Args:
-        inputs: the predictions, which are never written over.
-        num_voco_tokens: each run's k; None: the runs are no sweep.
+        inputs: the predictions, which are never overwritten.
+        num_voco_tokens: each run's k; None if the runs are not a sweep.
 
     Raises:
         UsageError, DataError: see `write_report`.
     """
     files = {
-        ".json": to_json(comparison.as_dict()),
+        ".json": json_text(comparison.as_dict()),
         ".md": comparison_markdown(comparison, picture=f"{stem.name}.png"),
     }
     values = [run.accuracy for run in comparison.runs]
@@ -47,7 +47,7 @@ def write_comparison(
 
 
 def comparison_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of a comparison, in percent with intervals."""
+    """Return the columns and rows of a comparison, in percent with intervals."""
     columns = ["run", "questions", "unanswered", f"{NAMES[comparison.metric]} %"]
     columns += ["difference to the first", "p (bootstrap)", "only first : only this", "p (McNemar)"]
     first, *others = comparison.runs
@@ -64,7 +64,7 @@ def comparison_table(comparison: Comparison) -> tuple[list[str], list[list[str]]
 
 
 def comparison_notes(comparison: Comparison) -> list[str]:
-    """What a reader of the table has to know."""
+    """Return what a reader of the table has to know."""
     common = f"{comparison.num_questions} questions on {comparison.num_videos} videos are in all runs; only they count."
     notes = [
         common,
@@ -78,7 +78,7 @@ def comparison_notes(comparison: Comparison) -> list[str]:
 
 
 def comparison_markdown(comparison: Comparison, *, picture: str | None = None) -> str:
-    """The comparison for people."""
+    """Write the comparison as Markdown."""
     lines = ["# Comparison", ""]
     if picture is not None:
         lines += [f"![accuracy of the runs]({picture})", ""]

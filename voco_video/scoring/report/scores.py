@@ -1,4 +1,4 @@
-"""What was measured, on what, and how: as JSON, as Markdown, and as a picture."""
+"""Scores of a predictions file, with what they depend on: as JSON, as Markdown, and as a picture."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from voco_video.scoring.bootstrap import Estimate
 from voco_video.scoring.metrics import MEANS, Scores, official_free, score, with_answers
 from voco_video.scoring.predictions import LoadedPredictions, Prediction, load_predictions, read_run_info
 from voco_video.scoring.report.charts import draw_by_group
-from voco_video.scoring.report.writing import NAMES, bullet_lines, fact_lines, table_lines, to_json, write_files
+from voco_video.scoring.report.writing import NAMES, bullet_lines, fact_lines, json_text, table_lines, write_files
 from voco_video.version import __version__
 
 if TYPE_CHECKING:
@@ -40,19 +40,19 @@ _INTERVALS = (
 
 @dataclass(frozen=True)
 class Report:
-    """The scores of a predictions file with all that they depend on.
+    """The scores of a predictions file, with everything that they depend on.
 
     Attributes:
         predictions: the file.
-        dataset, split: what it answers; "" where nobody said.
-        references: the annotation files that the answers come from; empty: the predictions carry them.
-        loaded: what reading the file met, and the predictions that are scored.
-        scores: offline metrics.
-        judgement: a judge's; None without one.
-        run: how the predictions came about; None where nobody wrote it down.
-        scored_with: versions, and what the caller adds, such as the command.
+        dataset, split: the questions' set and split; "" if unknown.
+        references: the annotation files with the answers; empty: the predictions file holds them.
+        loaded: the predictions that are scored, with counts of the file's rows.
+        scores: scores without a judge.
+        judgement: the judge's verdicts; None without a judge.
+        run: run info of the predictions; None if there is none.
+        scored_with: versions, and facts from the caller, such as the command.
         notes: what a reader has to know to understand the figures.
-        num_skipped: unanswered questions that are left out, as asked for.
+        num_skipped: number of unanswered questions that were left out on request.
     """
 
     predictions: Path
@@ -69,11 +69,11 @@ class Report:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What the file holds, by name."""
+        """Counts of the file's rows, by name."""
         return {**self.loaded.counts, "num_skipped": self.num_skipped}
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return everything as JSON values."""
         return {
             "predictions": str(self.predictions),
             "dataset": self.dataset,
@@ -89,13 +89,13 @@ class Report:
         }
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """Columns and rows of the scores, in percent with intervals; the judge's score from 0 to 5."""
+        """Return the scores' columns and rows, in percent with intervals; the judge's score is from 0 to 5."""
         columns = ["questions about", "questions", "videos", "unanswered"]
         columns += [f"{NAMES[name]} %" for name in self.scores.metrics]
         rows = []
         for group in self.scores.groups:
             counts = (group.num_questions, group.num_videos, group.num_unanswered)
-            rows.append([group.name, *map(str, counts), *(one.text(100) for one in group.metrics.values())])
+            rows.append([group.name, *map(str, counts), *(estimate.text(100) for estimate in group.metrics.values())])
         if self.judgement is not None:
             columns += ["judged yes %", "judge's score"]
             judged = {group.name: group for group in self.judgement.groups}
@@ -116,16 +116,16 @@ def score_file(
     facts: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Score a predictions file, in our layout or a public one.
+    """Score a predictions file, in this package's layout or a public one.
 
     Args:
         path: the predictions.
-        references: the questions with their answers; None: the predictions carry them.
+        references: the questions with their answers; None: the predictions file holds them.
         vocabulary: see `voco_video.scoring.predictions.load_predictions`.
         skip_missing: leave out unanswered questions instead of counting them as wrong.
-        judge_options: a judge to ask as well.
-        judge_cache_dir: where its replies are kept; None: nowhere.
-        facts: what else the report should hold on how it was made, such as the command.
+        judge_options: options of a judge, for its verdicts as well; None: no judge.
+        judge_cache_dir: where the judge's replies are kept; None: nowhere.
+        facts: further facts for the report, such as the command.
         progress: called with (questions judged, questions to judge).
 
     Raises:
@@ -135,8 +135,8 @@ def score_file(
     >>> score_file("k8.jsonl").scores.overall["exact_match"].text(100)  # doctest: +SKIP
     '41.15 [39.26, 43.06]'
     """
-    everything = load_predictions(path, references=references, vocabulary=vocabulary)
-    loaded = _answered_only(everything) if skip_missing else everything
+    all_loaded = load_predictions(path, references=references, vocabulary=vocabulary)
+    loaded = _answered_only(all_loaded) if skip_missing else all_loaded
     run = read_run_info(path)
     dataset, split = (references.name, references.split) if references else _set_of(run)
     judgement = None
@@ -158,15 +158,15 @@ def score_file(
         scored_with={"versions": versions(), **(facts or {})},
         notes=(
             *_notes_on_model(run),
-            *_note_on_skipped(everything, loaded),
+            *_note_on_skipped(all_loaded, loaded),
             *_notes(loaded, dataset, split, judgement),
         ),
-        num_skipped=everything.num_unanswered - loaded.num_unanswered,
+        num_skipped=all_loaded.num_unanswered - loaded.num_unanswered,
     )
 
 
 def _answered_only(loaded: LoadedPredictions) -> LoadedPredictions:
-    return replace(loaded, predictions=tuple(one for one in loaded.predictions if one.prediction is not None))
+    return replace(loaded, predictions=tuple(p for p in loaded.predictions if p.prediction is not None))
 
 
 def _notes_on_model(run: dict[str, Any] | None) -> list[str]:
@@ -174,8 +174,8 @@ def _notes_on_model(run: dict[str, Any] | None) -> list[str]:
     return [f"The model: {note}"] if note else []
 
 
-def _note_on_skipped(everything: LoadedPredictions, scored: LoadedPredictions) -> list[str]:
-    num_skipped, total = everything.num_unanswered - scored.num_unanswered, len(everything.predictions)
+def _note_on_skipped(all_loaded: LoadedPredictions, scored: LoadedPredictions) -> list[str]:
+    num_skipped, total = all_loaded.num_unanswered - scored.num_unanswered, len(all_loaded.predictions)
     if num_skipped == 0:
         return []
     return [
@@ -185,7 +185,7 @@ def _note_on_skipped(everything: LoadedPredictions, scored: LoadedPredictions) -
 
 
 def versions() -> dict[str, str]:
-    """Of what scores depend on."""
+    """Return the versions of everything that scores depend on."""
     import numpy
 
     return {"voco_video": __version__, "numpy": numpy.__version__, "python": platform.python_version()}
@@ -203,7 +203,7 @@ def _notes(loaded: LoadedPredictions, dataset: str, split: str, judgement: Judge
     if published is not None and published.num_questions != total:
         notes.append(f"These are {total} questions; {dataset} {split} as published has {published.num_questions}.")
     if num_unanswered := counts["num_unanswered"]:
-        undecodable = sum(one.status == "undecodable" for one in loaded.predictions)
+        undecodable = sum(p.status == "undecodable" for p in loaded.predictions)
         notes.append(
             f"{num_unanswered} of {total} questions are unanswered and count as wrong"
             + (f", {undecodable} of them because their video cannot be decoded." if undecodable else ".")
@@ -231,22 +231,22 @@ def _notes_on_choices(loaded: LoadedPredictions) -> list[str]:
             f"{num_secret} of {total} questions have no public answer and are not scored. The report's "
             ".submission.json has the place of each chosen option, from 0, by question id, as EgoSchema takes it."
         )
-    answered = [one for one in loaded.predictions if one.options and one.prediction is not None]
+    answered = [p for p in loaded.predictions if p.options and p.prediction is not None]
     if num_unread := len(answered) - len(chosen_places(answered)):
         notes.append(f"{num_unread} of {len(answered)} answers name none of the options and count as wrong.")
-    if choices := [1 / len(one.options) for one in with_answers(loaded.predictions) if one.options]:
+    if choices := [1 / len(p.options) for p in with_answers(loaded.predictions) if p.options]:
         notes.append(f"Guessing gets {100 * sum(choices) / len(choices):.2f} % of all questions right.")
     return notes
 
 
 def chosen_places(predictions: Sequence[Prediction]) -> dict[str, int]:
-    """The place of each option that an answer names, from 0, by question id."""
-    letters = {one.question_id: read_letter(one.prediction or "", one.options) for one in predictions}
+    """Return the place of each option that an answer names, from 0, by question id."""
+    letters = {p.question_id: read_letter(p.prediction or "", p.options) for p in predictions}
     return {question_id: LETTERS.index(letter) for question_id, letter in letters.items() if letter}
 
 
 def _note_on_free(loaded: LoadedPredictions) -> str:
-    """Why ActivityNet-QA's own script prints another "Free"."""
+    """Explain why ActivityNet-QA's own script prints another "Free"."""
     free = official_free(loaded.predictions)
     printed, right = free.num_right / free.official_denominator, free.num_right / free.num_questions
     return (
@@ -283,25 +283,25 @@ def _notes_on_judge(judgement: Judgement) -> list[str]:
 
 
 def default_stem(predictions: Path) -> Path:
-    """Where a report goes if nobody says: ``runs/k8.jsonl`` to ``runs/k8.scores``."""
+    """Return a report's default place: ``runs/k8.jsonl`` gives ``runs/k8.scores``."""
     return predictions.with_name(f"{predictions.stem}.scores")
 
 
 def write_report(report: Report, stem: Path) -> tuple[Path, ...]:
     """Write STEM.json, STEM.md and STEM.png.
 
-    With a judge STEM.verdicts.jsonl comes too, and STEM.submission.json where questions have no public answer.
+    With a judge, STEM.verdicts.jsonl is written too, and STEM.submission.json if questions have no public answer.
 
     Raises:
-        UsageError: one of them is the predictions themselves.
+        UsageError: one of these files is the predictions file.
         DataError: the place cannot be written.
     """
     files = {
-        ".json": to_json(report.as_dict()),
+        ".json": json_text(report.as_dict()),
         ".md": to_markdown(report, picture=f"{stem.name}.png"),
     }
     if report.judgement is not None:
-        files[".verdicts.jsonl"] = "".join(f"{one.to_json()}\n" for one in report.judgement.questions)
+        files[".verdicts.jsonl"] = "".join(f"{question.json_line()}\n" for question in report.judgement.questions)
     predictions = report.loaded.predictions
     if len(with_answers(predictions)) < len(predictions):
         files[".submission.json"] = json.dumps(chosen_places(predictions)) + "\n"
@@ -315,7 +315,7 @@ def write_report(report: Report, stem: Path) -> tuple[Path, ...]:
 
 
 def to_markdown(report: Report, *, picture: str | None = None) -> str:
-    """The report for people."""
+    """Write the report as Markdown."""
     lines = [f"# {_title(report)}", ""]
     if picture is not None:
         lines += [f"![accuracy by question type]({picture})", ""]

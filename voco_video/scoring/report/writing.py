@@ -1,4 +1,4 @@
-"""Files of a report, and the parts that its Markdown is made of."""
+"""Files of a report, and the parts of its Markdown."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ NAMES = {
     "accuracy": "accuracy",
     "accuracy_plain": "plain accuracy",
 }
-"""The metrics as people read them."""
+"""The metrics' names in reports."""
 
 
 def write_files(
     files: Mapping[str, str], stem: Path, draw: Callable[[Path], Path], *, inputs: Sequence[Path]
 ) -> tuple[Path, ...]:
-    """Write STEM and each suffix with its text, and draw STEM.png.
+    """Write a text to STEM plus each suffix, and draw STEM.png.
 
     Raises:
-        UsageError: one of them is an input.
+        UsageError: one of these files is an input.
         DataError: the place cannot be written.
     """
     places = {suffix: stem.with_name(stem.name + suffix) for suffix in (*files, ".png")}
@@ -47,24 +47,24 @@ def write_files(
     return tuple(places.values())
 
 
-def to_json(values: Mapping[str, Any]) -> str:
-    """Indented JSON; a number that is none becomes null, for JSON knows no not-a-number."""
+def json_text(values: Mapping[str, Any]) -> str:
+    """Write indented JSON; NaN and infinity become null, since JSON does not have them."""
     return json.dumps(_without_nan(values), indent=2, ensure_ascii=False) + "\n"
 
 
 def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table; all but the first column are numbers."""
+    """Write a Markdown table; all columns but the first hold numbers."""
     rule = ["---", *["---:"] * (len(columns) - 1)]
     return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in (columns, rule, *rows)]
 
 
 def bullet_lines(lines: Sequence[str]) -> list[str]:
-    """A list with a blank line after it; nothing for no lines."""
+    """Write a list with a blank line after it; nothing if there are no lines."""
     return [*(f"- {line}" for line in lines), ""] if lines else []
 
 
 def fact_lines(named: Mapping[str, Any]) -> list[str]:
-    """Named values, as JSON."""
+    """Write a list of named values, as JSON."""
     return [f"- {name}: `{json.dumps(value, ensure_ascii=False)}`" for name, value in named.items()]
 
 
@@ -72,5 +72,5 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {name: _without_nan(one) for name, one in value.items()}
-    return [_without_nan(one) for one in value] if isinstance(value, (list, tuple)) else value
+        return {name: _without_nan(item) for name, item in value.items()}
+    return [_without_nan(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,85 @@
+"""Training-free scores of frames, for models without a learned scorer.
+
+A frame's score is the attention of the question's last token to the frame as if the frame stood alone before the
+question: its logarithm, averaged over heads and over all layers but the first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from voco_video.answer.frame_scorer import question_ids
+from voco_video.model.backbone import CACHE_ARGUMENT
+from voco_video.model.inference import undisturbed
+from voco_video.model.voco import Form, VocoModel, VocoTokens
+
+_RECORDING = "voco_recorded_queries"
+
+
+def _recorded(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Any:
+    """Run SDPA, and append the last token's scaled queries to the list that the caller passed."""
+    recorded = kwargs.pop("recorded", None)
+    if recorded is not None:
+        recorded.append(query[0, :, -1] * kwargs["scaling"])
+    return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, mask, **kwargs)
+
+
+AttentionInterface.register(_RECORDING, _recorded)
+AttentionMaskInterface.register(_RECORDING, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+
+
+@undisturbed()
+def last_token_queries(model: VocoModel, question: str, *, position: int, form: Form) -> Tensor:
+    """Compute the queries of a question's last token, rotated and scaled, ``[layers, heads, head_dim]``.
+
+    Args:
+        position: of the question's first token.
+        form: of the frames that are scored.
+    """
+    prompt = question_ids(model, question)
+    recorded: list[Tensor] = []
+    position_ids = torch.arange(position, position + len(prompt), device=model.backbone.device)[None]
+    embeds = model.backbone.embed(prompt)[None]
+    decoder = model.backbone.decoder_by(_RECORDING)
+    with model.answering(form):
+        decoder(inputs_embeds=embeds, position_ids=position_ids, use_cache=False, recorded=recorded)
+    return torch.stack(recorded).float()
+
+
+def attention_scores(queries: Tensor, keys: Tensor) -> Tensor:
+    """Compute the logarithm of attention, up to a constant, from one token to each frame, ``[F]``.
+
+    The mean is over all heads and all layers but the first, whose keys say little about frames.
+
+    Args:
+        queries: ``[layers, heads, head_dim]``, scaled.
+        keys: ``[F, layers, kv_heads, K, head_dim]``.
+    """
+    groups = queries.shape[1] // keys.shape[2]
+    grouped = queries.unflatten(1, (keys.shape[2], groups))  # [layers, kv_heads, groups, head_dim]
+    products = torch.einsum("lhgd,flhkd->flhgk", grouped, keys.float()).logsumexp(-1).flatten(2)  # [F, layers, heads]
+    return products[:, min(1, products.shape[1] - 1) :].mean((1, 2))
+
+
+@undisturbed()
+def frame_keys(model: VocoModel, tokens: VocoTokens) -> tuple[Tensor, int]:
+    """Return the keys of frames, each alone, ``[F, layers, kv_heads, K, head_dim]``, and the text's first position."""
+    if tokens.form == "kv":
+        assert tokens.keys is not None
+        assert tokens.positions is not None
+        return tokens.keys.to(model.backbone.device), int(tokens.positions.max()) + 1
+    assert tokens.embeds is not None
+    start = len(model.backbone.template.frame_before_ids)
+    before = model.backbone.embed(model.backbone.template.frame_before_ids)
+    embeds = tokens.embeds.to(before.device, before.dtype)  # [F, K, D]
+    sequence = torch.cat([before.expand(len(embeds), -1, -1), embeds], dim=1)  # [F, 1 + K, D]
+    with model.answering("embeds"):
+        cache = model.backbone.decoder(inputs_embeds=sequence, use_cache=True)[CACHE_ARGUMENT]
+    keys = torch.stack([layer.keys[:, :, start:] for layer in cache.layers], dim=1)
+    return keys, sequence.shape[1]
