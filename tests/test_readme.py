@@ -2,59 +2,38 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-_BLOCK = re.compile(r"<!-- run -->\n```(bash|python)\n(.*?)```\n(?:\n```text\n(.*?)```\n)?", re.DOTALL)
+from tests.helpers.pages import README, ROOT, blocks, run_blocks
 
-
-def skeleton(text: str) -> list[str]:
-    """Lines without what may differ between two runs: numbers, digests, units of size, alignment."""
-    text = re.sub(r"\b[0-9a-f]{8,64}\b", "#", text)
-    text = re.sub(r"\d+([.:]\d+)*", "#", text)
-    text = re.sub(r"\b(B|KiB|MiB)\b", "#", text)
-    text = re.sub(r"[ ▁▂▃▄▅▆▇█─]+", " ", text)
-    return [line.strip() for line in text.splitlines() if line.strip()]
+TEXT = README.read_text(encoding="utf-8")
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 @pytest.mark.slow
 def test_every_command_runs_and_prints_what_readme_shows(tmp_path):
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "VOCO_VIDEO_CACHE_DIR": str(tmp_path / "cache"),
-    }
-    blocks = _BLOCK.findall(README)
-    assert len(blocks) >= 3
-    for language, code, shown in blocks:
-        command = ["bash", "-euo", "pipefail", "-c", code] if language == "bash" else [sys.executable, "-c", code]
-        ran = subprocess.run(
-            command, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        assert ran.returncode == 0, f"{code}\n{ran.stdout}"
-        if shown:
-            printed = ran.stdout.replace(str(tmp_path / "cache"), "~/.cache/voco-video")
-            assert skeleton(printed) == skeleton(shown), printed
+    chosen = [block for block in blocks(README) if block.is_run]
+    assert {block.language for block in chosen} == {"bash", "python"}
+    run_blocks(chosen, tmp_path)
 
 
 def test_the_two_commands_are_there():
     for mark in ("main command", "test command"):
-        block = README.split(f"<!-- {mark} -->")[1].split("<!-- end -->")[0]
+        block = TEXT.split(f"<!-- {mark} -->")[1].split("<!-- end -->")[0]
         assert block.count("```bash") == 1
 
 
-def test_the_file_tree_names_what_exists():
-    root = Path(__file__).parent.parent
-    tree = README.split("## What is where")[1].split("```")[1]
-    package, named = root / "voco_video", set()
-    for line in tree.splitlines():
-        if match := re.match(r"  (\w+(?:\.py|/))\s", line):
-            named.add(match[1].rstrip("/"))
-            assert (package / match[1]).exists(), match[1]
-    modules = {p.name for p in package.iterdir() if p.suffix == ".py" or (p.is_dir() and p.name != "__pycache__")}
-    assert modules - {"__init__.py"} == named
+def test_it_is_read_in_minutes():
+    assert len(TEXT.splitlines()) <= 150
+
+
+def test_its_figures_are_those_that_were_measured():
+    measured = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    known = set(NUMBER.findall(measured + (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")))
+    table = TEXT.split("## Measured")[1].split("\n## ")[0]
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("| ") and "`" in line][1:]
+    assert len(rows) >= 8
+    for _, what, figures, *_ in rows:
+        assert set(NUMBER.findall(what + figures)) <= known, figures

@@ -1,0 +1,77 @@
+"""What mkdocs adds to docs/: the options of every command, and pages that are kept elsewhere in the repository.
+
+mkdocs.yml names this file as a hook. Nothing that it adds is written to docs/, so it cannot go stale.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import typer.main
+
+from voco_video.cli import app
+
+ROOT = Path(__file__).parent.parent
+BORROWED = {
+    "contributing.md": ROOT / "CONTRIBUTING.md",
+    "changelog.md": ROOT / "CHANGELOG.md",
+    "measurements.md": ROOT / "benchmarks" / "README.md",
+    "results/decode.png": ROOT / "benchmarks" / "results" / "decode.png",
+}
+"""Files of the site that are kept outside docs/, by their place on it."""
+COMMANDS_MARK = "<!-- every command -->"
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the borrowed pages to the site."""
+    from mkdocs.structure.files import File
+
+    for place, path in BORROWED.items():
+        files.append(File.generated(config, place, abs_src_path=str(path)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Put the commands in the place of their mark, and turn links into docs/ around where a page was borrowed."""
+    if page.file.src_uri in BORROWED:
+        markdown = re.sub(r"\]\((?:\.\./)?docs/", "](", markdown)
+    return markdown.replace(COMMANDS_MARK, command_line_reference())
+
+
+def commands() -> dict[str, Any]:
+    """Every command of `voco-video` by its words, such as "cache ls", in the order of --help."""
+    found: dict[str, Any] = {}
+    for name, command in typer.main.get_command(app).commands.items():
+        inner = getattr(command, "commands", None)
+        found |= {f"{name} {n}": c for n, c in inner.items()} if inner else {name: command}
+    return found
+
+
+def command_line_reference() -> str:
+    """Markdown with a section for each command: what it does, its arguments, its options, examples."""
+    return "\n".join(_section(name, command) for name, command in commands().items())
+
+
+def _section(name: str, command: Any) -> str:
+    what, _, examples = inspect.cleandoc(command.help or "").partition("\b\n")
+    context = command.context_class(command, info_name=f"voco-video {name}")
+    records = [record for p in command.params if (record := p.get_help_record(context)) is not None]
+    rows = [f"| `{_one_line(names)}` | {_one_line(_plain(text))} |" for names, text in records]
+    lines = [f"## voco-video {name}", "", _plain(what.strip()), ""]
+    lines += ["| argument or option | what it is |", "|---|---|", *rows, ""] if rows else []
+    if examples:
+        shown = inspect.cleandoc(examples.partition("\n")[2])
+        lines += ["```bash", shown, "```", ""]
+    return "\n".join(lines)
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def _plain(text: str) -> str:
+    """Text in which no sign is markup."""
+    return re.sub(r"([<>*_|])", r"\\\1", text)
