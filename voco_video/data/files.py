@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -89,7 +89,11 @@ def read_rows(path: Path) -> Iterator[Row]:
         DataError: the file cannot be read, has another format than its suffix says, or has no rows.
         UsageError: a .parquet file without pyarrow installed.
     """
-    readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    readers: dict[str, Callable[[Path], Iterable[Any]]] = {
+        ".csv": _read_csv,
+        ".jsonl": _read_jsonl,
+        ".parquet": _read_parquet,
+    }
     try:
         number = 0
         for number, values in enumerate(readers.get(path.suffix.lower(), _read_json)(path), start=1):

@@ -34,7 +34,8 @@ def _named_side_data(picture: Any) -> Any:
 
     with contextlib.suppress(ValueError):
         return picture.side_data
-    nameless = [number for number in range(_MAX_SIDE_DATA_TYPES) if number not in {known.value for known in Type}]
+    named: set[object] = {known.value for known in Type}
+    nameless = [number for number in range(_MAX_SIDE_DATA_TYPES) if number not in named]
     graph, end = _graph_for(picture)
     for number in nameless:
         end = _linked(graph, end, "sidedata", f"mode=delete:type={number}")
