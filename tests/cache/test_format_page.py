@@ -55,11 +55,38 @@ def test_an_entry_of_several_segments_is_read(tmp_path, reader):
 
 
 def test_entries_of_earlier_versions_are_read(reader):
-    cache = FrameCache(Path(__file__).parent / "written_before" / "cache")
-    whole = [entry for entry in cache.entries() if (entry.directory / "manifest.json").exists()]
-    assert whole
-    for entry in whole:
+    entries = FrameCache(Path(__file__).parent / "written_before" / "cache").entries()
+    assert {entry.is_growing for entry in entries} == {False, True}
+    for entry in entries:
         assert_same_frames(reader["read_entry"], entry)
+
+
+def test_a_growing_entry_is_read_after_every_publication(tmp_path, reader):
+    cache = FrameCache(tmp_path)
+    with cache.growing_writer(key(), facts={"source": "door"}, segment_frames=4) as writer:
+        for frame in range(11):
+            writer.append(frames(frame, frame + 1), pts(frame, frame + 1))
+            writer.set_facts({"last": frame})
+            writer.publish()
+            with cache.find(key().digest) as entry:
+                assert entry.num_frames == frame + 1
+                assert_same_frames(reader["read_entry"], entry)
+                assert reader["read_log"]((entry.directory / "growing.txt").read_bytes())["facts"] == entry.facts
+        writer.publish(is_ended=True)
+    assert_same_frames(reader["read_entry"], cache.find(key().digest))
+
+
+def test_a_lost_line_of_a_log_is_noticed(tmp_path, reader):
+    cache = FrameCache(tmp_path)
+    with cache.growing_writer(key(), facts={}, segment_frames=100) as writer:
+        for frame in range(4):
+            writer.append(frames(frame, frame + 1), pts(frame, frame + 1))
+            writer.publish()
+    path = cache.find(key().digest).directory / "growing.txt"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], *lines[3:]]))
+    with pytest.raises(ValueError, match="a line of the log is damaged"):
+        reader["read_entry"](path.parent)
 
 
 def test_int8_is_what_the_page_says(tmp_path, reader):
