@@ -35,9 +35,11 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Put the commands in the place of their mark, and turn links into docs/ around where a page was borrowed."""
+    """Put the commands in the place of their mark, and point links from and to borrowed pages to their places here."""
     if page.file.src_uri in BORROWED:
         markdown = re.sub(r"\]\((?:\.\./)?docs/", "](", markdown)
+    for place, path in BORROWED.items():
+        markdown = markdown.replace(f"](../{path.relative_to(ROOT)}", f"]({place}")
     return markdown.replace(COMMANDS_MARK, command_line_reference())
 
 

@@ -101,7 +101,7 @@ def test_what_stands_in_backticks_exists(page):
 def test_links_lead_somewhere(page):
     for target in links(page):
         name, _, anchor = target.partition("#")
-        path = BORROWED.get(name, page.parent / name) if name and page in DOCS else page.parent / name if name else page
+        path = page.parent / name if name else page
         assert path.exists(), f"{page.name} links to {target}"
         assert not anchor or anchor in anchors(path), f"{page.name} links to {target}"
 
