@@ -1,4 +1,4 @@
-"""What mkdocs adds to docs/: the options of every command, and pages that are kept elsewhere in the repository.
+"""What mkdocs adds to docs/: every command and option, and pages that are kept elsewhere.
 
 mkdocs.yml names this file as a hook. Nothing that it adds is written to docs/, so it cannot go stale.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ import typer.main
 from voco_video.cli import app
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))  # mkdocs loads this file by its path
+
+from scripts.option_tables import option_tables  # noqa: E402
+
 BORROWED = {
     "contributing.md": ROOT / "CONTRIBUTING.md",
     "changelog.md": ROOT / "CHANGELOG.md",
@@ -23,6 +28,7 @@ BORROWED = {
 }
 """Files of the site that are kept outside docs/, by their place on it."""
 COMMANDS_MARK = "<!-- every command -->"
+OPTIONS_MARK = "<!-- every option -->"
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -40,7 +46,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         markdown = re.sub(r"\]\((?:\.\./)?docs/", "](", markdown)
     for place, path in BORROWED.items():
         markdown = markdown.replace(f"](../{path.relative_to(ROOT)}", f"]({place}")
-    return markdown.replace(COMMANDS_MARK, command_line_reference())
+    markdown = markdown.replace(COMMANDS_MARK, command_line_reference())
+    return markdown.replace(OPTIONS_MARK, option_tables().partition("\n")[2])
 
 
 def commands() -> dict[str, Any]:
