@@ -1,13 +1,10 @@
 """The rule "the frame for time t is the last one with pts <= t" against its slow, obvious reading."""
 
-import doctest
 import json
 
 import numpy as np
 import pytest
 
-import voco_video.video.frames
-import voco_video.video.sampling
 from voco_video.errors import UsageError
 from voco_video.video.sampling import Sampling, pick_frames
 
@@ -168,10 +165,3 @@ def test_description_is_json_and_canonical():
 )
 def test_text_for_people(sampling, text):
     assert str(sampling) == text
-
-
-@pytest.mark.parametrize("module", [voco_video.video.sampling, voco_video.video.frames])
-def test_docstring_examples(module):
-    result = doctest.testmod(module)
-    assert result.attempted
-    assert not result.failed

@@ -10,7 +10,7 @@ import torch
 from voco_video.checkpoint.files import find_checkpoint
 from voco_video.checkpoint.voco_settings import read_voco_settings
 from voco_video.errors import UsageError
-from voco_video.shapes.questions import FAMILIES
+from voco_video.shapes.scene_view import FAMILIES
 from voco_video.training.config import MOVING_SHAPES, TrainConfig
 from voco_video.training.recipes import find_deepspeed
 
