@@ -163,7 +163,7 @@ def random_text(model: VocoModel, length: int, *, seed: int = 2) -> Tensor:
 
 def vision_flops(model: VocoModel) -> float:
     """Additions and multiplications that one frame's vision tokens need: patches, layers that are read, projector."""
-    config, llava = model.backbone.model.config, model.backbone.model.model
+    config, llava = model.backbone.hf_model.config, model.backbone.hf_model.model
     tower, num_vision_tokens = llava.vision_tower, model.backbone.num_vision_tokens
     layers = list(tower.encoder.layers)
     num_read = config.vision_feature_layer % (len(layers) + 1)  # hidden state 0 is what enters the first layer

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from voco_video.answer.retrieval import FrameScorer, Retriever, question_states, token_features
 from voco_video.checkpoint.folder import find_checkpoint, load_voco_model
-from voco_video.model.voco import Form, VocoModel
+from voco_video.model.tokens import Form
+from voco_video.model.voco import VocoModel
 from voco_video.shapes.rendering import render
 from voco_video.shapes.world import COLOURS, PLACES, SHAPES, draw_scene, scene_rng
 

@@ -243,7 +243,7 @@ def test_a_stream_says_what_an_answer_says(model, videos):
 @pytest.mark.parametrize("leave", ["kept", "closed", "dropped"])
 def test_a_stream_that_nobody_reads_generates_nothing(videos, leave):
     voco, threads = videos[0].model.voco, threading.active_count()
-    voco_ends = voco.backbone.model.generation_config
+    voco_ends = voco.backbone.hf_model.generation_config
     usual, voco_ends.eos_token_id = voco_ends.eos_token_id, None
     try:
         pieces = videos[0].stream(QUESTIONS[0], max_new_tokens=400)
@@ -283,7 +283,7 @@ def by_the_library(
         pad_token_id=0,
     )
     torch.manual_seed(options.seed)
-    out = voco.backbone.model.generate(
+    out = voco.backbone.hf_model.generate(
         ids,
         generation_config=config,
         attention_mask=torch.cat([mask.new_ones(len(prompts), prefix.length), mask], dim=1),
@@ -300,7 +300,7 @@ def test_tokens_are_those_that_the_library_generates(name, temperature, penalty)
     fit = voco.backbone.images.fit
     pixels = random_pixels(2, size=max(fit.height, fit.width))[:, : fit.height, : fit.width]
     prefix = voco.prefix(voco.compress(voco.vision_tokens(pixels).detach()))
-    voco.backbone.model.generation_config.repetition_penalty = penalty  # a checkpoint may have settings of its own
+    voco.backbone.hf_model.generation_config.repetition_penalty = penalty  # a checkpoint may have settings of its own
     options = AnswerOptions(8, temperature=temperature, seed=3, stop_at_end=False)
     for prompts in ([[20, 30, 40]], [[20, 30, 40], [50, 60]]):
         state = torch.get_rng_state()

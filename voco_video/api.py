@@ -18,7 +18,7 @@ from voco_video.answer.entry_frames import Part
 from voco_video.answer.retrieval import Retriever
 from voco_video.answer.several_videos import Found, concat, find
 from voco_video.cache import FrameCache
-from voco_video.checkpoint.fingerprints import remembered
+from voco_video.checkpoint.fingerprints import cached_fingerprint
 from voco_video.checkpoint.folder import find_checkpoint, load_voco_model, save_voco_model
 from voco_video.checkpoint.loading import WeightBits
 from voco_video.compress import CompressOptions, Form, Progress, Storage, compress_video
@@ -106,7 +106,7 @@ class VideoModel:
         That of a large checkpoint is remembered in the cache's folder: `voco_video.checkpoint.fingerprints`.
         """
         what = f"compressing {self.voco.backbone.template}"
-        return remembered(self.voco, self.voco.fingerprint, what=what, cache_dir=self.cache.cache_dir)
+        return cached_fingerprint(self.voco, self.voco.fingerprint, what=what, cache_dir=self.cache.cache_dir)
 
     def compress(
         self,

@@ -28,7 +28,8 @@ from torch import Tensor
 from benchmarks.questions import Outcome, by_family, draw_case, outcomes_of, retention
 from voco_video.checkpoint.folder import load_voco_model
 from voco_video.model.compressors import compress_frames, parse_compressor
-from voco_video.model.voco import Form, Prefix, VocoModel
+from voco_video.model.tokens import Form, Prefix
+from voco_video.model.voco import VocoModel
 
 BUDGETS = (1, 2, 4, 8)
 ORDERS = ("in order", "shuffled", "single frame")

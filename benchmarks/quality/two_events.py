@@ -38,7 +38,8 @@ from benchmarks.report import Benchmark, Report, option, table
 from voco_video.api import CompressedVideo, VideoModel, concat, load_model
 from voco_video.data.samples import Turn
 from voco_video.model.adapters import adapters_off
-from voco_video.model.voco import Form, Prefix, VocoModel
+from voco_video.model.tokens import Form, Prefix
+from voco_video.model.voco import VocoModel
 from voco_video.scoring.bootstrap import Estimate, resample
 from voco_video.shapes.questions import QuestionAnswer, draw_questions
 from voco_video.shapes.rendering import write_clip

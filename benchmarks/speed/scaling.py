@@ -42,8 +42,9 @@ from benchmarks.speed.cache import hour_bytes, hour_table
 from benchmarks.timing import MemoryTrace, check_same, interleaved, resident_bytes, time_once
 from voco_video.api import CompressedVideo, VideoModel, load_model
 from voco_video.cache import CacheEntry, CacheKey
-from voco_video.compress import Progress, read_tokens
-from voco_video.model.voco import VocoTokens
+from voco_video.compress import Progress
+from voco_video.model.tokens import VocoTokens
+from voco_video.stored_tokens import read_tokens
 from voco_video.video.container import num_processors
 from voco_video.video.frames import FrameBatch
 from voco_video.video.reading import open_video

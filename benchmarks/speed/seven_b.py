@@ -28,7 +28,8 @@ from voco_video.answer.generate import AnswerOptions, generate
 from voco_video.checkpoint.folder import load_voco_model
 from voco_video.cli.output import format_bytes
 from voco_video.model.memory import largest_batch
-from voco_video.model.voco import VocoModel, VocoTokens
+from voco_video.model.tokens import VocoTokens
+from voco_video.model.voco import VocoModel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

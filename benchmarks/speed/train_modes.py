@@ -30,10 +30,10 @@ import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from voco_video.cache import CacheKey, FrameCache
-from voco_video.compress import read_tokens
 from voco_video.model.adapters import add_adapters
 from voco_video.model.backbone import Backbone, ImageSettings, PromptTemplate
 from voco_video.model.voco import VocoModel
+from voco_video.stored_tokens import read_tokens
 from voco_video.training.batches import Batch, Visibility
 from voco_video.training.loss import TrainableVoco
 from voco_video.video.frames import Fit
@@ -101,7 +101,7 @@ def stepper(trainable: TrainableVoco) -> Callable[[Batch], None]:
 def joint() -> TrainableVoco:
     """The joint mode: language model, projector and VoCo embeddings train."""
     model = make_model()
-    model.backbone.model.model.vision_tower.requires_grad_(False)
+    model.backbone.hf_model.model.vision_tower.requires_grad_(False)
     return TrainableVoco(model).train()
 
 

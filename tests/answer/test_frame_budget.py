@@ -28,13 +28,13 @@ from voco_video.answer.retrieval import (
 )
 from voco_video.api import CompressedVideo, Part, VideoModel, concat, find, load_model
 from voco_video.cache import CacheKey, FrameCache
-from voco_video.compress import read_tokens, stored_tensors
 from voco_video.errors import ModelError, UsageError
 from voco_video.model.backbone import CACHE_ARGUMENT
 from voco_video.model.compressors import compress_frames, parse_compressor
 from voco_video.model.mixed_prefix import assemble
 from voco_video.shapes.rendering import write_clip
 from voco_video.shapes.world import demo_scene
+from voco_video.stored_tokens import read_tokens, stored_tensors
 
 TEXT = torch.tensor([5, 11, 42, 7])
 

@@ -213,13 +213,33 @@ def test_sigkill_at_any_line_of_rewriting_loses_nothing(cache: FrameCache) -> No
     assert_whole(cache.get(KEY), 6)
 
 
-def test_a_log_of_an_earlier_version_is_rewritten_once_it_goes_on(cache: FrameCache) -> None:
-    """Earlier versions never rewrote it: here is one with hundreds of lines that no longer count."""
+@pytest.mark.parametrize("is_read", [False, True])
+def test_a_log_of_an_earlier_version_is_rewritten_by_the_next_prune(cache: FrameCache, is_read: bool) -> None:
+    write_without_rewriting(cache)
+    path = cache.find(KEY.digest).directory / "growing.txt"
+    size_bytes = path.stat().st_size
+    held = cache.get(KEY) if is_read else None
+    assert cache.prune() == []
+    assert path.stat().st_size < size_bytes / 4
+    if held is not None:
+        assert_whole(held, NUM_STEPS)
+        held.close()
+    assert_whole(cache.get(KEY), NUM_STEPS)
+    cache.prune()
+    assert [result.status for result in cache.verify()] == ["ok"]
+
+
+def write_without_rewriting(cache: FrameCache) -> None:
+    """Write an entry as earlier versions did: its log has hundreds of lines that no longer count."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SegmentLog, "is_wasteful", False)
         with cache.growing_writer(KEY, facts={}, segment_frames=8) as writer:
             publish(writer, NUM_STEPS)
-    size_bytes = writer.log.size_bytes
+
+
+def test_a_log_of_an_earlier_version_is_rewritten_once_it_goes_on(cache: FrameCache) -> None:
+    write_without_rewriting(cache)
+    size_bytes = (cache.find(KEY.digest).directory / "growing.txt").stat().st_size
     with cache.growing_writer(KEY, facts={}, segment_frames=8) as writer:
         publish(writer, 8)
     assert writer.log.size_bytes < size_bytes / 4

@@ -80,7 +80,7 @@ def test_loading_takes_the_model_and_at_most_a_shard_more(sharded, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_every_weight_is_the_one_on_the_disk(tmp_path, name, dtype):
     save_voco_model(tiny_family(name).to(torch.bfloat16), tmp_path, max_shard_size="20KB")
-    model = load_voco_model(tmp_path, dtype=dtype).backbone.model
+    model = load_voco_model(tmp_path, dtype=dtype).backbone.hf_model
     files = weight_files(tmp_path)
     assert len(files) > 1
     library = type(model).from_pretrained(tmp_path, dtype=getattr(torch, dtype))
@@ -98,7 +98,7 @@ def test_save_pretrained_is_an_ordinary_folder(tmp_path):
     folder = model.save_pretrained(tmp_path / "saved")
     assert VideoModel.from_pretrained(folder, cache_dir=tmp_path / "cache").fingerprint == model.fingerprint
     library = AutoModelForImageTextToText.from_pretrained(folder)
-    ours = model.voco.backbone.model.state_dict()
+    ours = model.voco.backbone.hf_model.state_dict()
     assert all(torch.equal(tensor, ours[name]) for name, tensor in library.state_dict().items())
 
 

@@ -239,5 +239,5 @@ def library_logits(model: VocoModel, name: str, pixels: Any, text_ids: Tensor, f
     ids = torch.tensor([[*picture, *text_ids.tolist()]])
     processed = AutoImageProcessor.from_pretrained(folder)(images=Image.fromarray(pixels), return_tensors="pt")
     inputs = tiny.library_inputs({n: t for n, t in processed.items() if isinstance(t, Tensor)}, ids)
-    logits: Tensor = model.backbone.model(input_ids=ids, **inputs).logits
+    logits: Tensor = model.backbone.hf_model(input_ids=ids, **inputs).logits
     return logits[0, len(picture) :]

@@ -107,7 +107,7 @@ def test_losses_are_those_of_single_passes(model, viewer, clip):
     found = view.losses(QUESTIONS[0], [said, "top left", "circle"])
     assert [is_greedy for _, is_greedy in found] == [True, said == "top left", said == "circle"]
     assert min(loss for loss, _ in found) == found[0][0]
-    backbone, end = model.voco.backbone, model.voco.backbone.model.generation_config.eos_token_id
+    backbone, end = model.voco.backbone, model.voco.backbone.hf_model.generation_config.eos_token_id
     prompt = backbone.conversation_ids([{"role": "user", "content": QUESTIONS[0]}])
     answer = [*backbone.tokenizer(" top left", add_special_tokens=False).input_ids, end]
     with torch.inference_mode():

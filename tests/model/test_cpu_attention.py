@@ -71,7 +71,7 @@ def test_every_family_compresses_as_well_with_it(monkeypatch, family):
     pixels = torch.randint(0, 256, (2, fit.height, fit.width, 3), generator=generator, dtype=torch.uint8).numpy()
 
     def values(dtype: torch.dtype, attention: str) -> torch.Tensor:
-        model.to(dtype).backbone.model.set_attn_implementation(attention)
+        model.to(dtype).backbone.hf_model.set_attn_implementation(attention)
         with torch.inference_mode():
             return model.compress(model.vision_tokens(pixels)).values.float()
 

@@ -16,8 +16,9 @@ from tests.helpers.models import voco_tiny_in_kv
 from tests.helpers.reading import SMALL, check_case
 from tests.helpers.sequential import decode
 from voco_video.cache import FrameCache
-from voco_video.compress import CompressOptions, compress_video, read_tokens
+from voco_video.compress import CompressOptions, compress_video
 from voco_video.errors import VocoVideoError
+from voco_video.stored_tokens import read_tokens
 from voco_video.video.reading import open_video, read_frames
 from voco_video.video.sampling import Sampling
 

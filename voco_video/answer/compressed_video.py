@@ -24,18 +24,12 @@ from voco_video.answer.frame_budget import (
 from voco_video.answer.generate import NUM_MOMENTS, Answer, AnswerOptions, Message, answer_questions, stream_answer
 from voco_video.answer.moments import Moment, find_moments, weighted
 from voco_video.answer.retrieval import FrameScores, FrameSearch, Retriever
-from voco_video.compress import (
-    CompressResult,
-    Form,
-    StageSeconds,
-    compressor_of,
-    form_of,
-    read_tokens,
-    tokens_per_frame,
-)
+from voco_video.compress import CompressResult, Form, StageSeconds
 from voco_video.errors import ModelError, UsageError
 from voco_video.model.mixed_prefix import assemble
-from voco_video.model.voco import Prefix, VocoModel, VocoTokens
+from voco_video.model.tokens import Prefix, VocoTokens
+from voco_video.model.voco import VocoModel
+from voco_video.stored_tokens import compressor_of, form_of, read_tokens, tokens_per_frame
 
 log = logging.getLogger(__name__)
 AS_FITS = ViewOptions()  # as many frames as the context has room for

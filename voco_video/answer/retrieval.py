@@ -44,7 +44,8 @@ from voco_video.files.weights import read_small_weights
 from voco_video.model.adapters import adapters_off
 from voco_video.model.backbone import CACHE_ARGUMENT
 from voco_video.model.inference import undisturbed
-from voco_video.model.voco import Form, VocoModel, VocoTokens
+from voco_video.model.tokens import Form, VocoTokens
+from voco_video.model.voco import VocoModel
 
 KEPT_BYTES = 128 << 20  # of what is remembered of a video's frames: nine hours of the embedded model's
 NUM_HEADS, HEAD_DIM, HIDDEN = 4, 32, 256

@@ -214,7 +214,7 @@ class CacheEntry:
 
     def verify(self, *, full: bool = True) -> None:
         """Raise CacheError unless every segment has its size and, with `full`, the BLAKE3 it was written with."""
-        hold, fresh_reader = self._held(), SegmentReader()  # fresh: hashes also what was read before
+        hold, fresh_reader = self._held(), SegmentReader()  # a new one hashes what was read before, too
         try:
             for segment in self._manifest.segments:
                 check_size(hold.directory_fd, segment)

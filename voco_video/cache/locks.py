@@ -64,7 +64,7 @@ class ReadHold:
             hold.close()
 
     def _open_index(self) -> None:
-        # Of this very directory, even if the entry is being replaced by another.
+        # Relative to the open directory: another entry may be taking its path now.
         for name in _INDEXES:
             with suppress(FileNotFoundError):
                 self._fds.append(os.open(name, os.O_RDONLY, dir_fd=self.directory_fd))
@@ -87,7 +87,7 @@ def replaced_logs(directory: Path) -> list[Path]:
 def unread(directory: Path) -> Iterator[bool]:
     """Yield whether no reader in any process holds the entry at `directory`; if so, none gets it during the block."""
     index = index_path(directory)
-    fds: dict[int, int] = {}  # by inode: a log just being replaced has two names, and each could be locked but once
+    fds: dict[int, int] = {}  # by inode: a log that is being replaced has two names
     try:
         for path in (*([index] if index else []), *replaced_logs(directory)):
             with suppress(FileNotFoundError):
@@ -105,7 +105,7 @@ def delete_unless_held(directory: Path) -> bool:
     with unread(directory) as is_unread:
         if not is_unread:
             return False
-        # First, so that a deletion cut short can never look like an entry. Another process may be as far.
+        # First, so that a deletion cut short never looks like an entry. Another process may delete it too.
         for name in _INDEXES:
             (directory / name).unlink(missing_ok=True)
         shutil.rmtree(directory, ignore_errors=True)
@@ -137,7 +137,7 @@ class WriteLock:
     """The one writer of an entry: an exclusive flock on `path`, across processes and threads."""
 
     def __init__(self, path: Path, file: IO[bytes]) -> None:
-        self.path, self._file = path, file  # a file object, which closes itself wherever Ctrl-C strikes
+        self.path, self._file = path, file  # a file object: it closes itself after Ctrl-C
 
     @classmethod
     def acquire(cls, path: Path, *, on_wait: Callable[[], None] | None = None) -> WriteLock:

@@ -7,6 +7,7 @@
     81/81c0…/journal.txt                   an unfinished entry: which segments are safe
              segment-000000.safetensors
     c2/c24e…/growing.txt                   an entry that is readable while it grows: what is published
+             growing.txt.5d1f…             the log before it was rewritten, while a reader has it open
              segment-000000.safetensors
     locks/3fa9….lock                       flock of the one writer
     trash/3fa9….0a1b…                      deleted; its files go when no reader has them open
@@ -126,13 +127,16 @@ class CachePaths:
             return True
 
     def tidy(self, directory: Path) -> None:
-        """Delete what crashes left in an entry's directory, and the directory if that leaves it empty."""
-        if not leftovers(directory) and not _is_empty(directory):
+        """Delete what crashes left in an entry's directory, and an empty directory; shorten an old stream's log."""
+        if not leftovers(directory) and not _is_empty(directory) and not _has_wasteful_log(directory):
             return
         with self.unwritten(directory) as is_unwritten:
             if not is_unwritten:
                 return
             with unread(directory) as is_unread:
+                with suppress(CacheError, OSError):  # the longer log is as good
+                    if (log := read_published(directory)) and log.is_wasteful:
+                        log.rewrite(directory / GROWING, is_read=not is_unread)
                 for path in leftovers(directory) if is_unread else ():
                     path.unlink()
             if _is_empty(directory):
@@ -160,6 +164,14 @@ def is_growing(directory: Path) -> bool:
 def _is_empty(directory: Path) -> bool:
     with suppress(FileNotFoundError):  # others may delete it meanwhile
         return not any(directory.iterdir())
+    return False
+
+
+def _has_wasteful_log(directory: Path) -> bool:
+    """Tell whether a stream's log is much longer than it needs to be, as earlier versions left it."""
+    with suppress(CacheError):
+        log = read_published(directory)
+        return log is not None and log.is_wasteful
     return False
 
 

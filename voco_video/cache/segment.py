@@ -23,7 +23,7 @@ from voco_video.cache.key import FORMAT_VERSION, digest_file, is_digest
 from voco_video.errors import CacheError
 
 PTS_SECONDS = "pts_seconds"
-MAX_SEGMENT_BYTES = 256 << 20  # bounds memory where single frames are large, as with the `full` compressor
+MAX_SEGMENT_BYTES = 256 << 20  # limits memory where frames are large, as with the `full` compressor
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -318,7 +318,7 @@ class SegmentReader:
                     continue
                 size = len(buffer) // len(frames)
                 begin += range(shape[1])[row] * size
-                for number, frame in enumerate(frames):  # thousands: this loop is what reading a row costs
+                for number, frame in enumerate(frames):  # runs thousands of times: nothing slow in here
                     place, offset = buffer[number * size : (number + 1) * size], begin + frame * frame_bytes
                     if os.preadv(fd, (place,), offset) < size:
                         _read_fully(fd, place, offset, segment)
@@ -350,7 +350,7 @@ class SegmentReader:
         state = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, segment.blake3)
         header = self._checked.get(state)
         if header is None:
-            if digest_file(f"/dev/fd/{fd}") != segment.blake3:  # this very file, whatever happens to its name
+            if digest_file(f"/dev/fd/{fd}") != segment.blake3:  # the open file: its name may be given to another
                 raise CacheError(f"{segment.file} does not match its checksum")
             try:
                 header = self._checked[state] = _Header.read(fd, segment)

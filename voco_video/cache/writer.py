@@ -151,7 +151,7 @@ class SegmentWriter:
             fsync_directory(self.directory)  # the file's name must not appear later than the line that names it
             self._record({"segment": segment.to_json(), **change}, tensors=batches[0].specs)
         except OSError:
-            (self.directory / segment_file(index)).unlink(missing_ok=True)  # room for whoever needs it
+            (self.directory / segment_file(index)).unlink(missing_ok=True)  # frees its space
             raise
 
     def _record(self, change: Mapping[str, Any], *, tensors: Mapping[str, TensorSpec]) -> None:

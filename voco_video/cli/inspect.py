@@ -98,8 +98,8 @@ def sampled_frames(path: Path, sampling: Any, *, max_frames: int, decoder: str) 
 
 def entry_facts(entry: CacheEntry) -> dict[str, Any]:
     """A cache entry as plain values; None for what it does not say, as entries of other versions may not."""
-    from voco_video.compress import tokens_per_frame
     from voco_video.errors import CacheError
+    from voco_video.stored_tokens import tokens_per_frame
 
     settings = entry.key.settings
     num_voco_tokens = None

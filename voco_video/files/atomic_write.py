@@ -28,7 +28,7 @@ def written_aside(path: Path, *, is_durable: bool = False) -> Iterator[Path]:
     >>> path.read_text()
     '{}'
     """
-    aside = path.with_name(f".{os.getpid()}.{path.name}")  # with the same ending, which tells some libraries the format
+    aside = path.with_name(f".{os.getpid()}.{path.name}")  # the same suffix: some libraries choose the format by it
     try:
         yield aside
         if is_durable:

@@ -19,7 +19,7 @@ from voco_video.compress import CompressOptions
 from voco_video.errors import FILE_ERRORS, DataError, VideoError
 from voco_video.evaluate.answer_likelihood import Ranker
 from voco_video.model.compressors import check_compressor, parse_compressor
-from voco_video.model.voco import Prefix
+from voco_video.model.tokens import Prefix
 from voco_video.video.sampling import Sampling
 
 # What PIL raises for pictures that are damaged (SyntaxError for PNG) or absurdly large.

@@ -13,7 +13,7 @@ from torch import Tensor
 from voco_video.data.samples import Turn
 from voco_video.data.turns import encode_turns
 from voco_video.model.backbone import Backbone
-from voco_video.model.voco import Form, VocoTokens
+from voco_video.model.tokens import Form, VocoTokens
 
 IGNORED = -100
 """The label of a token without loss."""

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from voco_video.errors import UsageError
 from voco_video.files.paths import expanded
-from voco_video.model.voco import Form, Forms
+from voco_video.model.tokens import Form, Forms
 
 Stage = Literal["image", "video"]
 Mode = Literal["joint", "cached"]

@@ -20,6 +20,7 @@ from transformers import Trainer, TrainingArguments, set_seed
 from voco_video.checkpoint.folder import load_voco_model
 from voco_video.data.turns import check_rendering
 from voco_video.errors import UsageError, VocoVideoError
+from voco_video.model.memory import is_out_of_memory
 from voco_video.model.voco import VocoModel
 from voco_video.training.batches import make_batch
 from voco_video.training.checkpoints import (
@@ -259,10 +260,8 @@ class VocoTrainer(Trainer):
         """One forward and backward pass; failures name the option to change."""
         try:
             loss = super().training_step(*args, **kwargs)
-        except torch.OutOfMemoryError as error:
-            raise TrainingError(_out_of_memory(self.config)) from error
-        except RuntimeError as error:
-            if "can't allocate memory" in str(error):
+        except Exception as error:
+            if is_out_of_memory(error):
                 raise TrainingError(_out_of_memory(self.config)) from error
             raise
         if not torch.isfinite(loss):
@@ -297,7 +296,7 @@ class VocoTrainer(Trainer):
         if self.config.optimizer == "muon" and self.optimizer is None:
             self.optimizer = muon_for(
                 self.trainable,
-                self.voco.backbone.model.get_output_embeddings(),
+                self.voco.backbone.hf_model.get_output_embeddings(),
                 lr=self.config.learning_rate,
                 weight_decay=self.config.weight_decay,
                 beta2=self.config.adam_beta2,

@@ -14,7 +14,8 @@ import torch
 
 from voco_video.data.samples import Turn
 from voco_video.model.compressors import whole_frames
-from voco_video.model.voco import Form, VocoModel, VocoTokens
+from voco_video.model.tokens import Form, VocoTokens
+from voco_video.model.voco import VocoModel
 from voco_video.shapes.questions import FAMILIES, QuestionAnswer, draw_questions
 from voco_video.shapes.rendering import render
 from voco_video.shapes.samples import MovingShapes, Sample
