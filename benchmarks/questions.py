@@ -14,12 +14,13 @@ import numpy as np
 import torch
 
 from voco_video.data.samples import Turn
-from voco_video.model.voco import Prefix, VocoModel
+from voco_video.data.turns import encode_turns
+from voco_video.model.tokens import Prefix
+from voco_video.model.voco import VocoModel
 from voco_video.shapes.questions import draw_questions
 from voco_video.shapes.rendering import render
 from voco_video.shapes.scene_view import QuestionAnswer
 from voco_video.shapes.world import Scene, draw_scene, scene_rng
-from voco_video.training.batches import encode_turns
 
 NUM_FRAMES = 8
 

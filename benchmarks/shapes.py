@@ -21,11 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from voco_video.checkpoint.folder import load_voco_model
-from voco_video.checkpoint.loading import LoadOptions, resolve_attention
-from voco_video.model.backbone import Backbone, ImageSettings, PromptTemplate
+from voco_video.checkpoint.loading import resolve_attention
+from voco_video.model.backbone import Backbone
+from voco_video.model.families.family import ImageSettings, PromptTemplate
 from voco_video.model.freed_memory import keep_freed_memory
 from voco_video.model.voco import VocoModel
-from voco_video.video.frames import Fit
+from voco_video.options.loading import LoadOptions
+from voco_video.video.scaling import Fit
 
 NUM_VOCO_TOKENS = 8
 MODELS = ("voco-tiny", "tiny", "small", "mid", "7b")
@@ -163,7 +165,7 @@ def random_text(model: VocoModel, length: int, *, seed: int = 2) -> Tensor:
 
 def vision_flops(model: VocoModel) -> float:
     """Additions and multiplications that one frame's vision tokens need: patches, layers that are read, projector."""
-    config, llava = model.backbone.model.config, model.backbone.model.model
+    config, llava = model.backbone.hf_model.config, model.backbone.hf_model.model
     tower, num_vision_tokens = llava.vision_tower, model.backbone.num_vision_tokens
     layers = list(tower.encoder.layers)
     num_read = config.vision_feature_layer % (len(layers) + 1)  # hidden state 0 is what enters the first layer

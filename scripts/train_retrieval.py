@@ -20,8 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from voco_video.answer.frame_scorer import FrameScorer, Retriever, question_states, token_features
-from voco_video.checkpoint.folder import find_checkpoint, load_voco_model
-from voco_video.model.voco import Form, VocoModel
+from voco_video.checkpoint.files import find_checkpoint
+from voco_video.checkpoint.folder import load_voco_model
+from voco_video.model.voco import VocoModel
+from voco_video.options.compression import Form
 from voco_video.shapes.rendering import render
 from voco_video.shapes.world import COLOURS, PLACES, SHAPES, draw_scene, scene_rng
 

@@ -17,11 +17,13 @@ import torch
 from tests.helpers.models import voco_tiny_in_kv
 from voco_video.api import VideoModel
 from voco_video.cache import FrameCache
-from voco_video.compress import CompressOptions, Progress, cache_key, compress_video, read_tokens
+from voco_video.compress import Progress, cache_key, compress_video
 from voco_video.errors import CacheError, ModelError, UsageError, VideoError
+from voco_video.options.compression import CompressOptions
 from voco_video.options.sampling import Sampling
 from voco_video.shapes.rendering import write_clip
 from voco_video.shapes.world import draw_scene
+from voco_video.stored_tokens import read_tokens
 from voco_video.video.reading import open_video, read_frames
 
 
@@ -117,7 +119,7 @@ def test_forms_and_storage(voco, clip, cache, form, storage):
 
 
 def test_int8_that_would_move_the_logits_too_far_is_refused(voco, clip, cache, monkeypatch):
-    monkeypatch.setattr("voco_video.compress.INT8_MAX_LOGIT_ERROR", 1e-9)
+    monkeypatch.setattr("voco_video.stored_tokens.INT8_MAX_LOGIT_ERROR", 1e-9)
     with pytest.raises(ModelError, match="use storage='native'"):
         compress_video(voco, clip, cache=cache, options=CompressOptions(storage="int8"))
     assert cache.entries() == []

@@ -23,13 +23,15 @@ from tests.helpers.live_sources import growing, http_server, pieces, remuxed, rt
 from voco_video import cli
 from voco_video.api import VideoModel, load_model
 from voco_video.cache import FrameCache
-from voco_video.compress import CompressOptions, read_tokens
 from voco_video.errors import CacheError, UsageError, VideoError
 from voco_video.follow import Stream
+from voco_video.options.compression import CompressOptions
+from voco_video.options.sampling import Sampling
+from voco_video.stored_tokens import read_tokens
 from voco_video.video.live_source import LiveReader, parse_source
 from voco_video.video.pacing import FrameQueue, frames_on_grid
 from voco_video.video.reading import open_video
-from voco_video.video.sampling import Sampling, pick_frames
+from voco_video.video.sampling import pick_frames
 from voco_video.video.timeline import Timeline
 
 GOP = {"g": "12", "bf": "2", "preset": "ultrafast"}
@@ -381,7 +383,7 @@ def test_a_file_that_seemed_to_have_ended_goes_on(model, tmp_path, recording):
 def test_a_live_source_goes_on_by_the_time_that_went_by(model, recording, monkeypatch):
     lengths, ends = [], []
     for started in (1000.0, 1060.0):
-        monkeypatch.setattr("voco_video.follow.time", Clock(started))
+        monkeypatch.setattr("voco_video.video.source_thread.time", Clock(started))
         with http_server(recording.read_bytes(), seconds=0.3) as url:
             stream = model.open_stream(url, name="live", fps=4, idle_seconds=5, when_behind="wait")
             run_to_end(stream)
@@ -397,7 +399,9 @@ def test_a_live_source_goes_on_by_the_time_that_went_by(model, recording, monkey
     assert facts["gaps"] == [{"start_seconds": ends[0], "end_seconds": float(pts[20])}]
     for name, tensor in read_tokens(stream.entry).tensors().items():
         assert torch.allclose(tensor[:20].float(), tensor[20:].float(), atol=1e-5), f"{name}: the pictures came twice"
-    monkeypatch.setattr("voco_video.follow.time", Clock(1001.0))  # set back: there is no going back on the entry's
+    monkeypatch.setattr(
+        "voco_video.video.source_thread.time", Clock(1001.0)
+    )  # set back: there is no going back on the entry's
     with http_server(recording.read_bytes(), seconds=0.3) as url:
         run_to_end(model.open_stream(url, name="live", fps=4, idle_seconds=5, when_behind="wait"))
     assert stream.video.pts_seconds[40] == pytest.approx(pts[39] + 0.25)
@@ -420,7 +424,7 @@ def test_two_runs_under_one_name_are_refused_and_names_keep_entries_apart(model,
 @pytest.fixture
 def slow_model(model, monkeypatch) -> VideoModel:
     """Takes a quarter of a second for a frame."""
-    from voco_video.follow import compress_batch
+    from voco_video.compress import compress_batch
 
     def slowly(voco, pixels, *arguments):
         time.sleep(0.25 * len(pixels))

@@ -22,13 +22,15 @@ from tests.helpers.clips import Clip
 from tests.helpers.models import random_pixels, tiny_voco
 from tests.helpers.tiny_families import FAMILIES, tiny_family
 from voco_video.answer.attention_scores import frame_keys, last_token_queries
-from voco_video.answer.generate import AnswerOptions, frame_attention, generate
-from voco_video.api import CompressedVideo, VideoModel
+from voco_video.answer.compressed_video import CompressedVideo
+from voco_video.answer.generate import frame_attention, generate
+from voco_video.api import VideoModel
 from voco_video.model import freed_memory
 from voco_video.model.adapters import add_adapters
 from voco_video.model.backbone import CACHE_ARGUMENT
 from voco_video.model.compressors import compress_frames
 from voco_video.model.voco import VocoModel
+from voco_video.options.answering import AnswerOptions
 from voco_video.options.compression import parse_compressor
 
 QUESTIONS = ("where does the square go?", "who is green?", "how many shapes are there?")
@@ -244,7 +246,7 @@ def test_a_stream_says_what_an_answer_says(model, videos):
 @pytest.mark.parametrize("leave", ["kept", "closed", "dropped"])
 def test_a_stream_that_nobody_reads_generates_nothing(videos, leave):
     voco, threads = videos[0].model.voco, threading.active_count()
-    voco_ends = voco.backbone.model.generation_config
+    voco_ends = voco.backbone.hf_model.generation_config
     usual, voco_ends.eos_token_id = voco_ends.eos_token_id, None
     try:
         pieces = videos[0].stream(QUESTIONS[0], max_new_tokens=400)
@@ -284,7 +286,7 @@ def by_the_library(
         pad_token_id=0,
     )
     torch.manual_seed(options.seed)
-    out = voco.backbone.model.generate(
+    out = voco.backbone.hf_model.generate(
         ids,
         generation_config=config,
         attention_mask=torch.cat([mask.new_ones(len(prompts), prefix.length), mask], dim=1),
@@ -301,7 +303,7 @@ def test_tokens_are_those_that_the_library_generates(name, temperature, penalty)
     fit = voco.backbone.images.fit
     pixels = random_pixels(2, size=max(fit.height, fit.width))[:, : fit.height, : fit.width]
     prefix = voco.prefix(voco.compress(voco.vision_tokens(pixels).detach()))
-    voco.backbone.model.generation_config.repetition_penalty = penalty  # a checkpoint may have settings of its own
+    voco.backbone.hf_model.generation_config.repetition_penalty = penalty  # a checkpoint may have settings of its own
     options = AnswerOptions(8, temperature=temperature, seed=3, stop_at_end=False)
     for prompts in ([[20, 30, 40]], [[20, 30, 40], [50, 60]]):
         state = torch.get_rng_state()

@@ -18,8 +18,9 @@ from voco_video.answer.entry_frames import EntryFrames
 from voco_video.answer.frame_scorer import Retriever
 from voco_video.answer.several_videos import Found, concat, find
 from voco_video.cache import FrameCache
-from voco_video.checkpoint.fingerprints import remembered
-from voco_video.checkpoint.folder import find_checkpoint, load_voco_model, save_voco_model
+from voco_video.checkpoint.files import find_checkpoint
+from voco_video.checkpoint.fingerprints import cached_fingerprint
+from voco_video.checkpoint.folder import load_voco_model, save_voco_model
 from voco_video.compress import Progress, compress_video
 from voco_video.errors import CacheError, ModelError
 from voco_video.follow import Stream
@@ -107,7 +108,7 @@ class VideoModel:
         That of a large checkpoint is remembered in the cache's folder: `voco_video.checkpoint.fingerprints`.
         """
         what = f"compressing {self.voco.backbone.template}"
-        return remembered(self.voco, self.voco.fingerprint, what=what, cache_dir=self.cache.cache_dir)
+        return cached_fingerprint(self.voco, self.voco.fingerprint, what=what, cache_dir=self.cache.cache_dir)
 
     def compress(
         self,

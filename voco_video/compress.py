@@ -14,15 +14,20 @@ import numpy as np
 import torch
 
 from voco_video.cache import CacheEntry, CacheKey, FrameCache, digest_file
-from voco_video.cache.int8 import dequantize, quantize
-from voco_video.errors import CacheError, ModelError, UsageError, VideoError
+from voco_video.errors import CacheError, VideoError
 from voco_video.files.paths import expanded
 from voco_video.model.compressors import check_compressor, compress_frames, no_tokens
 from voco_video.model.inference import undisturbed
 from voco_video.model.memory import Batching
-from voco_video.model.voco import VocoModel, VocoTokens
-from voco_video.options.compression import CompressOptions, Compressor, Form, Storage, parse_compressor
+from voco_video.model.tokens import VocoTokens
+from voco_video.model.voco import VocoModel
+from voco_video.options.compression import (
+    CompressOptions,
+    Compressor,
+    parse_compressor,
+)
 from voco_video.options.sampling import Sampling
+from voco_video.stored_tokens import checked_int8_error, stored_tensors
 from voco_video.version import __version__
 from voco_video.video.container import Source
 from voco_video.video.frames import FrameBatch
@@ -30,8 +35,6 @@ from voco_video.video.media_files import as_video_errors, check_readable
 from voco_video.video.reading import Video, open_video
 
 _LARGE_BYTES = 256 << 20
-INT8_MAX_LOGIT_ERROR = 0.1
-"""int8 is refused where it moves the logits after a probe by more than this share of their standard deviation."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ def compress_video(
             batches = video.batches(sampling, fit=model.backbone.images.fit, batch_size=size, first_frame=first_frame)
         else:
             batches = _undecoded(plan[first_frame:])
-        if sampling.timestamps is None:  # those may name a frame twice
+        if sampling.timestamps is None:  # given timestamps may name a frame twice
             batches = _later(batches, writer.last_pts_seconds)
         for batch in _timed(batches, seconds):
             for part, tokens in batching.passes(
@@ -154,7 +157,7 @@ def cache_key(
     options: CompressOptions,
     fingerprint: str | None = None,
 ) -> CacheKey:
-    """The address of a compressed video: the file's bytes, the compressing weights, and every setting that counts."""
+    """Return the address of a compressed video: its bytes, the compressing weights, and every setting that counts."""
     return entry_key(model, _digest(Path(path)), sampling=sampling, options=options, fingerprint=fingerprint)
 
 
@@ -166,19 +169,19 @@ def entry_key(
     options: CompressOptions,
     fingerprint: str | None = None,
 ) -> CacheKey:
-    """The address of what a model makes of the video with this digest, 64 hex digits."""
+    """Return the address of what a model makes of the video with this digest, 64 hex digits."""
     compressor = parse_compressor(options.compressor)
     form = options.form_for(model.default_form)
     check_compressor(model, compressor, num_voco_tokens=options.num_voco_tokens, form=form)
     kind: dict[str, Any] = {"compressor": str(compressor)}
-    if compressor.name == "voco":  # as keys were before there was a choice, so that those entries go on being found
+    if compressor.name == "voco":  # so that entries from before there was a choice are found
         kind = {"num_voco_tokens": model.checked_budget(options.num_voco_tokens)}
     return CacheKey(
         video_digest=video_digest,
         model_fingerprint=fingerprint or model.fingerprint(),
         settings={
             **kind,
-            "form": form if compressor.sees_frames else "embeds",  # of nothing there is but one
+            "form": form if compressor.sees_frames else "embeds",  # an empty entry is always stored as embeds
             "dtype": str(model.backbone.dtype).removeprefix("torch."),
             "storage": options.storage,
             "images": model.backbone.images.describe(),
@@ -189,77 +192,8 @@ def entry_key(
     )
 
 
-def compressor_of(entry: CacheEntry) -> Compressor:
-    """What made an entry.
-
-    Raises:
-        CacheError: this version does not know it.
-    """
-    name = entry.key.settings.get("compressor", "voco")
-    try:
-        return parse_compressor(str(name))
-    except UsageError as error:
-        raise _unreadable(entry, f"was made by compressor {name!r}") from error
-
-
-def form_of(entry: CacheEntry) -> Form:
-    """What an entry keeps of each token, as its tensors tell.
-
-    Raises:
-        CacheError: they are of neither form.
-    """
-    names = {name.partition(".")[0] for name in entry.tensors}
-    if names not in ({"positions", "keys", "values"}, {"embeds"}):
-        raise _unreadable(entry, f"holds {', '.join(sorted(names))}")
-    return "embeds" if "embeds" in names else "kv"
-
-
-def dtype_of(entry: CacheEntry) -> torch.dtype:
-    """The type that an entry's tokens have once they are read.
-
-    Raises:
-        CacheError: neither settings nor tensors tell.
-    """
-    dtype = getattr(torch, str(entry.key.settings.get("dtype")), None)
-    if dtype is None:  # optional, as are all settings: what is not stored as int8 tells by itself
-        dtype = next((entry.tensors[name].dtype for name in ("values", "embeds") if name in entry.tensors), None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise _unreadable(entry, f"does not tell the type of its tokens (dtype is {entry.key.settings.get('dtype')!r})")
-    return dtype
-
-
-def tokens_per_frame(entry: CacheEntry) -> int:
-    """K: tokens that an entry holds of each frame, VoCo tokens or others.
-
-    Raises:
-        CacheError: it holds no tokens.
-    """
-    name = "embeds" if form_of(entry) == "embeds" else "keys"
-    shape = entry.tensors[name if name in entry.tensors else f"{name}.int8"].shape
-    if len(shape) < 2:
-        raise _unreadable(entry, f"holds {name} of shape {list(shape)} for a frame")
-    return shape[-2]
-
-
-def read_tokens(entry: CacheEntry, start: int = 0, stop: int | None = None) -> VocoTokens:
-    """VoCo tokens of frames ``start:stop`` of an entry; only the segments that overlap are read.
-
-    Raises:
-        CacheError: the entry is damaged, or holds something else than tokens.
-    """
-    form, dtype, elastic = form_of(entry), dtype_of(entry), compressor_of(entry).name == "voco"
-    return _restored(entry.read(start, stop), form=form, dtype=dtype, elastic=elastic)
-
-
-def _unreadable(entry: CacheEntry, what: str) -> CacheError:
-    return CacheError(
-        f"cache entry {entry.digest[:12]} {what}, which this voco-video cannot read; compress the video again with "
-        f"--force, or delete the entry with `voco-video cache rm {entry.digest[:12]}`"
-    )
-
-
 def _next_planned(plan: np.ndarray, num_frames: int, last_pts_seconds: float | None) -> int:
-    """Where in the plan an interrupted run goes on: after its frames, by time where a damaged file gave fewer."""
+    """Find where in the plan an interrupted run goes on: after its frames, by time if a damaged file gave fewer."""
     if last_pts_seconds is None or plan[num_frames - 1] == last_pts_seconds:
         return num_frames
     return int(np.searchsorted(plan, last_pts_seconds, side="right"))
@@ -274,7 +208,7 @@ def _later(batches: Iterator[FrameBatch], last_pts_seconds: float | None) -> Ite
 
 
 def _undecoded(pts_seconds: np.ndarray) -> Iterator[FrameBatch]:
-    """Frames of a plan by their times alone."""
+    """Make frames without pixels from the times of a plan."""
     if len(pts_seconds):
         yield FrameBatch(np.empty((len(pts_seconds), 0, 0, 3), np.uint8), pts_seconds)
 
@@ -283,7 +217,7 @@ def _undecoded(pts_seconds: np.ndarray) -> Iterator[FrameBatch]:
 def compress_batch(
     model: VocoModel, pixels: np.ndarray, compressor: Compressor, options: CompressOptions, seconds: StageSeconds
 ) -> VocoTokens:
-    """Pixels ``[F, H, W, 3]`` to what is kept of them; the time it takes is added to ``seconds``."""
+    """Compress pixels ``[F, H, W, 3]``; the time it takes is added to ``seconds``."""
     if not compressor.sees_frames:
         return no_tokens(model, len(pixels))
     with _clock(seconds, "vision", model):
@@ -299,7 +233,7 @@ def compress_batch(
 
 
 def fitting_batch_size(model: VocoModel, compressor: Compressor, options: CompressOptions, batching: Batching) -> int:
-    """Frames per pass; for ``"auto"`` found on empty frames, unless ``batching`` has it already.
+    """Return the frames per pass; for ``"auto"`` found on empty frames, unless ``batching`` has it already.
 
     Raises:
         ModelError: not even one frame fits.
@@ -311,37 +245,6 @@ def fitting_batch_size(model: VocoModel, compressor: Compressor, options: Compre
         compress_batch(model, empty, compressor, options, StageSeconds())
 
     return batching.find(run, device=model.backbone.device)
-
-
-def stored_tensors(tokens: VocoTokens, storage: Storage) -> dict[str, torch.Tensor]:
-    """Tokens as a frame cache takes them, ``[F, ...]`` by name; `read_tokens` is the inverse."""
-    tensors = {name: tensor.cpu() for name, tensor in tokens.tensors().items()}
-    return quantize(tensors) if storage == "int8" else tensors
-
-
-def _restored(tensors: dict[str, torch.Tensor], *, form: Form, dtype: torch.dtype, elastic: bool) -> VocoTokens:
-    return VocoTokens(form, elastic=elastic, **dequantize(tensors, dtype=dtype))
-
-
-@undisturbed()
-def checked_int8_error(model: VocoModel, tokens: VocoTokens) -> float:
-    """How far int8 moves the next-token logits after a probe, as a share of their standard deviation.
-
-    Raises:
-        ModelError: further than `INT8_MAX_LOGIT_ERROR`.
-    """
-    dtype = model.backbone.dtype
-    restored = _restored(stored_tensors(tokens, "int8"), form=tokens.form, dtype=dtype, elastic=tokens.elastic)
-    ids = (*model.backbone.template.frame_before_ids, *model.backbone.template.text_before_ids)
-    probe = torch.tensor([ids or (0,)], device=model.backbone.device)
-    exact, moved = (model(probe, prefix=model.prefix(t))[0].float() for t in (tokens, restored))
-    error = float((exact - moved).abs().max() / exact.std())
-    if error > INT8_MAX_LOGIT_ERROR:
-        raise ModelError(
-            f"storage='int8' moves the logits by {error:.3f} of their spread (limit {INT8_MAX_LOGIT_ERROR}); "
-            "use storage='native' for this model"
-        )
-    return error
 
 
 def _facts(
@@ -363,7 +266,7 @@ def _facts(
 
 
 def model_facts(model: VocoModel, compressor: Compressor, int8_error: float | None) -> dict[str, Any]:
-    """What an entry records of how its frames were compressed, beyond its key."""
+    """Collect what an entry records of how its frames were compressed, beyond its key."""
     return {
         "model_trained": model.trained,
         "voco_video_version": __version__,
@@ -375,10 +278,10 @@ def model_facts(model: VocoModel, compressor: Compressor, int8_error: float | No
 
 def _existing_file(path: str | Path) -> Path:
     path = expanded(path)
-    if os.path.isdir(path):  # which takes any name, however long
+    if os.path.isdir(path):  # unlike Path.is_dir, it takes names of any length
         raise VideoError(f"{path} is a folder; give the video files in it")
     check_readable(path)
-    if path.stat().st_size > _LARGE_BYTES:  # a minute of reading is too long to learn that it is no video
+    if path.stat().st_size > _LARGE_BYTES:  # check early: hashing a large file takes minutes
         with as_video_errors(path), Source(path):
             pass
     return path
@@ -387,7 +290,7 @@ def _existing_file(path: str | Path) -> Path:
 def _digest(path: Path) -> str:
     try:
         return digest_file(path)
-    except CacheError as error:  # nothing is wrong with the cache
+    except CacheError as error:  # the video cannot be read; the cache is fine
         raise VideoError(f"{path}: cannot be read to its end ({error})") from error
 
 

@@ -1,14 +1,12 @@
 """A source that is still being made -> model -> cache, readable by others while it runs: `Stream`.
 
-    thread:  LiveReader -> Timeline -> frames_on_grid -> pixels -> FrameQueue
-    caller:  FrameQueue -> model -> GrowingWriter, published every few seconds
+    SourceThread -> its queue -> model -> GrowingWriter, published every few seconds
 
 Memory does not grow with the source: the queue is bounded, and what is compressed is on disk.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, suppress
@@ -16,35 +14,31 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from blake3 import blake3
 
 from voco_video.cache import CacheEntry, CacheKey, FrameCache, GrowingWriter
 from voco_video.compress import (
     StageSeconds,
-    checked_int8_error,
     compress_batch,
     entry_key,
     fitting_batch_size,
     model_facts,
-    stored_tensors,
 )
 from voco_video.errors import CacheError, UsageError, VideoError
 from voco_video.files.paths import expanded
 from voco_video.model.memory import Batching
-from voco_video.model.voco import VocoModel, VocoTokens
+from voco_video.model.tokens import VocoTokens
+from voco_video.model.voco import VocoModel
 from voco_video.options.compression import CompressOptions, StreamOptions, parse_compressor
 from voco_video.options.sampling import Sampling
+from voco_video.stored_tokens import checked_int8_error, stored_tensors
 from voco_video.video.frames import FrameBatch
-from voco_video.video.live_source import LiveFrame, LiveReader, parse_source
-from voco_video.video.pacing import FrameQueue, frames_on_grid
-from voco_video.video.timeline import Timeline
+from voco_video.video.live_source import LiveSource, parse_source
+from voco_video.video.source_thread import EarlierRuns, SourceThread
 
 _REPORT_SECONDS = 1.0
 _PRUNE_SECONDS = 600.0
-_SAME_TIME_SECONDS = 1e-6
-_USUAL_FPS = 25  # of a source, until its frames have told
 
 
 @dataclass(frozen=True)
@@ -103,20 +97,35 @@ class Stream:
         compress: CompressOptions = CompressOptions(),
         fingerprint: str | None = None,
     ) -> None:
-        self._model, self._cache, self._options, self._compress = model, cache, options, compress
-        self._compressor = parse_compressor(compress.compressor)
-        if not self._compressor.sees_frames:
+        compressor = parse_compressor(compress.compressor)
+        if not compressor.sees_frames:
             raise UsageError("compressor 'none' keeps nothing of a frame, so there is nothing to follow a source for")
         if compress.decoder != "pyav":
             raise UsageError(f"decoder {compress.decoder!r} reads whole files only; a source is followed with 'pyav'")
-        self._source = parse_source(source)
-        self.key = self._find_key(fingerprint or model.fingerprint())
+        self._cache, self._source = cache, parse_source(source)
+        identity = _EntryIdentity(model, fingerprint or model.fingerprint(), options, compress)
+        self.key = identity.find_key(self._source, cache)
         self.seconds = StageSeconds()
         with ExitStack() as stack:
-            self._writer: GrowingWriter = stack.enter_context(
-                cache.growing_writer(self.key, facts={}, restart=options.force)
+            writer = stack.enter_context(cache.growing_writer(self.key, facts={}, restart=options.force))
+            batching = Batching(compress.batch_size)
+            self._thread = SourceThread(
+                self._source,
+                earlier=EarlierRuns(self.key.digest, writer.facts, writer.first_pts_seconds, writer.last_pts_seconds),
+                fps=options.fps,
+                fit=model.backbone.images.fit,
+                batch_size=fitting_batch_size(model, compressor, compress, batching),
+                starts_over=self._source.kind == "file" if options.starts_over is None else options.starts_over,
+                thins=self._source.kind == "url" if options.when_behind is None else options.when_behind == "thin",
+                idle_seconds=options.idle_seconds,
+                end_marker=None if options.end_marker is None else expanded(options.end_marker),
             )
-            self._start()
+            loop = _PublishingLoop(
+                model, cache, writer, self._thread, options, compress, batching=batching, seconds=self.seconds
+            )
+            self._steps = loop.steps()
+            self.progress = loop.progress()
+            self._thread.start()
             self._exit = stack.pop_all()
 
     @property
@@ -152,147 +161,102 @@ class Stream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._steps.close()
-        self._stop.set()
-        self._queue.close()
-        self._thread.join(timeout=1.0)  # one that waits for a URL's next packet ends with that, or with the process
+        self._thread.close()
         self._exit.__exit__(kind, error, trace)
 
-    # ------------------------------------------------------------------ which entry
 
-    def _find_key(self, fingerprint: str) -> CacheKey:
-        if self._options.name is not None:
-            return self._key(self._options.name, fingerprint)
-        if not self._options.resume:
+@dataclass(frozen=True)
+class _EntryIdentity:
+    """Which entry a stream writes."""
+
+    model: VocoModel
+    fingerprint: str
+    options: StreamOptions
+    compress: CompressOptions
+
+    def find_key(self, source: LiveSource, cache: FrameCache) -> CacheKey:
+        """Return the key of the entry that the options name, of a new one, or of the latest one of this source."""
+        if self.options.name is not None:
+            return self._key(self.options.name)
+        if not self.options.resume:
             started = datetime.now(timezone.utc).isoformat(timespec="microseconds")
-            return self._key(f"{self._source.name} {started}", fingerprint)
-        for entry in self._cache.entries():  # latest used first
+            return self._key(f"{source.name} {started}")
+        for entry in cache.entries():  # latest used first
             name = entry.key.settings.get("stream")
-            is_of_source = entry.facts.get("source") == self._source.name
-            if name is not None and is_of_source and entry.key == self._key(name, fingerprint):
+            is_of_source = entry.facts.get("source") == source.name
+            if name is not None and is_of_source and entry.key == self._key(name):
                 return entry.key
         raise UsageError(
-            f"nothing to resume: the cache has no stream of {self._source.name} with this model and these settings"
+            f"nothing to resume: the cache has no stream of {source.name} with this model and these settings"
         )
 
-    def _key(self, name: str, fingerprint: str) -> CacheKey:
-        """A live source has no digest of its bytes: its name stands for them."""
+    def _key(self, name: str) -> CacheKey:
+        """Make a key by name: a live source has no digest of its bytes, so the name's digest stands for it."""
         key = entry_key(
-            self._model,
+            self.model,
             blake3(f"voco-video stream {name}".encode(errors="surrogateescape")).hexdigest(),
-            sampling=Sampling(fps=self._options.fps),
-            options=self._compress,
-            fingerprint=fingerprint,
+            sampling=Sampling(fps=self.options.fps),
+            options=self.compress,
+            fingerprint=self.fingerprint,
         )
         return replace(key, settings={**key.settings, "stream": name})
 
-    # ------------------------------------------------------------------ the source's thread
 
-    def _start(self) -> None:
-        options, kind = self._options, self._source.kind
-        self._starts_over = kind == "file" if options.starts_over is None else options.starts_over
-        thins = kind == "url" if options.when_behind is None else options.when_behind == "thin"
-        marker = None if options.end_marker is None else expanded(options.end_marker)
-        self._earlier_facts = self._writer.facts
-        self._earlier_last_pts = self._writer.last_pts_seconds
-        self._session: dict[str, Any] = {}
-        self._stop = threading.Event()
-        self._timeline: Timeline[float] = Timeline(1 / _USUAL_FPS, eager=True, place_first=self._place_first)
-        self._batching = Batching(self._compress.batch_size)
-        batch_size = fitting_batch_size(self._model, self._compressor, self._compress, self._batching)
-        self._queue = FrameQueue(batch_size, thins=thins)
-        self._reader = LiveReader(self._source, idle_seconds=options.idle_seconds, end_marker=marker, stop=self._stop)
+class _PublishingLoop:
+    """Compresses queued frames, appends them to the entry and publishes them in time."""
+
+    def __init__(
+        self,
+        model: VocoModel,
+        cache: FrameCache,
+        writer: GrowingWriter,
+        thread: SourceThread,
+        options: StreamOptions,
+        compress: CompressOptions,
+        *,
+        batching: Batching,
+        seconds: StageSeconds,
+    ) -> None:
+        self._model, self._cache, self._writer, self._thread = model, cache, writer, thread
+        self._options, self._compress, self._batching, self._seconds = options, compress, batching, seconds
+        self._compressor = parse_compressor(compress.compressor)
         self._unpublished_since: float | None = None
         self._pruned_at = time.monotonic()
-        self._steps = self._work()
-        self.progress = self._progress()
-        self._thread = threading.Thread(target=self._feed, name="voco-video-follow", daemon=True)
-        self._thread.start()
 
-    def _feed(self) -> None:
-        try:
-            self._reader.open()
-            self._queue_frames()
-            self._queue.close()
-        except BaseException as error:  # whatever it is, it belongs to the thread that waits for frames
-            self._queue.close(error)
-        finally:
-            self._reader.close()
-
-    def _queue_frames(self) -> None:
-        started = time.thread_time()
-        last, scaler = self._earlier_last_pts, None
-        can_skip = self._starts_over and not self._earlier_facts.get("num_clock_jumps")
-        frames = self._reader.frames(after_seconds=last if can_skip else None)
-        taken = frames_on_grid(
-            self._timeline.placed(self._same_recording(frames)),
-            fps=self._options.fps,
-            first_seconds=self._writer.first_pts_seconds if self._starts_over else None,
-            end_seconds=self._end_seconds,
-        )
-        for pts, picture in taken:
-            if last is not None and pts <= last:
-                continue
-            scaler = scaler or self._reader.scaler(picture, self._model.backbone.images.fit)
-            pixels = scaler.new_batch(1)[0]
-            scaler.write(picture, pixels)
-            self.seconds.decode = time.thread_time() - started
-            self._queue.put(pts, pixels)
-
-    def _same_recording(self, frames: Iterator[LiveFrame]) -> Iterator[LiveFrame]:
-        """Pass frames on, if the source that is read anew begins like the one that the entry is of."""
-        sessions = self._earlier_facts.get("sessions") if self._starts_over else None
-        for frame in frames:
-            begins = self._reader.begins_seconds
-            if sessions and begins is not None:
-                expected = sessions[0].get("source_begins_seconds")  # entries of other versions may lack it
-                if expected is not None and abs(begins - expected) > _SAME_TIME_SECONDS:
-                    raise VideoError(
-                        f"{self._source.name}: begins at {begins:.3f} s, and the recording that entry "
-                        f"{self.key.digest[:12]} is of began at {expected:.3f} s; give another name, or force"
-                    )
-            yield frame
-
-    def _place_first(self, pts_seconds: float) -> float:
-        """Where the first frame of this run goes on the entry's clock: on, by the time that went by since the last."""
-        now, last, place = time.time(), self._earlier_last_pts, pts_seconds
-        if last is not None and not self._starts_over:
-            place = last + 1 / self._options.fps
-            first = (self._earlier_facts.get("sessions") or [{}])[0]
-            if {"first_pts_seconds", "started_unix_seconds"} <= first.keys():  # entries of other versions may lack them
-                place = max(place, first["first_pts_seconds"] + now - first["started_unix_seconds"])
-        self._session = {
-            "source": self._source.name,
-            "started_unix_seconds": now,
-            "first_pts_seconds": place,
-            "source_begins_seconds": self._reader.begins_seconds,
-        }
-        return place
-
-    def _end_seconds(self) -> float | None:
-        end = self._reader.end_seconds
-        return None if end is None else end + self._timeline.offset
-
-    # ------------------------------------------------------------------ the caller's thread
-
-    def _work(self) -> Generator[StreamProgress, None, None]:
+    def steps(self) -> Generator[StreamProgress, None, None]:
+        """Compress, append and publish until the source is over; yields after each batch."""
         while True:
             started = time.perf_counter()
-            batch = self._queue.take(self._batching.size or 1, timeout_seconds=self._patience())
-            self.seconds.wait += time.perf_counter() - started
+            batch = self._thread.queue.take(self._batching.size or 1, timeout_seconds=self._seconds_to_wait())
+            self._seconds.wait += time.perf_counter() - started
+            self._seconds.decode = self._thread.decode_seconds
             if batch is not None:
                 self._append(batch)
-            if self._patience() <= 0:
+            if self._seconds_to_wait() <= 0:
                 self._publish()
-            if batch is None and self._queue.is_over:
+            if batch is None and self._thread.queue.is_over:
                 break
-            yield self._progress()
+            yield self.progress()
         if not self._writer.num_frames:
-            raise VideoError(f"{self._source.name}: gave no frame of video")
+            raise VideoError(f"{self._thread.source.name}: gave no frame of video")
         self._publish(is_ended=True)
-        yield self._progress(is_ended=True)
+        yield self.progress(is_ended=True)
 
-    def _patience(self) -> float:
-        """Seconds until the next publication or report."""
+    def progress(self, *, is_ended: bool = False) -> StreamProgress:
+        """Report how far the entry has come."""
+        writer = self._writer
+        first, last = writer.first_pts_seconds or 0.0, writer.last_pts_seconds
+        return StreamProgress(
+            num_frames=writer.num_frames,
+            num_published_frames=writer.num_published_frames,
+            num_dropped_frames=self._thread.counts()["num_dropped_frames"],
+            media_seconds=0.0 if last is None else last - first,
+            lag_seconds=0.0 if last is None else max(0.0, self._thread.queue.newest_seconds - last),
+            is_ended=is_ended,
+        )
+
+    def _seconds_to_wait(self) -> float:
+        """Return the seconds until the next publication or report."""
         if self._unpublished_since is None:
             return _REPORT_SECONDS
         due = self._unpublished_since + self._options.publish_seconds - time.monotonic()
@@ -302,7 +266,7 @@ class Stream:
         if self._unpublished_since is None:
             self._unpublished_since = time.monotonic()
         for part, tokens in self._batching.passes(
-            batch, lambda b: compress_batch(self._model, b.pixels, self._compressor, self._compress, self.seconds)
+            batch, lambda b: compress_batch(self._model, b.pixels, self._compressor, self._compress, self._seconds)
         ):
             self._append_tokens(part, tokens)
 
@@ -312,55 +276,20 @@ class Stream:
             int8_error = checked_int8_error(self._model, tokens) if is_int8 else None
             self._writer.set_facts(model_facts(self._model, self._compressor, int8_error))
         started = time.perf_counter()
-        if self._writer.last_pts_seconds == self._earlier_last_pts:
-            self._writer.set_facts(self._facts(first_seconds=float(batch.pts_seconds[0])))
+        if self._writer.last_pts_seconds == self._thread.earlier.last_pts_seconds:  # this run's first frames
+            self._writer.set_facts(self._thread.facts(first_seconds=float(batch.pts_seconds[0])))
         self._writer.append(stored_tensors(tokens, self._compress.storage), batch.pts_seconds)
         if self._writer.num_published_frames == self._writer.num_frames:
             self._unpublished_since = None
-        self.seconds.write += time.perf_counter() - started
+        self._seconds.write += time.perf_counter() - started
 
     def _publish(self, *, is_ended: bool = False) -> None:
         started = time.perf_counter()
-        self._writer.set_facts(self._counts())
+        self._writer.set_facts(self._thread.counts())
         self._writer.publish(is_ended=is_ended)
         self._unpublished_since = None
-        self.seconds.write += time.perf_counter() - started
+        self._seconds.write += time.perf_counter() - started
         if time.monotonic() - self._pruned_at > _PRUNE_SECONDS:
             self._pruned_at = time.monotonic()
             with suppress(CacheError):  # a cache that cannot be pruned is no reason to stop recording
                 self._cache.prune()
-
-    def _facts(self, *, first_seconds: float) -> dict[str, Any]:
-        """What the entry records of its source, once this run has its first frame."""
-        earlier, last = self._earlier_facts, self._earlier_last_pts
-        gaps = list(earlier.get("gaps", ()))
-        if last is not None and not self._starts_over and first_seconds - last > 1.5 / self._options.fps:
-            gaps.append({"start_seconds": last, "end_seconds": first_seconds})
-        return {
-            "source": self._source.name,
-            "sampling": str(Sampling(fps=self._options.fps)),
-            "video": self._reader.facts,
-            "sessions": [*earlier.get("sessions", ()), self._session],
-            "gaps": gaps,
-            **self._counts(),
-        }
-
-    def _counts(self) -> dict[str, int]:
-        counts = {
-            "num_dropped_frames": self._queue.num_dropped,
-            "num_undecodable_frames": self._reader.num_undecodable,
-            "num_clock_jumps": self._timeline.num_set_back,
-        }
-        return {name: count + self._earlier_facts.get(name, 0) for name, count in counts.items()}
-
-    def _progress(self, *, is_ended: bool = False) -> StreamProgress:
-        writer = self._writer
-        first, last = writer.first_pts_seconds or 0.0, writer.last_pts_seconds
-        return StreamProgress(
-            num_frames=writer.num_frames,
-            num_published_frames=writer.num_published_frames,
-            num_dropped_frames=self._counts()["num_dropped_frames"],
-            media_seconds=0.0 if last is None else last - first,
-            lag_seconds=0.0 if last is None else max(0.0, self._queue.newest_seconds - last),
-            is_ended=is_ended,
-        )

@@ -28,8 +28,8 @@ from benchmarks.fuzz.cache_entries import MUTATIONS, NUM_FRAMES, SEGMENT_FRAMES,
 from benchmarks.fuzz.outcome import SOUND, Outcome
 from voco_video.cache import CacheEntry, FrameCache
 from voco_video.cli import cache as commands
-from voco_video.compress import read_tokens
 from voco_video.errors import CacheError, VocoVideoError
+from voco_video.stored_tokens import read_tokens
 
 
 class _SilentError(Exception):

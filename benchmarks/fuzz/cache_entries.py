@@ -17,8 +17,8 @@ from blake3 import blake3
 
 from voco_video.cache import CacheKey, FrameCache, GrowingWriter
 from voco_video.cache.int8 import dequantize
-from voco_video.compress import stored_tensors
-from voco_video.model.voco import VocoTokens
+from voco_video.model.tokens import VocoTokens
+from voco_video.stored_tokens import stored_tensors
 
 NUM_FRAMES, SEGMENT_FRAMES = 14, 6
 INDEXES = ("manifest.json", "growing.txt", "journal.txt")
@@ -280,7 +280,7 @@ def _resealed(directory: Path, change: Callable[[Any], None], rng: random.Random
         path.write_bytes(json.dumps(sealed, indent=1, sort_keys=True).encode())
         return
     contents = [json.loads(line.partition(b" ")[2]) for line in path.read_bytes().splitlines()]
-    is_chained = path.name == "growing.txt" and contents[0].get("is_chained", False)
+    is_chained = contents[0].get("is_chained", False)
     change(contents[0] if rng is None else rng.choice(contents))
     sealed_lines, before = [], b""
     for content in contents:

@@ -27,9 +27,9 @@ from benchmarks.fuzz.outcome import Outcome
 from tests.helpers.matrix import MATRIX, Case
 from tests.helpers.sequential import Facts, Raw, decode_raw, times_of
 from voco_video.errors import VocoVideoError
-from voco_video.video.frames import Fit
+from voco_video.options.sampling import Sampling
 from voco_video.video.reading import open_video
-from voco_video.video.sampling import Sampling
+from voco_video.video.scaling import Fit
 
 NUM_READINGS, NUM_THREADS = 8, 4
 WAYS = ("all frames", "num_frames=5", "keyframes", "timestamps")

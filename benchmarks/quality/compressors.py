@@ -28,9 +28,11 @@ import torch
 
 from benchmarks.questions import NUM_FRAMES, Case, Outcome, accuracy, by_family, draw_case, outcomes_of, retention
 from benchmarks.report import Benchmark, Report, option, table
-from voco_video.answer.generate import AnswerOptions, answer_questions
-from voco_video.api import CompressedVideo, VideoModel, load_model
+from voco_video.answer.compressed_video import CompressedVideo
+from voco_video.answer.generate import answer_questions
+from voco_video.api import VideoModel, load_model
 from voco_video.cli.output import format_bytes
+from voco_video.options.answering import AnswerOptions
 from voco_video.shapes.rendering import write_clip
 
 if TYPE_CHECKING:

@@ -20,8 +20,9 @@ import numpy as np
 from benchmarks.clips import CLIPS
 from benchmarks.haystacks import Haystack, make_repeats
 from benchmarks.report import Benchmark, Report, option, table
+from voco_video.answer.compressed_video import CompressedVideo
 from voco_video.answer.search import SURE_LOG_ODDS
-from voco_video.api import CompressedVideo, load_model
+from voco_video.api import load_model
 from voco_video.scoring.bootstrap import Estimate, resample
 from voco_video.shapes.scene_view import NUMBERS
 

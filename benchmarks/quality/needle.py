@@ -34,7 +34,8 @@ from benchmarks.errors import MismatchError
 from benchmarks.haystacks import NEEDLE_SECONDS, Haystack, Needle, make_haystacks, num_places
 from benchmarks.report import Benchmark, Report, option, table
 from benchmarks.timing import MemoryTrace, Timing, time_once
-from voco_video.api import CompressedVideo, VideoModel, load_model
+from voco_video.answer.compressed_video import CompressedVideo
+from voco_video.api import VideoModel, load_model
 from voco_video.scoring.bootstrap import NUM_RESAMPLES, Floats
 
 if TYPE_CHECKING:

@@ -25,11 +25,13 @@ from benchmarks.questions import Outcome, by_family, draw_case, outcomes_of, ret
 from benchmarks.report import Benchmark, Report, option, table
 from voco_video.checkpoint.folder import load_voco_model
 from voco_video.model.compressors import compress_frames
-from voco_video.model.voco import Form, Prefix, VocoModel
-from voco_video.options.compression import parse_compressor
+from voco_video.model.tokens import Prefix
+from voco_video.model.voco import VocoModel
+from voco_video.options.compression import Form, parse_compressor
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
 
 BUDGETS = (1, 2, 4, 8)
 ORDERS = ("in order", "shuffled", "single frame")

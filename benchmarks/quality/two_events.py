@@ -35,16 +35,20 @@ import torch
 from benchmarks.quality.retention import shown
 from benchmarks.questions import NUM_FRAMES, Case, is_right
 from benchmarks.report import Benchmark, Report, option, table
-from voco_video.api import CompressedVideo, VideoModel, concat, load_model
+from voco_video.answer.compressed_video import CompressedVideo
+from voco_video.answer.several_videos import concat
+from voco_video.api import VideoModel, load_model
 from voco_video.data.samples import Turn
+from voco_video.data.turns import encode_turns
 from voco_video.model.adapters import adapters_off
-from voco_video.model.voco import Form, Prefix, VocoModel
+from voco_video.model.tokens import Prefix
+from voco_video.model.voco import VocoModel
+from voco_video.options.compression import Form
 from voco_video.scoring.bootstrap import Estimate, resample
 from voco_video.shapes.questions import draw_questions
 from voco_video.shapes.rendering import write_clip
 from voco_video.shapes.scene_view import QuestionAnswer
 from voco_video.shapes.world import Scene, draw_scene, scene_rng, staggered_pairs
-from voco_video.training.batches import encode_turns
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -30,8 +30,10 @@ from benchmarks.report import Benchmark, Report, option, table
 from benchmarks.shapes import make_model, random_pixels, random_text
 from benchmarks.speed import rivals
 from benchmarks.timing import Timing, check_same, cpu_seconds, interleaved, time_once
-from voco_video.answer.generate import MAX_QUESTIONS_PER_BATCH, AnswerOptions, generate, generate_steps
-from voco_video.model.voco import Prefix, VocoModel, VocoTokens
+from voco_video.answer.generate import generate, generate_steps
+from voco_video.model.tokens import Prefix, VocoTokens
+from voco_video.model.voco import VocoModel
+from voco_video.options.answering import MAX_QUESTIONS_PER_BATCH, AnswerOptions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -30,11 +30,12 @@ import torch
 from benchmarks.errors import MismatchError
 from benchmarks.report import Benchmark, Report, option, table
 from voco_video import VideoModel, load_model, read_frames
-from voco_video.answer.generate import AnswerOptions, answer_questions
+from voco_video.answer.generate import answer_questions
+from voco_video.options.answering import AnswerOptions
+from voco_video.options.sampling import Sampling
 from voco_video.shapes.questions import draw_questions
 from voco_video.shapes.rendering import write_clip
 from voco_video.shapes.world import draw_scene, scene_rng
-from voco_video.video.sampling import Sampling
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

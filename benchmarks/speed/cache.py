@@ -37,8 +37,10 @@ from benchmarks.shapes import make_model
 from benchmarks.timing import Timing, check_same, interleaved, joined, time_once
 from voco_video.cache import CacheEntry, CacheKey, FrameCache
 from voco_video.cache.int8 import dequantize, quantize
-from voco_video.compress import read_tokens
-from voco_video.model.voco import Form, VocoModel, VocoTokens
+from voco_video.model.tokens import VocoTokens
+from voco_video.model.voco import VocoModel
+from voco_video.options.compression import Form
+from voco_video.stored_tokens import read_tokens
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -21,7 +21,8 @@ from benchmarks.report import Benchmark, Report, option, seconds_cell, table
 from benchmarks.shapes import llm_flops, make_model, random_pixels, vision_flops
 from benchmarks.speed.ceiling import best_rate, is_fast, products
 from benchmarks.timing import Timing, check_same, interleaved
-from voco_video.model.voco import VocoModel, VocoTokens
+from voco_video.model.tokens import VocoTokens
+from voco_video.model.voco import VocoModel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

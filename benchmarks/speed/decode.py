@@ -27,9 +27,9 @@ from benchmarks.clips import CLIPS, FPS, GOP, SIZE, make_clip, read_numbers
 from benchmarks.errors import MismatchError
 from benchmarks.report import Benchmark, Report, option, table
 from benchmarks.timing import Timing, joined, time_once
-from voco_video.video.frames import Fit
+from voco_video.options.sampling import Sampling
 from voco_video.video.reading import open_video
-from voco_video.video.sampling import Sampling
+from voco_video.video.scaling import Fit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

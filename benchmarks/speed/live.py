@@ -36,9 +36,10 @@ from benchmarks.haystacks import NEEDLE_SECONDS, SIZE, Needle, needle_scene, num
 from benchmarks.recordings import Recording, recording
 from benchmarks.report import Benchmark, Report, option, table
 from benchmarks.timing import cpu_seconds
-from voco_video.api import CompressedVideo, VideoModel, load_model
+from voco_video.answer.compressed_video import CompressedVideo
+from voco_video.api import VideoModel, load_model
 from voco_video.cache import CacheKey, FrameCache
-from voco_video.follow import StreamOptions
+from voco_video.options.compression import StreamOptions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

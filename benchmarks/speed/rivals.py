@@ -15,7 +15,8 @@ from transformers import GenerationConfig
 from transformers.cache_utils import DynamicCache
 
 from voco_video.model.backbone import CACHE_ARGUMENT
-from voco_video.model.voco import Prefix, VocoModel
+from voco_video.model.tokens import Prefix
+from voco_video.model.voco import VocoModel
 
 
 def dense_mask(num_frames: int, frame_length: int, num_voco_tokens: int, text_length: int) -> Tensor:
@@ -71,7 +72,7 @@ def published_logits(model: VocoModel, pixels: Any, text_ids: Tensor, *, num_voc
 
 def llava_prompt(model: VocoModel, num_frames: int, text_ids: Tensor) -> Tensor:
     """Token ids ``[1, F * P + T]`` of frames and text, with the image token N times for each frame."""
-    template, image = model.backbone.template, model.backbone.model.config.image_token_id
+    template, image = model.backbone.template, model.backbone.hf_model.config.image_token_id
     frame = [*template.frame_before_ids, *[image] * model.backbone.num_vision_tokens, *template.frame_after_ids]
     return torch.cat([torch.tensor(frame * num_frames, device=text_ids.device), text_ids])[None]
 
@@ -83,7 +84,7 @@ def llava_logits(model: VocoModel, pixels: Any, text_ids: Tensor, *, cache: Any 
     Args:
         cache: filled with keys and values when given, for questions that follow.
     """
-    output = model.backbone.model(
+    output = model.backbone.hf_model(
         input_ids=llava_prompt(model, len(pixels), text_ids),
         pixel_values=model.backbone.pixel_values(pixels),
         use_cache=cache is not None,
@@ -97,7 +98,7 @@ def llava_logits(model: VocoModel, pixels: Any, text_ids: Tensor, *, cache: Any 
 def llava_logits_after(model: VocoModel, cache: Any, num_cached: int, text_ids: Tensor) -> Tensor:
     """Text after frames that Hugging Face LLaVA has in its cache, which is cut back to them. ``[T, vocabulary]``."""
     cache.crop(num_cached - cache.get_seq_length())  # a negative number: how many to drop
-    output = model.backbone.model(
+    output = model.backbone.hf_model(
         input_ids=text_ids[None], use_cache=True, logits_to_keep=len(text_ids), **{CACHE_ARGUMENT: cache}
     )
     return output.logits[0]
@@ -128,7 +129,7 @@ def greedy_by_recomputing(
 def llava_generate(model: VocoModel, pixels: Any, text_ids: Sequence[int], *, num_tokens: int) -> list[int]:
     """Hugging Face LLaVA's own greedy generation from pixels."""
     ids = llava_prompt(model, len(pixels), torch.as_tensor(text_ids, device=model.backbone.device))
-    output = model.backbone.model.generate(
+    output = model.backbone.hf_model.generate(
         ids,
         pixel_values=model.backbone.pixel_values(pixels),
         attention_mask=torch.ones_like(ids),
@@ -143,7 +144,7 @@ def llava_prefix(model: VocoModel, pixels: Any) -> Prefix:
     cache = DynamicCache()
     ids = llava_prompt(model, len(pixels), torch.empty(0, dtype=torch.long, device=model.backbone.device))
     pixel_values = model.backbone.pixel_values(pixels)
-    model.backbone.model(
+    model.backbone.hf_model(
         input_ids=ids, pixel_values=pixel_values, use_cache=True, logits_to_keep=1, **{CACHE_ARGUMENT: cache}
     )
     layers = tuple((layer.keys, layer.values) for layer in cache.layers)

@@ -40,14 +40,16 @@ from benchmarks.haystacks import make_haystacks
 from benchmarks.report import Benchmark, Report, option, seconds_cell, table
 from benchmarks.speed.cache import hour_bytes, hour_table
 from benchmarks.timing import MemoryTrace, check_same, interleaved, resident_bytes, time_once
-from voco_video.api import CompressedVideo, VideoModel, load_model
+from voco_video.answer.compressed_video import CompressedVideo
+from voco_video.api import VideoModel, load_model
 from voco_video.cache import CacheEntry, CacheKey
-from voco_video.compress import Progress, read_tokens
-from voco_video.model.voco import VocoTokens
+from voco_video.compress import Progress
+from voco_video.model.tokens import VocoTokens
+from voco_video.options.sampling import Sampling
+from voco_video.stored_tokens import read_tokens
 from voco_video.video.container import num_processors
 from voco_video.video.frames import FrameBatch
 from voco_video.video.reading import open_video
-from voco_video.video.sampling import Sampling
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

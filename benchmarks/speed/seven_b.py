@@ -24,11 +24,13 @@ from benchmarks.report import Benchmark, Report, option, seconds_cell, table
 from benchmarks.shapes import llm_flops, make_model, random_pixels, random_text, vision_flops
 from benchmarks.speed.compress import TOLERANCES, see
 from benchmarks.timing import MemoryTrace, check_same, interleaved, resident_bytes
-from voco_video.answer.generate import AnswerOptions, generate
+from voco_video.answer.generate import generate
 from voco_video.checkpoint.folder import load_voco_model
 from voco_video.cli.output import format_bytes
 from voco_video.model.memory import largest_batch
-from voco_video.model.voco import VocoModel, VocoTokens
+from voco_video.model.tokens import VocoTokens
+from voco_video.model.voco import VocoModel
+from voco_video.options.answering import AnswerOptions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -26,13 +26,14 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 
 from benchmarks.report import Benchmark, Report, option, table
 from voco_video.cache import CacheKey, FrameCache
-from voco_video.compress import read_tokens
 from voco_video.model.adapters import add_adapters
-from voco_video.model.backbone import Backbone, ImageSettings, PromptTemplate
+from voco_video.model.backbone import Backbone
+from voco_video.model.families.family import ImageSettings, PromptTemplate
 from voco_video.model.voco import VocoModel
+from voco_video.stored_tokens import read_tokens
 from voco_video.training.batches import TrainingBatch, Visibility
 from voco_video.training.loss import TrainableVoco
-from voco_video.video.frames import Fit
+from voco_video.video.scaling import Fit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -109,7 +110,7 @@ def stepper(trainable: TrainableVoco) -> Callable[[TrainingBatch], None]:
 def joint() -> TrainableVoco:
     """The joint mode: language model, projector and VoCo embeddings train."""
     model = make_model()
-    model.backbone.model.model.vision_tower.requires_grad_(False)
+    model.backbone.hf_model.model.vision_tower.requires_grad_(False)
     return TrainableVoco(model).train()
 
 

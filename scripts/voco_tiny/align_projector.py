@@ -38,7 +38,7 @@ def align(model: VocoModel, *, steps: int, batch_size: int, learning_rate: float
     """Train the projector in place; ``keep`` weighs how far vision tokens may move from where they were."""
     size, grid = model.backbone.images.fit.height, round(model.backbone.num_vision_tokens**0.5)
     words = word_vectors(model)
-    projector = model.backbone.model.model.multi_modal_projector
+    projector = model.backbone.hf_model.model.multi_modal_projector
     optimizer = torch.optim.AdamW(projector.parameters(), lr=learning_rate, weight_decay=0.0)
     before = {name: parameter.detach().clone() for name, parameter in projector.named_parameters()}
     bar = tqdm(range(steps), desc="align", mininterval=5)
@@ -70,9 +70,9 @@ def align(model: VocoModel, *, steps: int, batch_size: int, learning_rate: float
 @torch.no_grad()
 def _features(model: VocoModel, pixels: Tensor) -> Tensor:
     """What the projector reads, ``[B, N, vision width]``."""
-    inner = model.backbone.model.model
+    inner = model.backbone.hf_model.model
     hidden = inner.vision_tower(model.backbone.pixel_values(pixels), output_hidden_states=True).hidden_states
-    return hidden[model.backbone.model.config.vision_feature_layer][:, 1:]
+    return hidden[model.backbone.hf_model.config.vision_feature_layer][:, 1:]
 
 
 def main() -> None:
@@ -88,7 +88,7 @@ def main() -> None:
     arguments = parser.parse_args()
     model = load_voco_model(arguments.model, dtype="float32")
     model.requires_grad_(False)
-    model.backbone.model.model.multi_modal_projector.requires_grad_(True)
+    model.backbone.hf_model.model.multi_modal_projector.requires_grad_(True)
     align(
         model,
         steps=arguments.steps,

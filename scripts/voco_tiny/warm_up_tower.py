@@ -79,7 +79,7 @@ def warm_up(model: VocoModel, *, steps: int, batch_size: int, learning_rate: flo
     torch.manual_seed(seed)
     heads = nn.ModuleDict({name: nn.Linear(model.backbone.hidden_size, 1 + len(c)) for name, c in CLASSES.items()})
     heads.to(model.backbone.device)
-    inner = model.backbone.model.model
+    inner = model.backbone.hf_model.model
     trained = [*inner.vision_tower.parameters(), *inner.multi_modal_projector.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.05)

@@ -478,7 +478,7 @@ def test_two_event_questions_need_both_events(bench):
 
 def test_the_likelier_answer_is_the_one_with_the_smaller_loss(bench):
     from voco_video.data.samples import Turn
-    from voco_video.training.batches import encode_turns
+    from voco_video.data.turns import encode_turns
 
     model = bench.shapes.make_model("voco-tiny")
     case = next(bench.two_events.two_event_cases(20, seed=1)).case

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from voco_video.video.frames import Fit
 from voco_video.video.pyav_reader import FrameReader
+from voco_video.video.scaling import Fit
 
 ROOT = Path(__file__).parents[2]
 FIT = Fit(40, 56, "stretch")

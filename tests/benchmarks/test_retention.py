@@ -10,8 +10,9 @@ import torch
 
 from benchmarks import questions
 from benchmarks.quality import compressors, retention
-from voco_video.answer.generate import AnswerOptions, answer_questions
+from voco_video.answer.generate import answer_questions
 from voco_video.checkpoint.folder import load_voco_model
+from voco_video.options.answering import AnswerOptions
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ import torch
 from voco_video.cache import CacheEntry, CacheKey, FrameCache
 from voco_video.cli import app
 from voco_video.cli.compress import print_summary, summary
-from voco_video.compress import dtype_of, form_of, read_tokens, tokens_per_frame
 from voco_video.errors import CacheError
+from voco_video.stored_tokens import dtype_of, form_of, read_tokens, tokens_per_frame
 
 KV = {
     "positions": torch.arange(6, dtype=torch.int32).view(2, 3),

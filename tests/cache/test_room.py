@@ -18,7 +18,7 @@ import torch
 from tests.helpers.cached_frames import assert_same, frames, key, pts, write
 from tests.helpers.full_disks import fill, small_ext4
 from voco_video.cache import FrameCache
-from voco_video.cache.paths import Layout
+from voco_video.cache.paths import CachePaths
 from voco_video.errors import CacheError, UsageError
 
 
@@ -209,15 +209,15 @@ def test_an_entry_that_another_process_evicts_first_is_passed_over(
         write(cache, key("a")).close()
         with cache.writer(key("b"), facts={}) as writer:
             writer.append(frames(0, 2), pts(0, 2))
-        real, calls = getattr(Layout, step), []
+        real, calls = getattr(CachePaths, step), []
 
-        def first_the_other(layout: Layout, *args: Any, real: Any = real, calls: list = calls, **rest: Any) -> Any:  # type: ignore[type-arg]
+        def first_the_other(paths: CachePaths, *args: Any, real: Any = real, calls: list = calls, **rest: Any) -> Any:  # type: ignore[type-arg]
             calls.append(args)
             if len(calls) == 1:
                 other.prune(0, partial=True)
-            return real(layout, *args, **rest)
+            return real(paths, *args, **rest)
 
-        monkeypatch.setattr(Layout, step, first_the_other)
+        monkeypatch.setattr(CachePaths, step, first_the_other)
         cache.prune(0, partial=True)
         monkeypatch.undo()
         assert calls

@@ -93,7 +93,7 @@ def test_peft_reads_the_lora_too(tmp_path, base):
     plain = AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32)
     peft = PeftModel.from_pretrained(plain, str(tmp_path / "small")).eval()
     with torch.inference_mode():
-        expected = small.backbone.model(input_ids=TEXT).logits
+        expected = small.backbone.hf_model(input_ids=TEXT).logits
         difference = float((peft(input_ids=TEXT).logits - expected).abs().max())
     print(f"peft's own forward with the adapter: {difference:.1e}")
     assert difference < 1e-4

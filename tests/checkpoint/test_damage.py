@@ -491,7 +491,7 @@ def test_values_of_the_other_files(copy_of, kind, name, place, value, says):
 def test_answers_end_where_the_configuration_says_if_nothing_else_does(copy_of, sound, value):
     folder = copy_of("voco-tiny")
     change(folder / "generation_config.json", "eos_token_id", value)
-    ends = [load(path).backbone.model.generation_config.eos_token_id for path in (folder, sound["voco-tiny"])]
+    ends = [load(path).backbone.hf_model.generation_config.eos_token_id for path in (folder, sound["voco-tiny"])]
     assert ends == [2, 2]
 
 

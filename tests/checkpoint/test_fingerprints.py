@@ -17,7 +17,7 @@ from tests.helpers.tiny_families import tiny_family
 from voco_video.api import VideoModel
 from voco_video.cache import FrameCache
 from voco_video.checkpoint import fingerprints
-from voco_video.checkpoint.fingerprints import remembered, sample_digest
+from voco_video.checkpoint.fingerprints import cached_fingerprint, sample_digest
 from voco_video.checkpoint.folder import load_voco_model, save_voco_model
 
 
@@ -51,7 +51,7 @@ class Asking:
             self.num_computed += 1
             return model.fingerprint()
 
-        return remembered(model, compute, what=what, cache_dir=self.cache_dir)
+        return cached_fingerprint(model, compute, what=what, cache_dir=self.cache_dir)
 
 
 @pytest.fixture

@@ -21,11 +21,13 @@ from voco_video.api import VideoModel
 from voco_video.cache import FrameCache
 from voco_video.checkpoint.files import stored_weights, weight_files
 from voco_video.checkpoint.folder import load_voco_model, save_voco_model
-from voco_video.checkpoint.loading import LoadOptions, resolve_attention
+from voco_video.checkpoint.loading import resolve_attention
 from voco_video.errors import ModelError, UsageError
-from voco_video.model.backbone import Backbone, ImageSettings, PromptTemplate
+from voco_video.model.backbone import Backbone
+from voco_video.model.families.family import ImageSettings, PromptTemplate
 from voco_video.model.voco import VocoModel
-from voco_video.video.frames import Fit
+from voco_video.options.loading import LoadOptions
+from voco_video.video.scaling import Fit
 
 HAS_PROC = Path("/proc/self/clear_refs").exists()
 
@@ -80,7 +82,7 @@ def test_loading_takes_the_model_and_at_most_a_shard_more(sharded, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_every_weight_is_the_one_on_the_disk(tmp_path, name, dtype):
     save_voco_model(tiny_family(name).to(torch.bfloat16), tmp_path, max_shard_size="20KB")
-    model = load_voco_model(tmp_path, dtype=dtype).backbone.model
+    model = load_voco_model(tmp_path, dtype=dtype).backbone.hf_model
     files = weight_files(tmp_path)
     assert len(files) > 1
     library = type(model).from_pretrained(tmp_path, dtype=getattr(torch, dtype))
@@ -98,7 +100,7 @@ def test_save_pretrained_is_an_ordinary_folder(tmp_path):
     folder = model.save_pretrained(tmp_path / "saved")
     assert VideoModel.from_pretrained(folder, cache_dir=tmp_path / "cache").fingerprint == model.fingerprint
     library = AutoModelForImageTextToText.from_pretrained(folder)
-    ours = model.voco.backbone.model.state_dict()
+    ours = model.voco.backbone.hf_model.state_dict()
     assert all(torch.equal(tensor, ours[name]) for name, tensor in library.state_dict().items())
 
 
@@ -192,7 +194,8 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU her
 
 def answer_of(model) -> list[int]:
     from tests.helpers.models import random_pixels
-    from voco_video.answer.generate import AnswerOptions, generate
+    from voco_video.answer.generate import generate
+    from voco_video.options.answering import AnswerOptions
 
     fit = model.backbone.images.fit
     with torch.inference_mode():

@@ -18,12 +18,12 @@ from voco_video.data.registry import load_dataset
 from voco_video.data.samples import Media
 from voco_video.errors import VideoError, VocoVideoError
 from voco_video.evaluate import EvalOptions, evaluate
+from voco_video.options.sampling import Sampling
 from voco_video.scoring.predictions import read_predictions
 from voco_video.shapes.write_dataset import write_dataset
 from voco_video.training import TrainConfig
 from voco_video.training.file_samples import CachedConversations, Conversations, read_rows
 from voco_video.video.reading import open_video, read_frames
-from voco_video.video.sampling import Sampling
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from voco_video.data.choices import LETTER_PROMPT, filled_prompt, likeliest, read_letter, without_labels
+from voco_video.data.choices import LETTER_PROMPT, filled_prompt, likeliest, without_labels
+from voco_video.data.letters import read_letter
 
 OPTIONS = ("a dog", "to see the toy", "A cat.", "I", "e.g. this", "Bo {question}")
 

@@ -12,11 +12,12 @@ from tests.helpers.models import random_pixels, tiny_voco
 from tests.helpers.tiny_families import FAMILIES, IDS, tiny_family
 from voco_video.checkpoint.folder import load_voco_model
 from voco_video.data.samples import Dataset, Sample, Turn
+from voco_video.data.samples import Turn as Taught
+from voco_video.data.turns import encode_turns
 from voco_video.errors import UsageError
 from voco_video.evaluate.answer_likelihood import Ranker, answer_token_ids, answer_vocabulary, build_tries, score_tries
-from voco_video.model.voco import Prefix, VocoModel
-from voco_video.training.batches import Turn as Taught
-from voco_video.training.batches import encode_turns
+from voco_video.model.tokens import Prefix
+from voco_video.model.voco import VocoModel
 
 
 def frames_prefix(model: VocoModel, *, form: str = "kv") -> Prefix:
@@ -98,7 +99,7 @@ def test_answers_are_the_tokens_that_training_taught(voco_tiny):
     for answer, ids in zip(VOCABULARY, answer_token_ids(voco_tiny.backbone, VOCABULARY), strict=True):
         taught, owners = encode_turns(voco_tiny.backbone, [Taught("where is it?", answer)], max_length=64)
         assert list(ids) == [token for token, owner in zip(taught, owners, strict=True) if owner == 0]
-        assert ids[-1] == voco_tiny.backbone.model.generation_config.eos_token_id
+        assert ids[-1] == voco_tiny.backbone.hf_model.generation_config.eos_token_id
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -262,7 +262,7 @@ def test_a_run_with_other_settings_is_refused(model, shapes, data, options, tmp_
     with pytest.raises(UsageError, match="split 'train' instead of 'val'"):
         evaluate(model, load_dataset("msvd", shapes, split="val"), options=options, out=tmp_path)
     other = load_model("voco-tiny", dtype="float32", cache_dir=model.cache.cache_dir)
-    head = other.voco.backbone.model.get_output_embeddings()
+    head = other.voco.backbone.hf_model.get_output_embeddings()
     head.weight.data *= 1.5  # compresses as before, and answers otherwise
     with pytest.raises(UsageError, match="answering_fingerprint"):
         evaluate(other, data, options=options, out=tmp_path)

@@ -20,7 +20,7 @@ from tests.helpers.choice_sets import NEXTQA_COLUMNS, UIDS, WRITERS, nextqa_rows
 from tests.helpers.tiny_families import tiny_family
 from voco_video.api import VideoModel, load_model
 from voco_video.checkpoint.folder import save_voco_model
-from voco_video.data.choices import LETTERS, read_letter
+from voco_video.data.letters import LETTERS, read_letter
 from voco_video.data.registry import CHOICE_SETS, load_dataset
 from voco_video.errors import DataError, UsageError
 from voco_video.evaluate import EvalOptions, evaluate

@@ -35,7 +35,7 @@ def write_published(folder, *, voco: bool, suffix: str = ".safetensors", with_to
     Returns:
         The model that it was made from.
     """
-    model = tiny_family("llava").backbone.model.to(torch.bfloat16)
+    model = tiny_family("llava").backbone.hf_model.to(torch.bfloat16)
     if voco:
         torch.manual_seed(3)
         model.resize_token_embeddings(VOCO_ID + 1, mean_resizing=False)

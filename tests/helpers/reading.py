@@ -9,9 +9,10 @@ import pytest
 
 from tests.helpers.matrix import Case
 from tests.helpers.sequential import decode
-from voco_video.video.frames import Fit
+from voco_video.options.sampling import Sampling
 from voco_video.video.reading import open_video, read_frames
-from voco_video.video.sampling import Sampling, pick_frames
+from voco_video.video.sampling import pick_frames
+from voco_video.video.scaling import Fit
 
 SMALL = Fit(height=40, width=56, mode="stretch")
 _FLAG_NO_KEYFRAMES = {"qtrle", "svq1", "apng"}  # decoders that call no picture a keyframe, or every one

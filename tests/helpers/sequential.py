@@ -20,8 +20,8 @@ from av.codec.context import Flags
 from av.format import Flags as ContainerFlags
 from av.stream import Discard
 
-from voco_video.video.frames import Fit, FrameScaler, Orientation
 from voco_video.video.picture_facts import AspectReader, PictureCopier
+from voco_video.video.scaling import Fit, FrameScaler, Orientation
 
 _RESET_COST = 3.5  # a clock set back explains as much as this many wrong times
 _BACK_SECONDS = 1.0  # less than this is no clock set back, but wrong times

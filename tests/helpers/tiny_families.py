@@ -31,10 +31,11 @@ from transformers import (
     SmolVLMConfig,
 )
 
-from voco_video.model.backbone import Backbone, ImageSettings
+from voco_video.model.backbone import Backbone
 from voco_video.model.families import family_of
+from voco_video.model.families.family import ImageSettings
 from voco_video.model.voco import VocoModel
-from voco_video.video.frames import Fit
+from voco_video.video.scaling import Fit
 
 SPECIAL = (
     *("<pad>", "<s>", "</s>", "<image>", "<video>", "<|vision_start|>", "<|vision_end|>", "<img>", "</img>"),
@@ -239,5 +240,5 @@ def library_logits(model: VocoModel, name: str, pixels: Any, text_ids: Tensor, f
     ids = torch.tensor([[*picture, *text_ids.tolist()]])
     processed = AutoImageProcessor.from_pretrained(folder)(images=Image.fromarray(pixels), return_tensors="pt")
     inputs = tiny.library_inputs({n: t for n, t in processed.items() if isinstance(t, Tensor)}, ids)
-    logits: Tensor = model.backbone.model(input_ids=ids, **inputs).logits
+    logits: Tensor = model.backbone.hf_model(input_ids=ids, **inputs).logits
     return logits[0, len(picture) :]

@@ -14,12 +14,12 @@ from PIL import Image
 
 import voco_video
 from tests.helpers.clips import Clip
-from voco_video.answer.generate import AnswerOptions
-from voco_video.compress import CompressOptions
 from voco_video.errors import DataError, UsageError, VideoError
 from voco_video.integrations.generation import Generation
 from voco_video.integrations.visuals import Viewer
-from voco_video.video.sampling import Sampling
+from voco_video.options.answering import AnswerOptions
+from voco_video.options.compression import CompressOptions
+from voco_video.options.sampling import Sampling
 
 ROOT = Path(__file__).resolve().parents[2]
 QUESTIONS = ["what is it?", "where is the circle?", "how many shapes are there?"]
@@ -107,7 +107,7 @@ def test_losses_are_those_of_single_passes(model, viewer, clip):
     found = view.losses(QUESTIONS[0], [said, "top left", "circle"])
     assert [is_greedy for _, is_greedy in found] == [True, said == "top left", said == "circle"]
     assert min(loss for loss, _ in found) == found[0][0]
-    backbone, end = model.voco.backbone, model.voco.backbone.model.generation_config.eos_token_id
+    backbone, end = model.voco.backbone, model.voco.backbone.hf_model.generation_config.eos_token_id
     prompt = backbone.conversation_ids([{"role": "user", "content": QUESTIONS[0]}])
     answer = [*backbone.tokenizer(" top left", add_special_tokens=False).input_ids, end]
     with torch.inference_mode():

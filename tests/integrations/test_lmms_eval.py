@@ -15,9 +15,9 @@ from PIL import Image
 
 import voco_video
 from tests.helpers.lmms_eval_tasks import Rows, write_tasks
-from voco_video.answer.generate import AnswerOptions
 from voco_video.integrations.visuals import Viewer
-from voco_video.video.sampling import Sampling
+from voco_video.options.answering import AnswerOptions
+from voco_video.options.sampling import Sampling
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: pip install --no-deps 'lmms-eval>=0.7.2'")
 

@@ -14,21 +14,22 @@ from tests.helpers.tiny_families import FAMILIES, tiny_family
 from voco_video.api import load_model
 from voco_video.cache import FrameCache
 from voco_video.checkpoint.folder import load_voco_model, save_voco_model
-from voco_video.compress import CompressOptions, cache_key, compress_video, compressor_of, read_tokens
+from voco_video.compress import cache_key, compress_video
 from voco_video.errors import ModelError, UsageError
 from voco_video.model.adapters import adapter_weights, add_adapters
 from voco_video.model.compressors import average_pooled, compress_frames, pooled_shape, whole_frames
-from voco_video.model.voco import VocoTokens
-from voco_video.options.compression import parse_compressor
+from voco_video.model.tokens import VocoTokens
+from voco_video.options.compression import CompressOptions, parse_compressor
+from voco_video.options.sampling import Sampling
 from voco_video.shapes.rendering import write_clip
 from voco_video.shapes.world import demo_scene
+from voco_video.stored_tokens import compressor_of, read_tokens
 from voco_video.training.batches import TrainingBatch, Visibility
 from voco_video.training.config import TrainConfig
 from voco_video.training.engine import train
 from voco_video.training.loss import TrainableVoco
 from voco_video.training.packed_attention import PACKED
 from voco_video.video.reading import Video, read_frames
-from voco_video.video.sampling import Sampling
 
 TEXT = torch.tensor([5, 11, 42, 7, 60, 33, 18])
 FAMILY = ["voco", "full", "pool:4", "none"]
@@ -63,9 +64,9 @@ def assert_close(name, left, right, tolerance=1e-4):
 @torch.inference_mode()
 def library_logits(model, pixels) -> torch.Tensor:
     """The library's own forward on images and text: ``[BOS] image newline ... image newline text``, causal."""
-    image = [model.backbone.model.config.image_token_id] * 16 + list(TEMPLATE.frame_after_ids)
+    image = [model.backbone.hf_model.config.image_token_id] * 16 + list(TEMPLATE.frame_after_ids)
     ids = torch.tensor([[*TEMPLATE.frame_before_ids, *image * len(pixels), *TEXT.tolist()]])
-    logits = model.backbone.model(input_ids=ids, pixel_values=model.backbone.pixel_values(pixels)).logits
+    logits = model.backbone.hf_model(input_ids=ids, pixel_values=model.backbone.pixel_values(pixels)).logits
     return logits[0, -len(TEXT) :]
 
 
@@ -206,12 +207,12 @@ def test_pooled_frames_stand_where_a_smaller_picture_would(family, name, shape, 
 
 def picture_positions(backbone, shape):
     """The library's own positions of a frame that is a picture of ``shape`` vision tokens; None where they count up."""
-    inner = backbone.model.base_model
+    inner = backbone.hf_model.base_model
     if not hasattr(inner, "get_rope_index"):
         return None
     before, after = (len(ids) for ids in (backbone.template.frame_before_ids, backbone.template.frame_after_ids))
     types = torch.tensor([[0] * before + [1] * shape[0] * shape[1] + [0] * after])
-    merge = backbone.model.config.vision_config.spatial_merge_size
+    merge = backbone.hf_model.config.vision_config.spatial_merge_size
     grid = torch.tensor([[1, shape[0] * merge, shape[1] * merge]])
     return inner.get_rope_index(torch.ones_like(types), mm_token_type_ids=types, image_grid_thw=grid)[0][:, 0].long()
 
@@ -298,7 +299,7 @@ def test_only_voco_tokens_can_be_cut_to_the_first_few(model, vision_tokens, name
 def test_none_is_text_alone(model, vision_tokens):
     prefix = model.prefix(kept(model, vision_tokens, "none"))
     assert (prefix.length, prefix.text_start, len(prefix.frame_slots)) == (0, 0, 0)
-    alone = model.backbone.model(input_ids=TEXT[None]).logits[0]
+    alone = model.backbone.hf_model(input_ids=TEXT[None]).logits[0]
     assert_close("none", answer_logits(model, kept(model, vision_tokens, "none")), alone)
 
 
@@ -343,7 +344,7 @@ def test_the_cache_gives_back_what_was_kept(voco, clip, cache, name, form, stora
     frames = read_frames(clip, Sampling(), fit=voco.backbone.images.fit)
     with torch.inference_mode():
         expected = kept(voco, voco.vision_tokens(frames.pixels), name, form=form)
-    assert stored.elastic == expected.elastic == (name == "voco")
+    assert stored.can_truncate == expected.can_truncate == (name == "voco")
     prompt = torch.tensor([[5, 11, 42]])
     with torch.inference_mode():
         left, right = (voco(prompt, prefix=voco.prefix(tokens))[0] for tokens in (stored, expected))

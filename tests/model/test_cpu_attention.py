@@ -9,9 +9,10 @@ import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tests.helpers.tiny_families import FAMILIES, tiny_family
-from voco_video.checkpoint.loading import LoadOptions, resolve_attention
+from voco_video.checkpoint.loading import resolve_attention
 from voco_video.model import cpu_attention
 from voco_video.model.cpu_attention import BLOCKED
+from voco_video.options.loading import LoadOptions
 
 
 def tensors(*, heads: int = 6, kv_heads: int = 2, length: int = 70, dtype: torch.dtype = torch.bfloat16):
@@ -71,7 +72,7 @@ def test_every_family_compresses_as_well_with_it(monkeypatch, family):
     pixels = torch.randint(0, 256, (2, fit.height, fit.width, 3), generator=generator, dtype=torch.uint8).numpy()
 
     def values(dtype: torch.dtype, attention: str) -> torch.Tensor:
-        model.to(dtype).backbone.model.set_attn_implementation(attention)
+        model.to(dtype).backbone.hf_model.set_attn_implementation(attention)
         with torch.inference_mode():
             return model.compress(model.vision_tokens(pixels)).values.float()
 

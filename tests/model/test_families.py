@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from tests.helpers.tiny_families import FAMILIES, IDS, library_logits, tiny_family
-from voco_video.answer.generate import AnswerOptions, frame_attention, generate
+from voco_video.answer.generate import frame_attention, generate
 from voco_video.checkpoint.describe import describe_checkpoint, supported_models
 from voco_video.checkpoint.folder import load_voco_model, save_voco_model
 from voco_video.errors import ModelError
@@ -30,11 +30,13 @@ from voco_video.model.backbone import CACHE_ARGUMENT
 from voco_video.model.compressors import compress_frames, whole_frames
 from voco_video.model.families import family_of
 from voco_video.model.positions import frame_positions, rotate_keys
-from voco_video.model.voco import VocoModel, VocoTokens
+from voco_video.model.tokens import VocoTokens
+from voco_video.model.voco import VocoModel
+from voco_video.options.answering import AnswerOptions
 from voco_video.options.compression import parse_compressor
 from voco_video.training.batches import TrainingBatch, Visibility
 from voco_video.training.loss import TrainableVoco
-from voco_video.video.frames import Fit
+from voco_video.video.scaling import Fit
 
 TOLERANCE = 1e-4
 QUESTION = [{"role": "user", "content": "What moves, and where to?"}]
@@ -109,12 +111,12 @@ def library_positions(model: VocoModel, num_voco_tokens: int) -> Tensor:
     before, after = (len(ids) for ids in (backbone.template.frame_before_ids, backbone.template.frame_after_ids))
     picture = backbone.num_vision_tokens
     types = torch.tensor([[0] * before + [1] * picture + [0] * (after + num_voco_tokens)])
-    inner = backbone.model.base_model
+    inner = backbone.hf_model.base_model
     if not hasattr(inner, "get_rope_index"):
-        extra = backbone.family.after_embeds(backbone.model)
+        extra = backbone.family.after_embeds(backbone.hf_model)
         length = types.shape[1] + (0 if extra is None else len(extra))
         return torch.arange(length).expand(3, -1)
-    patch = backbone.model.config.vision_config.patch_size
+    patch = backbone.hf_model.config.vision_config.patch_size
     grid = torch.tensor([[1, backbone.images.fit.height // patch, backbone.images.fit.width // patch]])
     positions, _ = inner.get_rope_index(torch.ones_like(types), mm_token_type_ids=types, image_grid_thw=grid)
     return positions[:, 0].long()
@@ -144,7 +146,7 @@ def one_masked_pass(model: VocoModel, vision_tokens: Tensor, num_voco_tokens: in
     positions.append((text_start + torch.arange(len(TEXT))).expand(3, -1))
     row = torch.cat([sequence[..., :width].flatten(0, 1), backbone.embed(TEXT)])[None]
     position_ids = torch.cat(positions, dim=1)[:, None]  # [3, 1, total]
-    has_coordinates = hasattr(backbone.model.base_model, "get_rope_index")
+    has_coordinates = hasattr(backbone.hf_model.base_model, "get_rope_index")
     inputs = {"position_ids": position_ids if has_coordinates else position_ids[0]}
     if sequence.shape[2] > width:  # the deeper features, as the library takes them: at vision tokens alone
         before, count = len(backbone.template.frame_before_ids), vision_tokens.shape[1]
@@ -228,7 +230,7 @@ def test_the_packed_pass_of_training_equals_two_passes(model, family, pixels, vi
 
 def test_every_part_can_be_trained_apart(model):
     names = model.backbone.family.vision_tower, model.backbone.family.projector
-    parts = [model.backbone.model.base_model.get_submodule(name) for name in names]
+    parts = [model.backbone.hf_model.base_model.get_submodule(name) for name in names]
     assert all(sum(p.numel() for p in part.parameters()) for part in parts)
 
 
@@ -281,7 +283,7 @@ def test_the_table_of_largest_differences(request):
 
 
 def test_a_pooled_frame_stands_as_a_picture_of_one_vision_token(model, vision_tokens):
-    template, learned = model.backbone.template, model.backbone.family.after_embeds(model.backbone.model)
+    template, learned = model.backbone.template, model.backbone.family.after_embeds(model.backbone.hf_model)
     around = len(template.frame_before_ids) + len(template.frame_after_ids) + (0 if learned is None else len(learned))
     prefix = model.prefix(compress_frames(model, vision_tokens[:3], parse_compressor("pool:1")))
     assert (prefix.text_start, prefix.length) == (3 * (around + 1), 3 * (around + 1))
@@ -296,18 +298,18 @@ def test_a_pooled_frame_stands_as_a_picture_of_one_vision_token(model, vision_to
 def test_the_vision_grid_is_what_the_tower_gives(model, family, vision_tokens):
     backbone = model.backbone
     rows, columns = backbone.vision_grid
-    counted = backbone.family.num_vision_tokens(backbone.model.config, backbone.images.fit)
+    counted = backbone.family.num_vision_tokens(backbone.hf_model.config, backbone.images.fit)
     assert rows * columns == counted == vision_tokens.shape[1] == FAMILIES[family].num_vision_tokens
 
 
 def test_a_checkpoint_is_described_without_its_weights(model, vision_tokens, folder):
     facts = describe_checkpoint(folder)
     backbone = model.backbone
-    assert facts.model_type == backbone.model.config.model_type
+    assert facts.model_type == backbone.hf_model.config.model_type
     assert facts.title == backbone.family.title
     assert (facts.num_voco_tokens, facts.trained) == (4, True)
     assert facts.num_vision_tokens == backbone.num_vision_tokens
-    assert facts.num_parameters == sum(p.numel() for p in backbone.model.parameters())
+    assert facts.num_parameters == sum(p.numel() for p in backbone.hf_model.parameters())
     assert facts.dtype == "float32"
     for form, size in facts.bytes_per_frame.items():
         tokens = model.compress(vision_tokens[:1], num_voco_tokens=1, form=form).tensors()
@@ -343,7 +345,7 @@ def test_a_chat_template_that_drops_the_question_is_refused(model):
     backbone = model.backbone
     with pytest.raises(ModelError, match="leaves out the question"):
         type(backbone)(
-            backbone.model, backbone.tokenizer, backbone.images, backbone.template, chat_template="assistant:"
+            backbone.hf_model, backbone.tokenizer, backbone.images, backbone.template, chat_template="assistant:"
         ).conversation_ids(QUESTION)
 
 

@@ -7,9 +7,10 @@ import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from tests.helpers.models import random_pixels, tiny_voco
-from voco_video.answer.generate import AnswerOptions, generate
+from voco_video.answer.generate import generate
 from voco_video.model import kv_layers
 from voco_video.model.kv_layers import GrowingLayer
+from voco_video.options.answering import AnswerOptions
 
 
 def random_states(batch_size: int, length: int):

@@ -16,13 +16,16 @@ from tests.helpers.clips import Clip
 from tests.helpers.models import random_pixels, tiny_voco
 from tests.helpers.tiny_families import tiny_family
 from voco_video import cli
-from voco_video.answer.generate import AnswerOptions, answer_questions
+from voco_video.answer.generate import answer_questions
 from voco_video.cache import FrameCache
-from voco_video.compress import CompressOptions, compress_video, read_tokens
+from voco_video.compress import compress_video
 from voco_video.errors import ModelError, UsageError
 from voco_video.model.memory import Batching, free_bytes, is_out_of_memory, largest_batch, peak_bytes
+from voco_video.options.answering import AnswerOptions
+from voco_video.options.compression import CompressOptions
+from voco_video.options.sampling import Sampling
+from voco_video.stored_tokens import read_tokens
 from voco_video.video.frames import FrameBatch
-from voco_video.video.sampling import Sampling
 
 CPU = torch.device("cpu")
 HAS_PROC = Path("/proc/self/clear_refs").exists()
@@ -44,7 +47,7 @@ class ShortOfMemory(torch.nn.Module):
 
 def short_of_memory(most: int):
     model = tiny_voco()
-    llava = model.backbone.model.model
+    llava = model.backbone.hf_model.model
     llava.multi_modal_projector = ShortOfMemory(llava.multi_modal_projector, most)
     return model, llava.multi_modal_projector
 
@@ -195,7 +198,7 @@ class HeadShortOfMemory(torch.nn.Module):
 
 def ask_everything(most: int):
     model = tiny_family("llava")
-    hugging_face = model.backbone.model
+    hugging_face = model.backbone.hf_model
     hugging_face.lm_head = HeadShortOfMemory(hugging_face.lm_head, most)
     with torch.inference_mode():
         tokens = model.compress(model.vision_tokens(random_pixels(2)))

@@ -9,12 +9,14 @@ import torch
 from safetensors.torch import load_file
 
 from tests.helpers.models import one_masked_pass, random_pixels, tiny_voco
-from voco_video.answer.generate import AnswerOptions, generate
+from voco_video.answer.generate import generate
 from voco_video.checkpoint.folder import load_voco_model, save_voco_model
 from voco_video.errors import ModelError, UsageError
 from voco_video.model.backbone import CACHE_ARGUMENT
 from voco_video.model.positions import CompactLayout, rotate_keys
-from voco_video.model.voco import VocoModel, VocoTokens
+from voco_video.model.tokens import VocoTokens
+from voco_video.model.voco import VocoModel
+from voco_video.options.answering import AnswerOptions
 
 TEXT = torch.tensor([5, 11, 42, 7, 60, 33, 18])
 # fp32 must agree to 1e-4 (the design's bound). bf16 keeps 8 bits, so its logits, of size about 4 here, are held to a
@@ -125,7 +127,7 @@ def test_keys_and_values_are_a_whole_pass_without_the_rest_of_the_last_layer(mod
 @pytest.mark.parametrize("strategy", ["default", "full"])
 def test_a_tower_runs_no_further_than_the_layer_that_is_read(layer, strategy):
     backbone = tiny_voco().backbone
-    config, parts = backbone.model.config, backbone.model.model
+    config, parts = backbone.hf_model.config, backbone.hf_model.model
     config.vision_feature_layer, config.vision_feature_select_strategy = layer, strategy
     if isinstance(layer, list):
         parts.multi_modal_projector = torch.nn.Linear(2 * config.vision_config.hidden_size, backbone.hidden_size)
@@ -136,7 +138,7 @@ def test_a_tower_runs_no_further_than_the_layer_that_is_read(layer, strategy):
     with torch.inference_mode():
         fast = backbone.vision_tokens(pixel_values)
         num_run = len(ran)
-        slow = torch.stack(list(backbone.model.get_image_features(pixel_values=pixel_values).pooler_output))
+        slow = torch.stack(list(backbone.hf_model.get_image_features(pixel_values=pixel_values).pooler_output))
     torch.testing.assert_close(fast, slow, rtol=0, atol=0)
     assert num_run == (2 if isinstance(layer, list) else layer % 3)
 
@@ -218,7 +220,7 @@ def test_going_on_after_the_end_token_is_a_choice(vision_tokens):
         return generate(model, prefix, [TEXT.tolist()], options=AnswerOptions(max_new_tokens=4, **options))[0][0]
 
     likeliest = ids(stop_at_end=False)
-    model.backbone.model.generation_config.eos_token_id = likeliest[0]
+    model.backbone.hf_model.generation_config.eos_token_id = likeliest[0]
     assert ids() == []
     assert ids(stop_at_end=False) == likeliest
 
@@ -226,7 +228,7 @@ def test_going_on_after_the_end_token_is_a_choice(vision_tokens):
 def test_text_without_frames():
     model = tiny_voco()
     logits, loss = model(TEXT[None], prefix=model.empty_prefix(), labels=TEXT[None])
-    expected = model.backbone.model(input_ids=TEXT[None], labels=TEXT[None])
+    expected = model.backbone.hf_model(input_ids=TEXT[None], labels=TEXT[None])
     assert torch.allclose(logits, expected.logits, atol=1e-5)
     assert loss.item() == pytest.approx(expected.loss.item(), abs=1e-5)
 
@@ -291,7 +293,7 @@ def test_the_fingerprint_covers_compressing_weights_and_nothing_else():
     original = model.fingerprint()
     assert tiny_voco().fingerprint() == original
     with torch.no_grad():
-        model.backbone.model.get_output_embeddings().weight += 1
+        model.backbone.hf_model.get_output_embeddings().weight += 1
     assert model.fingerprint() == original, "the head does not change VoCo tokens"
     changed = {original}
     for name, parameter in model.named_parameters():

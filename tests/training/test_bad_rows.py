@@ -114,5 +114,5 @@ def test_prompts_without_weights_are_those_of_the_model(shared: Path, name: str)
     model, prompts = load_voco_model(folder).backbone, prompts_of(folder)
     talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "what moves?"}]
     assert prompts.conversation_ids(talk) == model.conversation_ids(talk)
-    assert prompts.model.generation_config.eos_token_id == model.model.generation_config.eos_token_id
-    assert all(parameter.is_meta for parameter in prompts.model.parameters())
+    assert prompts.hf_model.generation_config.eos_token_id == model.hf_model.generation_config.eos_token_id
+    assert all(parameter.is_meta for parameter in prompts.hf_model.parameters())

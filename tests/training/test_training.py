@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from voco_video.checkpoint.folder import load_voco_model, save_voco_model
 from voco_video.data import turns
 from voco_video.data.samples import Turn
+from voco_video.data.turns import encode_turns
 from voco_video.errors import UsageError
 from voco_video.training import TrainConfig, TrainingError, checks, engine, load_config, train
-from voco_video.training.batches import encode_turns, make_batch
+from voco_video.training.batches import make_batch
 from voco_video.training.recipes import config_from
 from voco_video.training.samples import MovingShapesStream, RunOrder, open_dataset, visibility_at
 from voco_video.training.trainable import choose_trainable, export_model

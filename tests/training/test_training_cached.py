@@ -12,19 +12,20 @@ from safetensors.torch import load_file
 from voco_video import compress as compress_module
 from voco_video.cache import FrameCache
 from voco_video.checkpoint.folder import load_voco_model, save_voco_model
-from voco_video.compress import compress_video, read_tokens
+from voco_video.compress import compress_video
 from voco_video.errors import DataError, UsageError
 from voco_video.model.adapters import adapted_layers, adapter_settings, adapter_weights, adapters_off, remove_adapters
 from voco_video.model.compressors import whole_frames
 from voco_video.model.voco import VocoModel
 from voco_video.options import loading
+from voco_video.options.sampling import Sampling
 from voco_video.shapes.rendering import write_clip
 from voco_video.shapes.world import draw_scene
 from voco_video.shapes.write_dataset import write_dataset
+from voco_video.stored_tokens import read_tokens
 from voco_video.training import TrainConfig, train
 from voco_video.training.file_samples import Conversations, read_rows
 from voco_video.training.samples import open_dataset
-from voco_video.video.sampling import Sampling
 
 
 @pytest.fixture(scope="module")

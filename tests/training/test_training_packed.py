@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.helpers.models import one_masked_pass, random_pixels, tiny_voco
 from voco_video.model.compressors import whole_frames
-from voco_video.model.voco import VocoTokens
+from voco_video.model.tokens import VocoTokens
 from voco_video.training.batches import TrainingBatch, Visibility
 from voco_video.training.loss import TrainableVoco
 from voco_video.training.packed_attention import PackedLayout
@@ -123,7 +123,7 @@ def two_pass_loss_with_text_alone(model, batch, form, k):
         if count:
             logits = oracle_logits(model, vision_tokens[first : first + count], batch.input_ids[row], k, form)
         else:
-            logits = model.backbone.model(input_ids=batch.input_ids[row : row + 1]).logits[0]
+            logits = model.backbone.hf_model(input_ids=batch.input_ids[row : row + 1]).logits[0]
         total = total + nn.functional.cross_entropy(
             logits[:-1], batch.labels[row, 1:], ignore_index=-100, reduction="sum"
         )
@@ -172,7 +172,7 @@ def test_cached_frames_give_the_same_logits_as_pixels(visibility):
     logits = trainable.answer_logits(cached, None).logits
     assert (logits - expected).abs().max() < 1e-4
     logits.sum().backward()  # prefixes come out of inference mode; the text's weights must still get gradients
-    assert model.backbone.model.get_output_embeddings().weight.grad.abs().sum() > 0
+    assert model.backbone.hf_model.get_output_embeddings().weight.grad.abs().sum() > 0
 
 
 def test_gradients_reach_the_compressor_and_its_embeddings():
@@ -181,7 +181,7 @@ def test_gradients_reach_the_compressor_and_its_embeddings():
     out["loss"].backward()
     assert model.voco_embeds.grad[:2].abs().min(dim=-1).values.max() > 0
     assert model.voco_embeds.grad[2:].abs().max() == 0
-    tower = model.backbone.model.model.vision_tower
+    tower = model.backbone.hf_model.model.vision_tower
     assert max(float(p.grad.abs().max()) for p in tower.parameters() if p.grad is not None) > 0
 
 

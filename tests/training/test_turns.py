@@ -31,7 +31,7 @@ def labelled(backbone: Backbone, turns: list[Turn], **options) -> list[str]:
 
 def assert_learns_the_answers(backbone: Backbone) -> None:
     """Labels are the answers and their end tokens; the first prompt is the asked one, with a system message or not."""
-    ends = backbone.model.generation_config.eos_token_id
+    ends = backbone.hf_model.generation_config.eos_token_id
     end = backbone.tokenizer.convert_ids_to_tokens(ends[0] if isinstance(ends, list) else ends)
     for system in ("", "Be brief."):
         told = labelled(backbone, TURNS, system=system)

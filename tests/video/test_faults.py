@@ -16,10 +16,12 @@ from tests.helpers.models import voco_tiny_in_kv
 from tests.helpers.reading import SMALL, check_case
 from tests.helpers.sequential import decode
 from voco_video.cache import FrameCache
-from voco_video.compress import CompressOptions, compress_video, read_tokens
+from voco_video.compress import compress_video
 from voco_video.errors import VocoVideoError
+from voco_video.options.compression import CompressOptions
+from voco_video.options.sampling import Sampling
+from voco_video.stored_tokens import read_tokens
 from voco_video.video.reading import open_video, read_frames
-from voco_video.video.sampling import Sampling
 
 ALL = Sampling(num_frames=1_000_000)
 SAMPLINGS = [Sampling(fps=1), Sampling(num_frames=5), Sampling(keyframes=True), Sampling(timestamps=(1.5, 1.7))]

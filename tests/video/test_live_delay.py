@@ -14,7 +14,8 @@ import av
 import numpy as np
 import pytest
 
-from voco_video.api import CompressedVideo, load_model
+from voco_video.answer.compressed_video import CompressedVideo
+from voco_video.api import load_model
 from voco_video.shapes.rendering import render
 from voco_video.shapes.world import COLOURS, Scene, ShapeObject
 

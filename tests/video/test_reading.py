@@ -38,14 +38,16 @@ from tests.helpers.clips import (
 )
 from tests.helpers.edits import show_again
 from voco_video.errors import UsageError, VideoError
+from voco_video.options.sampling import Sampling
 from voco_video.video import decode_plan
 from voco_video.video.container import Source
-from voco_video.video.frames import Fit, FrameBatch, FrameScaler, Orientation, plan_layout
+from voco_video.video.frames import FrameBatch
 from voco_video.video.other_readers import check_backend
 from voco_video.video.packet_index import scan
 from voco_video.video.picture_index import index_frames
 from voco_video.video.reading import open_video, probe, read_frames
-from voco_video.video.sampling import Sampling, pick_frames
+from voco_video.video.sampling import pick_frames
+from voco_video.video.scaling import Fit, FrameScaler, Orientation, plan_layout
 
 BACKENDS = ["pyav", "decord", "torchcodec"]
 ALL = Sampling(fps=1000)

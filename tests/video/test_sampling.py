@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from voco_video.errors import UsageError
-from voco_video.video.sampling import Sampling, pick_frames
+from voco_video.options.sampling import Sampling
+from voco_video.video.sampling import pick_frames
 
 
 def frame_at(pts, time):

@@ -11,11 +11,10 @@ import pytest
 
 from tests.helpers.clips import draw, read_number
 from voco_video.errors import VideoError
-from voco_video.video.frames import Fit, FrameScaler, Orientation
+from voco_video.options.sampling import Sampling
 from voco_video.video.picture_facts import AspectReader
 from voco_video.video.reading import open_video, probe, read_frames
-from voco_video.video.sampling import Sampling
-from voco_video.video.scaling import MAX_PIXELS
+from voco_video.video.scaling import MAX_PIXELS, Fit, FrameScaler, Orientation
 
 HEIGHT, WIDTH = 48, 64
 

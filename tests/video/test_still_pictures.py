@@ -9,8 +9,8 @@ from PIL import Image, ImageOps
 
 from tests.helpers.still_pictures import SAVING, four_colours, write_grid, write_mjpeg, write_picture
 from voco_video.errors import VideoError
-from voco_video.video.frames import Fit
 from voco_video.video.reading import probe, read_frames
+from voco_video.video.scaling import Fit
 
 
 def difference(pixels, expected):

@@ -11,12 +11,12 @@ import voco_video.video.container as demuxing
 import voco_video.video.packet_index as packet_index
 from tests.helpers.clips import CLIPS
 from voco_video.errors import VideoError
+from voco_video.options.sampling import Sampling
 from voco_video.video import decode_plan, two_decoders
 from voco_video.video.container import DamagedError
 from voco_video.video.decode_plan import CannotSeekError, DecodeSpan, SpanReader, plan_spans
-from voco_video.video.frames import Fit
 from voco_video.video.reading import open_video, read_frames
-from voco_video.video.sampling import Sampling
+from voco_video.video.scaling import Fit
 from voco_video.video.two_decoders import pays_off
 
 SMALL = Fit(height=48, width=64)

@@ -17,7 +17,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from voco_video.answer.frame_scorer import question_ids
 from voco_video.model.backbone import CACHE_ARGUMENT
 from voco_video.model.inference import undisturbed
-from voco_video.model.voco import VocoModel, VocoTokens
+from voco_video.model.tokens import VocoTokens
+from voco_video.model.voco import VocoModel
 from voco_video.options.compression import Form
 
 _RECORDING = "voco_recorded_queries"

@@ -18,12 +18,14 @@ from voco_video.answer.frame_scorer import Retriever
 from voco_video.answer.generate import NUM_MOMENTS, Answer, Message, answer_questions, stream_answer
 from voco_video.answer.moments import Moment, find_moments, weighted
 from voco_video.answer.search import FrameScores, FrameSearch
-from voco_video.compress import CompressResult, StageSeconds, compressor_of, form_of, read_tokens, tokens_per_frame
+from voco_video.compress import CompressResult, StageSeconds
 from voco_video.errors import UsageError
 from voco_video.model.mixed_prefix import assemble
-from voco_video.model.voco import Prefix, VocoModel, VocoTokens
+from voco_video.model.tokens import Prefix, VocoTokens
+from voco_video.model.voco import VocoModel
 from voco_video.options.answering import AnswerOptions, Policy, ViewOptions
 from voco_video.options.compression import Form
+from voco_video.stored_tokens import compressor_of, form_of, read_tokens, tokens_per_frame
 
 log = logging.getLogger(__name__)
 AS_FITS = ViewOptions()  # as many frames as the context has room for

@@ -12,8 +12,8 @@ from torch import Tensor
 from voco_video.answer.frame_scorer import token_features, value_features
 from voco_video.cache import CacheEntry
 from voco_video.cache.int8 import dequantize
-from voco_video.compress import dtype_of, form_of, read_tokens
-from voco_video.model.voco import VocoTokens
+from voco_video.model.tokens import VocoTokens
+from voco_video.stored_tokens import dtype_of, form_of, read_tokens
 
 CHUNK_BYTES = 64 << 20
 FRAMES_PER_STEP = 256  # frames per step of a search, so few that products stay in the processor's cache

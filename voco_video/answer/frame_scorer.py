@@ -28,7 +28,8 @@ from voco_video.files.settings import FETCH_AGAIN, first_line, has_file
 from voco_video.files.weights import read_small_weights
 from voco_video.model.adapters import adapters_off
 from voco_video.model.inference import undisturbed
-from voco_video.model.voco import VocoModel, VocoTokens
+from voco_video.model.tokens import VocoTokens
+from voco_video.model.voco import VocoModel
 from voco_video.options.compression import Form
 
 NUM_HEADS, HEAD_DIM, HIDDEN = 4, 32, 256

@@ -18,7 +18,8 @@ from voco_video.errors import ModelError, UsageError
 from voco_video.model.backbone import CACHE_ARGUMENT
 from voco_video.model.inference import undisturbed
 from voco_video.model.memory import unless_out_of_memory
-from voco_video.model.voco import Prefix, VocoModel
+from voco_video.model.tokens import Prefix
+from voco_video.model.voco import VocoModel
 from voco_video.options.answering import MAX_QUESTIONS_PER_BATCH, AnswerOptions
 
 log = logging.getLogger(__name__)
@@ -335,7 +336,7 @@ def _processors(
     def prepared(model: Any, input_ids: Tensor, logits_processor: Any, **others: Any) -> Any:
         return logits_processor
 
-    processors: Callable[[Tensor, Tensor], Tensor] = model.backbone.model.generate(
+    processors: Callable[[Tensor, Tensor], Tensor] = model.backbone.hf_model.generate(
         input_ids,
         generation_config=_generation_config(model, options),
         attention_mask=attention_mask,
@@ -360,7 +361,7 @@ def _generation_config(model: VocoModel, options: AnswerOptions) -> Any:
 
 
 def _end_token_ids(model: VocoModel) -> set[int]:
-    ends: int | list[int] | None = model.backbone.model.generation_config.eos_token_id
+    ends: int | list[int] | None = model.backbone.hf_model.generation_config.eos_token_id
     return set() if ends is None else set(ends) if isinstance(ends, list) else {ends}
 
 

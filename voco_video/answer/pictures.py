@@ -12,8 +12,9 @@ from voco_video.answer.generate import Answer
 from voco_video.answer.moments import Moment, format_seconds
 from voco_video.errors import VideoError
 from voco_video.options.sampling import Sampling
-from voco_video.video.frames import Fit, FrameBatch
+from voco_video.video.frames import FrameBatch
 from voco_video.video.reading import VideoInfo, probe, read_frames
+from voco_video.video.scaling import Fit
 
 THUMBNAIL_HEIGHT, CAPTION_HEIGHT, GAP = 120, 18, 4
 MAX_FRAMES = 60

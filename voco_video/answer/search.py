@@ -25,7 +25,8 @@ from voco_video.answer.attention_scores import attention_scores, frame_keys, las
 from voco_video.answer.frame_scorer import FrameScorer, question_states
 from voco_video.errors import UsageError
 from voco_video.model.inference import undisturbed
-from voco_video.model.voco import VocoModel, VocoTokens
+from voco_video.model.tokens import VocoTokens
+from voco_video.model.voco import VocoModel
 
 MAX_KEPT_FEATURE_BYTES = 128 << 20  # of one video's frames, for further questions: nine hours with voco-tiny
 # Logarithms of odds, tuned on haystacks of seed 7; needle.py reports seed 0.

@@ -9,11 +9,10 @@ Safe against crashes at any byte, damaged files and several processes at once; s
 """
 
 from voco_video.cache.entry import CacheEntry
-from voco_video.cache.growing import GrowingWriter
 from voco_video.cache.key import CacheKey, digest_file
 from voco_video.cache.segment import TensorSpec
 from voco_video.cache.store import FrameCache, PartialEntry, VerifyResult
-from voco_video.cache.writer import EntryWriter
+from voco_video.cache.writer import EntryWriter, GrowingWriter
 
 __all__ = [
     "CacheEntry",

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from blake3 import blake3
 
-from voco_video.cache.growing import GrowingLog, checked_unix_seconds, unpublished
 from voco_video.cache.key import FORMAT_VERSION, CacheKey, canonical_json
 from voco_video.cache.locks import GROWING, MANIFEST, ReadHold, damaged, os_errors_as_cache_errors
 from voco_video.cache.segment import Segment, SegmentReader, TensorSpec, check_continues, check_size
+from voco_video.cache.segment_log import SegmentLog, checked_unix_seconds, decode_published, unpublished
 from voco_video.errors import CacheError, UsageError
 
 
@@ -29,7 +29,7 @@ from voco_video.errors import CacheError, UsageError
 class Manifest:
     """Everything about an entry except its tensors; written last: where it exists, the entry is whole.
 
-    An entry that grows has a `GrowingLog` instead, which reads as the manifest of what is published so far.
+    An entry that grows has a `SegmentLog` instead, which reads as the manifest of what is published so far.
     """
 
     key: CacheKey
@@ -41,9 +41,9 @@ class Manifest:
     unpublished: str = field(default="", compare=False)
 
     @classmethod
-    def of_growing(cls, log: GrowingLog, *, unpublished: str = "") -> Manifest:
-        """What is published so far; `unpublished` is what `voco_video.cache.growing.unpublished` says."""
-        published = (log.key, log.tensors, log.segments, log.facts, log.created_unix_seconds)
+    def of_growing(cls, log: SegmentLog, *, unpublished: str = "") -> Manifest:
+        """Turn a log into a manifest of what is published; `unpublished` is what the function of that name says."""
+        published = (log.key, log.tensors, tuple(log.segments), log.facts, log.created_unix_seconds)
         return cls(*published, is_growing=not log.is_ended, unpublished=unpublished)
 
     @property
@@ -52,7 +52,7 @@ class Manifest:
         return [pts for segment in self.segments for pts in segment.pts_seconds]
 
     def encode(self) -> bytes:
-        """The file's bytes: indented JSON that carries the BLAKE3 of its own canonical form."""
+        """Write the file's bytes: indented JSON that carries the BLAKE3 of its own canonical form."""
         content = {
             "format_version": FORMAT_VERSION,
             "digest": self.key.digest,
@@ -192,7 +192,7 @@ class CacheEntry:
     def read_row(
         self, names: Collection[str], row: int, start: int = 0, stop: int | None = None
     ) -> dict[str, torch.Tensor]:
-        """Of some tensors one row of each frame, such as one layer's values, as tensors [stop - start, …] by name.
+        """Read one row of each frame of some tensors, such as one layer's values, as tensors [stop - start, …] by name.
 
         Nothing else is read, and what is read is copied.
 
@@ -213,8 +213,8 @@ class CacheEntry:
             yield max(start, segment.first_frame), min(stop, segment.stop_frame)
 
     def verify(self, *, full: bool = True) -> None:
-        """CacheError unless every segment has its size and, with `full`, the BLAKE3 it was written with."""
-        hold, fresh_reader = self._held(), SegmentReader()  # fresh: hashes also what was read before
+        """Raise CacheError unless every segment has its size and, with `full`, the BLAKE3 it was written with."""
+        hold, fresh_reader = self._held(), SegmentReader()  # a new one hashes what was read before, too
         try:
             for segment in self._manifest.segments:
                 check_size(hold.directory_fd, segment)
@@ -264,7 +264,7 @@ class CacheEntry:
     def _copied(
         self, specs: Mapping[str, TensorSpec], start: int, stop: int, *, row: int | None = None
     ) -> dict[str, torch.Tensor]:
-        """Frames [start, stop), or a row of each, of any number of segments."""
+        """Read frames [start, stop), or a row of each, of any number of segments."""
         shapes = {n: (stop - start, *spec.shape) for n, spec in specs.items()}
         tensors = {n: torch.empty(shapes[n], dtype=spec.dtype, device="cpu") for n, spec in specs.items()}
         buffers = {n: (t.view(-1).view(torch.uint8).numpy().data, t[:1].nbytes) for n, t in tensors.items()}
@@ -280,7 +280,7 @@ class CacheEntry:
 
     @contextmanager
     def _reading(self, file: str) -> Iterator[int]:
-        """The directory's descriptor; errors in the block say whose they are."""
+        """Yield the directory's descriptor; errors in the block name the entry."""
         hold = self._held()
         try:
             with os_errors_as_cache_errors(f"read {file}"):
@@ -289,7 +289,7 @@ class CacheEntry:
             raise damaged(self.directory, error) from error
 
     def _continues(self, manifest: Manifest) -> bool:
-        """Whether this is still the entry that was opened, if with more frames or in other segments."""
+        """Tell whether this is still the entry that was opened, if with more frames or in other segments."""
         mine = self._manifest
         return manifest == mine or (
             manifest.created_unix_seconds == mine.created_unix_seconds
@@ -310,11 +310,11 @@ class CacheEntry:
 
 
 def _read_manifest(directory: Path, hold: ReadHold) -> Manifest | None:
-    """The manifest of a finished entry or of what is published of a growing one; None where that is nothing."""
+    """Read the manifest of a finished entry, or of the published part of a growing one; None if that is empty."""
     data = os.pread(hold.index_fd, os.fstat(hold.index_fd).st_size, 0)
     try:
         if hold.index_file == GROWING:
-            log = GrowingLog.decode(data)
+            log = decode_published(data)
             if log is None:
                 return None
             beyond = unpublished(directory, log, file_bytes=len(data))

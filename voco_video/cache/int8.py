@@ -52,7 +52,7 @@ def quantize(tensors: Mapping[str, torch.Tensor], *, names: Collection[str] | No
 
 
 def dequantize(tensors: Mapping[str, torch.Tensor], *, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The inverse of `quantize`, in `dtype`; tensors that were passed through come back unchanged.
+    """Undo `quantize`, in `dtype`; tensors that were passed through come back unchanged.
 
     Raises:
         CacheError: a scale is missing, or left without its int8 tensor, or of the wrong shape.

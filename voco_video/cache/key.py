@@ -62,7 +62,7 @@ class CacheKey:
         return blake3(canonical_json(identity).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        """The key as a JSON value; `from_json` is the inverse.
+        """Return the key as a JSON value; `from_json` is the inverse.
 
         Example:
             >>> key = CacheKey("ab" * 32, "cd" * 32, {"form": "embeds"})
@@ -91,7 +91,7 @@ class CacheKey:
 
 
 def digest_file(path: Path | str) -> str:
-    """BLAKE3 of a file's bytes, as 64 hex digits; on all cores when the file is large, in constant memory.
+    """Compute the BLAKE3 of a file's bytes, as 64 hex digits; on all cores when the file is large, in constant memory.
 
     Raises:
         CacheError: the file cannot be read.
@@ -116,12 +116,12 @@ def digest_file(path: Path | str) -> str:
 
 
 def is_digest(value: object) -> bool:
-    """Whether `value` is a string of 64 lowercase hex digits."""
+    """Tell whether `value` is a string of 64 lowercase hex digits."""
     return isinstance(value, str) and _HEX_DIGEST.fullmatch(value) is not None
 
 
 def canonical_json(value: Any, *, what: str = "value") -> str:
-    """One spelling per JSON value: sorted keys, no spaces, ASCII; CacheError naming `what` if it is not JSON.
+    """Write a JSON value in its one spelling: sorted keys, no spaces, ASCII; CacheError if it is not JSON.
 
     Example:
         >>> canonical_json({"b": (1, 2), "a": None})
@@ -134,5 +134,5 @@ def canonical_json(value: Any, *, what: str = "value") -> str:
 
 
 def plain_json(value: Mapping[str, Any], *, what: str = "value") -> dict[str, Any]:
-    """A copy as it will be read back from disk (a tuple becomes a list); CacheError if it is not JSON."""
+    """Copy a value as it will be read back from disk (a tuple becomes a list); CacheError if it is not JSON."""
     return json.loads(canonical_json(dict(value), what=what))

@@ -1,4 +1,4 @@
-"""Locks, fsync and error messages for files that several processes share (POSIX only: flock)."""
+"""Locks and error messages for files that several processes share (POSIX only: flock)."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class ReadHold:
             hold.close()
 
     def _open_index(self) -> None:
-        # Of this very directory, even if the entry is being replaced by another.
+        # Relative to the open directory: another entry may be taking its path now.
         for name in _INDEXES:
             with suppress(FileNotFoundError):
                 self._fds.append(os.open(name, os.O_RDONLY, dir_fd=self.directory_fd))
@@ -74,23 +74,30 @@ class ReadHold:
 
 
 def index_path(directory: Path) -> Path | None:
-    """The index of the entry at `directory`; None where there is nothing to read."""
+    """Return the index of the entry at `directory`; None where there is nothing to read."""
     return next((path for name in _INDEXES if (path := directory / name).exists()), None)
+
+
+def replaced_logs(directory: Path) -> list[Path]:
+    """List the logs that were rewritten while readers held them; a lock on one counts like one on the index."""
+    return sorted(directory.glob(f"{GROWING}.*"))
 
 
 @contextmanager
 def unread(directory: Path) -> Iterator[bool]:
-    """Whether no reader in any process holds the entry at `directory`; if so, none gets it while the block runs."""
+    """Yield whether no reader in any process holds the entry at `directory`; if so, none gets it during the block."""
     index = index_path(directory)
+    fds: dict[int, int] = {}  # by inode: a log that is being replaced has two names
     try:
-        index_fd = os.open(index, os.O_RDWR) if index else None
-    except FileNotFoundError:
-        index_fd = None
-    try:
-        yield index_fd is None or _try_flock(index_fd)
+        for path in (*([index] if index else []), *replaced_logs(directory)):
+            with suppress(FileNotFoundError):
+                fd = os.open(path, os.O_RDWR)
+                if fds.setdefault(os.fstat(fd).st_ino, fd) != fd:
+                    os.close(fd)
+        yield all(_try_flock(fd) for fd in fds.values())
     finally:
-        if index_fd is not None:
-            os.close(index_fd)
+        for fd in fds.values():
+            os.close(fd)
 
 
 def delete_unless_held(directory: Path) -> bool:
@@ -98,7 +105,7 @@ def delete_unless_held(directory: Path) -> bool:
     with unread(directory) as is_unread:
         if not is_unread:
             return False
-        # First, so that a deletion cut short can never look like an entry. Another process may be as far.
+        # First, so that a deletion cut short never looks like an entry. Another process may delete it too.
         for name in _INDEXES:
             (directory / name).unlink(missing_ok=True)
         shutil.rmtree(directory, ignore_errors=True)
@@ -106,13 +113,13 @@ def delete_unless_held(directory: Path) -> bool:
 
 
 def is_held(directory: Path) -> bool:
-    """Whether a reader in any process holds the entry at `directory`."""
+    """Tell whether a reader in any process holds the entry at `directory`."""
     with unread(directory) as is_unread:
         return not is_unread
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a writer in any process has the lock at `path`; creates nothing."""
+    """Tell whether a writer in any process has the lock at `path`; creates nothing."""
     try:
         fd = os.open(path, os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -130,7 +137,7 @@ class WriteLock:
     """The one writer of an entry: an exclusive flock on `path`, across processes and threads."""
 
     def __init__(self, path: Path, file: IO[bytes]) -> None:
-        self.path, self._file = path, file  # a file object, which closes itself wherever Ctrl-C strikes
+        self.path, self._file = path, file  # a file object: it closes itself after Ctrl-C
 
     @classmethod
     def acquire(cls, path: Path, *, on_wait: Callable[[], None] | None = None) -> WriteLock:
@@ -146,7 +153,7 @@ class WriteLock:
 
     @classmethod
     def try_acquire(cls, path: Path) -> WriteLock | None:
-        """The lock, or None when someone else has it."""
+        """Take the lock; None when someone else has it."""
         lock = None
         while lock is None:
             file = _open_lock(path)
@@ -166,21 +173,12 @@ class WriteLock:
 
     @classmethod
     def _if_current(cls, path: Path, file: IO[bytes]) -> WriteLock | None:
-        """The lock, unless its file was deleted with its entry before we got it: then others lock a new one."""
+        """Return the lock, unless its file was deleted with its entry before we got it: then others lock a new one."""
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 return cls(path, file)
         file.close()
         return None
-
-
-def fsync_directory(directory: Path) -> None:
-    """Make the names in `directory` survive a power cut."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 @contextmanager
@@ -201,7 +199,7 @@ def os_errors_as_cache_errors(action: str) -> Iterator[None]:
 
 
 def damaged(directory: Path, reason: object) -> CacheError:
-    """The error for a damaged entry: what is wrong, where, and how to get rid of it."""
+    """Make the error for a damaged entry: what is wrong, where, and how to get rid of it."""
     return CacheError(
         f"damaged cache entry {directory}: {reason}; "
         f"delete it with `voco-video cache rm {directory.name}` or compress again with --force"

@@ -7,6 +7,7 @@
     81/81c0…/journal.txt                   an unfinished entry: which segments are safe
              segment-000000.safetensors
     c2/c24e…/growing.txt                   an entry that is readable while it grows: what is published
+             growing.txt.5d1f…             the log before it was rewritten, while a reader has it open
              segment-000000.safetensors
     locks/3fa9….lock                       flock of the one writer
     trash/3fa9….0a1b…                      deleted; its files go when no reader has them open
@@ -21,15 +22,27 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from voco_video.cache.growing import GrowingLog, superseded_files
 from voco_video.cache.key import is_digest
-from voco_video.cache.locks import FULL, GROWING, WriteLock, delete_unless_held, index_path, is_held, is_locked, unread
-from voco_video.cache.writer import JOURNAL, MANIFEST_TEMPORARY
-from voco_video.errors import CacheError
+from voco_video.cache.locks import (
+    FULL,
+    GROWING,
+    MANIFEST,
+    WriteLock,
+    delete_unless_held,
+    index_path,
+    is_held,
+    is_locked,
+    unread,
+)
+from voco_video.cache.segment_log import JOURNAL, read_published, superseded_files
+from voco_video.errors import CacheError, UsageError
+from voco_video.files.atomic_write import aside_files
+
+DEFAULT_MAX_BYTES = 50 * 10**9
 
 
 @dataclass(frozen=True)
-class Layout:
+class CachePaths:
     """Paths under `cache_dir`; digests are 64 hex digits."""
 
     cache_dir: Path
@@ -40,32 +53,32 @@ class Layout:
         return self.cache_dir / "trash"
 
     def directory(self, digest: str) -> Path:
-        """The directory of an entry, existing or not; CacheError if `digest` is not a whole digest."""
+        """Return the directory of an entry, existing or not; CacheError if `digest` is not a whole digest."""
         if not is_digest(digest):
             raise CacheError(f"a cache digest is 64 lowercase hex digits, not {digest!r}")
         return self.cache_dir / digest[:2] / digest
 
     def directories(self) -> list[Path]:
-        """The directories of all entries in any state, by digest."""
-        found = self.cache_dir.glob("[0-9a-f][0-9a-f]/*")
-        return sorted(path for path in found if is_digest(path.name) and path.name[:2] == path.parent.name)
+        """List the directories of all entries in any state, by digest."""
+        paths = self.cache_dir.glob("[0-9a-f][0-9a-f]/*")
+        return sorted(path for path in paths if is_digest(path.name) and path.name[:2] == path.parent.name)
 
     def trash(self) -> list[Path]:
-        """The directories of discarded entries."""
+        """List the directories of discarded entries."""
         return sorted(self.trash_dir.glob("*"))
 
     def make_lock_path(self, digest: str) -> Path:
-        """The path for `WriteLock`, in a directory that exists."""
+        """Return the path for `WriteLock`, in a directory that exists afterwards."""
         self._lock_path(digest).parent.mkdir(parents=True, exist_ok=True)
         return self._lock_path(digest)
 
     def is_being_written(self, digest: str) -> bool:
-        """Whether a process holds the entry's write lock."""
+        """Tell whether a process holds the entry's write lock."""
         return is_locked(self._lock_path(digest))
 
     @contextmanager
     def unwritten(self, directory: Path) -> Iterator[bool]:
-        """Whether nobody writes the entry at `directory`; if so, nobody begins to while the block runs."""
+        """Yield whether no process writes the entry at `directory`; if so, none begins to during the block."""
         lock: WriteLock | None = None
         is_unwritten = True
         try:
@@ -114,13 +127,16 @@ class Layout:
             return True
 
     def tidy(self, directory: Path) -> None:
-        """Delete what crashes left in an entry's directory, and the directory if that leaves it empty."""
-        if not leftovers(directory) and not _is_empty(directory):
+        """Delete what crashes left in an entry's directory, and an empty directory; shorten an old stream's log."""
+        if not leftovers(directory) and not _is_empty(directory) and not _has_wasteful_log(directory):
             return
         with self.unwritten(directory) as is_unwritten:
             if not is_unwritten:
                 return
             with unread(directory) as is_unread:
+                with suppress(CacheError, OSError):  # the longer log is as good
+                    if (log := read_published(directory)) and log.is_wasteful:
+                        log.rewrite(directory / GROWING, is_read=not is_unread)
                 for path in leftovers(directory) if is_unread else ():
                     path.unlink()
             if _is_empty(directory):
@@ -136,12 +152,12 @@ class Layout:
 
 
 def is_complete(directory: Path) -> bool:
-    """Whether `directory` holds an entry to read, finished or growing (which may still be damaged)."""
+    """Tell whether `directory` holds an entry to read, finished or growing (which may still be damaged)."""
     return index_path(directory) is not None
 
 
 def is_growing(directory: Path) -> bool:
-    """Whether `directory` holds an entry that is readable while it is written."""
+    """Tell whether `directory` holds an entry that is readable while it is written."""
     return (directory / GROWING).exists()
 
 
@@ -151,18 +167,27 @@ def _is_empty(directory: Path) -> bool:
     return False
 
 
+def _has_wasteful_log(directory: Path) -> bool:
+    """Tell whether a stream's log is much longer than it needs to be, as earlier versions left it."""
+    with suppress(CacheError):
+        log = read_published(directory)
+        return log is not None and log.is_wasteful
+    return False
+
+
 def leftovers(directory: Path) -> list[Path]:
-    """Files that only a crash leaves behind, provided nobody is writing the entry."""
+    """List files that only a crash leaves behind, provided nobody is writing the entry."""
     if is_growing(directory):
         with suppress(CacheError):  # where it is damaged, nothing says what is left over
-            return superseded_files(directory, GrowingLog.load(directory))
+            return superseded_files(directory, read_published(directory))
         return []
-    names = [JOURNAL, MANIFEST_TEMPORARY] if is_complete(directory) else [MANIFEST_TEMPORARY]
-    return [directory / name for name in names if (directory / name).exists()]
+    names = ["manifest.json.tmp", *([JOURNAL] if is_complete(directory) else [])]  # the first from earlier versions
+    leftover_files = [directory / name for name in names if (directory / name).exists()]
+    return [*leftover_files, *aside_files(directory / MANIFEST)]
 
 
 def usage(directory: Path) -> tuple[int, float]:
-    """(bytes on disk, Unix seconds of last use) of an entry; (0, 0) once it is gone."""
+    """Return (bytes on disk, Unix seconds of last use) of an entry; (0, 0) once it is gone."""
     try:
         with os.scandir(directory) as files:
             stats = {file.name: file.stat() for file in files}
@@ -171,3 +196,25 @@ def usage(directory: Path) -> tuple[int, float]:
     index = index_path(directory)
     times = [stats[index.name]] if index and index.name in stats else list(stats.values())
     return sum(stat.st_size for stat in stats.values()), max((stat.st_mtime for stat in times), default=0.0)
+
+
+def default_cache_dir() -> Path:
+    """Return where the frame cache is by default; see `FrameCache`."""
+    cache_dir = os.environ.get("VOCO_VIDEO_CACHE_DIR")
+    if cache_dir:
+        return Path(cache_dir)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "voco-video"
+    except RuntimeError as error:
+        raise UsageError(
+            "no home directory is known, so there is no place for the frame cache; give one with --cache-dir, "
+            "VOCO_VIDEO_CACHE_DIR or HOME"
+        ) from error
+
+
+def default_max_bytes() -> int:
+    """Return above how many bytes the frame cache is pruned by default; see `FrameCache`."""
+    max_bytes = os.environ.get("VOCO_VIDEO_CACHE_MAX_BYTES") or str(DEFAULT_MAX_BYTES)
+    if not max_bytes.isascii() or not max_bytes.isdigit():
+        raise UsageError(f"VOCO_VIDEO_CACHE_MAX_BYTES must be a whole number of bytes, not {max_bytes!r}")
+    return int(max_bytes)

@@ -11,7 +11,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from math import isfinite, prod
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from voco_video.cache.key import FORMAT_VERSION, digest_file, is_digest
 from voco_video.errors import CacheError
 
 PTS_SECONDS = "pts_seconds"
-MAX_SEGMENT_BYTES = 256 << 20  # bounds memory where single frames are large, as with the `full` compressor
+MAX_SEGMENT_BYTES = 256 << 20  # limits memory where frames are large, as with the `full` compressor
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -61,12 +60,12 @@ class TensorSpec:
         return prod(self.shape) * self.dtype.itemsize
 
     def to_json(self) -> dict[str, Any]:
-        """What `from_json` reads."""
+        """Return the JSON value that `from_json` reads."""
         return {"dtype": _DTYPE_NAMES[self.dtype], "shape": list(self.shape)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> TensorSpec:
-        """The specification that `to_json` wrote; CacheError for anything else."""
+        """Rebuild the specification from `to_json`; CacheError for anything else."""
         dtype, shape = value["dtype"], value["shape"]
         if dtype not in DTYPES or not isinstance(shape, list) or not all(map(_is_count, shape)):
             raise CacheError(f"no tensor has dtype {dtype!r} and shape {shape!r}")
@@ -102,7 +101,7 @@ class Batch:
         return {name: TensorSpec(tensor.dtype, tuple(tensor.shape[1:])) for name, tensor in self.tensors.items()}
 
     def copied(self) -> Batch:
-        """The same frames in memory that the caller cannot change."""
+        """Copy the frames to memory that the caller cannot change."""
         tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in self.tensors.items()}
         return Batch(self.first_frame, tensors, self.pts_seconds)
 
@@ -119,19 +118,20 @@ class Segment:
     pts_seconds: tuple[float, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """What `from_json` reads."""
+        """Return the JSON value that `from_json` reads."""
         return {**vars(self), "pts_seconds": list(self.pts_seconds)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Segment:
-        """The record that `to_json` wrote; CacheError for anything else."""
+        """Rebuild the record from `to_json`; CacheError for anything else."""
         segment = cls(**{**value, "pts_seconds": tuple(value["pts_seconds"])})
         counts, pts_seconds = (segment.first_frame, segment.num_frames, segment.size_bytes), segment.pts_seconds
         is_sound = (
             all(map(_is_count, counts))
             and segment.num_frames == len(pts_seconds) > 0
-            and all(isinstance(pts, float) and isfinite(pts) for pts in pts_seconds)
-            and all(pts <= later for pts, later in pairwise(pts_seconds))
+            and set(map(type, pts_seconds)) == {float}
+            and all(map(isfinite, pts_seconds))
+            and sorted(pts_seconds) == list(pts_seconds)
             and _SEGMENT_FILE.fullmatch(segment.file) is not None
             and is_digest(segment.blake3)
         )
@@ -146,18 +146,18 @@ class Segment:
 
 
 def segment_file(index: int) -> str:
-    """The name of an entry's `index`-th segment."""
+    """Name an entry's `index`-th segment."""
     return f"segment-{index:06d}.safetensors"
 
 
 def segment_index(file: str) -> int | None:
-    """The inverse of `segment_file`; None for the name of another file."""
+    """Undo `segment_file`; None for the name of another file."""
     match = _SEGMENT_FILE.fullmatch(file)
     return None if match is None else int(match[1])
 
 
 def check_continues(segments: Sequence[Segment], segment: Segment) -> None:
-    """CacheError unless `segment` begins where `segments` end, in frames and in time."""
+    """Raise CacheError unless `segment` begins where `segments` end, in frames and in time."""
     expected = segments[-1].stop_frame if segments else 0
     if segment.first_frame != expected:
         raise CacheError(f"{segment.file} begins at frame {segment.first_frame}, not at frame {expected}")
@@ -209,7 +209,7 @@ def write_segment(directory: Path, index: int, batches: Sequence[Batch], *, key_
 
 
 def check_size(directory_fd: int, segment: Segment) -> None:
-    """CacheError unless the segment's file exists and is as long as its record says."""
+    """Raise CacheError unless the segment's file exists and is as long as its record says."""
     try:
         size_bytes = os.stat(segment.file, dir_fd=directory_fd).st_size
     except FileNotFoundError:
@@ -238,7 +238,7 @@ class _Header:
 
     @classmethod
     def read(cls, fd: int, segment: Segment) -> _Header:
-        """From a file whose checksum is right; CacheError where it holds other frames than its record says."""
+        """Read the header of a file with the right checksum; CacheError where its frames are not the recorded ones."""
         length = int.from_bytes(os.pread(fd, 8, 0), "little")
         header = json.loads(os.pread(fd, length, 8))
         metadata, tensors, specs = header.pop("__metadata__"), {}, {}
@@ -318,7 +318,7 @@ class SegmentReader:
                     continue
                 size = len(buffer) // len(frames)
                 begin += range(shape[1])[row] * size
-                for number, frame in enumerate(frames):  # thousands: this loop is what reading a row costs
+                for number, frame in enumerate(frames):  # runs thousands of times: nothing slow in here
                     place, offset = buffer[number * size : (number + 1) * size], begin + frame * frame_bytes
                     if os.preadv(fd, (place,), offset) < size:
                         _read_fully(fd, place, offset, segment)
@@ -328,7 +328,7 @@ class SegmentReader:
     def _open(
         self, directory_fd: int, segment: Segment, specs: Mapping[str, TensorSpec], key_digest: str
     ) -> tuple[int, _Header]:
-        """A descriptor of a file that is as recorded, and its header."""
+        """Open a file and check that it is as recorded; returns its descriptor and header."""
         try:
             fd = os.open(segment.file, os.O_RDONLY, dir_fd=directory_fd)
         except FileNotFoundError:
@@ -350,7 +350,7 @@ class SegmentReader:
         state = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, segment.blake3)
         header = self._checked.get(state)
         if header is None:
-            if digest_file(f"/dev/fd/{fd}") != segment.blake3:  # this very file, whatever happens to its name
+            if digest_file(f"/dev/fd/{fd}") != segment.blake3:  # the open file: its name may be given to another
                 raise CacheError(f"{segment.file} does not match its checksum")
             try:
                 header = self._checked[state] = _Header.read(fd, segment)
@@ -373,7 +373,7 @@ def _read_fully(fd: int, buffer: memoryview, offset: int, segment: Segment) -> N
 
 
 def _file_chunks(batches: Sequence[Batch], key_digest: str) -> Iterator[memoryview]:
-    """The file's bytes: header, then each tensor's batches in turn."""
+    """Yield the file's bytes: header, then each tensor's batches in turn."""
     num_frames = sum(batch.num_frames for batch in batches)
     specs = {**batches[0].specs, PTS_SECONDS: TensorSpec(torch.float64, ())}
     names = sorted(specs, key=lambda name: (-specs[name].dtype.itemsize, name))  # widest first: all aligned

@@ -9,20 +9,27 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 from voco_video.cache.entry import CacheEntry
-from voco_video.cache.growing import GrowingWriter
 from voco_video.cache.key import CacheKey
 from voco_video.cache.locks import WriteLock, os_errors_as_cache_errors
-from voco_video.cache.paths import Layout, is_complete, is_growing, leftovers, usage
+from voco_video.cache.paths import (
+    CachePaths,
+    default_cache_dir,
+    default_max_bytes,
+    is_complete,
+    is_growing,
+    leftovers,
+    usage,
+)
 from voco_video.cache.segment import SegmentReader
-from voco_video.cache.writer import EntryWriter, Journal
+from voco_video.cache.segment_log import read_safe
+from voco_video.cache.writer import EntryWriter, GrowingWriter, closing_writer
 from voco_video.errors import CacheError, UsageError
 from voco_video.files.paths import expanded
-
-DEFAULT_MAX_BYTES = 50 * 10**9
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +52,8 @@ class PartialEntry:
 class VerifyResult:
     """What `FrameCache.verify` found at `path`.
 
-    `status` is "ok", "damaged" (delete it or compress again), "partial" (resumable) or "stale" (a leftover
-    that the next prune removes); `reason` says more, and is empty for "ok".
+    `status` is "ok", "damaged" (delete it or compress again), "partial" (resumable) or "stale" (a leftover that the
+    next prune removes); `reason` says more, and is empty for "ok".
     """
 
     digest: str
@@ -67,10 +74,9 @@ class FrameCache:
     the ones written raise CacheError; they are never returned. Needs a POSIX system with flock.
 
     Args:
-        cache_dir: default: `VOCO_VIDEO_CACHE_DIR`, else `$XDG_CACHE_HOME/voco-video`, else
-            `~/.cache/voco-video`. Created by the first write.
-        max_bytes: above this, finishing an entry prunes others. Default: `VOCO_VIDEO_CACHE_MAX_BYTES`, else
-            50 GB.
+        cache_dir: default: `VOCO_VIDEO_CACHE_DIR`, else `$XDG_CACHE_HOME/voco-video`, else `~/.cache/voco-video`.
+            Created by the first write.
+        max_bytes: above this, finishing an entry prunes others. Default: `VOCO_VIDEO_CACHE_MAX_BYTES`, else 50 GB.
 
     Raises:
         CacheError: `cache_dir` is a file.
@@ -90,30 +96,29 @@ class FrameCache:
     """
 
     def __init__(self, cache_dir: Path | str | None = None, *, max_bytes: int | None = None) -> None:
-        self.cache_dir = expanded(cache_dir or _default_cache_dir()).absolute()
-        self.max_bytes = _default_max_bytes() if max_bytes is None else max_bytes
+        self.cache_dir = expanded(cache_dir or default_cache_dir()).absolute()
+        self.max_bytes = default_max_bytes() if max_bytes is None else max_bytes
         if self.max_bytes < 0:
             raise UsageError(f"max_bytes must not be negative, not {self.max_bytes}")
         with os_errors_as_cache_errors(f"use cache directory {self.cache_dir}"):
             if self.cache_dir.exists() and not self.cache_dir.is_dir():
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        self._layout, self._reader = Layout(self.cache_dir), SegmentReader()
+        self._paths, self._reader = CachePaths(self.cache_dir), SegmentReader()
 
     def contains(self, key: CacheKey) -> bool:
-        """Whether there is an entry to read, finished or growing; cheap, reads nothing."""
+        """Tell whether there is an entry to read, finished or growing; cheap, reads nothing."""
         with os_errors_as_cache_errors(f"look into cache directory {self.cache_dir}"):
-            return is_complete(self._layout.directory(key.digest))
+            return is_complete(self._paths.directory(key.digest))
 
     def get(self, key: CacheKey) -> CacheEntry | None:
-        """The entry for `key`, open and marked as used now; None if it is absent or unfinished.
+        """Open the entry for `key` and mark it as used now; None if it is absent or unfinished.
 
         One that is growing comes with the frames published so far, and `CacheEntry.is_growing`.
 
         Raises:
-            CacheError: the entry is damaged: manifest altered, other key inside, segment missing or of
-                another size.
+            CacheError: the entry is damaged: manifest altered, other key inside, segment missing or of another size.
         """
-        return self._opened(self._layout.directory(key.digest))
+        return self._opened(self._paths.directory(key.digest))
 
     @contextmanager
     def writer(
@@ -142,24 +147,16 @@ class FrameCache:
         """
         if segment_frames < 1:
             raise UsageError(f"segment_frames must be at least 1, not {segment_frames}")
-        directory = self._layout.directory(key.digest)
+        directory = self._paths.directory(key.digest)
         with os_errors_as_cache_errors(f"write to cache directory {self.cache_dir}"):
-            lock = WriteLock.acquire(self._layout.make_lock_path(key.digest), on_wait=on_wait)
-        try:
-            if restart:
-                self._discard(directory)
+            lock = WriteLock.acquire(self._paths.make_lock_path(key.digest), on_wait=on_wait)
+        with self._writing(directory, lock, restart=restart):
             writer = EntryWriter(directory, key, facts=facts, segment_frames=segment_frames, reader=self._reader)
             is_already_complete = writer.entry is not None
-            try:
+            with closing_writer(writer):
                 yield writer
-            except BaseException:
-                writer.close(after_error=True)
-                raise
-            writer.close()
             if writer.entry is not None and not is_already_complete:
                 self._prune_after_write()
-        finally:
-            lock.release()
 
     @contextmanager
     def growing_writer(
@@ -187,36 +184,28 @@ class FrameCache:
             ...     cache.get(key)
             CacheEntry(..., num_frames=3, ...)
         """
-        directory = self._layout.directory(key.digest)
+        directory = self._paths.directory(key.digest)
         with os_errors_as_cache_errors(f"write to cache directory {self.cache_dir}"):
-            lock = WriteLock.try_acquire(self._layout.make_lock_path(key.digest))
+            lock = WriteLock.try_acquire(self._paths.make_lock_path(key.digest))
         if lock is None:
             raise CacheError(f"cache entry {key.digest[:12]} is being written by another process; one is enough")
-        try:
-            if restart:
-                self._discard(directory)
+        with self._writing(directory, lock, restart=restart):
             writer = GrowingWriter(directory, key, facts=facts, segment_frames=segment_frames, reader=self._reader)
-            try:
+            with closing_writer(writer):
                 yield writer
-            except BaseException:
-                writer.close(after_error=True)
-                raise
-            writer.close()
-        finally:
-            lock.release()
-        self._prune_after_write()
+            self._prune_after_write()
 
     def is_being_written(self, digest: str) -> bool:
-        """Whether a process is writing the entry now, finished or not; `digest` is a whole one."""
-        return self._layout.is_being_written(digest)
+        """Tell whether a process is writing the entry now, finished or not; `digest` is a whole one."""
+        return self._paths.is_being_written(digest)
 
     def entries(self) -> list[CacheEntry]:
-        """All entries with something to read, growing ones too, latest used first; damaged ones are left out.
+        """List all entries with something to read, growing ones too, latest used first; damaged ones are left out.
 
         They are closed, so that listing blocks nobody; reading one opens it.
         """
         entries = []
-        for directory in self._layout.directories():
+        for directory in self._paths.directories():
             try:
                 entry = CacheEntry.open(directory, reader=self._reader)
             except CacheError as error:
@@ -228,17 +217,17 @@ class FrameCache:
         return sorted(entries, key=lambda entry: entry.last_used, reverse=True)
 
     def partial(self) -> list[PartialEntry]:
-        """All unfinished entries with frames worth resuming, latest first."""
-        found = [self._partial_entry(path) for path in self._layout.directories() if not is_complete(path)]
-        return sorted((entry for entry in found if entry), key=lambda entry: entry.last_used, reverse=True)
+        """List all unfinished entries with frames worth resuming, latest first."""
+        entries = [self._partial_entry(path) for path in self._paths.directories() if not is_complete(path)]
+        return sorted((entry for entry in entries if entry), key=lambda entry: entry.last_used, reverse=True)
 
     def find(self, prefix: str) -> CacheEntry:
-        """The entry whose digest starts with `prefix`, like `get`.
+        """Open the entry whose digest starts with `prefix`, like `get`.
 
         Raises:
             CacheError: no entry or more than one starts so, or it is unfinished or damaged.
         """
-        directory = self._layout.directory(self.resolve(prefix))
+        directory = self._paths.directory(self.resolve(prefix))
         entry = self._opened(directory)
         if entry is None:
             advice = "ask again in a moment" if self.is_being_written(directory.name) else "compress it again"
@@ -246,8 +235,8 @@ class FrameCache:
         return entry
 
     def resolve(self, prefix: str) -> str:
-        """The whole digest, of an entry in any state; CacheError unless exactly one starts with `prefix`."""
-        digests = [path.name for path in self._layout.directories() if path.name.startswith(prefix)]
+        """Complete the digest of an entry in any state; CacheError unless exactly one starts with `prefix`."""
+        digests = [path.name for path in self._paths.directories() if path.name.startswith(prefix)]
         if not digests or not prefix:
             raise CacheError(f"no cache entry in {self.cache_dir} starts with {prefix!r}")
         if len(digests) > 1:
@@ -264,15 +253,15 @@ class FrameCache:
             CacheError: no entry or more than one starts so, or it is being written now.
         """
         digest = self.resolve(prefix)
-        directory = self._layout.directory(digest)
+        directory = self._paths.directory(digest)
         with (
             os_errors_as_cache_errors(f"remove cache entry {directory}"),
-            self._layout.unwritten(directory) as is_unwritten,
+            self._paths.unwritten(directory) as is_unwritten,
         ):
             if not is_unwritten:
                 raise CacheError(f"cache entry {digest} is being written; stop that process first")
             if directory.exists():
-                self._layout.discard(directory)
+                self._paths.discard(directory)
         return digest
 
     def verify(self, prefix: str | None = None, *, full: bool = True) -> list[VerifyResult]:
@@ -288,11 +277,11 @@ class FrameCache:
             CacheError: no entry or more than one starts with `prefix`. Damage is reported, not raised.
         """
         if prefix is not None:
-            return self._verify_directory(self._layout.directory(self.resolve(prefix)), full=full)
-        results = [self._verify_directory(path, full=full) for path in self._layout.directories()]
+            return self._verify_directory(self._paths.directory(self.resolve(prefix)), full=full)
+        results = [self._verify_directory(path, full=full) for path in self._paths.directories()]
         reason = "deleted while a reader had it open"
-        trash = [VerifyResult(path.name[:64], path, "stale", reason) for path in self._layout.trash()]
-        return [*(result for found in results for result in found), *trash]
+        trash = [VerifyResult(path.name[:64], path, "stale", reason) for path in self._paths.trash()]
+        return [*chain.from_iterable(results), *trash]
 
     def prune(self, max_bytes: int | None = None, *, partial: bool = False) -> list[str]:
         """Delete least recently used entries until the cache fits `max_bytes`, by default its own limit.
@@ -311,7 +300,7 @@ class FrameCache:
         failures: list[CacheError] = []
 
         @contextmanager
-        def one(directory: Path) -> Iterator[None]:  # what cannot be deleted must not keep the others
+        def going_on_after_failure(directory: Path) -> Iterator[None]:
             try:
                 with os_errors_as_cache_errors(f"delete {directory}"):
                     yield
@@ -319,19 +308,19 @@ class FrameCache:
                 failures.append(error)
 
         with os_errors_as_cache_errors(f"prune cache directory {self.cache_dir}"):
-            for directory in self._layout.directories():
-                with one(directory):
-                    self._layout.tidy(directory)
-            usages = [(*usage(path), path) for path in self._layout.directories()]
+            for directory in self._paths.directories():
+                with going_on_after_failure(directory):
+                    self._paths.tidy(directory)
+            usages = [(*usage(path), path) for path in self._paths.directories()]
             total_bytes = sum(size_bytes for size_bytes, _, _ in usages)
             for size_bytes, _, directory in sorted(usages, key=lambda item: item[1]):
                 complete = is_complete(directory)
                 is_unwanted = total_bytes > max_bytes if complete else partial
-                with one(directory):
-                    if is_unwanted and self._layout.evict(directory, complete=complete):
+                with going_on_after_failure(directory):
+                    if is_unwanted and self._paths.evict(directory, complete=complete):
                         total_bytes -= size_bytes
                         removed.append(directory.name)
-            self._layout.empty_trash()
+            self._paths.empty_trash()
         if failures and not removed:
             raise failures[0]
         for failure in failures:
@@ -356,26 +345,25 @@ class FrameCache:
 
     def _partial_entry(self, directory: Path) -> PartialEntry | None:
         try:
-            journal = Journal.load(directory, full=False)
+            log = read_safe(directory, full=False)
         except OSError:  # it was deleted meanwhile, or cannot be read
             return None
-        if journal is None or not journal.segments:
+        if log is None or not log.segments:
             return None
         size_bytes, last_used = usage(directory)
         return PartialEntry(
             digest=directory.name,
             directory=directory,
-            key=journal.key,
-            facts=journal.facts,
-            num_frames=journal.num_frames,
+            key=log.key,
+            facts=log.facts,
+            num_frames=log.num_frames,
             size_bytes=size_bytes,
             last_used=datetime.fromtimestamp(last_used, timezone.utc),
-            is_being_written=self._layout.is_being_written(directory.name),
+            is_being_written=self._paths.is_being_written(directory.name),
         )
 
     def _verify_directory(self, directory: Path, *, full: bool) -> list[VerifyResult]:
-        digest = directory.name
-        is_written = self._layout.is_being_written(digest)
+        digest, is_written = directory.name, self._paths.is_being_written(directory.name)
         if is_written and not is_growing(directory):
             return [VerifyResult(digest, directory, "partial", "being written now")]
         unnamed = [] if is_written else leftovers(directory)  # the writer's next segment is no leftover
@@ -384,45 +372,28 @@ class FrameCache:
             entry = CacheEntry.open(directory, reader=self._reader)
             if entry is None:
                 with os_errors_as_cache_errors(f"read cache entry {directory}"):
-                    journal = Journal.load(directory, full=full)
-                num_frames = 0 if journal is None else journal.num_frames
-                return [
-                    VerifyResult(digest, directory, "partial", f"unfinished, {num_frames} frames safe"),
-                    *stale,
-                ]
+                    log = read_safe(directory, full=full)
+                reason = f"unfinished, {log.num_frames if log else 0} frames safe"
+                return [VerifyResult(digest, directory, "partial", reason), *stale]
             with entry:
                 entry.verify(full=full)
         except CacheError as error:
             return [VerifyResult(digest, directory, "damaged", str(error)), *stale]
         return [VerifyResult(digest, directory, "ok"), *stale]
 
-    def _discard(self, directory: Path) -> None:
-        if directory.exists():
-            with os_errors_as_cache_errors(f"replace cache entry {directory}"):
-                self._layout.discard(directory)
+    @contextmanager
+    def _writing(self, directory: Path, lock: WriteLock, *, restart: bool) -> Iterator[None]:
+        """Hold an entry's lock for the block; with `restart` the block begins without the entry."""
+        try:
+            if restart and directory.exists():
+                with os_errors_as_cache_errors(f"replace cache entry {directory}"):
+                    self._paths.discard(directory)
+            yield
+        finally:
+            lock.release()
 
     def _prune_after_write(self) -> None:
         try:
             self.prune()
         except CacheError as error:
             logger.warning("%s", error)
-
-
-def _default_cache_dir() -> Path:
-    cache_dir = os.environ.get("VOCO_VIDEO_CACHE_DIR")
-    if cache_dir:
-        return Path(cache_dir)
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "voco-video"
-    except RuntimeError as error:
-        raise UsageError(
-            "no home directory is known, so there is no place for the frame cache; give one with --cache-dir, "
-            "VOCO_VIDEO_CACHE_DIR or HOME"
-        ) from error
-
-
-def _default_max_bytes() -> int:
-    max_bytes = os.environ.get("VOCO_VIDEO_CACHE_MAX_BYTES") or str(DEFAULT_MAX_BYTES)
-    if not max_bytes.isascii() or not max_bytes.isdigit():
-        raise UsageError(f"VOCO_VIDEO_CACHE_MAX_BYTES must be a whole number of bytes, not {max_bytes!r}")
-    return int(max_bytes)

@@ -20,13 +20,13 @@ from blake3 import blake3
 from safetensors.torch import save_file
 from torch import Tensor
 
-from voco_video.checkpoint.files import VOCO_CONFIG, find_checkpoint, sampled, stored_weights, weight_files
+from voco_video.checkpoint.files import VOCO_CONFIG, find_checkpoint, stored_weights, weight_files
 from voco_video.checkpoint.voco_settings import Base, read_voco_settings
 from voco_video.errors import ModelError
 from voco_video.files.checked_values import Checked, is_number, is_whole
 from voco_video.files.paths import expanded
 from voco_video.files.settings import FETCH_AGAIN, has_file, read_settings
-from voco_video.files.weights import read_small_weights
+from voco_video.files.weights import add_to_digest, read_small_weights
 from voco_video.model.backbone import Backbone
 
 CHANGED_WEIGHTS = "changed.safetensors"
@@ -35,7 +35,7 @@ _PEFT_PREFIX = "base_model.model."
 
 
 def describe_base(path: str | Path) -> Base:
-    """A base by its path or id, as it is now."""
+    """Describe a base by its path or id, as it is now."""
     folder = find_checkpoint(path)
     is_snapshot = folder.parent.name == "snapshots" and not expanded(path).exists()
     name = f"{str(path).partition('@')[0]}@{folder.name}" if is_snapshot else str(path)
@@ -44,7 +44,7 @@ def describe_base(path: str | Path) -> Base:
 
 
 def base_of(folder: Path) -> Base | None:
-    """The base that a checkpoint's folder refers to; None where it holds everything itself.
+    """Find the base that a checkpoint's folder refers to; None where it holds everything itself.
 
     Raises:
         ModelError: the base is not here, or is not what it was.
@@ -67,7 +67,7 @@ def base_of(folder: Path) -> Base | None:
 
 
 def stored_digest(folder: Path) -> str:
-    """64 hex digits over the name, shape and type of every weight in a checkpoint's files, and a few of its numbers.
+    """Digest the name, shape, type and a few numbers of every weight in a checkpoint's files, as 64 hex digits.
 
     An adapter counts with its own files and what its base's digest says.
     """
@@ -77,9 +77,7 @@ def stored_digest(folder: Path) -> str:
     files = sorted(folder.glob("*.safetensors")) if "base" in described else weight_files(folder)
     for path in files:
         for name, weight in sorted(stored_weights([path], dtype=torch.float32).items()):
-            tensor = weight[...]
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(sampled(tensor))
+            add_to_digest(digest, name, weight[...], is_sampled=True)
     return digest.hexdigest()
 
 
@@ -126,7 +124,7 @@ def apply_changes(backbone: Backbone, folder: Path) -> None:
     Raises:
         ModelError: it is for another model, or the base's weights are quantized.
     """
-    parameters = dict(backbone.model.named_parameters())
+    parameters = dict(backbone.hf_model.named_parameters())
     changed, lora = read_changes(folder)
     for name, tensor in changed.items():
         _fitting(parameters, name, tensor.shape, folder).copy_(tensor)
@@ -136,7 +134,7 @@ def apply_changes(backbone: Backbone, folder: Path) -> None:
 
 
 def read_changes(folder: Path) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, Tensor, float]]]:
-    """What `write_changes` wrote.
+    """Read what `write_changes` wrote.
 
     Returns:
         Changed weights by their names in the image-text model, and by such names A, B and the scale of what LoRA adds,

@@ -17,8 +17,8 @@ from voco_video.errors import ModelError
 from voco_video.files.settings import FETCH_AGAIN, first_line, has_file
 from voco_video.files.weights import read_small_weights
 from voco_video.model.adapters import read_adapters
-from voco_video.model.backbone import ImageSettings, PromptTemplate
 from voco_video.model.families import family_of
+from voco_video.model.families.family import ImageSettings, PromptTemplate
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def read_beside(folder: Path, config: Any) -> Beside:
 
 
 def with_voco_settings(folder: Path, settings: VocoSettings, config: Any, tokenizer: Any) -> Beside:
-    """What a voco_config.json says, checked against the configuration of the model that it is for."""
+    """Check what a voco_config.json says against the configuration of the model that it is for."""
     check_frames(settings.images, config, folder / VOCO_CONFIG)
     _check_template(settings.template, config, folder / VOCO_CONFIG)
     read_voco_embeds(folder, settings, hidden_size=config.get_text_config(decoder=True).hidden_size)
@@ -105,7 +105,7 @@ def _check_template(template: PromptTemplate, config: Any, path: Path) -> None:
 
 
 def _check_vocabulary(tokenizer: Any, config: Any, folder: Path) -> None:
-    """Added tokens may lie behind the model's rows, where nobody uses them; ordinary ones may not."""
+    """Check that the model has a row for every token of the vocabulary; only added tokens may lack one."""
     if tokenizer is None:
         return
     vocabulary, added = tokenizer.get_vocab(), tokenizer.get_added_vocab()

@@ -30,7 +30,7 @@ _OF_PROCESSORS = ("size", "crop_size", "max_image_size", "image_mean", "image_st
 
 
 def checked_config(folder: Path) -> Any:
-    """The configuration in a folder, of a supported family, its numbers within their limits.
+    """Read the configuration in a folder and check its family and the limits of its numbers.
 
     Raises:
         ModelError: it is missing, damaged, of another kind of model, or cannot be right.
@@ -132,7 +132,7 @@ def _check_feature_layers(config: Any, path: Path) -> None:
 
 
 def read_images(folder: Path, config: Any) -> ImageSettings:
-    """How frames are prepared, from a folder's image processor.
+    """Read from a folder's image processor how frames are prepared.
 
     Raises:
         ModelError: there is none, it is damaged, or asks for something that is not supported.
@@ -197,7 +197,7 @@ def check_token_ids(ids: Iterable[int], vocab_size: int, path: Path, key: str) -
 
 
 def check_generation(folder: Path, vocab_size: int) -> bool:
-    """Whether a folder has a generation_config.json, its values within their limits.
+    """Tell whether a folder has a generation_config.json, its values within their limits.
 
     Raises:
         ModelError: it is damaged, or names a key whose value cannot be right.

@@ -125,7 +125,7 @@ def _empty_folder(folder: Path) -> Path:
 
 
 def _expected_shapes(checkpoint: PublishedCheckpoint) -> dict[str, torch.Size]:
-    """The library's names and shapes for this model, with no memory behind them."""
+    """Return the library's names and shapes for this model, without allocating its weights."""
     try:
         with torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(checkpoint.config, trust_remote_code=False)
@@ -138,7 +138,7 @@ def _expected_shapes(checkpoint: PublishedCheckpoint) -> dict[str, torch.Size]:
 
 
 def _checked_shards(checkpoint: PublishedCheckpoint, shapes: dict[str, torch.Size]) -> Iterator[dict[str, Tensor]]:
-    """The checkpoint's weights, each one known to the library; none may be left over at the end."""
+    """Yield the checkpoint's weights; each must be known to the library, and none may be missing at the end."""
     missing = dict(shapes)
     for shard in checkpoint.shards():
         for name, tensor in shard.items():

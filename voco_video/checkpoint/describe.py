@@ -29,8 +29,8 @@ from voco_video.checkpoint.published import (
 )
 from voco_video.checkpoint.voco_settings import read_voco_settings
 from voco_video.files.settings import read_settings
-from voco_video.model.backbone import ImageSettings
 from voco_video.model.families import FAMILIES, family_of
+from voco_video.model.families.family import ImageSettings
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ _PARTS = {
 
 
 def supported_models() -> list[SupportedModel]:
-    """Every kind of checkpoint that voco-video runs on.
+    """List every kind of checkpoint that voco-video runs on.
 
     >>> [model.model_type for model in supported_models()][:2]
     ['llava', 'llava_onevision']
@@ -116,7 +116,7 @@ def supported_models() -> list[SupportedModel]:
 
 
 def describe_checkpoint(path: str | Path) -> CheckpointFacts:
-    """What a checkpoint is, from its settings and the heads of its files.
+    """Describe a checkpoint from its settings and the heads of its files.
 
     Args:
         path: a folder, a hub id in the local Hugging Face cache, or the name of an embedded model.
@@ -157,7 +157,7 @@ def describe_checkpoint(path: str | Path) -> CheckpointFacts:
 
 
 def _stored(folder: Path) -> dict[str, StoredWeight] | None:
-    """The heads of a folder's weights; None where it has none: a configuration can be described alone."""
+    """Read the heads of a folder's weights; None for a configuration without weights."""
     if not any(folder.glob("*.safetensors*")) and not any(folder.glob("*.bin*")):
         return None
     return stored_weights(weight_files(folder), dtype=torch.float32)
@@ -218,7 +218,7 @@ def _facts(
 
 
 def bytes_per_token(config: Any, dtype: str) -> dict[str, int]:
-    """What one kept token of one frame takes in a cache, by form, for weights of a type."""
+    """Compute the bytes that one kept token of one frame takes in a cache, by form, for weights of a type."""
     text = config.get_text_config(decoder=True)
     itemsize = torch.finfo(getattr(torch, dtype, torch.float32)).bits // 8
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads

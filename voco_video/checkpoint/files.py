@@ -34,7 +34,6 @@ CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 VOCO_CONFIG, VOCO_WEIGHTS = "voco_config.json", "voco.safetensors"
 RETRIEVAL_WEIGHTS = "retrieval.safetensors"
 ASSETS = Path(__file__).parents[1] / "assets"
-_NUM_SAMPLES = 64
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _TABLES = (".position_ids", ".inv_freq", ".num_batches_tracked")  # no weights; every model makes them for itself
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model")
@@ -57,7 +56,7 @@ _INSTEAD_OF_OTHERS = "a conversion to the library's own layout, often under the 
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The folder of a checkpoint: a path, an embedded model's name, or a hub id in the local Hugging Face cache.
+    """Find the folder of a checkpoint: a path, an embedded model's name, or a hub id in the local Hugging Face cache.
 
     Args:
         path: ``name@revision`` pins a hub id to a branch, a tag or a commit.
@@ -90,7 +89,7 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def read_config(folder: Path) -> Any:
-    """The configuration that a folder's config.json declares.
+    """Read the configuration that a folder's config.json declares.
 
     Raises:
         ModelError: it is missing or damaged, or of a model_type that the library does not know or that needs code from
@@ -121,7 +120,7 @@ def read_config(folder: Path) -> Any:
 
 
 def instead_of(settings: dict[str, Any]) -> str | None:
-    """What to use in place of a layout that needs its own code; None for other layouts.
+    """Say what to use in place of a layout that needs its own code; None for other layouts.
 
     Args:
         settings: the content of its config.json.
@@ -132,7 +131,7 @@ def instead_of(settings: dict[str, Any]) -> str | None:
 
 
 def read_image_processor(folder: Path) -> Any:
-    """The image processor in a folder.
+    """Read the image processor in a folder.
 
     Raises:
         ModelError: there is none, or one that cannot be read here.
@@ -152,7 +151,7 @@ def read_image_processor(folder: Path) -> Any:
 
 
 def read_tokenizer(folder: Path, *, config: Any = None) -> Any:
-    """The tokenizer in a folder or None, with the chat template of a processor beside it where it has none itself.
+    """Read the tokenizer in a folder, if any, with the chat template of a processor beside it where it has none itself.
 
     Args:
         config: a configuration to go by in place of the folder's own.
@@ -174,7 +173,7 @@ def read_tokenizer(folder: Path, *, config: Any = None) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
     except Exception as error:  # the library raises anything
         if (folder / "tokenizer.json").is_file():
-            read_settings(folder / "tokenizer.json")  # says where it is damaged
+            read_settings(folder / "tokenizer.json")  # raises an error that says where it is damaged
         files = ", ".join([*(path.name for path in found), *settings])
         reason = f"the tokenizer in {folder} ({files}) cannot be read: {first_line(error)}"
         if not (folder / "tokenizer.json").is_file():
@@ -192,7 +191,7 @@ def read_tokenizer(folder: Path, *, config: Any = None) -> Any:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """A checkpoint's files of weights, safetensors before pickles, one file before shards, as the library has it.
+    """List a checkpoint's files of weights, safetensors before pickles, one file before shards, as the library has it.
 
     Raises:
         ModelError: there are none, or the list of shards is damaged.
@@ -245,7 +244,7 @@ class StoredWeight:
 
 
 def stored_weights(files: Iterable[Path], *, dtype: torch.dtype) -> dict[str, StoredWeight]:
-    """The tensors of a checkpoint's files by name, none of them read.
+    """List the tensors of a checkpoint's files by name without reading them.
 
     Args:
         dtype: the type that they are going to have.
@@ -283,16 +282,8 @@ def _stored_in(path: Path, dtype: torch.dtype) -> dict[str, StoredWeight]:
     }
 
 
-def sampled(tensor: Tensor) -> memoryview:
-    """The bytes of a few numbers of a tensor from end to end, so that of a mapped one little is read."""
-    flat = tensor.detach().flatten()
-    step = max(1, (len(flat) - 1) // (_NUM_SAMPLES - 1)) if len(flat) else 1
-    data: memoryview = flat[::step].cpu().contiguous().view(torch.uint8).numpy().data
-    return data
-
-
 def weights_dtype(folder: Path) -> str | None:
-    """The type of a checkpoint's first weight, from the head of its file.
+    """Read the type of a checkpoint's first weight from the head of its file.
 
     None for pickles, which have no head, and where no weights are here: a configuration can be described alone.
 

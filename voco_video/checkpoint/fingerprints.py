@@ -1,6 +1,6 @@
-"""Fingerprints of checkpoints of gigabytes, computed once and remembered in the cache's folder.
+"""Fingerprints of large checkpoints, computed once and stored in the cache's folder.
 
-What was remembered counts as long as the weights came from the very same files: path, size, time of change to the
+A stored fingerprint is used as long as the weights came from the very same files: path, size, time of change to the
 nanosecond, inode and device of each are compared, not its name alone. Besides, a few numbers of every weight in memory
 are compared, so that a model which was trained or changed after loading is not taken for what its files hold.
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,26 +20,26 @@ from typing import Any
 import torch
 from blake3 import blake3
 
-from voco_video.checkpoint.files import sampled
-from voco_video.files.weights import FileState
+from voco_video.files.atomic_write import write_atomically
+from voco_video.files.weights import FileState, add_to_digest
 from voco_video.model.voco import VocoModel
 from voco_video.version import __version__
 
-MIN_BYTES = 256 << 20  # of weights; less is hashed in no time
-_SETTLED_SECONDS = 2.0  # a file changed later than so long ago may change again within the same tick of its clock
+MIN_BYTES = 256 << 20  # of weights; fewer are hashed quickly enough
+_SETTLED_SECONDS = 2.0  # a file that changed this recently may change again without a new time stamp
 
 logger = logging.getLogger(__name__)
 
 
-def remembered(model: VocoModel, compute: Callable[[], str], *, what: str, cache_dir: Path) -> str:
-    """A fingerprint of a model, remembered from an earlier run where nothing has changed since.
+def cached_fingerprint(model: VocoModel, compute: Callable[[], str], *, what: str, cache_dir: Path) -> str:
+    """Return a fingerprint of a model, from an earlier run where nothing has changed since.
 
     Args:
         compute: the fingerprint, by reading every weight.
         what: all that it covers besides weights, as text.
         cache_dir: the frame cache's folder.
 
-    >>> remembered(model, model.fingerprint, what="compressing", cache_dir=cache.cache_dir)      # doctest: +SKIP
+    >>> cached_fingerprint(model, model.fingerprint, what="compressing", cache_dir=cache.cache_dir)  # doctest: +SKIP
     '2b9f87b6264e...'
     """
     size = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -49,18 +48,18 @@ def remembered(model: VocoModel, compute: Callable[[], str], *, what: str, cache
     about = _about(model, what)
     path = cache_dir / "fingerprints" / f"{blake3(json.dumps(about).encode()).hexdigest()}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
-        found = json.loads(path.read_text())
-        if found["about"] == about:
-            return str(found["fingerprint"])
+        stored = json.loads(path.read_text())
+        if stored["about"] == about:
+            return str(stored["fingerprint"])
     fingerprint = compute()
     if _is_as_loaded(model) and _is_settled(model.sources):
-        with suppress(OSError):  # a cache that cannot be written to is told about where it matters
+        with suppress(OSError):  # writing an entry to the same cache reports it
             _write(path, {"about": about, "fingerprint": fingerprint})
     return fingerprint
 
 
 def _is_as_loaded(model: VocoModel) -> bool:
-    """Whether the model came from files, and those are still what they were."""
+    """Tell whether the model came from files, and those are still what they were."""
     with suppress(OSError):
         return bool(model.sources) and all(FileState.of(Path(file.path)) == file for file in model.sources)
     return False
@@ -84,17 +83,14 @@ def _about(model: VocoModel, what: str) -> dict[str, Any]:
 
 @torch.inference_mode()
 def sample_digest(model: VocoModel) -> str:
-    """64 hex digits over the name, shape and type of every weight, and a few of its numbers from end to end."""
+    """Digest the name, shape, type and a few numbers of every weight of a model, as 64 hex digits."""
     digest = blake3()
     for name, parameter in sorted(model.named_parameters()):
-        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
-        digest.update(sampled(parameter))
+        add_to_digest(digest, name, parameter, is_sampled=True)
     return digest.hexdigest()
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(record, indent=1) + "\n")
-    temporary.replace(path)
-    logger.info("remembered the fingerprint of %d files in %s", len(record["about"]["files"]), path)
+    write_atomically(path, json.dumps(record, indent=1) + "\n")
+    logger.info("stored the fingerprint of %d files in %s", len(record["about"]["files"]), path)

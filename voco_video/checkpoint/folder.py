@@ -43,8 +43,9 @@ from voco_video.model.adapters import (
     remove_adapters,
     save_adapters,
 )
-from voco_video.model.backbone import Backbone, ImageSettings, PromptTemplate
+from voco_video.model.backbone import Backbone
 from voco_video.model.families import family_of
+from voco_video.model.families.family import ImageSettings, PromptTemplate
 from voco_video.model.inference import undisturbed
 from voco_video.model.voco import VocoModel
 from voco_video.options.compression import Form
@@ -103,7 +104,7 @@ def _load(folder: Path, options: LoadOptions, num_voco_tokens: int | None) -> Vo
 
 
 def _states(folder: Path) -> tuple[FileState, ...]:
-    """Every file below a checkpoint's folder that weights may come from, and its settings."""
+    """List the files below a checkpoint's folder that weights may come from, and its settings."""
     kinds = ("*.safetensors", "*.bin", "*.json")
     found = sorted(p for kind in kinds for p in folder.rglob(kind) if p.is_file())
     return tuple(FileState.of(path) for path in found)
@@ -134,7 +135,7 @@ def save_voco_model(
         prefix = "language_and_vision."
         voco_embeds = state_dict["voco_embeds"]  # type: ignore[assignment]
         weights = {n.removeprefix(prefix): t for n, t in state_dict.items() if n.startswith(prefix)}
-    backbone.model.save_pretrained(folder, state_dict=weights, max_shard_size=max_shard_size)
+    backbone.hf_model.save_pretrained(folder, state_dict=weights, max_shard_size=max_shard_size)
     if backbone.tokenizer is not None:
         backbone.tokenizer.save_pretrained(folder)
     _write_own_voco_files(model, folder, voco_embeds)
@@ -182,7 +183,7 @@ def _write_own_voco_files(
     backbone = model.backbone
     write_voco_files(
         folder,
-        config=backbone.model.config,
+        config=backbone.hf_model.config,
         voco_embeds=voco_embeds,
         images=backbone.images,
         template=backbone.template,
@@ -261,14 +262,14 @@ def _load_hugging_face(folder: Path, options: LoadOptions, num_voco_tokens: int 
 def _with_adapter(base: Backbone, folder: Path, num_voco_tokens: int | None) -> VocoModel:
     settings = read_voco_settings(folder)
     assert settings is not None  # it names the base
-    beside = with_voco_settings(folder, settings, base.model.config, base.tokenizer)
+    beside = with_voco_settings(folder, settings, base.hf_model.config, base.tokenizer)
     remove_adapters(base.decoder)
     apply_changes(base, folder)
-    return _with_voco_tokens(base.model, folder, beside, num_voco_tokens)
+    return _with_voco_tokens(base.hf_model, folder, beside, num_voco_tokens)
 
 
 def _with_voco_tokens(model: Any, folder: Path, beside: Beside, num_voco_tokens: int | None) -> VocoModel:
-    """An image-text model with the VoCo tokens and the answering adapters in a folder, where it has any."""
+    """Add the VoCo tokens and the answering adapters in a folder, if any, to an image-text model."""
     backbone = Backbone(model, beside.tokenizer, beside.images, beside.template, beside.chat_template)
     settings = beside.settings
     answering_form: Any = load_adapters(backbone.decoder, folder)
@@ -293,10 +294,10 @@ def _running(model: VocoModel, folder: Path) -> VocoModel:
 
 
 def without_voco_tokens(backbone: Backbone, num_voco_tokens: int | None = None) -> VocoModel:
-    """A checkpoint that was never trained to compress; it gets VoCo embeddings only where the caller asked for them."""
+    """Wrap a model that was never trained to compress; it gets VoCo embeddings only where the caller asked for them."""
     if not num_voco_tokens:
         return VocoModel(backbone, torch.empty(0, backbone.hidden_size)).eval()
-    spread = backbone.embed([0]).new_tensor(backbone.model.get_input_embeddings().weight.float().std().item())
+    spread = backbone.embed([0]).new_tensor(backbone.hf_model.get_input_embeddings().weight.float().std().item())
     generator = torch.Generator().manual_seed(0)
     shape = num_voco_tokens, backbone.hidden_size
     embeds = torch.randn(shape, generator=generator, dtype=torch.float32).to(spread) * spread
@@ -307,7 +308,7 @@ def without_voco_tokens(backbone: Backbone, num_voco_tokens: int | None = None) 
 
 
 def _load_published(checkpoint: PublishedCheckpoint, options: LoadOptions, num_voco_tokens: int | None) -> VocoModel:
-    """LLaVA's names become the library's while files are read; ``<voco>``'s row becomes the VoCo embeddings."""
+    """Load LLaVA's files under the library's names; ``<voco>``'s row becomes the VoCo embeddings."""
     weights = checkpoint.stored_weights(options.torch_dtype)
     model = load_image_text_model(checkpoint.config, weights, options, folder=checkpoint.folder)
     model.generation_config.eos_token_id = checkpoint.settings.get("eos_token_id")

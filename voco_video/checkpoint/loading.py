@@ -28,6 +28,7 @@ from voco_video.model.backbone import Backbone
 from voco_video.model.cpu_attention import BLOCKED, has_bfloat16
 from voco_video.model.families import family_of
 from voco_video.model.inference import lock_across_forks
+from voco_video.model.memory import is_out_of_memory
 from voco_video.options.loading import LoadOptions
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def resolve_attention(options: LoadOptions) -> str:
 def load_image_text_model(
     config: Any, weights: Mapping[str, StoredWeight], options: LoadOptions, *, folder: Path
 ) -> Any:
-    """A Hugging Face image-text model in eval mode, its weights read straight to where they belong.
+    """Load a Hugging Face image-text model in eval mode, its weights read straight to their device.
 
     One model is loaded at a time: meanwhile the library changes the default type and initialisation for all threads.
 
@@ -76,7 +77,7 @@ def load_image_text_model(
     single = {"": options.torch_device}
     try:
         with _by_the_library():
-            model, found = _model_class(config).from_pretrained(
+            model, loading_info = _model_class(config).from_pretrained(
                 None,
                 config=config,
                 state_dict=weights,
@@ -88,20 +89,20 @@ def load_image_text_model(
             )
     except ImportError as error:
         raise UsageError(f"{error}. Install the extra: pip install 'voco-video[flash-attn]', or use sdpa") from error
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise ModelError(
-            f"{folder} does not fit into the memory of {options.device_map or options.torch_device} as "
-            f"{options.torch_dtype}: use --dtype bfloat16, --weight-bits 8 or 4, or --device-map auto"
-        ) from error
     except ModelError:
         raise
     except Exception as error:  # the library raises anything
+        if is_out_of_memory(error):
+            raise ModelError(
+                f"{folder} does not fit into the memory of {options.device_map or options.torch_device} as "
+                f"{options.torch_dtype}: use --dtype bfloat16, --weight-bits 8 or 4, or --device-map auto"
+            ) from error
         raise ModelError(f"cannot load {folder}: {first_line(error)}") from error
-    _check_complete(model, found, folder)
+    _check_complete(model, loading_info, folder)
     _check_finite(model, weights, folder)
     if has_generation:
         model.generation_config = _read_generation(folder)
-        if model.generation_config.eos_token_id is None:  # an answer has to end somewhere
+        if model.generation_config.eos_token_id is None:  # without it no answer would end
             model.generation_config.eos_token_id = config.get_text_config(decoder=True).eos_token_id
     return model.eval()
 
@@ -137,10 +138,10 @@ def empty_model(config: Any, weights: Mapping[str, StoredWeight] | None, *, fold
         with _by_the_library():
             if weights is None:
                 with torch.device("meta"):
-                    model, found = _model_class(config)._from_config(config), {}
+                    model, loading_info = _model_class(config)._from_config(config), {}
             else:
                 shapes = {name: _Shape(weight.shape) for name, weight in weights.items()}
-                model, found = _model_class(config).from_pretrained(
+                model, loading_info = _model_class(config).from_pretrained(
                     None,
                     config=config,
                     state_dict=shapes,
@@ -151,13 +152,13 @@ def empty_model(config: Any, weights: Mapping[str, StoredWeight] | None, *, fold
                 )
     except Exception as error:  # the library raises anything
         raise ModelError(f"{path}: no model can be made of these settings: {first_line(error)}") from error
-    for name, stored, expected in sorted(found.get("mismatched_keys", ())):
+    for name, stored, expected in sorted(loading_info.get("mismatched_keys", ())):
         raise ModelError(
             f"{path} and the weights do not belong together: {name} is {tuple(stored)} in the files, and "
             f"{tuple(expected)} by the configuration; {FETCH_AGAIN}"
         )
-    _check_missing(found, folder)
-    names = tuple(sorted(found.get("unexpected_keys", ())))
+    _check_missing(loading_info, folder)
+    names = tuple(sorted(loading_info.get("unexpected_keys", ())))
     _check_layers(names, model.state_dict(), folder)
     return EmptyModel(sum(parameter.numel() for parameter in model.parameters()), names)
 
@@ -177,7 +178,7 @@ class _Shape:
 
 
 def _check_depth(config: Any, num_weights: int, path: Path) -> None:
-    """Even without memory, a billion layers take for ever."""
+    """Check that there are weights for all layers: even without memory, a billion layers take for ever."""
     for part in (config.get_text_config(decoder=True), config.vision_config):
         for key in ("num_hidden_layers", "depth"):
             depth = getattr(part, key, 0)
@@ -186,7 +187,7 @@ def _check_depth(config: Any, num_weights: int, path: Path) -> None:
 
 
 def _check_layers(left_out: Iterable[str], kept: Iterable[str], folder: Path) -> None:
-    """Weights of layers behind the last one are not left out: the configuration has lost these layers."""
+    """Raise ModelError for weights of layers behind the last one: the configuration has lost these layers."""
     stacks = {match[1] for name in kept if (match := _LAYER.match(name))}
     for name in left_out:
         if (match := _LAYER.match(name)) and match[1] in stacks:
@@ -215,19 +216,19 @@ def _is_no_report(record: logging.LogRecord) -> bool:
     return "LOAD REPORT" not in record.getMessage()
 
 
-def _check_missing(found: Mapping[str, Any], folder: Path) -> None:
-    """The library gives a missing weight random numbers and a warning."""
-    if missing := sorted(found.get("missing_keys", ())):
+def _check_missing(loading_info: Mapping[str, Any], folder: Path) -> None:
+    """Raise ModelError for missing weights, to which the library gives random numbers and a warning."""
+    if missing := sorted(loading_info.get("missing_keys", ())):
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise ModelError(f"{folder}: missing weights {missing[:3]}{more}: its files are not complete; {FETCH_AGAIN}")
 
 
-def _check_complete(model: Any, found: Mapping[str, Any], folder: Path) -> None:
-    _check_missing(found, folder)
+def _check_complete(model: Any, loading_info: Mapping[str, Any], folder: Path) -> None:
+    _check_missing(loading_info, folder)
     places = {name: str(device) for name, device in (getattr(model, "hf_device_map", None) or {}).items()}
     left = (
         {"disk"} if set(places.values()) <= {"cpu", "disk"} else {"cpu", "disk"}
-    )  # beside GPUs, memory is a shelf too
+    )  # with GPUs, the CPU's memory holds weights too
     if left_out := [name for name, device in places.items() if device in left]:
         raise ModelError(
             f"{folder} does not fit into all devices together: there is no room for {', '.join(left_out[:3])}; use "
@@ -260,13 +261,13 @@ def check_runs(backbone: Backbone, folder: Path) -> None:
         count = backbone.num_vision_tokens
         hidden = backbone.decoder(inputs_embeds=backbone.embed([0])[None], use_cache=False).last_hidden_state
         is_sound = is_finite(backbone.logits(hidden))
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise ModelError(
-            f"{folder} leaves no memory to compute with: use --dtype bfloat16 or --device-map auto"
-        ) from error
     except Exception as error:  # the library raises anything
+        if is_out_of_memory(error):
+            raise ModelError(
+                f"{folder} leaves no memory to compute with: use --dtype bfloat16 or --device-map auto"
+            ) from error
         raise ModelError(f"the model in {folder} cannot be run; correct its {CONFIG}: {first_line(error)}") from error
-    expected = backbone.family.num_vision_tokens(backbone.model.config, backbone.images.fit)
+    expected = backbone.family.num_vision_tokens(backbone.hf_model.config, backbone.images.fit)
     if count != expected:
         raise ModelError(f"{folder / CONFIG}: a frame has {count} vision tokens, not {expected} as its settings say")
     if not is_sound:
@@ -286,12 +287,16 @@ def _quantization(config: Any, options: LoadOptions) -> Any:
     from transformers import BitsAndBytesConfig
 
     family = family_of(config)
-    kept: Any = [family.vision_tower, family.projector, "lm_head"]  # a small part of the bytes, and most of the harm
+    in_full_precision: Any = [
+        family.vision_tower,
+        family.projector,
+        "lm_head",
+    ]  # few of the bytes, and most of the quantization error
     if options.weight_bits == 8:
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=in_full_precision)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=options.torch_dtype,
-        llm_int8_skip_modules=kept,
+        llm_int8_skip_modules=in_full_precision,
     )

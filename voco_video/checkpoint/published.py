@@ -32,7 +32,7 @@ from voco_video.errors import ModelError
 from voco_video.files.checked_values import Checked, is_one_of, is_text, is_whole
 from voco_video.files.settings import first_line, is_there
 from voco_video.files.weights import read_weights
-from voco_video.model.backbone import ImageSettings, PromptTemplate
+from voco_video.model.families.family import ImageSettings, PromptTemplate
 
 Weight = TypeVar("Weight")
 
@@ -143,7 +143,7 @@ class PublishedCheckpoint:
         return _LLAVA_CHAT_TEMPLATE if self.voco_token_id is None else _VOCO_CHAT_TEMPLATE
 
     def shards(self) -> Iterator[dict[str, Tensor]]:
-        """The weights under the library's names, file by file; the tower's come last where the checkpoint has none.
+        """Yield the weights under the library's names, file by file; those of a vision tower elsewhere come last.
 
         Raises:
             ModelError: there are no weights, or one of an unknown name.
@@ -151,7 +151,7 @@ class PublishedCheckpoint:
         return self._renamed(read_weights)
 
     def stored_weights(self, dtype: torch.dtype) -> dict[str, StoredWeight]:
-        """All weights under the library's names, none of them read; arguments and errors as `stored_weights` has."""
+        """List all weights under the library's names without reading them; errors as of `files.stored_weights`."""
         shards = self._renamed(lambda path: stored_weights([path], dtype=dtype))
         return {name: weight for shard in shards for name, weight in shard.items()}
 
@@ -171,12 +171,12 @@ class PublishedCheckpoint:
 
 
 def is_published(settings: Mapping[str, Any]) -> bool:
-    """Whether a config.json is of a published layout."""
+    """Tell whether a config.json is of a published layout."""
     return settings.get("model_type") == PUBLISHED_MODEL_TYPE
 
 
 def open_published(folder: Path, settings: dict[str, Any]) -> PublishedCheckpoint:
-    """A checkpoint of a published layout with the vision tower that its config.json names.
+    """Open a checkpoint of a published layout with the vision tower that its config.json names.
 
     Args:
         settings: its config.json.

@@ -40,7 +40,7 @@ class VocoSettings:
         num_voco_tokens: K; 0 for a model without VoCo tokens.
         trained: whether they have learned anything.
         about: one sentence on what the weights know.
-        default_form: the form that frames are kept in where nobody asks for one; None for ``"kv"``.
+        default_form: the form that frames are kept in by default; None for ``"kv"``.
         template: token ids around frames and text.
         images: how frames are prepared.
         chat_template: to use in place of the tokenizer's own.
@@ -60,7 +60,7 @@ class VocoSettings:
 
 
 def read_voco_settings(folder: Path) -> VocoSettings | None:
-    """What a folder's voco_config.json says; None where there is none.
+    """Read a folder's voco_config.json; None where there is none.
 
     Raises:
         ModelError: it is damaged or of another format, or one of the files that belong to it is missing.
@@ -92,7 +92,7 @@ def read_voco_settings(folder: Path) -> VocoSettings | None:
 
 
 def read_voco_embeds(folder: Path, settings: VocoSettings, *, hidden_size: int | None = None) -> Tensor:
-    """The embeddings of a checkpoint's VoCo tokens, ``[K, D]``.
+    """Read the embeddings of a checkpoint's VoCo tokens, ``[K, D]``.
 
     Args:
         hidden_size: D of the model that they are for; None leaves that unchecked.

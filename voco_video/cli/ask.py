@@ -22,9 +22,10 @@ from voco_video.options.loading import LoadOptions
 from voco_video.options.sampling import Sampling
 
 if TYPE_CHECKING:
+    from voco_video.answer.compressed_video import CompressedVideo
     from voco_video.answer.generate import Answer
     from voco_video.answer.moments import Moment
-    from voco_video.api import CompressedVideo, VideoModel
+    from voco_video.api import VideoModel
 
 _ENTRY_DIGEST = re.compile(r"[0-9a-f]{6,64}")
 

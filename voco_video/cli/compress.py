@@ -23,7 +23,7 @@ from voco_video.options.loading import LoadOptions
 from voco_video.options.sampling import Sampling
 
 if TYPE_CHECKING:
-    from voco_video.api import CompressedVideo
+    from voco_video.answer.compressed_video import CompressedVideo
 
 VIDEO_SUFFIXES = frozenset(
     {

@@ -20,7 +20,8 @@ from voco_video.options.loading import LoadOptions
 from voco_video.options.sampling import Sampling
 
 if TYPE_CHECKING:
-    from voco_video.api import CompressedVideo, Found
+    from voco_video.answer.compressed_video import CompressedVideo
+    from voco_video.answer.several_videos import Found
 
 
 @with_options

@@ -93,8 +93,8 @@ def sampled_frames(path: Path, sampling: Sampling, *, max_frames: int, decoder: 
 
 def entry_facts(entry: CacheEntry) -> dict[str, Any]:
     """Return a cache entry as plain values; None for facts that entries of other versions lack."""
-    from voco_video.compress import tokens_per_frame
     from voco_video.errors import CacheError
+    from voco_video.stored_tokens import tokens_per_frame
 
     settings = entry.key.settings
     num_voco_tokens = None

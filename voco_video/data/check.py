@@ -267,8 +267,8 @@ def why_broken(path: Path, kind: str, *, open_media: bool) -> str:
 def _read(path: Path, kind: str) -> None:
     """Read the first and a later frame of a video, or an image, in a small size."""
     from voco_video.options.sampling import Sampling
-    from voco_video.video.frames import Fit
     from voco_video.video.reading import read_frames
+    from voco_video.video.scaling import Fit
 
     read_frames(path, Sampling(num_frames=2 if kind == "video" else 1), fit=Fit(64, 64, "stretch"))
     if kind == "image":

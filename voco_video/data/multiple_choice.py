@@ -37,8 +37,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from voco_video.data.choices import LETTERS, without_labels
+from voco_video.data.choices import without_labels
 from voco_video.data.files import Row, Tree, named_values, read_rows
+from voco_video.data.letters import LETTERS
 from voco_video.data.samples import Dataset, SplitSize, Turn
 from voco_video.data.video_sets import (
     AnnotationFiles,

@@ -211,7 +211,7 @@ def _known(backbone: Backbone) -> _Known:
     known = _known_tokenizers.get(backbone.tokenizer)
     if known is None or known.chat_template != backbone.chat_template:
         tokenizer = backbone.tokenizer
-        ends = backbone.model.generation_config.eos_token_id
+        ends = backbone.hf_model.generation_config.eos_token_id
         end_ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
         known = _Known(
             chat_template=backbone.chat_template,

@@ -22,7 +22,8 @@ from voco_video.data.samples import Dataset
 from voco_video.errors import ModelError, UsageError
 from voco_video.model.backbone import CACHE_ARGUMENT, Backbone
 from voco_video.model.inference import undisturbed
-from voco_video.model.voco import Prefix, VocoModel
+from voco_video.model.tokens import Prefix
+from voco_video.model.voco import VocoModel
 
 MAX_NODES_PER_PASS = 1024
 _ROWS_PER_HEAD_PASS = 256  # logits of a row take as many floats as the vocabulary has tokens
@@ -130,7 +131,7 @@ def answer_token_ids(backbone: Backbone, answers: Sequence[str]) -> list[tuple[i
     asked = [{"role": "user", "content": "what is it?"}]
     prompt = backbone.conversation_ids(asked)[len(backbone.template.text_before_ids) :]
     start = len(backbone.conversation_text(asked))
-    ends = backbone.model.generation_config.eos_token_id
+    ends = backbone.hf_model.generation_config.eos_token_id
     end_ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
     usual_end = end_ids[0] if end_ids else None
     sequences = []

@@ -12,7 +12,8 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from voco_video.api import CompressedVideo, VideoModel
+from voco_video.answer.compressed_video import CompressedVideo
+from voco_video.api import VideoModel
 from voco_video.data.choices import likeliest
 from voco_video.data.samples import Turn
 from voco_video.errors import FILE_ERRORS, UsageError, with_name

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import torch
 
 from voco_video.evaluate.answer_likelihood import Ranker
-from voco_video.model.voco import Prefix, VocoModel
+from voco_video.model.tokens import Prefix
+from voco_video.model.voco import VocoModel
 
 _NUM_DIGITS = 4  # float32 has no more digits for sums in the hundreds
 

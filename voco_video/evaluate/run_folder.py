@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from voco_video.cache.locks import fsync_directory
 from voco_video.errors import DataError, UsageError
+from voco_video.files.atomic_write import fsync_directory
 from voco_video.scoring.predictions import (
     STATUSES,
     Prediction,

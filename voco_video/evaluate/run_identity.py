@@ -12,11 +12,12 @@ import torch
 from blake3 import blake3
 
 from voco_video.api import VideoModel
-from voco_video.checkpoint.fingerprints import remembered
+from voco_video.checkpoint.fingerprints import cached_fingerprint
 from voco_video.compress import cache_key
 from voco_video.data.samples import Dataset
 from voco_video.evaluate.options import EvalOptions
 from voco_video.evaluate.plan import VideoQuestions
+from voco_video.files.weights import add_to_digest
 from voco_video.model.voco import VocoModel
 from voco_video.version import __version__
 
@@ -51,7 +52,7 @@ def run_settings(
         "limit_drawn_from": None if options.limit is None else "present" if options.skip_missing else "all",
         "questions": _digest(texts),
         "model_fingerprint": cache.model_fingerprint,
-        "answering_fingerprint": remembered(
+        "answering_fingerprint": cached_fingerprint(
             model.voco,
             lambda: answering_fingerprint(model.voco),
             what=f"answering {_prompt_format(model.voco)}",
@@ -75,16 +76,14 @@ def answering_fingerprint(voco: VocoModel) -> str:
     """Hash all weights, those that only answer included, and the form of a prompt, to 64 hex digits."""
     digest = blake3(_prompt_format(voco).encode())
     for name, parameter in sorted(voco.named_parameters()):
-        data = parameter.detach().cpu().contiguous()
-        digest.update(f"{name} {data.dtype} {tuple(data.shape)}".encode())
-        digest.update(data.flatten().view(torch.uint8).numpy().data)
+        add_to_digest(digest, name, parameter)
     return digest.hexdigest()
 
 
 def _prompt_format(voco: VocoModel) -> str:
     backbone = voco.backbone
     template = backbone.chat_template or getattr(backbone.tokenizer, "chat_template", None)
-    ends = backbone.model.generation_config.eos_token_id
+    ends = backbone.hf_model.generation_config.eos_token_id
     return repr((backbone.template, template, ends, voco.answering_form))
 
 

@@ -27,7 +27,7 @@ class Checked:
         return name in self._settings
 
     def get(self, name: str, what: str, is_right: Callable[[Any], bool], *default: Any) -> Any:
-        """The value of a key.
+        """Return the value of a key.
 
         Args:
             what: what the value has to be, for the message.
@@ -48,33 +48,33 @@ class Checked:
         return value
 
     def below(self, name: str, *default: Any) -> Checked:
-        """The object below a key."""
+        """Return the object below a key."""
         found = self.get(name, "an object {...}", lambda value: isinstance(value, dict), *default)
         return Checked(found, self._path, f"{self._within}{name}.")
 
 
 def is_whole(value: Any, *, least: int = 0, most: int = 2**31) -> bool:
-    """Whether a value is a whole number within limits."""
+    """Tell whether a value is a whole number within limits."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number."""
+    """Tell whether a value is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_text(value: Any) -> bool:
-    """Whether a value is text."""
+    """Tell whether a value is text."""
     return isinstance(value, str)
 
 
 def is_one_of(*values: Any) -> Callable[[Any], bool]:
-    """Whether a value is one of these, and of the same type."""
+    """Tell whether a value is one of these, and of the same type."""
     return lambda value: any(type(value) is type(known) and value == known for known in values)
 
 
 def is_list_of(is_right: Callable[[Any], bool], *, length: int | None = None) -> Callable[[Any], bool]:
-    """Whether a value is a list of such values."""
+    """Tell whether a value is a list of such values."""
     return lambda value: (
         isinstance(value, list) and length in (None, len(value)) and all(is_right(item) for item in value)
     )

@@ -1,4 +1,4 @@
-"""Paths and text files as people give them."""
+"""Paths that begin with ``~``, and text files in any Unicode encoding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from voco_video.errors import UsageError
 
 _MARKED = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16: its mark begins with the same bytes
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
@@ -24,7 +24,7 @@ def expanded(path: str | Path) -> Path:
     user has it.
 
     Raises:
-        UsageError: the path leads through a home folder that nobody knows.
+        UsageError: the path begins with the home folder of an unknown user.
 
     >>> expanded("~no such user.mp4")
     PosixPath('~no such user.mp4')
@@ -44,7 +44,7 @@ def expanded(path: str | Path) -> Path:
 
 
 def read_text_file(path: Path) -> str:
-    """A text file in UTF-8, or in what its byte-order mark says; the mark is left out.
+    """Read a text file in UTF-8, or in the encoding of its byte-order mark; the mark is left out.
 
     Raises:
         UsageError: it cannot be read, or is not text.

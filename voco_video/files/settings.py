@@ -17,7 +17,7 @@ FETCH_AGAIN = "fetch it again from where the checkpoint came from"
 
 
 def is_there(path: Path) -> bool:
-    """Whether anything has this name: a file, a folder, a link to nowhere.
+    """Tell whether anything has this name: a file, a folder, a link to nowhere.
 
     Raises:
         ModelError: a folder above it may not be read, or the name cannot be one.
@@ -32,7 +32,7 @@ def is_there(path: Path) -> bool:
 
 
 def has_file(folder: Path, name: str) -> bool:
-    """Whether a folder has a file of this name; False where nothing has.
+    """Tell whether a folder has a file of this name; False where nothing has.
 
     Raises:
         ModelError: something else has the name, or the file may not be read. A checkpoint never goes on as if it were
@@ -54,7 +54,7 @@ def has_file(folder: Path, name: str) -> bool:
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file's bytes.
+    """Read a file's bytes.
 
     Raises:
         ModelError: it is missing, empty, no file, or a Git LFS pointer.
@@ -84,7 +84,7 @@ def check_content(path: Path) -> None:
 
 
 def read_text(path: Path) -> str:
-    """A text file's content.
+    """Read a text file's content.
 
     Raises:
         ModelError: as `read_bytes`, or it is not UTF-8.
@@ -101,7 +101,7 @@ def read_text(path: Path) -> str:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
+    """Read the JSON object in a file.
 
     Raises:
         ModelError: as `read_text`, or it is no JSON, or JSON but no object.
@@ -117,13 +117,13 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def shown(value: Any) -> str:
-    """A value in an error message, cut where it is long."""
+    """Write a value for an error message, cut where it is long."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def first_line(error: BaseException) -> str:
-    """What the library says of a failure, in one line of at most 300 characters."""
+    """Return what the library says of a failure, in one line of at most 300 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__

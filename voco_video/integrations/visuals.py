@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from voco_video.answer.compressed_video import CompressedVideo
 from voco_video.answer.generate import answer_questions
-from voco_video.api import CompressedVideo, VideoModel, concat
+from voco_video.answer.several_videos import concat
+from voco_video.api import VideoModel
 from voco_video.errors import FILE_ERRORS, DataError, VideoError
 from voco_video.evaluate.answer_likelihood import Ranker
 from voco_video.model.compressors import check_compressor
-from voco_video.model.voco import Prefix
+from voco_video.model.tokens import Prefix
 from voco_video.options.answering import AnswerOptions
 from voco_video.options.compression import CompressOptions, parse_compressor
 from voco_video.options.sampling import Sampling

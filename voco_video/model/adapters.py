@@ -47,11 +47,11 @@ class AnsweringLinear(nn.Module):
         self.answer_layer = copy.deepcopy(base_layer).requires_grad_(True)
 
     def get_base_layer(self) -> nn.Linear:
-        """The layer that compresses, under the name that peft's layers have for theirs."""
+        """Return the layer that compresses, under the name that peft's layers have for theirs."""
         return self.base_layer
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """``[..., in] -> [..., out]``."""
+        """Run the layer, ``[..., in] -> [..., out]``."""
         if id(self) in _without_adapters.get():
             output: Tensor = self.base_layer(hidden)
             return output
@@ -61,9 +61,9 @@ class AnsweringLinear(nn.Module):
 
 
 def adapted_layers(module: nn.Module) -> list[Any]:
-    """The layers below ``module`` that carry adapters."""
+    """List the layers below ``module`` that carry adapters."""
     kinds: tuple[type, ...] = (AnsweringLinear,)
-    if "peft" in sys.modules:  # otherwise nothing can have put any LoRA there
+    if "peft" in sys.modules:  # without peft there is no LoRA
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         kinds += (BaseTunerLayer,)
@@ -87,7 +87,7 @@ def adapters_off(module: nn.Module) -> Iterator[None]:
 
 @cache
 def _asking_the_pass(kind: Any) -> Any:
-    """A kind of peft's layers whose adapters are off for a pass too, not only for all threads."""
+    """Make a kind of peft's layers whose adapters can be off for one pass, not only for all threads."""
 
     def disable_adapters(layer: Any) -> bool:
         return layer._disable_adapters or id(layer) in _without_adapters.get()
@@ -96,7 +96,7 @@ def _asking_the_pass(kind: Any) -> Any:
 
 
 def base_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Parameters without those of adapters, under the names they have where there are no adapters."""
+    """List parameters without those of adapters, under the names they have where there are no adapters."""
     bases = {id(p) for layer in adapted_layers(module) for p in layer.get_base_layer().parameters()}
     adapters = {id(p) for layer in adapted_layers(module) for p in layer.parameters()} - bases
     for name, parameter in module.named_parameters():
@@ -136,10 +136,10 @@ def add_adapters(
 
 
 def _add_answering_weights(decoder: nn.Module, targets: tuple[str, ...]) -> None:
-    found = [(name, module) for name, module in decoder.named_modules() if name.rpartition(".")[2] in targets]
-    if not found:
+    targeted = [(name, module) for name, module in decoder.named_modules() if name.rpartition(".")[2] in targets]
+    if not targeted:
         raise UsageError(f"answering weights for {', '.join(targets)}: the decoder has no such layers")
-    for name, module in found:
+    for name, module in targeted:
         parent, _, attribute = name.rpartition(".")
         setattr(decoder.get_submodule(parent), attribute, AnsweringLinear(module))
 
@@ -147,21 +147,21 @@ def _add_answering_weights(decoder: nn.Module, targets: tuple[str, ...]) -> None
 def remove_adapters(decoder: nn.Module) -> bool:
     """Take all adapters off for good; whether there were any."""
     layers = {id(layer) for layer in adapted_layers(decoder)}
-    found = [(name, module) for name, module in decoder.named_modules() if id(module) in layers]
-    for name, module in found:
+    adapted = [(name, module) for name, module in decoder.named_modules() if id(module) in layers]
+    for name, module in adapted:
         parent, _, attribute = name.rpartition(".")
         setattr(decoder.get_submodule(parent), attribute, module.get_base_layer())
-    return bool(found)
+    return bool(adapted)
 
 
 def adapter_weights(decoder: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters of all adapters, by their names in ``decoder``."""
+    """Collect the parameters of all adapters, by their names in ``decoder``."""
     bases = {id(p) for _, p in base_parameters(decoder)}
     return {name: p for name, p in decoder.named_parameters() if id(p) not in bases}
 
 
 def adapter_settings(decoder: nn.Module) -> dict[str, Any]:
-    """What `add_adapters` was given, read off the adapters that are there."""
+    """Read what `add_adapters` was given off the adapters that are there."""
     layers = {id(layer): layer for layer in adapted_layers(decoder)}
     targets = sorted({name.rpartition(".")[2] for name, module in decoder.named_modules() if id(module) in layers})
     first = next(iter(layers.values()))
@@ -192,11 +192,11 @@ def load_adapters(decoder: nn.Module, folder: Path) -> str | None:
     Raises:
         ModelError: the adapters are damaged, or do not fit the decoder.
     """
-    found = read_adapters(folder)
-    if found is None:
+    adapters = read_adapters(folder)
+    if adapters is None:
         return None
     folder = folder / ADAPTER_FOLDER
-    settings, weights = found
+    settings, weights = adapters
     try:
         add_adapters(decoder, rank=settings["rank"], alpha=settings["alpha"], targets=tuple(settings["targets"]))
     except UsageError as error:
@@ -205,10 +205,10 @@ def load_adapters(decoder: nn.Module, folder: Path) -> str | None:
     shapes = [{name: tuple(t.shape) for name, t in tensors.items()} for tensors in (weights, parameters)]
     if shapes[0] != shapes[1]:
         name = next(n for n in sorted({**shapes[0], **shapes[1]}) if shapes[0].get(n) != shapes[1].get(n))
-        stored, wanted = (s.get(name, "no such weight") for s in shapes)
+        stored, expected = (s.get(name, "no such weight") for s in shapes)
         raise ModelError(
             f"{folder}: these adapters are for another model, or not complete: {name} is {stored} in {_WEIGHTS}, and "
-            f"{wanted} by {_CONFIG} and the model; {FETCH_AGAIN}"
+            f"{expected} by {_CONFIG} and the model; {FETCH_AGAIN}"
         )
     for name, tensor in weights.items():
         parameters[name].data.copy_(tensor)
@@ -218,7 +218,7 @@ def load_adapters(decoder: nn.Module, folder: Path) -> str | None:
 
 
 def read_adapters(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    """The settings and the weights of a checkpoint's answering adapters; None where it has none.
+    """Read the settings and the weights of a checkpoint's answering adapters; None where it has none.
 
     Raises:
         ModelError: they are damaged.
@@ -239,6 +239,6 @@ def read_adapters(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | No
     weights = read_small_weights(folder / _WEIGHTS)
     ranks = {len(tensor) for name, tensor in weights.items() if ".lora_A." in name and tensor.ndim}
     if ranks != ({settings["rank"]} if settings["rank"] else set()):  # before LoRA of that rank takes memory
-        found = f"LoRA of rank {sorted(ranks)}" if ranks else "no LoRA"
-        raise ModelError(f"{path} says rank {settings['rank']}, and {_WEIGHTS} holds {found}; {FETCH_AGAIN}")
+        existing = f"LoRA of rank {sorted(ranks)}" if ranks else "no LoRA"
+        raise ModelError(f"{path} says rank {settings['rank']}, and {_WEIGHTS} holds {existing}; {FETCH_AGAIN}")
     return settings, weights

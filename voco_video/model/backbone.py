@@ -47,14 +47,14 @@ class Backbone:
     """One image-text model behind the interface that `VocoModel` uses.
 
     Attributes:
-        model: a Hugging Face model with ``get_image_features``, a decoder and a language-model head, in eval mode.
+        hf_model: a Hugging Face model with ``get_image_features``, a decoder and a language-model head, in eval mode.
         tokenizer: its tokenizer, or None for a checkpoint that has none (then only token ids go in and out).
         images: how frames are prepared.
         template: token ids around frames and text.
         chat_template: Jinja chat template to use instead of the tokenizer's own.
     """
 
-    model: Any
+    hf_model: Any
     tokenizer: Any
     images: ImageSettings
     template: PromptTemplate
@@ -64,12 +64,12 @@ class Backbone:
     @cached_property
     def family(self) -> Family:
         """What is particular to models of this ``model_type``."""
-        return family_of(self.model.config)
+        return family_of(self.hf_model.config)
 
     @property
     def device(self) -> torch.device:
         """Where the decoder's input is expected."""
-        return self.model.get_input_embeddings().weight.device
+        return self.hf_model.get_input_embeddings().weight.device
 
     @property
     def layer_devices(self) -> list[torch.device]:
@@ -79,15 +79,15 @@ class Backbone:
     @property
     def dtype(self) -> torch.dtype:
         """The floating-point type of the weights."""
-        return self.model.get_input_embeddings().weight.dtype
+        return self.hf_model.get_input_embeddings().weight.dtype
 
     @property
     def decoder(self) -> Any:
         """The language model without its head: ``inputs_embeds [B, T, D] -> last_hidden_state [B, T, D]``."""
-        return self.model.get_decoder()
+        return self.hf_model.get_decoder()
 
     def decoder_by(self, attention: str) -> Any:
-        """The decoder as it is with another implementation of attention.
+        """Make the decoder with another implementation of attention.
 
         It shares all weights with `decoder`, which stays as it is: other threads may be in the middle of a pass.
         """
@@ -99,7 +99,7 @@ class Backbone:
     @property
     def text_config(self) -> Any:
         """The decoder's configuration."""
-        return self.model.config.get_text_config(decoder=True)
+        return self.hf_model.config.get_text_config(decoder=True)
 
     @property
     def hidden_size(self) -> int:
@@ -133,12 +133,12 @@ class Backbone:
         Those that have their default value are left out, so that a new one in a later version of the library changes
         nothing.
         """
-        config = self.model.config
+        config = self.hf_model.config
         parts = {"": config, "text": self.text_config, "vision": config.vision_config}
         return json.dumps({name: _changed_settings(part) for name, part in parts.items()}, sort_keys=True)
 
     def pixel_values(self, pixels: np.ndarray) -> Tensor:
-        """Frames as decoded, uint8 ``[F, H, W, 3]``, to the vision tower's input ``[F, 3, H, W]`` on its device.
+        """Turn decoded frames, uint8 ``[F, H, W, 3]``, into the vision tower's input ``[F, 3, H, W]`` on its device.
 
         Bytes cross to the device first: a quarter of the traffic of floats.
         """
@@ -149,12 +149,12 @@ class Backbone:
         return ((values - mean) / std).to(self.dtype)  # [F, 3, H, W]
 
     def vision_tokens(self, pixel_values: Tensor) -> Tensor:
-        """Vision tower and projector: ``[F, 3, H, W] -> [F, N, W]``.
+        """Run vision tower and projector: ``[F, 3, H, W] -> [F, N, W]``.
 
         W is D; more where the decoder takes in vision features behind its first layers too (`Family.decoder_inputs`).
         """
         check_not_forked(self._num_forks)
-        return self.family.vision_tokens(self.model, pixel_values)
+        return self.family.vision_tokens(self.hf_model, pixel_values)
 
     @cached_property
     def num_vision_tokens(self) -> int:
@@ -166,10 +166,10 @@ class Backbone:
     @property
     def vision_grid(self) -> tuple[int, int]:
         """Rows and columns that a frame's vision tokens stand in, row by row."""
-        return self.family.vision_grid(self.model.config, self.images.fit)
+        return self.family.vision_grid(self.hf_model.config, self.images.fit)
 
     def frame_sequence(self, vision_tokens: Tensor, then: Tensor) -> Tensor:
-        """Input embeddings of each frame's own sequence: the template's, the vision tokens', and what follows.
+        """Embed each frame's own sequence: the template's, the vision tokens', and what follows.
 
         Args:
             vision_tokens: ``[F, N, W]``.
@@ -180,7 +180,7 @@ class Backbone:
         """
         num_frames, _, width = vision_tokens.shape
         before = self.embed(self.template.frame_before_ids)
-        learned = self.family.after_embeds(self.model)
+        learned = self.family.after_embeds(self.hf_model)
         after = [self.embed(self.template.frame_after_ids), then.to(before)]
         if learned is not None:
             after.insert(0, learned.to(before))
@@ -191,12 +191,12 @@ class Backbone:
 
     @staticmethod
     def widened(embeds: Tensor, width: int) -> Tensor:
-        """Input embeddings beside vision tokens of more channels, ``[..., D] -> [..., W]``: zeros in the others."""
+        """Widen embeddings to the channels of vision tokens, ``[..., D] -> [..., W]``: zeros in the others."""
         missing = width - embeds.shape[-1]
         return nn.functional.pad(embeds, (0, missing)) if missing else embeds
 
     def frame_positions(self, length: int, *, grid: tuple[int, int] | None = None) -> Tensor:
-        """Positions of a frame's sequence of ``length`` tokens from its start, int64 ``[C, length]``; C is 1 or 3.
+        """Return the positions of a frame's first ``length`` tokens, int64 ``[C, length]``; C is 1 or 3.
 
         Args:
             grid: rows and columns of its vision tokens where they are not the tower's own.
@@ -207,7 +207,7 @@ class Backbone:
         return frame_positions(vision, before=len(self.template.frame_before_ids), length=length)
 
     def decoder_inputs(self, sequence: Tensor) -> dict[str, Any]:
-        """Arguments of the decoder for input embeddings ``[B, T, W]``."""
+        """Return the decoder's arguments for input embeddings ``[B, T, W]``."""
         return self.family.decoder_inputs(sequence, self.hidden_size)
 
     def decode_frames(self, sequence: Tensor, *, grid: tuple[int, int] | None = None, **options: Any) -> Any:
@@ -227,16 +227,16 @@ class Backbone:
         return self.decoder(**inputs, **options)
 
     def embed(self, input_ids: Tensor | Sequence[int]) -> Tensor:
-        """Token ids ``[..., T]`` to input embeddings ``[..., T, D]``."""
+        """Embed token ids, ``[..., T] -> [..., T, D]``."""
         check_not_forked(self._num_forks)
-        return self.model.get_input_embeddings()(torch.as_tensor(input_ids, dtype=torch.long, device=self.device))
+        return self.hf_model.get_input_embeddings()(torch.as_tensor(input_ids, dtype=torch.long, device=self.device))
 
     def logits(self, hidden_states: Tensor) -> Tensor:
-        """Last hidden states ``[..., D]`` to next-token logits ``[..., vocabulary]``."""
-        return self.model.get_output_embeddings()(hidden_states)
+        """Turn last hidden states ``[..., D]`` into next-token logits ``[..., vocabulary]``."""
+        return self.hf_model.get_output_embeddings()(hidden_states)
 
     def conversation_ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """Token ids of a conversation that ends with a question, up to where the answer begins.
+        """Make the token ids of a conversation that ends with a question, up to where the answer begins.
 
         Args:
             messages: ``{"role": "user" | "assistant", "content": text}`` in order.
@@ -255,12 +255,12 @@ class Backbone:
         return ids
 
     def token_ids(self, text: str) -> list[int]:
-        """Text, its typed parts `TypedText.broken`, to token ids; nothing is added."""
-        with _TOKENIZING:  # tokenizers change settings of their own on the way, and fail where two threads do
+        """Turn text, its typed parts `TypedText.broken`, into token ids; nothing is added."""
+        with _TOKENIZING:  # tokenizers change their own settings meanwhile, and fail when two threads do
             return self.typed_text.token_ids(text)
 
     def encoded(self, text: str) -> tuple[list[int], list[int]]:
-        """The same token ids, and for each the place in the text behind its last character."""
+        """Return the same token ids, and for each the place in the text behind its last character."""
         with _TOKENIZING:
             return self.typed_text.encoded(text)
 
@@ -270,7 +270,7 @@ class Backbone:
         return TypedText(self.tokenizer)
 
     def conversation_text(self, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool = True) -> str:
-        """A conversation as the chat template writes it, which takes contents as text or as a list of parts.
+        """Write a conversation by the chat template, which takes contents as text or as a list of parts.
 
         Special tokens in contents are `TypedText.broken`, so it is `token_ids` that gives its token ids.
 
@@ -325,7 +325,7 @@ class Backbone:
         return text
 
     def text(self, token_ids: Sequence[int]) -> str:
-        """Token ids back to text, special tokens left out."""
+        """Turn token ids back into text, special tokens left out."""
         return self.tokenizer.decode(list(token_ids), skip_special_tokens=True).strip()
 
 
@@ -342,7 +342,7 @@ def _changed_settings(config: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A setting as it is written to JSON and read again, in whatever way it was written."""
+    """Write a setting to JSON and read it again, so that equal settings compare equal."""
     if isinstance(value, dict):
         return {str(name): _plain(item) for name, item in value.items() if item is not None}
     if isinstance(value, (list, tuple)):
@@ -351,7 +351,7 @@ def _plain(value: Any) -> Any:
 
 
 def _over_same_weights(module: Any, config: Any, other_config: Any) -> Any:
-    """A module with another configuration, over the same weights: what reads a configuration anew, the rest shared."""
+    """Make a module with another configuration over the same weights; what reads no configuration is shared."""
     children = {name: _over_same_weights(child, config, other_config) for name, child in module.named_children()}
     reads_it = any(value is config for value in vars(module).values())
     if not reads_it and all(child is getattr(module, name) for name, child in children.items()):
@@ -363,7 +363,7 @@ def _over_same_weights(module: Any, config: Any, other_config: Any) -> Any:
         elif value is config:
             vars(other)[name] = other_config
     other._modules.update(children)
-    if hasattr(module, "_hf_hook"):  # moves what comes in to the module's device, in the place of `forward`
+    if hasattr(module, "_hf_hook"):  # replaces `forward` and moves its input to the module's device
         from accelerate.hooks import add_hook_to_module
 
         for name in ("forward", "_old_forward", "_hf_hook"):

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from voco_video.errors import ModelError, UsageError
 from voco_video.model.inference import undisturbed
-from voco_video.model.voco import VocoModel, VocoTokens
+from voco_video.model.tokens import VocoTokens
+from voco_video.model.voco import VocoModel
 from voco_video.options.compression import Compressor, Form
 
 MAX_CELL_STRETCH = 2.0  # `pool` averages over cells whose longer side is less than this many times their shorter one
@@ -62,7 +63,7 @@ def compress_frames(
     num_voco_tokens: int | None = None,
     form: Form = "kv",
 ) -> VocoTokens:
-    """A batch of frames to what a compressor keeps of them.
+    """Compress a batch of frames to what a compressor keeps of them.
 
     Args:
         vision_tokens: ``[F, N, W]``, as `VocoModel.vision_tokens` gives them.
@@ -102,21 +103,21 @@ def whole_frames(
     sequence = model.frame_sequence(vision_tokens, 0)  # [F, P, W]
     if form == "embeds":
         start = len(model.backbone.template.frame_before_ids)  # the prefix begins with these, once for all frames
-        return VocoTokens("embeds", embeds=sequence[:, start:].clone(), elastic=False)
-    return replace(model.keys_and_values(sequence, num_kept=sequence.shape[1], grid=grid), elastic=False)
+        return VocoTokens("embeds", embeds=sequence[:, start:].clone(), can_truncate=False)
+    return replace(model.keys_and_values(sequence, num_kept=sequence.shape[1], grid=grid), can_truncate=False)
 
 
 def no_tokens(model: VocoModel, num_frames: int) -> VocoTokens:
-    """Frames of which nothing is kept, in form ``embeds``: of nothing there is but one form."""
+    """Make frames of which nothing is kept; an empty entry is always stored as ``embeds``."""
     nothing = torch.empty(num_frames, 0, model.backbone.hidden_size, dtype=model.backbone.dtype)
-    return VocoTokens("embeds", embeds=nothing, elastic=False)
+    return VocoTokens("embeds", embeds=nothing, can_truncate=False)
 
 
 # ---------------------------------------------------------------------- pooling
 
 
 def average_pooled(vision_tokens: Tensor, grid: tuple[int, int], shape: tuple[int, int]) -> Tensor:
-    """Vision tokens averaged over cells of their grid, ``[F, N, W] -> [F, k, W]``, row by row.
+    """Average vision tokens over cells of their grid, ``[F, N, W] -> [F, k, W]``, row by row.
 
     Args:
         grid: rows and columns that the N tokens stand in.
@@ -136,7 +137,7 @@ def average_pooled(vision_tokens: Tensor, grid: tuple[int, int], shape: tuple[in
 
 
 def pooled_shape(grid: tuple[int, int], num_tokens: int) -> tuple[int, int] | None:
-    """Rows and columns of ``num_tokens`` cells, as near to square as can be; None where all would be too long.
+    """Choose rows and columns of ``num_tokens`` cells, nearly square; None where all would be too long.
 
     >>> pooled_shape((24, 24), 4), pooled_shape((24, 24), 3), pooled_shape((12, 24), 2)
     ((2, 2), None, (1, 2))
@@ -152,7 +153,7 @@ def pooled_shape(grid: tuple[int, int], num_tokens: int) -> tuple[int, int] | No
 
 
 def checked_pooled_shape(grid: tuple[int, int], num_tokens: int) -> tuple[int, int]:
-    """`pooled_shape`, or an error that says which numbers are possible.
+    """Return `pooled_shape`, or raise an error that says which numbers are possible.
 
     Raises:
         UsageError: this one is not.

@@ -21,12 +21,12 @@ SCORES_PER_BLOCK = 2**19  # 1 MiB in 16 bit
 
 
 def has_bfloat16() -> bool:
-    """Whether this processor computes in bfloat16, rather than in another type by way of conversions."""
+    """Tell whether this processor computes in bfloat16, rather than in another type by way of conversions."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, *, scaling: float, is_causal: bool) -> Tensor:
-    """Softmax of the scaled products of queries and keys, times values.
+    """Compute the softmax of the scaled products of queries and keys, times values.
 
     Args:
         query: ``[B, heads, L, head_dim]``; key and value ``[B, kv_heads, L, head_dim]``.
@@ -67,7 +67,7 @@ def _blocked(
     is_causal: bool | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """`attention` in the form that the library calls, where it is made for what comes; SDPA elsewhere."""
+    """Run `attention` as the library calls it, where it supports the arguments; SDPA elsewhere."""
     is_made_for = query.device.type == "cpu" and query.dtype == torch.bfloat16 and not dropout
     needs_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
     length = query.shape[2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 
-_KEPT_BYTES = 2**29
+MAX_RETAINED_HEAP_BYTES = 2**29
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of <malloc.h>
 
 
@@ -20,8 +20,8 @@ def keep_freed_memory() -> None:
     """
     if any(name == "GLIBC_TUNABLES" or name.startswith("MALLOC_") for name in os.environ):
         return
-    _call_libc("mallopt", _M_TRIM_THRESHOLD, _KEPT_BYTES)
-    _call_libc("mallopt", _M_MMAP_THRESHOLD, _KEPT_BYTES)
+    _call_libc("mallopt", _M_TRIM_THRESHOLD, MAX_RETAINED_HEAP_BYTES)
+    _call_libc("mallopt", _M_MMAP_THRESHOLD, MAX_RETAINED_HEAP_BYTES)
     _call_libc("mallopt", _M_ARENA_MAX, 1)
 
 

@@ -61,14 +61,14 @@ _settle_vector_math()
 
 
 def lock_across_forks() -> threading.RLock:
-    """A lock that no forked process finds held by a thread which it does not have."""
+    """Make a lock that is free in every forked process, whichever thread held it."""
     lock = threading.RLock()
     os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
     return lock
 
 
 def num_forks() -> int:
-    """How often this process, or one that it comes from, was forked; to be kept with a model that is made now."""
+    """Count how often this process, or one that it comes from, was forked; to be kept with a model that is made now."""
     return _num_forks
 
 

@@ -34,7 +34,7 @@ class PassIsOver(Exception):  # noqa: N818  # nothing is wrong
 
 
 class LastTailLayer(TailLayer):
-    """The last layer's: once that has its keys and values, nobody wants its attention and MLP."""
+    """The last layer's tail: ends the pass once it has its keys and values, before its attention and MLP."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Keep the end of what comes, and end the pass.
@@ -67,7 +67,7 @@ class GrowingLayer(DynamicLayer):
         start = self.keys.shape[-2]
         stop = start + key_states.shape[-2]
         rooms = self._rooms
-        # What is there may have become another tensor: the library reorders and repeats rows.
+        # The tensor may be another one by now: the library reorders and repeats rows.
         if rooms is None or rooms[0].shape[-2] < stop or rooms[0].data_ptr() != self.keys.data_ptr():
             rooms = _with_room(self.keys, stop), _with_room(self.values, stop)
         for room, new in zip(rooms, (key_states, value_states), strict=True):
@@ -78,7 +78,7 @@ class GrowingLayer(DynamicLayer):
 
 
 def _with_room(tensor: Tensor, num_tokens: int) -> Tensor:
-    """A copy of ``[B, kv_heads, S, head_dim]`` with places for ``num_tokens`` and `ROOM_TOKENS` more."""
+    """Copy ``[B, kv_heads, S, head_dim]`` with places for ``num_tokens`` and `ROOM_TOKENS` more."""
     batch_size, kv_heads, length, head_dim = tensor.shape
     room = tensor.new_empty(batch_size, kv_heads, num_tokens + ROOM_TOKENS, head_dim)
     room[:, :, :length] = tensor

@@ -1,7 +1,7 @@
-"""How many frames go through a model at once: as many as its device has memory for, and fewer where that is short.
+"""How many frames go through a model at once: as many as fit into its device's memory.
 
-On a CPU nothing says beforehand that memory will not do, and too much of it ends the process; so there, as on a GPU, a
-batch of two frames is run and measured first, and the size is worked out from what is free.
+On a CPU nothing warns before memory runs out, and running out ends the process. So there, as on a GPU, a batch of two
+frames is run and measured first, and the size is computed from what is free.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from voco_video.video.frames import FrameBatch
 
 Result = TypeVar("Result")
 
-MAX_FRAMES = {"cpu": 16, "cuda": 256}  # nothing gets faster beyond these
-FREE_SHARE = 0.8  # of the memory that is free; the rest is for what allocators lose and others take
+MAX_FRAMES = {"cpu": 16, "cuda": 256}  # larger batches are not faster
+FREE_SHARE = 0.8  # of the free memory; the rest is for allocators' losses and for other processes
 _NO_CUDA_LIMIT = 16
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -46,7 +46,7 @@ class Batching:
         self._measuring = threading.Lock()
 
     def find(self, run: Callable[[int], object], *, device: torch.device) -> int:
-        """The size; for ``"auto"``, once, from what two frames take.
+        """Return the size; for ``"auto"``, found once, from what two frames take.
 
         Args:
             run: compresses so many empty frames.
@@ -95,13 +95,13 @@ NOT_EVEN_ONE_FRAME = (
 
 
 def largest_batch(run: Callable[[int], object], *, device: torch.device) -> int:
-    """How many frames fit into what is free on a device, at most `MAX_FRAMES`.
+    """Find how many frames fit into what is free on a device, at most `MAX_FRAMES`.
 
     Raises:
         ModelError: not even one.
     """
     limit = MAX_FRAMES.get(device.type, _NO_CUDA_LIMIT)
-    if unless_out_of_memory(lambda: run(1)) is None:  # also warms up what every later run finds there already
+    if unless_out_of_memory(lambda: run(1)) is None:  # also allocates what later runs reuse
         raise ModelError(NOT_EVEN_ONE_FRAME)
     measured = unless_out_of_memory(lambda: peak_bytes(lambda: run(2), device=device))
     if measured is None:
@@ -113,20 +113,20 @@ def largest_batch(run: Callable[[int], object], *, device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that a device, or this process, has no more memory."""
+    """Tell whether an exception says that a device, or this process, has no more memory."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def unless_out_of_memory(work: Callable[[], Result]) -> tuple[Result] | None:
-    """What a piece of work gives, alone in a tuple; None where memory ran out, and all it had allocated is let go."""
+    """Return the result of some work in a tuple; None where memory ran out, and what it had allocated is free again."""
     try:
         return (work(),)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-    if torch.cuda.is_available():  # only here: until the exception is gone it holds on to tensors
+    if torch.cuda.is_available():  # only here: the exception holds on to tensors until it is gone
         torch.cuda.empty_cache()
     return None
 
@@ -135,15 +135,15 @@ def unless_out_of_memory(work: Callable[[], Result]) -> tuple[Result] | None:
 
 
 def peak_bytes(work: Callable[[], object], *, device: torch.device) -> int | None:
-    """Memory that a piece of work takes at its peak, beyond what is taken before it; None where no system says."""
+    """Measure the peak memory of a piece of work beyond what was taken before; None where the system does not say."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         work()
         return torch.cuda.max_memory_allocated(device) - before
-    give_back_freed_memory()  # what earlier work left behind would be taken again without being counted
+    give_back_freed_memory()  # memory that earlier work freed would be reused without being counted
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins again at what is resident now
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak to what is resident now
     except OSError:
         work()
         return None
@@ -153,7 +153,7 @@ def peak_bytes(work: Callable[[], object], *, device: torch.device) -> int | Non
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that is free on a device, within the limits of this process's control group; None where no system says."""
+    """Measure what is free on a device, within the process's control group; None where the system does not say."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused

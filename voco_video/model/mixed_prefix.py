@@ -20,7 +20,8 @@ from voco_video.errors import UsageError
 from voco_video.model.backbone import CACHE_ARGUMENT
 from voco_video.model.inference import undisturbed
 from voco_video.model.positions import places_among_text, rotate_keys
-from voco_video.model.voco import Prefix, VocoModel, VocoTokens
+from voco_video.model.tokens import Prefix, VocoTokens
+from voco_video.model.voco import VocoModel
 
 Texts = Mapping[int, Sequence[int]]
 """Token ids of the text before some of the frames, by frame."""
@@ -28,7 +29,7 @@ Texts = Mapping[int, Sequence[int]]
 
 @undisturbed()
 def assemble(model: VocoModel, tokens: VocoTokens, *, counts: Tensor, texts: Texts | None = None) -> Prefix:
-    """What the text attends to, for frames of which each is seen with some of its tokens.
+    """Assemble what the text attends to, for frames of which each is seen with some of its tokens.
 
     Args:
         tokens: VoCo tokens of F frames.
@@ -43,7 +44,7 @@ def assemble(model: VocoModel, tokens: VocoTokens, *, counts: Tensor, texts: Tex
     """
     texts = texts or {}
     for count in sorted(set(counts.tolist())):
-        tokens.first(count)  # which refuses what cannot be
+        tokens.first(count)  # raises UsageError for a count that the tokens do not have
     if len(counts) != tokens.num_frames:
         raise UsageError(f"counts of {len(counts)} frames do not go with {tokens.num_frames} frames")
     if not len(counts) or not tokens.num_voco_tokens:
@@ -54,7 +55,7 @@ def assemble(model: VocoModel, tokens: VocoTokens, *, counts: Tensor, texts: Tex
 
 
 def _from_embeds(model: VocoModel, tokens: VocoTokens, counts: Tensor, texts: Texts) -> Prefix:
-    """One sequence of embeddings, which the model reads as it reads that of frames alone."""
+    """Assemble one sequence of embeddings, which the model reads as it reads that of frames alone."""
     assert tokens.embeds is not None
     backbone = model.backbone
     pieces: list[Tensor] = []
@@ -65,14 +66,16 @@ def _from_embeds(model: VocoModel, tokens: VocoTokens, counts: Tensor, texts: Te
             is_frame.append(False)
         pieces.append(tokens.embeds[f, :count].to(backbone.device, backbone.dtype))
         is_frame.append(True)
-    sequence = VocoTokens("embeds", embeds=torch.cat(pieces)[:, None], elastic=False)  # every token as a frame of one
+    sequence = VocoTokens(
+        "embeds", embeds=torch.cat(pieces)[:, None], can_truncate=False
+    )  # every token as a frame of one
     prefix = model.prefix(sequence)
     seen = torch.cat([torch.full((len(p),), flag) for p, flag in zip(pieces, is_frame, strict=True)])
     return replace(prefix, frame_slots=_slots(prefix.frame_slots[:, 0][seen], counts))
 
 
 def _from_kv(model: VocoModel, tokens: VocoTokens, counts: Tensor, texts: Texts) -> Prefix:
-    """Keys moved to their places, and between them those of the text, computed there."""
+    """Move keys to their places, and compute those of the text between them."""
     assert tokens.positions is not None
     assert tokens.keys is not None
     assert tokens.values is not None
@@ -109,13 +112,13 @@ def _read_text(model: VocoModel, cache: DynamicCache, token_ids: Sequence[int], 
 
 
 def _by_layer(model: VocoModel, tensor: Tensor, is_seen: Tensor) -> Tensor:
-    """``[F, layers, kv_heads, K, head_dim] -> [layers, kv_heads, tokens seen, head_dim]``, on the device."""
+    """Pick tokens, ``[F, layers, kv_heads, K, head_dim] -> [layers, kv_heads, tokens seen, head_dim]``."""
     seen = tensor.permute(0, 3, 1, 2, 4)[is_seen]  # [tokens seen, layers, kv_heads, head_dim]
     return seen.to(model.backbone.device, model.backbone.dtype).permute(1, 2, 0, 3).contiguous()
 
 
 def _slots(slots: Tensor, counts: Tensor) -> Tensor:
-    """Slots of all tokens seen in order, as a row a frame, ``[F, largest count]``; -1 where it has no more."""
+    """Arrange the slots of all tokens seen in a row a frame, ``[F, largest count]``; -1 where it has no more."""
     rows = torch.full((len(counts), int(counts.max())), -1, dtype=torch.long)
     rows[torch.arange(rows.shape[1]) < counts[:, None]] = slots.cpu()
     return rows

@@ -36,11 +36,11 @@ class CompactLayout:
     """F."""
 
     def frame_start(self, frame_index: int) -> int:
-        """The position of the first token of frame ``frame_index``."""
+        """Return the position of the first token of frame ``frame_index``."""
         return frame_index * self.num_voco_tokens
 
     def voco_positions(self) -> Tensor:
-        """Positions of all VoCo tokens in frame order, int64 ``[F * k]``."""
+        """Return the positions of all VoCo tokens in frame order, int64 ``[F * k]``."""
         return self.frame_length + torch.arange(self.num_frames * self.num_voco_tokens)
 
     @property
@@ -50,7 +50,7 @@ class CompactLayout:
 
 
 def frame_positions(vision: Tensor, *, before: int, length: int) -> Tensor:
-    """Positions of one frame's sequence where vision tokens have several coordinates.
+    """Compute the positions of one frame's sequence where vision tokens have several coordinates.
 
     Text stands at equal coordinates, and goes on behind the largest one before it: for a picture of 4 x 7 vision
     tokens in between, 7 further.
@@ -73,7 +73,7 @@ def frame_positions(vision: Tensor, *, before: int, length: int) -> Tensor:
 
 
 def compact_positions(source: Tensor) -> tuple[Tensor, int]:
-    """Where the kept tokens of F frames go, and where the text begins: the compact layout, whatever a frame keeps.
+    """Place the kept tokens of F frames, and the text after them: the compact layout, whatever a frame keeps.
 
     A frame moves as a whole. Where it keeps k tokens in a row, this is `CompactLayout`; where it keeps vision tokens of
     several coordinates, their largest, it takes as many positions as those span.
@@ -95,7 +95,7 @@ def compact_positions(source: Tensor) -> tuple[Tensor, int]:
 
 
 def places_among_text(source: Tensor, counts: Tensor, text_lengths: Tensor) -> tuple[Tensor, Tensor, int]:
-    """The compact layout where frames keep different numbers of tokens and text stands between them.
+    """Lay frames out compactly that keep different numbers of tokens and have text between them.
 
     Args:
         source: positions that kept tokens were computed at, integers ``[F, K]``.
@@ -120,7 +120,7 @@ def places_among_text(source: Tensor, counts: Tensor, text_lengths: Tensor) -> t
 
 
 def rotary_angles(positions: Tensor, inv_freq: Tensor) -> Tensor:
-    """The angles a rotary embedding turns by at ``positions`` ``[T]``, float64 ``[T, rotary_dim / 2]``.
+    """Compute the angles of a rotary embedding at ``positions`` ``[T]``, float64 ``[T, rotary_dim / 2]``.
 
     The product is rounded to float32 first because that is what the models do; at position 30 000 the rounding is
     worth 1e-3 rad, and only by repeating it does a moved key equal a recomputed one.

@@ -28,7 +28,7 @@ class TypedText:
         self._tokenizer = tokenizer
         added = {token.content for token in tokenizer.added_tokens_decoder.values()}
         names = {name for name in added | set(tokenizer.all_special_tokens) if len(name.strip()) > 1}
-        # Without regard to case: a normaliser may ignore it, and to break a word too many does little harm.
+        # In any case: a normaliser may ignore case, and breaking one word too many does little harm.
         self._special = re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or r"(?!)", re.I)
 
     def broken(self, text: str) -> str:
@@ -48,7 +48,7 @@ class TypedText:
         return text
 
     def token_ids(self, text: str) -> list[int]:
-        """Token ids of a whole prompt whose typed parts are `broken`; nothing is put before or behind it."""
+        """Make token ids of a whole prompt whose typed parts are `broken`; nothing is put before or behind it."""
         if _MARK not in text:
             return list(self._tokenizer(text, add_special_tokens=False).input_ids)
         marking = self._marking_tokenizer
@@ -56,16 +56,16 @@ class TypedText:
         return [token for token in marking(text, add_special_tokens=False).input_ids if token != mark_id]
 
     def encoded(self, text: str) -> tuple[list[int], list[int]]:
-        """The same token ids, and for each the place in the text behind its last character."""
+        """Return the same token ids, and for each the place in the text behind its last character."""
         if _MARK not in text:
-            found = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-            return list(found.input_ids), [end for _, end in found.offset_mapping]
+            encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            return list(encoded.input_ids), [end for _, end in encoded.offset_mapping]
         marking = self._marking_tokenizer
         mark_id = marking.convert_tokens_to_ids(_MARK)
-        found = marking(text, add_special_tokens=False, return_offsets_mapping=True)
-        pairs = zip(found.input_ids, found.offset_mapping, strict=True)
-        kept = [(token, end) for token, (_, end) in pairs if token != mark_id]
-        return [token for token, _ in kept], [end for _, end in kept]
+        encoded = marking(text, add_special_tokens=False, return_offsets_mapping=True)
+        pairs = zip(encoded.input_ids, encoded.offset_mapping, strict=True)
+        tokens = [(token, end) for token, (_, end) in pairs if token != mark_id]
+        return [token for token, _ in tokens], [end for _, end in tokens]
 
     @cached_property
     def _marking_tokenizer(self) -> Any:

@@ -12,132 +12,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import torch
 from blake3 import blake3
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache
 
 from voco_video.errors import ModelError, UsageError
-from voco_video.files.weights import FileState
+from voco_video.files.weights import FileState, add_to_digest
 from voco_video.model.adapters import adapters_off, base_parameters
 from voco_video.model.backbone import CACHE_ARGUMENT, Backbone
 from voco_video.model.inference import undisturbed
-from voco_video.model.kv_layers import GrowingLayer, LastTailLayer, PassIsOver, TailLayer
+from voco_video.model.kv_layers import LastTailLayer, PassIsOver, TailLayer
 from voco_video.model.positions import compact_positions, rotate_keys
+from voco_video.model.tokens import Prefix, VocoTokens
 from voco_video.options.compression import Form, Forms
 
 NO_VOCO_TOKENS = (
     "this checkpoint has no trained VoCo tokens; compress with 'pool:4', another 'pool:k' or 'full' (--compressor), or "
     "teach it to compress with `voco-video train`"
 )
-
-
-@dataclass(frozen=True)
-class VocoTokens:
-    """The VoCo tokens of F frames, in time order, or what another compressor keeps in their place.
-
-    Attributes:
-        form: ``"kv"`` or ``"embeds"``.
-        positions: int32 ``[F, K]`` for ``kv``: the positions that the keys are rotated for.
-        keys, values: ``[F, layers, kv_heads, K, head_dim]`` for ``kv``.
-        embeds: ``[F, K, D]`` for ``embeds``.
-        elastic: whether the first k of a frame's K tokens can stand for it, as VoCo tokens can.
-    """
-
-    form: Form
-    positions: Tensor | None = None
-    keys: Tensor | None = None
-    values: Tensor | None = None
-    embeds: Tensor | None = None
-    elastic: bool = True
-
-    def __post_init__(self) -> None:
-        wanted = {"kv": ["positions", "keys", "values"], "embeds": ["embeds"]}[self.form]
-        if list(self.tensors()) != wanted:
-            raise ValueError(f"form {self.form!r} holds {wanted}, not {list(self.tensors())}")
-
-    @property
-    def num_frames(self) -> int:
-        """F."""
-        return next(iter(self.tensors().values())).shape[0]
-
-    @property
-    def num_voco_tokens(self) -> int:
-        """K."""
-        return next(reversed(self.tensors().values())).shape[-2]
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The tensors by name, axis 0 being frames: what a frame cache stores."""
-        names = ("positions", "keys", "values", "embeds")
-        return {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
-
-    def first(self, num_voco_tokens: int) -> VocoTokens:
-        """The first k VoCo tokens of every frame: exactly what compressing with k tokens gives, being causal.
-
-        Raises:
-            UsageError: there are no k tokens, or the first k of them mean nothing without the others.
-        """
-        if not self.elastic and num_voco_tokens != self.num_voco_tokens:
-            raise UsageError(
-                f"num_voco_tokens={num_voco_tokens}: these frames hold {self.num_voco_tokens} tokens each of another "
-                "compressor, and only VoCo tokens can be cut to their first few; leave it out"
-            )
-        if not self.elastic:
-            return self
-        if not 1 <= num_voco_tokens <= self.num_voco_tokens:
-            raise UsageError(
-                f"num_voco_tokens={num_voco_tokens}: these frames were compressed to {self.num_voco_tokens} VoCo "
-                f"tokens, so choose 1 to {self.num_voco_tokens}"
-            )
-        kept = slice(num_voco_tokens)
-        cut = {n: t[:, kept] if n == "positions" else t[..., kept, :] for n, t in self.tensors().items()}
-        return self._with(cut)
-
-    def __getitem__(self, frames: slice) -> VocoTokens:
-        """A range of frames."""
-        return self._with({n: t[frames] for n, t in self.tensors().items()})
-
-    @staticmethod
-    def cat(parts: Sequence[VocoTokens]) -> VocoTokens:
-        """Frames of several parts, one after the other."""
-        names = parts[0].tensors()
-        return parts[0]._with({n: torch.cat([p.tensors()[n] for p in parts]) for n in names})
-
-    def _with(self, tensors: dict[str, Tensor]) -> VocoTokens:
-        return replace(self, **tensors)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """What the text attends to: the frames' keys and values per layer, assembled once for any number of questions.
-
-    Attributes:
-        layers: per layer ``(keys, values)``, each ``[1, kv_heads, S, head_dim]`` and contiguous.
-        text_start: position of the first text token.
-        frame_slots: cache slot of each VoCo token, ``[F, k]``; ``layers[l][0][0, :, frame_slots[f]]`` is frame f.
-            -1 where a frame is seen with fewer than k.
-        form: what it was assembled from.
-    """
-
-    layers: tuple[tuple[Tensor, Tensor], ...]
-    text_start: int
-    frame_slots: Tensor
-    form: Form = "kv"
-
-    @property
-    def length(self) -> int:
-        """S: slots that every text token attends to."""
-        return self.layers[0][0].shape[-2] if self.layers else 0
-
-    def to_cache(self, batch_size: int = 1) -> DynamicCache:
-        """A fresh cache for `transformers` that begins with this prefix, shared (not copied) until it grows."""
-        cache = DynamicCache()
-        for keys, values in self.layers:
-            cache.layers.append(GrowingLayer(*(t.expand(batch_size, -1, -1, -1) for t in (keys, values))))
-        return cache
 
 
 class VocoModel(nn.Module):
@@ -149,7 +44,7 @@ class VocoModel(nn.Module):
         trained: False marks weights that have learned nothing yet; answers then say so.
         about: one sentence on what the weights know, shown to users.
         answering_form: what answering adapters were trained on; with the other form they stay off. None without such.
-        default_form: the form that frames are kept in where nobody asks for one; None for ``"kv"``.
+        default_form: the form that frames are kept in by default; None for ``"kv"``.
 
     Attributes:
         sources: the files that all weights came from, as they were then; empty where they came from elsewhere.
@@ -171,7 +66,7 @@ class VocoModel(nn.Module):
         if voco_embeds.ndim != 2 or voco_embeds.shape[1] != backbone.hidden_size:
             raise ModelError(f"voco_embeds {tuple(voco_embeds.shape)} do not fit hidden size {backbone.hidden_size}")
         self.backbone = backbone
-        self.language_and_vision = backbone.model
+        self.language_and_vision = backbone.hf_model
         self.voco_embeds = nn.Parameter(voco_embeds.to(backbone.device, backbone.dtype))
         self.trained = trained
         self.about = about
@@ -186,11 +81,11 @@ class VocoModel(nn.Module):
     # ------------------------------------------------------------------ compress
 
     def vision_tokens(self, pixels: Any) -> Tensor:
-        """Decoded frames, uint8 ``[F, H, W, 3]``, to vision tokens ``[F, N, D]``."""
+        """Turn decoded frames, uint8 ``[F, H, W, 3]``, into vision tokens ``[F, N, D]``."""
         return self.backbone.vision_tokens(self.backbone.pixel_values(pixels))
 
     def frame_sequence(self, vision_tokens: Tensor, num_voco_tokens: int | None = None) -> Tensor:
-        """Input embeddings of each frame's own sequence, ``[F, N, D] -> [F, P + K, D]``; K = 0 for the frame alone."""
+        """Embed each frame's own sequence, ``[F, N, D] -> [F, P + K, D]``; K = 0 for the frame alone."""
         num_voco_tokens = num_voco_tokens if num_voco_tokens == 0 else self.checked_budget(num_voco_tokens)
         return self.backbone.frame_sequence(vision_tokens, then=self.voco_embeds[:num_voco_tokens])  # [F, P + K, D]
 
@@ -244,7 +139,7 @@ class VocoModel(nn.Module):
         )
 
     def _stacked(self, layers: Sequence[Tensor]) -> Tensor:
-        """``[F, ...]`` of every layer, on whatever device it runs, to ``[F, layers, ...]`` on one."""
+        """Stack ``[F, ...]`` of every layer, on whatever device it runs, to ``[F, layers, ...]`` on one."""
         return torch.stack([layer.to(self.backbone.device) for layer in layers], dim=1)
 
     # ------------------------------------------------------------------ assemble
@@ -283,7 +178,7 @@ class VocoModel(nn.Module):
         return Prefix(layers, text_start, slots)
 
     def _by_layer(self, tensor: Tensor) -> Tensor:
-        """``[F, layers, kv_heads, k, head_dim] -> [layers, kv_heads, F * k, head_dim]``, contiguous, on the device."""
+        """Turn ``[F, layers, kv_heads, k, head_dim]`` into ``[layers, kv_heads, F * k, head_dim]`` on the device."""
         moved = tensor.to(self.backbone.device, self.backbone.dtype)
         return moved.permute(1, 2, 0, 3, 4).flatten(2, 3).contiguous()
 
@@ -300,7 +195,7 @@ class VocoModel(nn.Module):
         return Prefix(tuple((layer.keys, layer.values) for layer in layers), sequence.shape[1], slots, "embeds")
 
     def empty_prefix(self) -> Prefix:
-        """A prefix without frames: text only."""
+        """Return a prefix without frames: text only."""
         return Prefix((), 0, torch.empty(0, 0, dtype=torch.long))
 
     # ------------------------------------------------------------------ answer
@@ -314,7 +209,7 @@ class VocoModel(nn.Module):
     def forward(
         self, input_ids: Tensor, *, prefix: Prefix, labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Text after a prefix: logits, and the loss where labels are given.
+        """Run text after a prefix: logits, and the loss where labels are given.
 
         Args:
             input_ids: ``[B, T]`` text tokens; every row sees the same prefix.
@@ -344,22 +239,20 @@ class VocoModel(nn.Module):
 
     @undisturbed()
     def fingerprint(self) -> str:
-        """64 hex digits over every weight and setting that changes VoCo tokens, and over nothing else.
+        """Digest every weight and setting that changes VoCo tokens, and nothing else, as 64 hex digits.
 
         The head is left out, so training it (or an adapter used only while answering) keeps caches valid.
         """
         digest = blake3(f"{self.backbone.template} {self.backbone.computing_settings}".encode())
-        head = {id(p) for p in self.backbone.model.get_output_embeddings().parameters()}
-        head -= {id(p) for p in self.backbone.model.get_input_embeddings().parameters()}  # tied weights compress too
+        head = {id(p) for p in self.backbone.hf_model.get_output_embeddings().parameters()}
+        head -= {id(p) for p in self.backbone.hf_model.get_input_embeddings().parameters()}  # tied weights compress too
         for name, parameter in sorted(base_parameters(self)):
             if id(parameter) not in head:
-                data = parameter.detach().cpu().contiguous()
-                digest.update(f"{name} {data.dtype} {tuple(data.shape)}".encode())
-                digest.update(data.flatten().view(torch.uint8).numpy().data)
+                add_to_digest(digest, name, parameter)
         return digest.hexdigest()
 
     def checked_budget(self, num_voco_tokens: int | None) -> int:
-        """K for what a caller asks for: all K when None.
+        """Check a budget k and return it; the model's K when None.
 
         Raises:
             UsageError: k is not 1 to K.

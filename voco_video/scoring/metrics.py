@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from voco_video.data.choices import likeliest, read_letter
+from voco_video.data.choices import likeliest
+from voco_video.data.letters import read_letter
 from voco_video.data.multiple_choice import DURATION_CLASSES
 from voco_video.data.video_qa import ACTIVITYNET_TYPES, QUESTION_WORDS
 from voco_video.errors import DataError

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from voco_video.data.choices import LETTERS
 from voco_video.data.files import Row, read_json, read_rows
+from voco_video.data.letters import LETTERS
 from voco_video.errors import DataError
 
 _ID_FIELDS = ("question_id", "id", "qid")

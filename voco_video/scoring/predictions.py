@@ -22,6 +22,7 @@ from typing import Any
 from voco_video.data.files import Row, named_values, read_rows
 from voco_video.data.samples import Dataset, Sample, Turn
 from voco_video.errors import DataError
+from voco_video.files.atomic_write import write_atomically
 from voco_video.scoring.prediction_layouts import Entry, find_vocabulary, read_entries
 from voco_video.scoring.prediction_matching import match_entries
 
@@ -303,9 +304,7 @@ def write_run_info(path: str | os.PathLike[str], info: dict[str, Any]) -> None:
 
 def _publish(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    written = path.with_name(f".{os.getpid()}.{path.name}")
-    written.write_text(text, encoding="utf-8")
-    os.replace(written, path)
+    write_atomically(path, text)
 
 
 def _read_own(path: Path) -> LoadedPredictions | None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voco_video.errors import UsageError
+from voco_video.files.atomic_write import written_aside
 from voco_video.shapes.world import Floats, Frames, Scene, ShapeObject, demo_scene  # noqa: F401 (examples below)
 
 
@@ -127,27 +128,22 @@ def write_clip(scene: Scene, path: str | os.PathLike[str], *, size: int | tuple[
     if height % 2 or width % 2 or min(height, width) < 16:
         raise UsageError(f"a clip of {width}x{height} cannot be H.264 yuv420p: use even sides of 16 or more")
     path = Path(path)
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        with av.open(str(partial), "w") as container:
-            stream = container.add_stream("libx264", rate=scene.fps)
-            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            # x264's output depends on its number of threads; one thread makes the file the same everywhere.
-            stream.codec_context.thread_count = 1
-            # Without B-frames also containers that keep no presentation times, such as AVI, hold it rightly.
-            stream.options = {"crf": "18", "preset": "veryfast", "g": str(4 * scene.fps), "bf": "0"}
-            if min(height, width) < 48:
-                # The macroblock tree of pictures two macroblocks wide differs in 1 of 100 encodings of the same frames.
-                stream.options |= {"x264-params": "mbtree=0"}
-            for first in range(0, scene.num_frames, 16):
-                numbers = range(first, min(first + 16, scene.num_frames))
-                pts_seconds = [number / scene.fps for number in numbers]
-                for number, pixels in zip(numbers, render(scene, pts_seconds, size=(height, width)), strict=True):
-                    frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-                    frame.pts, frame.time_base = number, Fraction(1, scene.fps)
-                    container.mux(stream.encode(frame))
-            container.mux(stream.encode())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_aside(path) as aside, av.open(str(aside), "w") as container:
+        stream = container.add_stream("libx264", rate=scene.fps)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        # x264's output depends on its number of threads; one thread makes the file the same everywhere.
+        stream.codec_context.thread_count = 1
+        # Without B-frames also containers that keep no presentation times, such as AVI, hold it rightly.
+        stream.options = {"crf": "18", "preset": "veryfast", "g": str(4 * scene.fps), "bf": "0"}
+        if min(height, width) < 48:
+            # The macroblock tree of pictures two macroblocks wide differs in 1 of 100 encodings of the same frames.
+            stream.options |= {"x264-params": "mbtree=0"}
+        for first in range(0, scene.num_frames, 16):
+            numbers = range(first, min(first + 16, scene.num_frames))
+            pts_seconds = [number / scene.fps for number in numbers]
+            for number, pixels in zip(numbers, render(scene, pts_seconds, size=(height, width)), strict=True):
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                frame.pts, frame.time_base = number, Fraction(1, scene.fps)
+                container.mux(stream.encode(frame))
+        container.mux(stream.encode())
     return path

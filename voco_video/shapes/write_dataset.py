@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from voco_video.errors import UsageError
+from voco_video.files.atomic_write import written_aside
 from voco_video.shapes.questions import draw_questions
 from voco_video.shapes.rendering import render, write_clip
 from voco_video.shapes.samples import draw_turns
@@ -158,9 +159,8 @@ def _open_partial(partial: Path, settings: _Settings) -> None:
     if partial.exists() and any(partial.iterdir()) and _recorded(partial) != _as_json(settings):
         raise UsageError(f"{partial} was left by a run with other settings: remove it or repeat that run")
     partial.mkdir(parents=True, exist_ok=True)
-    written = partial / f".{os.getpid()}.{SETTINGS_NAME}"
-    _write_json(written, _as_json(settings))
-    os.replace(written, partial / SETTINGS_NAME)
+    with written_aside(partial / SETTINGS_NAME) as aside:
+        _write_json(aside, _as_json(settings))
 
 
 def _publish(partial: Path, out_dir: Path, settings: _Settings) -> None:
@@ -235,9 +235,8 @@ def _write_media(path: Path, item: _Item, settings: _Settings) -> None:
         write_clip(item.scene, path, size=settings.size)
         return
     pixels = render(item.scene, np.array([item.at_seconds], np.float32), size=settings.size)[0]
-    written = path.with_name(f".{os.getpid()}.{path.name}")
-    Image.fromarray(pixels).save(written)
-    os.replace(written, path)
+    with written_aside(path) as aside:
+        Image.fromarray(pixels).save(aside)
 
 
 def _write_json(path: Path, content: Any) -> None:

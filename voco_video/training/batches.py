@@ -13,7 +13,7 @@ from torch import Tensor
 from voco_video.data.samples import Turn
 from voco_video.data.turns import encode_turns
 from voco_video.model.backbone import Backbone
-from voco_video.model.voco import VocoTokens
+from voco_video.model.tokens import VocoTokens
 from voco_video.options.compression import Form
 
 IGNORED = -100

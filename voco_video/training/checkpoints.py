@@ -20,8 +20,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from voco_video.cache.locks import fsync_directory
 from voco_video.errors import UsageError, VocoVideoError
+from voco_video.files.atomic_write import fsync_directory, write_atomically
 from voco_video.training.config import TrainConfig
 
 RUN_CONFIG, UNFINISHED, WEIGHTS, _STATE = "config.json", "unfinished", "trained.safetensors", "trainer_state.json"
@@ -205,6 +205,4 @@ def _step(checkpoint: Path) -> int:
 def write_json(path: Path, value: Any) -> None:
     """Write a small file completely, or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n")
-    partial.replace(path)
+    write_atomically(path, json.dumps(value, indent=1) + "\n")

@@ -202,7 +202,7 @@ class VocoTrainer(Trainer):
         """One forward and backward pass; failures name the option to change."""
         try:
             loss = super().training_step(*args, **kwargs)
-        except RuntimeError as error:
+        except Exception as error:
             if is_out_of_memory(error):
                 raise TrainingError(_out_of_memory(self.config)) from error
             raise
@@ -241,7 +241,7 @@ class VocoTrainer(Trainer):
         if self.config.optimizer == "muon" and self.optimizer is None:
             self.optimizer = muon_for(
                 self.trainable,
-                self.voco.backbone.model.get_output_embeddings(),
+                self.voco.backbone.hf_model.get_output_embeddings(),
                 lr=self.config.learning_rate,
                 weight_decay=self.config.weight_decay,
                 beta2=self.config.adam_beta2,

@@ -12,15 +12,17 @@ from pathlib import Path
 import numpy as np
 
 from voco_video.cache import CacheEntry, FrameCache
-from voco_video.compress import compress_video, read_tokens
+from voco_video.compress import compress_video
 from voco_video.data.registry import load_dataset
 from voco_video.data.samples import Media, Sample
 from voco_video.data.turns import check_turns, encode_turns
 from voco_video.errors import FILE_ERRORS, DataError, UsageError, VideoError, VocoVideoError
 from voco_video.model.backbone import Backbone
-from voco_video.model.voco import VocoModel, VocoTokens
+from voco_video.model.tokens import VocoTokens
+from voco_video.model.voco import VocoModel
 from voco_video.options.compression import CompressOptions
 from voco_video.options.sampling import Sampling
+from voco_video.stored_tokens import read_tokens
 from voco_video.training.batches import TokenKind, TrainingSample
 from voco_video.training.config import TrainConfig
 from voco_video.video.reading import read_frames

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from voco_video.errors import UsageError
-from voco_video.model.voco import Prefix, VocoModel
+from voco_video.model.tokens import Prefix
+from voco_video.model.voco import VocoModel
 from voco_video.training.batches import IGNORED, TrainingBatch
 from voco_video.training.packed_attention import PACKED, PackedLayout, pad_prefix
 
@@ -46,7 +47,7 @@ class TrainableVoco(nn.Module):
         self.voco = model
         self.distillation_weight = distillation_weight
         # FSDP reads this attribute: the modules that it keeps in one shard.
-        self._no_split_modules = model.backbone.model._no_split_modules
+        self._no_split_modules = model.backbone.hf_model._no_split_modules
         model.backbone.decoder.set_attn_implementation(PACKED)  # SDPA wherever no packed layout is given
 
     def forward(self, batch: TrainingBatch, *, num_items_in_batch: Tensor | int | None = None) -> dict[str, Tensor]:

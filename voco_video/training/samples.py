@@ -17,7 +17,8 @@ import torch
 from voco_video.data.samples import Sample as FileSample
 from voco_video.data.samples import Turn
 from voco_video.model.compressors import whole_frames
-from voco_video.model.voco import VocoModel, VocoTokens
+from voco_video.model.tokens import VocoTokens
+from voco_video.model.voco import VocoModel
 from voco_video.options.compression import Form
 from voco_video.shapes.questions import draw_questions
 from voco_video.shapes.rendering import render

@@ -43,7 +43,7 @@ def choose_trainable(model: VocoModel, config: TrainConfig) -> int:
         model.answering_form = config.form if config.mode == "cached" else None
     elif config.train_llm:
         backbone.decoder.requires_grad_(True)
-        backbone.model.get_output_embeddings().requires_grad_(True)
+        backbone.hf_model.get_output_embeddings().requires_grad_(True)
     model.voco_embeds.requires_grad_(config.train_voco_embeds)
     if config.form != "both":
         model.default_form = config.form
@@ -86,7 +86,7 @@ def _leave_out_adapters(model: VocoModel, config: TrainConfig) -> None:
 
 
 def _part(model: VocoModel, name: str) -> nn.Module:
-    return model.backbone.model.base_model.get_submodule(name)
+    return model.backbone.hf_model.base_model.get_submodule(name)
 
 
 def trainable_state(model: nn.Module, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:

@@ -13,11 +13,11 @@ from typing import Any
 
 from voco_video.errors import VideoError
 from voco_video.video.colours import knows_matrix
-from voco_video.video.frames import Orientation
 from voco_video.video.heif import is_tiled, whole_picture
 from voco_video.video.media_files import check_readable
 from voco_video.video.packet_headers import HevcLayers, vp9_may_show_again
 from voco_video.video.picture_facts import AspectReader
+from voco_video.video.scaling import Orientation
 
 logger = logging.getLogger("voco_video")
 

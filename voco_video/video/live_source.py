@@ -24,8 +24,8 @@ from urllib.parse import urlsplit
 from voco_video.errors import UsageError, VideoError
 from voco_video.files.paths import expanded
 from voco_video.video.container import CONCEALING_CODECS, num_processors
-from voco_video.video.frames import Fit, FrameScaler, Orientation
 from voco_video.video.picture_facts import AspectReader
+from voco_video.video.scaling import Fit, FrameScaler, Orientation
 
 logger = logging.getLogger("voco_video")
 

@@ -26,13 +26,13 @@ from voco_video.errors import UsageError, VideoError
 from voco_video.options.sampling import Sampling
 from voco_video.video.container import Source, StreamFacts
 from voco_video.video.decode_plan import all_whole
-from voco_video.video.frames import Fit, FrameBatch, FrameScaler, display_size
+from voco_video.video.frames import FrameBatch
 from voco_video.video.media_files import as_video_errors
 from voco_video.video.other_readers import check_backend, open_reader
 from voco_video.video.packet_index import StreamIndex, scan
 from voco_video.video.picture_index import index_again, index_frames
 from voco_video.video.sampling import pick_frames
-from voco_video.video.scaling import MAX_PIXELS
+from voco_video.video.scaling import MAX_PIXELS, Fit, FrameScaler, display_size
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(config: Any) -> Family:
-    """The family of a checkpoint's configuration.
+    """Find the family of a checkpoint's configuration.
 
     Raises:
         ModelError: no family has this ``model_type``.

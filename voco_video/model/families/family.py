@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from voco_video.errors import ModelError, UsageError
-from voco_video.video.frames import Fit
+from voco_video.video.scaling import Fit
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class ImageSettings:
             raise UsageError(f"image_std has to be three numbers above 0, not {self.std!r}")
 
     def describe(self) -> dict[str, Any]:
-        """The settings as plain JSON values, for a cache key and a checkpoint."""
+        """Return the settings as plain JSON values, for a cache key and a checkpoint."""
         return asdict(self)
 
     @staticmethod
     def from_description(settings: dict[str, Any]) -> ImageSettings:
-        """The inverse of `describe`, after a round trip through JSON."""
+        """Undo `describe`, after a round trip through JSON."""
         fit = settings["fit"] | {"pad_rgb": tuple(settings["fit"]["pad_rgb"])}
         return ImageSettings(Fit(**fit), tuple(settings["mean"]), tuple(settings["std"]))
 
@@ -91,7 +91,7 @@ class Family(ABC):
         return image_settings(processor)
 
     def processor_settings(self, images: ImageSettings, config: Any) -> dict[str, Any]:
-        """The inverse of `image_settings`: what goes into a checkpoint's ``preprocessor_config.json``."""
+        """Undo `image_settings`: return what goes into a checkpoint's ``preprocessor_config.json``."""
         return {
             "image_processor_type": self.image_processor,
             "do_resize": True,
@@ -104,7 +104,7 @@ class Family(ABC):
         }
 
     def template(self, config: Any, tokenizer: Any) -> PromptTemplate:
-        """The token ids that the family's processor writes around a picture, from its tokenizer.
+        """Read the token ids that the family's processor writes around a picture from its tokenizer.
 
         Without a tokenizer only the decoder's first token is known. Frames come before the conversation, whatever the
         processor has between a conversation's first words and its first picture.
@@ -124,15 +124,15 @@ class Family(ABC):
 
     @abstractmethod
     def vision_grid(self, config: Any, fit: Fit) -> tuple[int, int]:
-        """Rows and columns that a frame's vision tokens stand in, row by row."""
+        """Return rows and columns that a frame's vision tokens stand in, row by row."""
 
     def num_vision_tokens(self, config: Any, fit: Fit) -> int:
-        """N, worked out from the configuration alone."""
+        """Compute N from the configuration alone."""
         rows, columns = self.vision_grid(config, fit)
         return rows * columns
 
     def vision_tokens(self, model: Any, pixel_values: Tensor) -> Tensor:
-        """Vision tower and projector, ``[F, 3, H, W] -> [F, N, W]``.
+        """Run vision tower and projector, ``[F, 3, H, W] -> [F, N, W]``.
 
         W is the hidden size D, or more where the decoder takes in vision features after its first layers too.
         """
@@ -140,15 +140,15 @@ class Family(ABC):
         return torch.stack(list(features))  # [F, N, D]
 
     def after_embeds(self, model: Any) -> Tensor | None:
-        """Learned embeddings that follow a frame's vision tokens and are no token's, ``[A, D]``, or None."""
+        """Return learned embeddings that follow a frame's vision tokens and are no token's, ``[A, D]``, or None."""
         return None
 
     def vision_positions(self, grid: tuple[int, int]) -> Tensor | None:
-        """Positions of vision tokens counted from the first, int64 ``[3, N]``; None where they are plain."""
+        """Return positions of vision tokens counted from the first, int64 ``[3, N]``; None where they are plain."""
         return None
 
     def decoder_inputs(self, sequence: Tensor, hidden_size: int) -> dict[str, Any]:
-        """Arguments of the decoder for input embeddings ``[B, T, W]``."""
+        """Return the decoder's arguments for input embeddings ``[B, T, W]``."""
         return {"inputs_embeds": sequence}
 
 
@@ -177,12 +177,12 @@ def image_settings(processor: Any) -> ImageSettings:
 
 
 def settings_with(processor: Any, fit: Fit) -> ImageSettings:
-    """A fit with the mean and standard deviation of an image processor."""
+    """Combine a fit with the mean and standard deviation of an image processor."""
     return ImageSettings(fit=fit, mean=tuple(processor.image_mean), std=tuple(processor.image_std))
 
 
 def one_size(size: int | list[int] | tuple[int, ...]) -> int:
-    """A side of a square that a configuration may give as one number or as two.
+    """Return the side of a square that a configuration gives as one number or as two.
 
     Raises:
         ModelError: two numbers that differ.

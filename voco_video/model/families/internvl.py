@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from voco_video.model.families.family import Family, one_size
-from voco_video.video.frames import Fit
+from voco_video.video.scaling import Fit
 
 
 class InternVL(Family):
@@ -17,6 +17,6 @@ class InternVL(Family):
     image_processor = "GotOcr2ImageProcessor"
 
     def vision_grid(self, config: Any, fit: Fit) -> tuple[int, int]:
-        """``1 / downsample_ratio`` patches along each side of a vision token."""
+        """Merge ``1 / downsample_ratio`` patches along each side of a vision token."""
         patch = one_size(config.vision_config.patch_size)
         return int(fit.height // patch * config.downsample_ratio), int(fit.width // patch * config.downsample_ratio)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from voco_video.model.families.family import Family, one_size
-from voco_video.video.frames import Fit
+from voco_video.video.scaling import Fit
 
 
 class LlavaOnevision(Family):
@@ -23,17 +23,17 @@ class LlavaOnevision(Family):
     image_processor = "LlavaOnevisionImageProcessor"
 
     def vision_grid(self, config: Any, fit: Fit) -> tuple[int, int]:
-        """Half of the tower's patches along each side, rounded up."""
+        """Return half of the tower's patches along each side, rounded up."""
         side = math.ceil(one_size(config.vision_config.image_size) // one_size(config.vision_config.patch_size) / 2)
         return side, side
 
     def vision_tokens(self, model: Any, pixel_values: Tensor) -> Tensor:
-        """Every frame as a video of its own, ``[F, 3, H, W] -> [F, N, D]``."""
+        """Take every frame as a video of its own, ``[F, 3, H, W] -> [F, N, D]``."""
         videos = pixel_values[:, None]  # [F, 1, 3, H, W]
         features: Tensor = model.get_video_features(pixel_values_videos=videos, return_dict=True).pooler_output
         return features[:, :-1]  # the last is the newline, which `after_embeds` gives
 
     def after_embeds(self, model: Any) -> Tensor:
-        """The learned newline, ``[1, D]``."""
+        """Return the learned newline, ``[1, D]``."""
         newline: Tensor = model.base_model.image_newline
         return newline[None]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from voco_video.errors import ModelError
 from voco_video.model.families.family import Family, ImageSettings, PromptTemplate, one_size, settings_with
-from voco_video.video.frames import Fit
+from voco_video.video.scaling import Fit
 
 FRAME_TOKENS = 252  # 12 rows of 21: a picture of 7:4, near the 16:9 of most videos
 FRAME_SHAPE = (4, 7)  # its height to its width
@@ -36,7 +36,7 @@ class QwenVL(Family):
     projector = "visual.merger"
 
     def image_settings(self, processor: Any, config: Any) -> ImageSettings:
-        """A box within the processor's least and largest number of pixels."""
+        """Make a box within the processor's least and largest number of pixels."""
         limits = dict(processor.size)
         cell = _cell(config.vision_config)
         least, largest = limits["shortest_edge"] // cell**2, limits["longest_edge"] // cell**2
@@ -45,7 +45,7 @@ class QwenVL(Family):
         return settings_with(processor, Fit(height=rows * cell, width=num_tokens // rows * cell, mode="pad"))
 
     def processor_settings(self, images: ImageSettings, config: Any) -> dict[str, Any]:
-        """The library's own limits on the number of pixels, closed around the box."""
+        """Add the library's own limits on the number of pixels, both equal to those of the box."""
         num_pixels = images.fit.height * images.fit.width
         vision = config.vision_config
         return super().processor_settings(images, config) | {
@@ -56,11 +56,11 @@ class QwenVL(Family):
         }
 
     def template(self, config: Any, tokenizer: Any) -> PromptTemplate:
-        """Start and end of vision, which the configuration names."""
+        """Return the tokens of start and end of vision, which the configuration names."""
         return PromptTemplate((config.vision_start_token_id,), (config.vision_end_token_id,))
 
     def vision_grid(self, config: Any, fit: Fit) -> tuple[int, int]:
-        """``spatial_merge_size`` patches along each side of a vision token.
+        """Merge ``spatial_merge_size`` patches along each side of a vision token.
 
         Raises:
             ModelError: the box is not a whole number of vision tokens.
@@ -82,7 +82,7 @@ class QwenVL(Family):
         return model.get_image_features(pixel_values=patches.flatten(0, 1), image_grid_thw=grid, return_dict=True)
 
     def vision_positions(self, grid: tuple[int, int]) -> Tensor:
-        """(time, row, column) of every vision token, int64 ``[3, N]``; time stands still within a picture."""
+        """Return (time, row, column) of every vision token, int64 ``[3, N]``; time stands still within a picture."""
         rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
         return torch.stack([torch.zeros_like(rows), rows, columns]).flatten(1)
 
@@ -128,5 +128,5 @@ def picture_patches(pixel_values: Tensor, vision: Any) -> Tensor:
 
 
 def _cell(vision: Any) -> int:
-    """Pixels along each side of a vision token."""
+    """Count the pixels along each side of a vision token."""
     return one_size(vision.patch_size) * int(vision.spatial_merge_size)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from voco_video.model.families.family import Family, ImageSettings, one_size, settings_with
-from voco_video.video.frames import Fit
+from voco_video.video.scaling import Fit
 
 
 class SmolVLM(Family):
@@ -21,18 +21,18 @@ class SmolVLM(Family):
     projector = "connector"
 
     def image_settings(self, processor: Any, config: Any) -> ImageSettings:
-        """The size of a tile, which is also that of a video's frame."""
+        """Return the size of a tile, which is also that of a video's frame."""
         side = dict(processor.max_image_size)["longest_edge"]
         return settings_with(processor, Fit(height=side, width=side, mode="stretch"))
 
     def processor_settings(self, images: ImageSettings, config: Any) -> dict[str, Any]:
-        """No tiles: the picture as a whole is all there is."""
+        """Return the processor's settings without tiles: the picture is taken as a whole."""
         edge = {"longest_edge": images.fit.height}
         settings = super().processor_settings(images, config)
         return settings | {"size": edge, "max_image_size": edge, "do_image_splitting": False, "resample": 1}
 
     def vision_grid(self, config: Any, fit: Fit) -> tuple[int, int]:
-        """``scale_factor`` patches along each side of a vision token."""
+        """Merge ``scale_factor`` patches along each side of a vision token."""
         patch = one_size(config.vision_config.patch_size) * config.scale_factor
         return fit.height // patch, fit.width // patch
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from voco_video.data.choices import LETTERS, read_letter
+from voco_video.data.letters import LETTERS, read_letter
 from voco_video.data.registry import published_size
 from voco_video.data.samples import Dataset
 from voco_video.scoring.bootstrap import Estimate

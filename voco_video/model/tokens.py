@@ -1,0 +1,119 @@
+"""What frames become: tokens that a cache can hold, and the prefix that text attends to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache
+
+from voco_video.errors import UsageError
+from voco_video.model.kv_layers import GrowingLayer
+from voco_video.options.compression import Form
+
+
+@dataclass(frozen=True)
+class VocoTokens:
+    """The VoCo tokens of F frames, in time order, or what another compressor keeps in their place.
+
+    Attributes:
+        form: ``"kv"`` or ``"embeds"``.
+        positions: int32 ``[F, K]`` for ``kv``: the positions that the keys are rotated for.
+        keys, values: ``[F, layers, kv_heads, K, head_dim]`` for ``kv``.
+        embeds: ``[F, K, D]`` for ``embeds``.
+        can_truncate: whether the first k of a frame's K tokens can stand for it, as VoCo tokens can.
+    """
+
+    form: Form
+    positions: Tensor | None = None
+    keys: Tensor | None = None
+    values: Tensor | None = None
+    embeds: Tensor | None = None
+    can_truncate: bool = True
+
+    def __post_init__(self) -> None:
+        expected = {"kv": ["positions", "keys", "values"], "embeds": ["embeds"]}[self.form]
+        if list(self.tensors()) != expected:
+            raise ValueError(f"form {self.form!r} holds {expected}, not {list(self.tensors())}")
+
+    @property
+    def num_frames(self) -> int:
+        """F."""
+        return next(iter(self.tensors().values())).shape[0]
+
+    @property
+    def num_voco_tokens(self) -> int:
+        """K."""
+        return next(reversed(self.tensors().values())).shape[-2]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors by name, axis 0 being frames: what a frame cache stores."""
+        names = ("positions", "keys", "values", "embeds")
+        return {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
+
+    def first(self, num_voco_tokens: int) -> VocoTokens:
+        """Keep the first k VoCo tokens of every frame: exactly what compressing with k tokens gives, being causal.
+
+        Raises:
+            UsageError: there are no k tokens, or the first k of them mean nothing without the others.
+        """
+        if not self.can_truncate and num_voco_tokens != self.num_voco_tokens:
+            raise UsageError(
+                f"num_voco_tokens={num_voco_tokens}: these frames hold {self.num_voco_tokens} tokens each of another "
+                "compressor, and only VoCo tokens can be cut to their first few; leave it out"
+            )
+        if not self.can_truncate:
+            return self
+        if not 1 <= num_voco_tokens <= self.num_voco_tokens:
+            raise UsageError(
+                f"num_voco_tokens={num_voco_tokens}: these frames were compressed to {self.num_voco_tokens} VoCo "
+                f"tokens, so choose 1 to {self.num_voco_tokens}"
+            )
+        first = slice(num_voco_tokens)
+        cut = {n: t[:, first] if n == "positions" else t[..., first, :] for n, t in self.tensors().items()}
+        return self._with(cut)
+
+    def __getitem__(self, frames: slice) -> VocoTokens:
+        """Return a range of frames."""
+        return self._with({n: t[frames] for n, t in self.tensors().items()})
+
+    @staticmethod
+    def cat(parts: Sequence[VocoTokens]) -> VocoTokens:
+        """Join the frames of several parts, one after the other."""
+        names = parts[0].tensors()
+        return parts[0]._with({n: torch.cat([p.tensors()[n] for p in parts]) for n in names})
+
+    def _with(self, tensors: dict[str, Tensor]) -> VocoTokens:
+        return replace(self, **tensors)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What the text attends to: the frames' keys and values per layer, assembled once for any number of questions.
+
+    Attributes:
+        layers: per layer ``(keys, values)``, each ``[1, kv_heads, S, head_dim]`` and contiguous.
+        text_start: position of the first text token.
+        frame_slots: cache slot of each VoCo token, ``[F, k]``; ``layers[l][0][0, :, frame_slots[f]]`` is frame f.
+            -1 where a frame is seen with fewer than k.
+        form: what it was assembled from.
+    """
+
+    layers: tuple[tuple[Tensor, Tensor], ...]
+    text_start: int
+    frame_slots: Tensor
+    form: Form = "kv"
+
+    @property
+    def length(self) -> int:
+        """S: slots that every text token attends to."""
+        return self.layers[0][0].shape[-2] if self.layers else 0
+
+    def to_cache(self, batch_size: int = 1) -> DynamicCache:
+        """Make a fresh cache for `transformers` that begins with this prefix, shared (not copied) until it grows."""
+        cache = DynamicCache()
+        for keys, values in self.layers:
+            cache.layers.append(GrowingLayer(*(t.expand(batch_size, -1, -1, -1) for t in (keys, values))))
+        return cache
