@@ -1,7 +1,7 @@
 """MovingShapes: short scenes of coloured shapes that move, appear and disappear.
 
 A scene is a few lines of numbers; it becomes pixels only when `render` or `write_clip` is called. Scene
-`index` of a `split` depends on `(seed, split, index)` alone, so any sample can be had again without the ones
+`index` of a `split` depends on `(seed, split, index)` alone, so any sample can be drawn again without those
 before it.
 
 Coordinates are those of a unit square, x to the right and y down. Objects sit in, or slide between, the cells
@@ -11,8 +11,8 @@ path, so nothing is ever hidden behind something else.
 Two facts are built in for honest measurements:
 
 - The world looks the same backwards: `reverse_scene` maps it onto itself with left/right, up/down and
-  before/after exchanged. Whoever sees the frames without their order, or only the middle one, can do no
-  better than guess.
+  before/after exchanged. Without the order of frames, or from the middle frame alone, questions about these
+  can only be guessed.
 - A sixth of colour x shape x axis of motion is held out of "train" and "val" (`is_held_out`); every "test"
   scene has at least one such object.
 """
@@ -291,8 +291,8 @@ def _draw_names(rng: np.random.Generator, motions: list[str], split: str) -> lis
 def _draw_spans(rng: np.random.Generator, num_objects: int) -> list[tuple[float, float]]:
     """Draw when each object is visible, in fractions of the scene.
 
-    A quarter of the scenes keep all objects throughout. In the others two objects come and go one after the
-    other (of equal right backwards), and sometimes a third one comes late or leaves early.
+    A quarter of the scenes show all objects throughout. In the others two objects appear and disappear one after the
+    other (which is as likely backwards), and sometimes a third one appears late or disappears early.
     """
     spans = [(0.0, 1.0)] * num_objects
     if rng.random() < 0.25:

@@ -129,7 +129,7 @@ def _check(settings: _Settings) -> None:
         raise UsageError(f"num_videos is {settings.num_videos}, but train, val and test take at least 3")
     if settings.questions_per_video < 1 or settings.seed < 0:
         counts = f"{settings.questions_per_video} questions_per_video and seed {settings.seed}"
-        raise UsageError(f"{counts} cannot be: ask 1 or more questions, take a seed of 0 or more")
+        raise UsageError(f"{counts} are not valid: ask 1 or more questions, and take a seed of 0 or more")
     if settings.media not in ("video", "image") or (settings.media == "image" and settings.layout != "llava"):
         raise UsageError(f'media is {settings.media!r}, but has to be "video" (or "image", with layout "llava")')
 
