@@ -690,7 +690,7 @@ def test_ways_that_answer_differently_are_not_timed(bench, tmp_path, monkeypatch
         bench.answering.measure(bench.answering.BENCHMARK.quick)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_train_modes(bench, tmp_path):
     report = run(bench.train_modes, tmp_path)
     assert report["speedup"] > 1

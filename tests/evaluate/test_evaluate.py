@@ -391,12 +391,12 @@ def test_faults_that_are_not_the_videos_stop_the_run(model, data, options, tmp_p
     [
         ({"limit": 0}, "limit=0"),
         ({"questions_per_batch": 33}, "questions_per_batch=33"),
-        ({"prompt": "what?"}, "prompt 'what\\?'"),
+        ({"prompt": "what?"}, "prompt='what\\?'"),
         ({"num_voco_tokens": (1, 1)}, "twice"),
         ({"max_new_tokens": 0}, "max_new_tokens=0"),
         ({"num_frames": 0}, "num_frames"),
         ({"fps": 1.0}, "fps"),
-        ({"compressor": "zip"}, "compressor 'zip'"),
+        ({"compressor": "zip"}, "compressor='zip'"),
     ],
 )
 def test_options_that_cannot_be(options, changes, message):

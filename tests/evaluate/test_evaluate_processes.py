@@ -217,7 +217,10 @@ def test_another_number_of_threads_moves_confidences_by_less_than_is_promised(sh
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_killed_at_random_moments_and_given_again_the_bytes_are_the_same(shapes, cache_dir, alone, tmp_path):
+@pytest.mark.parametrize("num_rounds", [1, pytest.param(2, marks=pytest.mark.exhaustive)])
+def test_killed_at_random_moments_and_given_again_the_bytes_are_the_same(
+    shapes, cache_dir, alone, tmp_path, num_rounds
+):
     """SIGKILL to all its processes, on one process and on two, on an empty cache."""
     randomness = random.Random(4)
     environment = os.environ | {"VOCO_VIDEO_CACHE_DIR": str(tmp_path / "frames"), "OMP_NUM_THREADS": "1"}
@@ -225,7 +228,7 @@ def test_killed_at_random_moments_and_given_again_the_bytes_are_the_same(shapes,
     script.write_text(_SLOW_EVAL)
     out = tmp_path / "run"
     num_lines = [0]
-    for num_workers in ("1", "2", "1", "2"):
+    for num_workers in ("1", "2") * num_rounds:
         child = subprocess.Popen(
             [sys.executable, str(script), *command(shapes, out, "--num-workers", num_workers)],
             env=environment,

@@ -26,10 +26,11 @@ def run_commands(code: str) -> None:
             sys.stdout.flush()
 
 
-for language, code in json.load(sys.stdin):
-    print("\f", end="", flush=True)
-    if language == "bash":
-        run_commands(code)
-    else:
-        exec(code, {"__name__": "__main__"})
-        sys.stdout.flush()
+if __name__ == "__main__":
+    for language, code in json.load(sys.stdin):
+        print("\f", end="", flush=True)
+        if language == "bash":
+            run_commands(code)
+        else:
+            exec(code, {"__name__": "__main__"})
+            sys.stdout.flush()

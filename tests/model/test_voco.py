@@ -309,9 +309,9 @@ def test_the_fingerprint_covers_compressing_weights_and_nothing_else():
     ("options", "error", "message"),
     [
         ({"path": "no-such-model"}, ModelError, "no checkpoint 'no-such-model'"),
-        ({"dtype": "int4"}, UsageError, "dtype 'int4'"),
-        ({"device": "warp"}, UsageError, "device 'warp'"),
-        ({"attn_implementation": "magic"}, UsageError, "attention 'magic'"),
+        ({"dtype": "int4"}, UsageError, "dtype='int4'"),
+        ({"device": "warp"}, UsageError, "device='warp'"),
+        ({"attn_implementation": "magic"}, UsageError, "attn_implementation='magic'"),
         ({"num_voco_tokens": 3}, UsageError, "num_voco_tokens=3"),
     ],
 )

@@ -154,7 +154,7 @@ def test_packed_pass_under_fully_sharded_weights_has_the_same_loss_and_gradients
 def test_fsdp_without_gpus_is_refused(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there are GPUs")
-    with pytest.raises(UsageError, match="fsdp needs GPUs"):
+    with pytest.raises(UsageError, match="fsdp=True needs GPUs"):
         train(temporal_run(tmp_path, "fsdp", fsdp=True))
 
 
