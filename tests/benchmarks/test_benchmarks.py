@@ -390,7 +390,7 @@ def test_haystacks_of_all_lengths_hold_the_same_needles_in_the_same_scenes(bench
     assert all(np.abs(short[n] - long[n]).mean() < 3 for n in short), "what is left is the encoder's"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_live(bench, tmp_path, monkeypatch):
     """Followed by threads of this process, which are there at once."""
     from concurrent.futures import ThreadPoolExecutor

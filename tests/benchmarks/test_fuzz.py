@@ -42,7 +42,7 @@ def fuzz():
     return SimpleNamespace(**{name: importlib.import_module(f"benchmarks.fuzz.{name}") for name in names})
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_bad_ends_are_outcomes_and_the_next_seed_goes_on(fuzz, tmp_path, monkeypatch):
     (tmp_path / "bad_ends.py").write_text(KIND)
     (tmp_path / "work").mkdir()

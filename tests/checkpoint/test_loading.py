@@ -66,7 +66,9 @@ def measure(folder: Path, dtype: str) -> dict[str, float]:
 
 
 @pytest.mark.skipif(not HAS_PROC, reason="no /proc/self/clear_refs to measure a peak of memory with")
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float16"])
+@pytest.mark.parametrize(
+    "dtype", ["bfloat16", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("float32", "float16"))]
+)
 def test_loading_takes_the_model_and_at_most_a_shard_more(sharded, dtype):
     shard = max(path.stat().st_size for path in weight_files(sharded))
     measured = measure(sharded, dtype)

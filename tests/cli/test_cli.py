@@ -318,7 +318,10 @@ def test_ctrl_c_keeps_whole_batches_and_says_how_to_go_on(clip, tmp_path):
         pass
     assert b"the same command goes on from there" in seen
     assert b"Traceback" not in seen
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, env=environment, check=True)
+    program = str(Path(sys.executable).parent / "voco-video")
+    done = subprocess.run(
+        [program, *command[3:], "--json"], capture_output=True, text=True, env=environment, check=True
+    )
     row = json.loads(done.stdout)[0]
     assert 0 < row["num_resumed_frames"] < row["num_frames"] == 80
 

@@ -203,7 +203,7 @@ def test_torchrun_writes_what_one_process_does(shapes, cache_dir, alone, tmp_pat
     assert read_run_info(tmp_path / "run" / "predictions-k8.jsonl")["num_processes"] == 2
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(600)
 def test_another_number_of_threads_moves_confidences_by_less_than_is_promised(shapes, alone, tmp_path):
     """What torchrun's one thread a process comes to, against one process of several: README says how much."""

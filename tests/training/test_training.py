@@ -77,7 +77,7 @@ def test_twenty_steps_lower_the_loss_and_write_what_a_run_promises(tmp_path):
         assert model.fingerprint() != load_voco_model(start).fingerprint()
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=pytest.mark.exhaustive)])
 def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, monkeypatch, optimizer):
     whole = tiny_run(tmp_path / "whole", optimizer=optimizer)
     train(whole)

@@ -134,6 +134,7 @@ def test_cached_mode_has_nothing_to_distil_from(tmp_path, clips):
         cached_run(tmp_path, clips, distillation_weight=0.5)
 
 
+@pytest.mark.exhaustive
 def test_one_set_of_answering_weights_reads_both_forms_and_all_vision_tokens(tmp_path, clips, plain, monkeypatch):
     options = {"model": plain, "form": "both", "full_visibility_fraction": 0.3, "lora_rank": 0, "max_steps": 12}
     config = cached_run(tmp_path, clips, **options)
@@ -176,6 +177,7 @@ def test_weights_train_in_float32_beside_16_bit_ones(tmp_path, clips, plain, mon
     assert load_voco_model(tmp_path / "run" / "last").fingerprint() == base.fingerprint()
 
 
+@pytest.mark.exhaustive
 def test_answering_weights_are_trained_further_or_left_out(tmp_path, clips, plain, caplog):
     """What one cached run has learned the next begins with; a joint run begins with the compressing weights."""
     first = train(cached_run(tmp_path, clips, model=plain, lora_rank=0, output_dir=str(tmp_path / "first"))).last

@@ -28,7 +28,7 @@ from voco_video.training.checkpoints import (
     why_broken,
 )
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +226,7 @@ print(json.dumps({"total": total, "moments": moments}))
 @pytest.mark.timeout(900)
 def test_killed_anywhere_while_it_saves_a_run_goes_on_to_the_same_bytes(tmp_path):
     """SIGKILL at moments spread over everything that a run writes, renames and removes."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}"}
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path)], env=environment, capture_output=True, text=True, check=False
     )

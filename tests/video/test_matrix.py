@@ -23,7 +23,7 @@ def test_clip(case, folder):
     check_case(case, folder)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("case", [case for case in MATRIX if not case.is_fast], ids=lambda case: case.name)
 def test_other_clip(case, folder):
     check_case(case, folder)
