@@ -17,6 +17,7 @@ import random
 import re
 import shutil
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator
@@ -70,6 +71,7 @@ def cases(*, count: int, seed: int, folder: Path) -> Iterator[Outcome]:
         folder: for the sound folders and what is written meanwhile.
     """
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    folder = Path(tempfile.mkdtemp(dir=folder))  # one that an earlier child of the same folder has not written to
     folders, clip = make_folders(folder / "sound"), make_clip(folder / "clip.mp4")
     worker = Worker(clip, folder)
     sound = {kind: worker.result(path, seed=1) for kind, path in folders.items()}

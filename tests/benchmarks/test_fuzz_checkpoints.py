@@ -53,3 +53,9 @@ def test_every_mutation_has_an_outcome(tmp_path):
     assert [outcome.seed for outcome in outcomes] == list(range(3, 11))
     assert not [outcome for outcome in outcomes if outcome.is_finding]
     assert {outcome.outcome for outcome in outcomes} >= {"error", "right"}
+
+
+def test_a_second_child_may_work_in_the_same_folder(tmp_path):
+    for seed in (3, 4):
+        (outcome,) = fuzz.cases(count=1, seed=seed, folder=tmp_path)
+        assert not outcome.is_finding
