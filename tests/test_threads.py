@@ -156,7 +156,7 @@ def test_whatever_two_threads_do_they_get_what_one_gets(model, videos, alone, qu
     assert torch.get_default_dtype() == torch.float32
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_everything_at_once_again_and_again(model, videos, alone, quick_switches):
     work = [(w, i) for w in WORK for i in range(2)]
     for _ in range(10):

@@ -55,6 +55,7 @@ def test_every_mutation_has_an_outcome(tmp_path):
     assert {outcome.outcome for outcome in outcomes} >= {"error", "right"}
 
 
+@pytest.mark.exhaustive
 def test_a_second_child_may_work_in_the_same_folder(tmp_path):
     for seed in (3, 4):
         (outcome,) = fuzz.cases(count=1, seed=seed, folder=tmp_path)

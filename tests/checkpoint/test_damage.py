@@ -640,6 +640,7 @@ for folder in sys.argv[1:]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts KiB on Linux")
+@pytest.mark.exhaustive
 def test_memory_is_taken_only_for_what_the_files_hold(sound, tmp_path):
     folders = []
     for place, value in (

@@ -188,7 +188,7 @@ def alone(shapes: Path, cache_dir: Path, tmp_path_factory: pytest.TempPathFactor
     return run_eval(shapes, tmp_path_factory.mktemp("runs") / "alone", cache_dir)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_three_processes_write_what_one_does(shapes, cache_dir, alone, tmp_path):
     three = run_eval(shapes, tmp_path / "run", tmp_path / "frames", "--num-workers", "3")
     assert three == alone

@@ -78,8 +78,14 @@ def plain(tmp_path_factory) -> str:
     return str(save_voco_model(model, tmp_path_factory.mktemp("plain")))
 
 
-@pytest.mark.parametrize("lora_rank", [0, 4])
-@pytest.mark.parametrize("form", ["kv", "embeds"])
+@pytest.mark.parametrize(
+    ("form", "lora_rank"),
+    [
+        ("kv", 4),
+        ("embeds", 0),
+        *(pytest.param(*pair, marks=pytest.mark.exhaustive) for pair in (("kv", 0), ("embeds", 4))),
+    ],
+)
 def test_cached_mode_reads_the_frame_cache_alone_and_leaves_it_valid(
     tmp_path, clips, plain, monkeypatch, form, lora_rank
 ):

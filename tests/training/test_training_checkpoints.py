@@ -252,7 +252,9 @@ def test_two_runs_with_adapters_and_one_seed_give_the_same_bytes(tmp_path):
     assert runs["one"] == runs["two"] != runs["other"]
 
 
-@pytest.mark.parametrize("full", ["safetensors", "torch", "rename"])
+@pytest.mark.parametrize(
+    "full", ["safetensors", *(pytest.param(where, marks=pytest.mark.exhaustive) for where in ("torch", "rename"))]
+)
 def test_a_full_disk_is_one_error_and_the_run_goes_on_when_there_is_room(finished, tmp_path, monkeypatch, full):
     """What is raised where a disk is full, at the second checkpoint; the first stays whole."""
     config = replace(finished, output_dir=str(tmp_path / "run"))

@@ -113,7 +113,7 @@ def test_two_processes_go_on_where_one_stopped(tmp_path, alone):
 
 
 SHARDED = """
-import sys, torch, torch.distributed as dist
+import os, sys, torch, torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from tests.helpers.models import tiny_voco
 from test_training_packed import make_batch
@@ -141,6 +141,7 @@ for name, parameter in sharded.named_parameters():
     error = (parameter.grad.full_tensor() - expected[name].grad).abs().max()
     assert error < 1e-4 * expected[name].grad.abs().max().clamp_min(1e-3), (name, error)
 dist.destroy_process_group()
+os._exit(0)  # torch's threads of gloo may abort while an interpreter ends; that is not what is tested
 """
 
 

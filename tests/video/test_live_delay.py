@@ -64,7 +64,8 @@ def wait_for(find: Callable[[], CompressedVideo | None]) -> CompressedVideo:
     raise AssertionError("it was never published")
 
 
-@pytest.mark.parametrize("kind", ["file", pytest.param("pipe", marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", ["file", "pipe"])
 def test_what_ended_five_seconds_earlier_is_seen_though_nothing_more_comes(tmp_path: Path, scene: Scene, kind: str):
     """The recorder pauses five seconds of its own time after the event, with the source open."""
     model = load_model("voco-tiny", cache_dir=tmp_path / "cache")
