@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-import voco_video.video.container as demuxing
+import voco_video.video.container as container
 import voco_video.video.packet_index as packet_index
 from tests.helpers.clips import CLIPS
 from voco_video.errors import VideoError
@@ -31,10 +31,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def opened(monkeypatch):
-    """Has two lanes wherever there are two runs, and says how often the second one has been opened."""
+    """Has two decoders wherever there are two spans, and says how often the second one has been opened."""
     sources = []
 
-    class CountedSource(demuxing.Source):
+    class CountedSource(container.Source):
         def __init__(self, path, **options):
             sources.append(path)
             super().__init__(path, **options)
@@ -64,7 +64,7 @@ def assert_same(got, expected):
 @pytest.mark.parametrize("kept_bytes", [0, packet_index.MAX_KEPT_PACKET_BYTES], ids=["large file", "small file"])
 @pytest.mark.parametrize("held_bytes", [1, two_decoders.MAX_WAITING_FRAME_BYTES])
 @pytest.mark.parametrize("num_threads", [None, 1])
-def test_two_lanes_give_what_one_gives(folder, monkeypatch, opened, name, kept_bytes, held_bytes, num_threads):
+def test_two_decoders_give_what_one_gives(folder, monkeypatch, opened, name, kept_bytes, held_bytes, num_threads):
     path = CLIPS[name].write(folder)
     monkeypatch.setattr(two_decoders, "threads_per_decoder", lambda runs, frame_bytes: num_threads)
     monkeypatch.setattr(packet_index, "MAX_KEPT_PACKET_BYTES", kept_bytes)
@@ -102,7 +102,7 @@ def test_a_shortcut_that_fails_in_either_lane_loses_no_frame(folder, monkeypatch
 
 @pytest.mark.parametrize("how", ["close", "video", "error"])
 def test_no_lane_outlives_its_reading(folder, monkeypatch, opened, how):
-    monkeypatch.setattr(two_decoders, "MAX_WAITING_FRAME_BYTES", 1)  # both lanes wait when the reading ends
+    monkeypatch.setattr(two_decoders, "MAX_WAITING_FRAME_BYTES", 1)  # both decoders wait when the reading ends
     video = open_video(CLIPS["h264_bframes.mp4"].write(folder))
     batches = video.batches(Sampling(num_frames=9), fit=SMALL, batch_size=1, prefetch_batches=1)
     next(batches)
@@ -151,7 +151,7 @@ def test_frames_that_nobody_asks_for_yet_are_bounded(folder, monkeypatch, opened
     monkeypatch.setattr(two_decoders._Handover, "_put", watched)
     video = open_video(CLIPS["h264_bframes.mp4"].write(folder))
     for _ in video.batches(Sampling(num_frames=9), fit=SMALL, batch_size=1, prefetch_batches=0):
-        time.sleep(0.005)  # slower than the lanes
+        time.sleep(0.005)  # slower than the decoders
     assert opened
     assert max(most) <= two_decoders.NUM_DECODERS
 
@@ -173,7 +173,7 @@ def test_a_second_decoder_is_opened_for_enough_work_alone(folder, monkeypatch):
     assert not pays_off(planned)
 
 
-def test_lanes_have_one_thread_each_where_none_waits_for_another(monkeypatch):
+def test_decoders_have_one_thread_each_where_none_waits_for_another(monkeypatch):
     def of(num_packets, num_frames):
         return DecodeSpan(0, 0, True, np.arange(num_frames), num_packets - 1)
 

@@ -27,16 +27,6 @@ MIX665K_NAME = "llava_v1_5_mix665k.json"
 MIX665K_SIZE = SplitSize(665_298, None)
 """LLaVA-1.5's mixture: 624 610 conversations about images and 40 688 of text alone."""
 
-MIX665K_FOLDERS = (
-    "coco/train2017",
-    "gqa/images",
-    "ocr_vqa/images",
-    "textvqa/train_images",
-    "vg/VG_100K",
-    "vg/VG_100K_2",
-)
-"""Folders of its images, beside the file or in playground/data."""
-
 _PUBLISHED_FOLDER = "playground/data"
 _ROLES = {
     **dict.fromkeys(("human", "user"), "user"),
