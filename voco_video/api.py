@@ -28,7 +28,7 @@ from voco_video.model.inference import undisturbed
 from voco_video.model.memory import Batching
 from voco_video.model.voco import VocoModel
 from voco_video.options.compression import BatchSize, CompressOptions, Decoder, Form, Storage, StreamOptions, WhenBehind
-from voco_video.options.loading import WeightBits
+from voco_video.options.loading import Layout, WeightBits
 from voco_video.options.sampling import Sampling
 
 __all__ = ["CompressedVideo", "EntryFrames", "Found", "VideoModel", "VideoStream", "concat", "find", "load_model"]
@@ -43,6 +43,7 @@ def load_model(
     attn_implementation: str = "auto",
     device_map: str | Mapping[str, str | int] | None = None,
     weight_bits: WeightBits = 16,
+    layout: Layout | None = None,
     num_voco_tokens: int | None = None,
     cache_dir: str | Path | None = None,
     max_cache_bytes: int | None = None,
@@ -54,7 +55,7 @@ def load_model(
 
     Args:
         path, num_voco_tokens: see `voco_video.checkpoint.folder.load_voco_model`.
-        device, dtype, attn_implementation, device_map, weight_bits: see `voco_video.options.loading.LoadOptions`.
+        device, dtype, attn_implementation, device_map, weight_bits, layout: see `voco_video.options.loading.LoadOptions`.
         cache_dir: where compressed videos are kept; ``$VOCO_VIDEO_CACHE_DIR`` or ``~/.cache/voco-video`` when None.
         max_cache_bytes: the cache drops what was unused longest beyond this; ``$VOCO_VIDEO_CACHE_MAX_BYTES`` or 50 GB.
 
@@ -70,6 +71,7 @@ def load_model(
         attn_implementation=attn_implementation,
         device_map=device_map,
         weight_bits=weight_bits,
+        layout=layout,
         num_voco_tokens=num_voco_tokens,
     )
     return VideoModel(voco, cache, Retriever.load(find_checkpoint(path), device=voco.backbone.device))
@@ -125,6 +127,7 @@ class VideoModel:
         form: Form | None = None,
         storage: Storage = "native",
         batch_size: BatchSize = 16,
+        merge_pictures: bool = True,
         decoder: Decoder = "pyav",
         force: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
@@ -134,7 +137,7 @@ class VideoModel:
         Args:
             path: any file that FFmpeg reads.
             fps, num_frames, keyframes, timestamps, start_seconds, end_seconds: see `Sampling`; 1 fps by default.
-            compressor, num_voco_tokens, form, storage, batch_size, decoder, force: see `CompressOptions`.
+            compressor, num_voco_tokens, form, storage, batch_size, merge_pictures, decoder, force: see `CompressOptions`.
             on_progress: called after every batch.
 
         Raises:
@@ -158,6 +161,7 @@ class VideoModel:
             form=form,
             storage=storage,
             batch_size=batch_size,
+            merge_pictures=merge_pictures,
             decoder=decoder,
             force=force,
         )
@@ -203,6 +207,7 @@ class VideoModel:
         form: Form | None = None,
         storage: Storage = "native",
         batch_size: BatchSize = 16,
+        merge_pictures: bool = True,
         force: bool = False,
     ) -> VideoStream:
         """Follow a source that is still being made, and ask about it meanwhile.
@@ -211,7 +216,7 @@ class VideoModel:
             source: ``"-"``, a file that is being written, a named pipe, or a URL that FFmpeg opens.
             fps, name, resume, publish_seconds, idle_seconds, end_marker, when_behind, starts_over, force: see
                 `StreamOptions`.
-            compressor, num_voco_tokens, form, storage, batch_size: see `CompressOptions`.
+            compressor, num_voco_tokens, form, storage, batch_size, merge_pictures: see `CompressOptions`.
 
         Raises:
             VideoError, UsageError, CacheError: see `voco_video.follow.Stream`.
@@ -238,6 +243,7 @@ class VideoModel:
             form=form,
             storage=storage,
             batch_size=batch_size,
+            merge_pictures=merge_pictures,
         )
         return VideoStream(self, source, options, compress)
 

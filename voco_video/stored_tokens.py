@@ -17,12 +17,13 @@ from voco_video.options.compression import Compressor, Form, parse_compressor
 Storage = Literal["native", "int8"]
 INT8_MAX_LOGIT_ERROR = 0.1
 """int8 is refused where it moves the logits after a probe by more than this share of their standard deviation."""
+_QUANTIZED = ("keys", "values", "embeds")
 
 
 def stored_tensors(tokens: VocoTokens, storage: Storage) -> dict[str, torch.Tensor]:
     """Turn tokens into what a frame cache stores, ``[F, ...]`` by name; `read_tokens` is the inverse."""
     tensors = {name: tensor.cpu() for name, tensor in tokens.tensors().items()}
-    return quantize(tensors) if storage == "int8" else tensors
+    return quantize(tensors, names=_QUANTIZED) if storage == "int8" else tensors
 
 
 @undisturbed()
@@ -65,8 +66,8 @@ def form_of(entry: CacheEntry) -> Form:
     Raises:
         CacheError: they are of neither form.
     """
-    names = {name.partition(".")[0] for name in entry.tensors}
-    if names not in ({"positions", "keys", "values"}, {"embeds"}):
+    names = {name.partition(".")[0] for name in entry.tensors} - {"seconds"}
+    if names not in ({"positions", "keys", "values"}, {"embeds"}, {"positions", "embeds"}):
         raise _unreadable(entry, f"holds {', '.join(sorted(names))}")
     return "embeds" if "embeds" in names else "kv"
 

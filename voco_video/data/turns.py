@@ -43,8 +43,7 @@ def encode_turns(
     """
     text, spans = conversation_spans(backbone, turns, system=system) if turns else ("", [(0, 0)])
     token_ids, ends = backbone.encoded(text)
-    before = backbone.template.text_before_ids
-    ids, owners = list(before), [-1] * len(before)
+    ids, owners = list[int](), list[int]()
     turn = 0
     for token_id, end in zip(token_ids, ends, strict=True):
         while turn < len(spans) - 1 and end > spans[turn][1]:

@@ -87,6 +87,7 @@ class EvalOptions(Options):
         at_most=MAX_QUESTIONS_PER_BATCH,
     )
     batch_size: BatchSize = same_option(CompressOptions, "batch_size")
+    merge_pictures: bool = same_option(CompressOptions, "merge_pictures")
     decoder: Decoder = same_option(CompressOptions, "decoder")
     vocabulary: tuple[str, ...] = field(default=(), repr=False)
 
@@ -116,6 +117,7 @@ class EvalOptions(Options):
             form=self.form,
             storage=self.storage,
             batch_size=self.batch_size,
+            merge_pictures=self.merge_pictures,
             decoder=self.decoder,
         )
 
@@ -137,6 +139,7 @@ class EvalOptions(Options):
         from voco_video.model.compressors import check_compressor
 
         compressor = parse_compressor(self.compressor)
+        form = model.form_of(compressor, self.compression.form)
         for k in self.num_voco_tokens or (None,):
-            check_compressor(model, compressor, num_voco_tokens=k, form=self.compression.form_for(model.default_form))
+            check_compressor(model, compressor, num_voco_tokens=k, form=form)
         return (self.num_voco_tokens or (model.num_voco_tokens,)) if compressor.name == "voco" else (None,)

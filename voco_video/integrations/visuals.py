@@ -49,12 +49,9 @@ class Viewer:
     num_voco_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        check_compressor(
-            self.model.voco,
-            parse_compressor(self.compression.compressor),
-            num_voco_tokens=self.num_voco_tokens,
-            form=self.compression.form_for(self.model.voco.default_form),
-        )
+        compressor = parse_compressor(self.compression.compressor)
+        form = self.model.voco.form_of(compressor, self.compression.form)
+        check_compressor(self.model.voco, compressor, num_voco_tokens=self.num_voco_tokens, form=form)
 
     def look(self, visuals: Sequence[Any]) -> HarnessView:
         """Compress the videos and images that a question is about, or find them in the frame cache.
