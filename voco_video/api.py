@@ -55,7 +55,8 @@ def load_model(
 
     Args:
         path, num_voco_tokens: see `voco_video.checkpoint.folder.load_voco_model`.
-        device, dtype, attn_implementation, device_map, weight_bits, layout: see `voco_video.options.loading.LoadOptions`.
+        device, dtype, attn_implementation, device_map, weight_bits, layout: see
+            `voco_video.options.loading.LoadOptions`.
         cache_dir: where compressed videos are kept; ``$VOCO_VIDEO_CACHE_DIR`` or ``~/.cache/voco-video`` when None.
         max_cache_bytes: the cache drops what was unused longest beyond this; ``$VOCO_VIDEO_CACHE_MAX_BYTES`` or 50 GB.
 
@@ -137,7 +138,8 @@ class VideoModel:
         Args:
             path: any file that FFmpeg reads.
             fps, num_frames, keyframes, timestamps, start_seconds, end_seconds: see `Sampling`; 1 fps by default.
-            compressor, num_voco_tokens, form, storage, batch_size, merge_pictures, decoder, force: see `CompressOptions`.
+            compressor, num_voco_tokens, form, storage, batch_size, merge_pictures, decoder, force: see
+                `CompressOptions`.
             on_progress: called after every batch.
 
         Raises:
