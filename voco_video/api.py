@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,8 +31,11 @@ from voco_video.model.voco import VocoModel
 from voco_video.options.compression import BatchSize, CompressOptions, Decoder, Form, Storage, StreamOptions, WhenBehind
 from voco_video.options.loading import Layout, WeightBits
 from voco_video.options.sampling import Sampling
+from voco_video.stored_tokens import videos_with_frames_first
 
 __all__ = ["CompressedVideo", "EntryFrames", "Found", "VideoModel", "VideoStream", "concat", "find", "load_model"]
+
+log = logging.getLogger(__name__)
 
 
 @undisturbed(inference=False)
@@ -177,7 +181,17 @@ class VideoModel:
             batching=self._batchings.setdefault(options, Batching(options.batch_size)),
             on_progress=on_progress,
         )
+        if not result.from_cache and result.entry.key.video_digest in self._frames_first:
+            log.warning(
+                "%s was compressed before with all frames in front of the first word, and now again as the model was "
+                "trained; the old entry is no longer used (docs/prompts.md)",
+                path,
+            )
         return CompressedVideo(self, (EntryFrames(result.entry, 0, result.entry.num_frames),), result)
+
+    @cached_property
+    def _frames_first(self) -> frozenset[str]:
+        return videos_with_frames_first(self.voco, self.cache)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the model as an ordinary Hugging Face folder, which `load_model` reads back.
