@@ -49,6 +49,17 @@ class QwenVL(Family):
         fit = Fit(height=rows * cell, width=num_tokens // rows * cell, mode="stretch")
         return replace(settings_with(processor, fit), any_shape=AnyShape(cell, least, most))
 
+    def for_videos(self, images: ImageSettings, settings: dict[str, Any]) -> ImageSettings:
+        """Take the limits for videos: for Qwen2-VL those of each frame."""
+        size = settings.get("size") or {}
+        least, most = size.get("shortest_edge"), size.get("longest_edge")
+        if images.any_shape is None or least is None or most is None:
+            return images
+        limits = images.any_shape
+        return replace(
+            images, any_shape=replace(limits, least_pixels=least, most_pixels=max(least, min(limits.most_pixels, most)))
+        )
+
     def processor_settings(self, images: ImageSettings, config: Any) -> dict[str, Any]:
         """Add the library's own limits on the number of pixels; both those of the box where frames have one size."""
         num_pixels = images.fit.height * images.fit.width
@@ -135,6 +146,11 @@ class Qwen3VL(QwenVL):
     frame_before = "<|vision_start|>"
     frame_after = "<|vision_end|>"
     shares_place = False
+
+    def for_videos(self, images: ImageSettings, settings: dict[str, Any]) -> ImageSettings:
+        """Let frames be as small as one vision token: its limits for videos are on all frames together."""
+        limits = images.any_shape
+        return images if limits is None else replace(images, any_shape=replace(limits, least_pixels=limits.cell**2))
 
     def cut(self, opening: str, closing: str, variant: Variant) -> tuple[str, str]:
         """Take away the pair around the placeholder, as the processor did that the model was released with.
