@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from blake3 import blake3
 
-from voco_video.cache.key import FORMAT_VERSION, digest_file, is_digest
+from voco_video.cache.key import FORMAT_VERSION, is_digest
 from voco_video.errors import CacheError
+from voco_video.files.digest import digest_file
 
 PTS_SECONDS = "pts_seconds"
 MAX_SEGMENT_BYTES = 256 << 20  # limits memory where frames are large, as with the `full` compressor

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voco_video.cli import options as opt
-from voco_video.cli.ask import is_entry, open_compressed, source_of
+from voco_video.cli.ask import file_of, is_entry, open_compressed, source_of
 from voco_video.cli.compress import expand_paths
 from voco_video.cli.options import with_options, without
 from voco_video.cli.output import ProgressBar, print_json, print_table
 from voco_video.errors import FILE_ERRORS, ModelError, UsageError, VideoError, VocoVideoError, with_name
+from voco_video.files.urls import short_name, shown_name
 from voco_video.options.compression import CompressOptions
 from voco_video.options.loading import LoadOptions
 from voco_video.options.sampling import Sampling
@@ -29,7 +30,7 @@ def find(
     arguments: Annotated[
         list[str],
         typer.Argument(
-            help="Videos, folders, patterns, or cache entries; then what to look for.", metavar="PATH... QUERY"
+            help="Videos, folders, patterns, URLs, or cache entries; then what to look for.", metavar="PATH... QUERY"
         ),
     ],
     *,
@@ -83,7 +84,7 @@ def find(
         except (VocoVideoError, *FILE_ERRORS) as error:
             if len(names) == 1 or (isinstance(error, ModelError) and not videos):  # then no other will do better
                 raise
-            count_failed(name, error)
+            count_failed(shown_name(name), error)
     with ProgressBar("searching", total=sum(video.num_frames for video in videos), quiet=json) as bar:
         found = find_moments(
             videos,
@@ -117,7 +118,7 @@ def _names(given: list[str]) -> list[str]:
 
 def moment_facts(one: Found) -> dict[str, Any]:
     """Return a moment as plain values."""
-    return {"path": str(source_of(one.video)), "entry": one.video.parts[0].entry.digest, **asdict(one.moment)}
+    return {"path": source_of(one.video), "entry": one.video.parts[0].entry.digest, **asdict(one.moment)}
 
 
 def print_moments(found: list[Found]) -> None:
@@ -126,7 +127,7 @@ def print_moments(found: list[Found]) -> None:
 
     rows = [
         [
-            source_of(one.video).name,
+            short_name(source_of(one.video)),
             format_seconds(one.moment.start_seconds),
             format_seconds(one.moment.end_seconds),
             f"{one.moment.score:.2f}",
@@ -141,5 +142,5 @@ def write_moments(found: list[Found], query: str, path: Path) -> None:
     """Write one PNG with the best frame of each moment."""
     from voco_video.answer.pictures import moment_strip
 
-    sources = [source_of(one.video) for one in found]
+    sources = [file_of(one.video) for one in found]
     moment_strip([one.moment for one in found], sources=sources, title=query).save(path)
