@@ -242,7 +242,7 @@ def _times(
 
 
 def _pixels_of(image: Image.Image) -> tuple[str, npt.NDArray[Any]]:
-    """What FFmpeg would make of such an image in a PNG file, upright."""
+    """What FFmpeg makes of such an image in a PNG file, upright; palettes and two colours become RGB before scaling."""
     image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise UsageError("has real numbers for pixels (mode F), which have no black and white; convert it to L or RGB")
@@ -251,6 +251,6 @@ def _pixels_of(image: Image.Image) -> tuple[str, npt.NDArray[Any]]:
         if pixels.min() < 0 or pixels.max() > 65535:
             raise UsageError(f"has values from {pixels.min()} to {pixels.max()} (mode I), more than 16 bits hold")
         return "gray16le", np.ascontiguousarray(pixels, "<u2")
-    if image.mode == "L":
-        return "gray", np.ascontiguousarray(image)
+    if image.mode in ("L", "LA"):
+        return "gray", np.ascontiguousarray(image.convert("L"))
     return "rgb24", np.ascontiguousarray(image.convert("RGB"))

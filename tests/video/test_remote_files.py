@@ -1,0 +1,402 @@
+"""Files of web servers and fsspec's filesystems: fetched once, again when changed, whole or with one clear error."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import socket
+import time
+import uuid
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from tests.helpers.file_server import LONG_AGO, serve_files
+from tests.helpers.full_disks import small_ext4
+from voco_video.errors import UsageError, VideoError
+from voco_video.files.urls import scrubbed
+from voco_video.video import remote_files
+from voco_video.video.downloads import Downloads
+from voco_video.video.sources import local_video
+
+BODY = bytes(range(256)) * 20_000  # 5 MB: several blocks, and more than a socket holds
+SECRET = "hunter2hunter2"
+
+
+@pytest.fixture
+def server():
+    with serve_files() as files:
+        yield files
+
+
+@pytest.fixture
+def downloads(tmp_path) -> Downloads:
+    return Downloads(tmp_path / "downloads")
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch):
+    monkeypatch.setattr(remote_files, "_FIRST_WAIT_SECONDS", 0.001)
+
+
+@pytest.fixture
+def memory():
+    """A folder of fsspec's filesystem in memory."""
+    filesystem, folder = fsspec.filesystem("memory"), f"/{uuid.uuid4().hex}"
+    filesystem.mkdir(folder)
+    yield filesystem, folder
+    filesystem.rm(folder, recursive=True)
+
+
+def fetched(url: str, downloads: Downloads) -> bytes:
+    with local_video(url, downloads=downloads) as local:
+        return local.path.read_bytes()
+
+
+@pytest.mark.parametrize("versioned", [{"etag": '"1"'}, {"etag": 'W/"1"'}, {"changed": LONG_AGO}])
+def test_what_has_not_changed_is_fetched_once(server, downloads, versioned):
+    url = server.put("/clip.mp4", BODY, **versioned)
+    for _ in range(3):
+        assert fetched(url, downloads) == BODY
+    assert server.statuses == [200, 304, 304]
+    assert server.num_bytes == len(BODY)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"etag": '"1"'}, {"etag": '"2"'}),
+        ({"changed": LONG_AGO}, {"changed": LONG_AGO + 50}),
+        ({"etag": '"1"'}, {}),
+        ({}, {}),
+        ({"changed": time.time() + 1000}, {"changed": time.time() + 1000}),  # its clock says nothing of use
+    ],
+)
+def test_what_may_have_changed_is_fetched_again(server, downloads, before, after):
+    url = server.put("/clip.mp4", BODY, **before)
+    assert fetched(url, downloads) == BODY
+    server.put("/clip.mp4", BODY[::-1], **after)
+    assert fetched(url, downloads) == BODY[::-1]
+    assert fetched(url, downloads) == BODY[::-1]
+
+
+def test_a_file_changed_within_the_second_of_its_last_change_is_not_taken_for_the_old_one(server, downloads):
+    now = time.time()
+    url = server.put("/clip.mp4", BODY, changed=now)
+    assert fetched(url, downloads) == BODY
+    server.put("/clip.mp4", BODY[::-1], changed=now)
+    assert fetched(url, downloads) == BODY[::-1]
+
+
+def test_a_server_that_knows_no_conditions_is_read_no_further_than_its_headers(server, downloads, monkeypatch):
+    url = server.put("/clip.mp4", BODY, etag='"1"')
+    fetched(url, downloads)
+    monkeypatch.setattr("tests.helpers.file_server.is_known", lambda headers, validators: False)
+    reports = []
+    with local_video(url, downloads=downloads, on_download=lambda *report: reports.append(report)) as local:
+        assert local.path.read_bytes() == BODY
+    assert server.statuses == [200, 200]
+    assert reports == [], "nothing of the body was read"
+
+
+def test_a_kept_file_that_is_damaged_or_gone_is_fetched_again(server, downloads):
+    url = server.put("/clip.mp4", BODY, etag='"1"')
+    for damage in (lambda path: path.write_bytes(BODY[:-1] + b"\0"), Path.unlink, lambda path: os.truncate(path, 5)):
+        fetched(url, downloads)
+        (path,) = downloads.files()
+        damage(path)
+        assert fetched(url, downloads) == BODY
+    (record,) = downloads.folder.glob("*.json")
+    record.write_text('{"digest": ')
+    assert fetched(url, downloads) == BODY
+
+
+def test_a_connection_that_is_cut_is_taken_up_where_it_stopped(server, downloads):
+    url = server.put("/clip.mp4", BODY, etag='"1"', cuts=[3_000_000, 1_000_000])
+    reports: list[tuple[int, int | None]] = []
+    with local_video(url, downloads=downloads, on_download=lambda *report: reports.append(report)) as local:
+        assert local.path.read_bytes() == BODY
+    assert server.statuses == [200, 206, 206]
+    assert server.num_bytes == len(BODY), "nothing is sent twice"
+    assert reports[-1] == (len(BODY), len(BODY))
+    assert {total for _, total in reports} == {len(BODY)}
+
+
+@pytest.mark.parametrize(
+    "options", [{"has_ranges": False, "etag": '"1"'}, {"etag": 'W/"1"'}, {}], ids=["no ranges", "weak", "no version"]
+)
+def test_what_cannot_be_taken_up_starts_over(server, downloads, options):
+    url = server.put("/clip.mp4", BODY, cuts=[3_000_000], **options)
+    assert fetched(url, downloads) == BODY
+    assert server.statuses == [200, 200]
+
+
+def test_a_file_that_changes_while_it_is_fetched_is_never_put_together_of_two(server, downloads):
+    url = server.put("/clip.mp4", BODY, etag='"1"', cuts=[3_000_000])
+    server.files["/clip.mp4"].after_cut = type(server.files["/clip.mp4"])(BODY[::-1], etag='"2"')
+    assert fetched(url, downloads) == BODY[::-1]
+
+
+def test_a_server_that_always_cuts_is_given_up(server, downloads):
+    url = server.put("/clip.mp4", BODY, etag='"1"', has_ranges=False, cuts=[3_000_000] * 50)
+    with pytest.raises(VideoError, match=r"clip.mp4: cannot be fetched \(it ended after 3000000 of 5120000 bytes"):
+        fetched(url, downloads)
+    assert len(server.statuses) <= remote_files.MAX_FAILURES + 1
+    assert not list(downloads.folder.glob("*.part"))
+
+
+def test_many_cuts_are_borne_as_long_as_it_gets_further(server, downloads, monkeypatch):
+    monkeypatch.setattr(remote_files, "_BLOCK_BYTES", 1 << 16)
+    url = server.put("/clip.mp4", BODY, etag='"1"', cuts=[300_000] * 16)
+    assert fetched(url, downloads) == BODY
+    assert len(server.statuses) == 17
+
+
+def test_a_length_that_is_not_true_is_noticed(server, downloads):
+    url = server.put("/clip.mp4", BODY, length=len(BODY) + 5)
+    with pytest.raises(VideoError, match="it ended after 5120000 of 5120005 bytes"):
+        fetched(url, downloads)
+
+
+def test_without_a_length_the_end_is_the_end(server, downloads):
+    url = server.put("/clip.mp4", BODY, has_length=False)
+    assert fetched(url, downloads) == BODY
+
+
+def test_a_server_that_falls_silent_is_not_waited_for(server, downloads, monkeypatch):
+    monkeypatch.setattr(remote_files, "TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(remote_files, "MAX_FAILURES", 2)
+    url = server.put("/clip.mp4", BODY, stops=True)
+    with pytest.raises(VideoError, match=r"cannot be fetched \(nothing came for 0.1 s"):
+        fetched(url, downloads)
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+def test_what_may_pass_is_tried_again(server, downloads, status):
+    url = server.put("/clip.mp4", BODY, statuses=[status, status])
+    assert fetched(url, downloads) == BODY
+    server.files["/clip.mp4"].statuses = [status] * 50
+    with pytest.raises(VideoError, match=f"the server answers {status}"):
+        fetched(url, downloads)
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (401, "the server refuses it"),
+        (403, "the server refuses it.*expire"),
+        (404, "no such file on the server"),
+        (410, "no such file on the server"),
+        (451, "the server will not give it"),
+        (416, "the server will not give it|cannot be fetched"),
+    ],
+)
+def test_what_will_not_pass_is_said(server, downloads, status, message):
+    url = server.put("/clip.mp4", BODY, statuses=[status] * 50)
+    with pytest.raises(VideoError, match=message) as caught:
+        fetched(f"{url}?signature={SECRET}", downloads)
+    assert f"{server.url}/clip.mp4?..." in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+def test_redirects_are_followed_a_few_times(server, downloads):
+    url = server.put("/clip.mp4", BODY)
+    for number, status in enumerate((301, 302, 303, 307, 308)):
+        url = server.put(f"/{number}", b"", redirect=url if number % 2 else url[len(server.url) :], redirect_status=status)
+    assert fetched(url, downloads) == BODY
+    circle = server.put("/circle", b"", redirect="/circle")
+    with pytest.raises(VideoError, match="sends on in a circle"):
+        fetched(circle, downloads)
+    assert len(server.requests) < 30
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/clip.mp4", "data:video/mp4;base64,AAAA"])
+def test_no_redirect_leads_out_of_the_web(server, downloads, target):
+    url = server.put("/clip.mp4", b"", redirect=target)
+    with pytest.raises(VideoError, match="out of the web|cannot be"):
+        fetched(url, downloads)
+
+
+def test_user_and_password_go_to_their_own_server_only_and_are_never_shown(server, downloads):
+    host = server.url.removeprefix("http://")
+    server.put("/clip.mp4", BODY, user=f"me:{SECRET}/ü", etag='"1"')
+    url = f"http://me:{SECRET}%2F%C3%BC@{host}"
+    with local_video(f"{url}/clip.mp4", downloads=downloads) as local:
+        assert local.path.read_bytes() == BODY
+        assert local.name == local.recorded_name == f"{server.url}/clip.mp4"
+    server.put("/here", b"", redirect="/clip.mp4")
+    assert fetched(f"{url}/here", downloads) == BODY
+    with serve_files() as other:
+        target = other.put("/clip.mp4", BODY)
+        server.put("/there", b"", redirect=target)
+        assert fetched(f"{url}/there", downloads) == BODY
+        assert "authorization" not in other.requests[-1][1]
+    with pytest.raises(VideoError) as caught:
+        fetched(f"http://me:wrong-{SECRET}@{host}/clip.mp4", downloads)
+    kept = "".join(path.read_text() for path in downloads.folder.glob("*.json"))
+    for text in (str(caught.value), kept):
+        assert SECRET not in text
+        assert "me:" not in text
+
+
+@pytest.mark.parametrize("page", [b"<!DOCTYPE html><title>Not here</title>", b"\n <!-- hi --><html><body>", b"<HTML>"])
+def test_a_web_page_is_no_video(server, downloads, page):
+    with pytest.raises(VideoError, match="is a web page, not a video"):
+        fetched(server.put("/watch", page + BODY, content_type="text/html"), downloads)
+    assert not downloads.files()
+
+
+def test_a_body_that_is_packed_is_refused(server, downloads):
+    with pytest.raises(VideoError, match="packed \\(gzip\\)"):
+        fetched(server.put("/clip.mp4", BODY, encoding="gzip"), downloads)
+
+
+def test_a_server_that_is_not_there_is_named_at_once(downloads, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("nothing is tried again"))
+    with contextlib.closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        with pytest.raises(VideoError, match=f"127.0.0.1:{port}/clip.mp4: cannot be reached"):
+            fetched(f"http://127.0.0.1:{port}/clip.mp4", downloads)
+    with pytest.raises(VideoError, match="no-such-host.invalid/clip.mp4: cannot be reached"):
+        fetched("http://no-such-host.invalid/clip.mp4", downloads)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://", "https:///clip.mp4", "http://host:port/a.mp4", "http://[::1/a.mp4", "http://ho st/a\n.mp4"]
+)
+def test_a_url_that_is_not_whole_is_refused(url, downloads):
+    with pytest.raises(UsageError) as caught:
+        fetched(url, downloads)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["rtsp", "udp", "rtmp"])
+def test_a_live_source_is_sent_to_follow(scheme, downloads):
+    with pytest.raises(UsageError, match="--follow"):
+        fetched(f"{scheme}://127.0.0.1/1", downloads)
+
+
+def test_names_that_are_not_ascii(server, downloads):
+    server.put("/ein%20f%C3%BC%C3%9F.mp4", BODY)
+    assert fetched(f"{server.url}/ein füß.mp4", downloads) == BODY
+    assert fetched(f"{server.url}/ein%20f%C3%BC%C3%9F.mp4", downloads) == BODY
+
+
+def test_there_is_no_room(server, tmp_path):
+    with small_ext4(tmp_path) as disk:
+        small = Downloads(disk / "downloads")
+        with pytest.raises(VideoError, match="there is room for"):
+            fetched(server.put("/clip.mp4", BODY * 3), small)
+        with pytest.raises(VideoError, match="No space left"):
+            fetched(server.put("/clip.mp4", BODY * 3, has_length=False), small)
+        assert not list(small.folder.glob("*.part"))
+        assert fetched(server.put("/clip.mp4", BODY[:1000]), small) == BODY[:1000], "the next one fits"
+
+
+def test_a_folder_that_cannot_be_used(server, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(VideoError, match="cannot be kept in .*--cache-dir"):
+        fetched(server.put("/clip.mp4", BODY), Downloads(tmp_path / "file" / "downloads"))
+
+
+def test_the_files_unused_longest_go_first(server, tmp_path):
+    downloads = Downloads(tmp_path, max_bytes=2_500)
+    urls = [server.put(f"/{n}.mp4", bytes([n]) * 1000, etag=f'"{n}"') for n in range(3)]
+    for number in (0, 1, 0, 2):
+        fetched(urls[number], downloads)
+    assert sorted(path.read_bytes()[0] for path in downloads.files()) == [0, 2]
+    assert len(list(tmp_path.glob("*.json"))) == 2, "what was known of it is gone too"
+    with local_video(urls[0], downloads=downloads) as local:
+        assert fetched(server.put("/3.mp4", b"\3" * 5000), downloads)
+        assert local.path.exists(), "a file that is being read stays"
+        assert downloads.prune(0) == 1
+    assert [path.read_bytes()[0] for path in downloads.files()] == [0]
+    fetched(urls[1], Downloads(tmp_path, max_bytes=0))
+    assert [path.read_bytes()[0] for path in downloads.files()] == [1], "the one used last stays"
+
+
+def test_two_urls_of_one_content_keep_it_once(server, downloads):
+    for url in (server.put("/a.mp4", BODY, etag='"a"'), server.put("/b.mp4", BODY, etag='"b"')) * 2:
+        assert fetched(url, downloads) == BODY
+    assert len(downloads.files()) == 1
+    assert server.statuses == [200, 200, 304, 304]
+
+
+def test_an_fsspec_file_is_copied_once_and_again_when_it_changes(memory, downloads, monkeypatch):
+    filesystem, folder = memory
+    url = f"memory:/{folder}/clip.mp4"
+    filesystem.pipe(f"{folder}/clip.mp4", BODY)
+    reports: list[tuple[int, int | None]] = []
+    for _ in range(2):
+        with local_video(url, downloads=downloads, on_download=lambda *report: reports.append(report)) as local:
+            assert local.path.read_bytes() == BODY
+    assert reports[-1] == (len(BODY), len(BODY))
+    assert len(reports) == 5, "one copy of five blocks"
+    filesystem.pipe(f"{folder}/clip.mp4", BODY[::-1])
+    assert fetched(url, downloads) == BODY[::-1]
+
+
+def test_an_fsspec_file_that_fails_on_the_way_is_taken_up_there(memory, downloads, monkeypatch):
+    filesystem, folder = memory
+    filesystem.pipe(f"{folder}/clip.mp4", BODY)
+    places = []
+
+    class Failing(io.BytesIO):
+        def read(self, size=-1):
+            if len(places) in (2, 4):
+                places.append(None)
+                raise ConnectionError("cut")
+            places.append(self.tell())
+            return super().read(size)
+
+    monkeypatch.setattr(type(filesystem), "open", lambda *arguments, **options: Failing(BODY))
+    assert fetched(f"memory:/{folder}/clip.mp4", downloads) == BODY
+    block = 1 << 20
+    assert places == [0, block, None, 2 * block, None, 3 * block, 4 * block, len(BODY)], "nothing is read twice"
+
+
+def test_what_fsspec_cannot_give_is_one_clear_error(memory, downloads, monkeypatch):
+    _, folder = memory
+    with pytest.raises(VideoError, match="missing.mp4: no such file"):
+        fetched(f"memory:/{folder}/missing.mp4", downloads)
+    with pytest.raises(VideoError, match="is a folder"):
+        fetched(f"memory:/{folder}", downloads)
+    with pytest.raises(UsageError, match=r"foo://host/a.mp4: no file has this name.*foo"):
+        fetched(f"foo://me:{SECRET}@host/a.mp4", downloads)
+    if not _has("s3fs"):
+        with pytest.raises(UsageError, match=r"s3://bucket/a.mp4\?...: .*s3fs"):
+            fetched(f"s3://bucket/a.mp4?token={SECRET}", downloads)
+    monkeypatch.setitem(__import__("sys").modules, "fsspec", None)
+    with pytest.raises(UsageError, match=re.escape("pip install 'voco-video[sources]'")):
+        fetched("memory://a.mp4", downloads)
+
+
+def test_files_inside_others_and_local_ones_are_read_through_fsspec(tmp_path, downloads):
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "clips.zip", "w") as archive:
+        archive.writestr("in/clip.mp4", BODY)
+    url = f"zip://in/clip.mp4::file://{tmp_path}/clips.zip"
+    assert fetched(url, downloads) == BODY
+    with zipfile.ZipFile(tmp_path / "clips.zip", "w") as archive:
+        archive.writestr("in/clip.mp4", BODY[::-1])
+    assert fetched(url, downloads) == BODY[::-1]
+    (tmp_path / "a%20b.mp4").write_bytes(BODY)
+    with local_video(f"local://{tmp_path}/a%20b.mp4", downloads=downloads) as local:
+        assert local.path == tmp_path / "a%20b.mp4", "nothing is copied"
+
+
+def test_secrets_are_taken_out_of_the_words_of_other_libraries():
+    url = f"s3://key:{SECRET}@bucket/a.mp4?X-Sig=abc%2Fdef&v=1#part"
+    said = f"403 for {url}: user key:{SECRET}, query X-Sig=abc%2Fdef&v=1, signature abc/def\n, {SECRET}"
+    assert scrubbed(said, url) == "403 for s3://bucket/a.mp4?...: user ..., query ..., signature ... , ..."
+
+
+def _has(name: str) -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec(name) is not None
