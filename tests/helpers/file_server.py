@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import threading
 import time
@@ -64,91 +65,94 @@ class FileServer:
         return self.url + path
 
 
+class Handler(BaseHTTPRequestHandler):
+    """Answers from `files`."""
+
+    files: FileServer
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.files.requests.append((self.path, headers))
+        served = self.files.files.get(self.path.partition("?")[0])
+        if served is None:
+            return self.fail(404)
+        if served.statuses and (status := served.statuses.pop(0)) != 200:
+            return self.fail(status)
+        if served.redirect is not None:
+            return self.fail(served.redirect_status, {"Location": served.redirect})
+        if served.user is not None and headers.get("authorization") != basic(served.user):
+            return self.fail(401, {"WWW-Authenticate": 'Basic realm="clips"'})
+        validators = {}
+        if served.etag is not None:
+            validators["ETag"] = served.etag
+        if served.changed is not None:
+            validators["Last-Modified"] = formatdate(served.changed, usegmt=True)
+        if is_known(headers, validators):
+            return self.fail(304, validators, has_body=False)
+        self.give(served, headers, validators)
+
+    def give(self, served: Served, headers: dict[str, str], validators: dict[str, str]) -> None:
+        start, total = 0, len(served.body)
+        found = re.fullmatch(r"bytes=(\d+)-", headers.get("range", ""))
+        condition = headers.get("if-range")
+        if found and served.has_ranges and condition in (None, *validators.values()):
+            start = int(found[1])
+            if start >= total:
+                return self.fail(416)
+            self.start(206)
+            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+        else:
+            self.start(200)
+        body = served.body[start:]
+        for name, value in validators.items():
+            self.send_header(name, value)
+        self.send_header("Content-Type", served.content_type)
+        if served.encoding:
+            self.send_header("Content-Encoding", served.encoding)
+        if served.has_length:
+            self.send_header("Content-Length", str(served.length or len(body)))
+        self.end_headers()
+        self.close_connection = True
+        if served.cuts:
+            body = body[: served.cuts.pop(0)]
+            if served.after_cut is not None:
+                self.files.files[self.path.partition("?")[0]] = served.after_cut
+        elif served.stops:
+            body = body[: len(body) // 2]
+        self.wfile.write(body)
+        self.files.num_bytes += len(body)
+        if served.stops:
+            self.files.closing.wait(60)
+
+    def fail(self, status: int, headers: dict[str, str] | None = None, *, has_body: bool = True) -> None:
+        self.start(status)
+        body = b"<html>an error page</html>" if has_body else b""
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        if has_body:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+        self.close_connection = True
+
+    def start(self, status: int) -> None:
+        self.files.statuses.append(status)
+        self.send_response(status)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def handle(self) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # a client that would not wait
+            super().handle()
+
+
 @contextmanager
 def serve_files() -> Iterator[FileServer]:
     """The server, for as long as the block runs."""
     files = FileServer()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            files.requests.append((self.path, headers))
-            served = files.files.get(self.path.partition("?")[0])
-            if served is None:
-                return self.fail(404)
-            if served.statuses and (status := served.statuses.pop(0)) != 200:
-                return self.fail(status)
-            if served.redirect is not None:
-                return self.fail(served.redirect_status, {"Location": served.redirect})
-            if served.user is not None and headers.get("authorization") != basic(served.user):
-                return self.fail(401, {"WWW-Authenticate": 'Basic realm="clips"'})
-            validators = {}
-            if served.etag is not None:
-                validators["ETag"] = served.etag
-            if served.changed is not None:
-                validators["Last-Modified"] = formatdate(served.changed, usegmt=True)
-            if is_known(headers, validators):
-                return self.fail(304, validators, has_body=False)
-            self.give(served, headers, validators)
-
-        def give(self, served: Served, headers: dict[str, str], validators: dict[str, str]) -> None:
-            start, total = 0, len(served.body)
-            found = re.fullmatch(r"bytes=(\d+)-", headers.get("range", ""))
-            condition = headers.get("if-range")
-            if found and served.has_ranges and condition in (None, *validators.values()):
-                start = int(found[1])
-                if start >= total:
-                    return self.fail(416)
-                self.start(206)
-                self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
-            else:
-                self.start(200)
-            body = served.body[start:]
-            for name, value in validators.items():
-                self.send_header(name, value)
-            self.send_header("Content-Type", served.content_type)
-            if served.encoding:
-                self.send_header("Content-Encoding", served.encoding)
-            if served.has_length:
-                self.send_header("Content-Length", str(served.length or len(body)))
-            self.end_headers()
-            self.close_connection = True
-            if served.cuts:
-                body = body[: served.cuts.pop(0)]
-                if served.after_cut is not None:
-                    files.files[self.path.partition("?")[0]] = served.after_cut
-            elif served.stops:
-                body = body[: len(body) // 2]
-            self.wfile.write(body)
-            files.num_bytes += len(body)
-            if served.stops:
-                files.closing.wait(60)
-
-        def fail(self, status: int, headers: dict[str, str] | None = None, *, has_body: bool = True) -> None:
-            self.start(status)
-            body = b"<html>an error page</html>" if has_body else b""
-            for name, value in (headers or {}).items():
-                self.send_header(name, value)
-            if has_body:
-                self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-            self.close_connection = True
-
-        def start(self, status: int) -> None:
-            files.statuses.append(status)
-            self.send_response(status)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-        def handle(self) -> None:
-            with suppress(BrokenPipeError, ConnectionResetError):  # a client that would not wait
-                super().handle()
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"files": files}))
     server.daemon_threads = True
     files.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
@@ -164,8 +168,6 @@ def serve_files() -> Iterator[FileServer]:
 
 def basic(user: str) -> str:
     """The header for a user and password."""
-    import base64
-
     return "Basic " + base64.b64encode(user.encode()).decode()
 
 

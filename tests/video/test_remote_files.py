@@ -179,7 +179,7 @@ def test_what_may_pass_is_tried_again(server, downloads, status):
     url = server.put("/clip.mp4", BODY, statuses=[status, status])
     assert fetched(url, downloads) == BODY
     server.files["/clip.mp4"].statuses = [status] * 50
-    with pytest.raises(VideoError, match=f"the server answers {status}"):
+    with pytest.raises(VideoError, match=rf"the server answers {status}"):
         fetched(url, downloads)
 
 
@@ -205,7 +205,9 @@ def test_what_will_not_pass_is_said(server, downloads, status, message):
 def test_redirects_are_followed_a_few_times(server, downloads):
     url = server.put("/clip.mp4", BODY)
     for number, status in enumerate((301, 302, 303, 307, 308)):
-        url = server.put(f"/{number}", b"", redirect=url if number % 2 else url[len(server.url) :], redirect_status=status)
+        url = server.put(
+            f"/{number}", b"", redirect=url if number % 2 else url[len(server.url) :], redirect_status=status
+        )
     assert fetched(url, downloads) == BODY
     circle = server.put("/circle", b"", redirect="/circle")
     with pytest.raises(VideoError, match="sends on in a circle"):
@@ -216,7 +218,7 @@ def test_redirects_are_followed_a_few_times(server, downloads):
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/clip.mp4", "data:video/mp4;base64,AAAA"])
 def test_no_redirect_leads_out_of_the_web(server, downloads, target):
     url = server.put("/clip.mp4", b"", redirect=target)
-    with pytest.raises(VideoError, match="out of the web|cannot be"):
+    with pytest.raises(VideoError, match=r"out of the web|cannot be"):
         fetched(url, downloads)
 
 
@@ -250,7 +252,7 @@ def test_a_web_page_is_no_video(server, downloads, page):
 
 
 def test_a_body_that_is_packed_is_refused(server, downloads):
-    with pytest.raises(VideoError, match="packed \\(gzip\\)"):
+    with pytest.raises(VideoError, match=r"packed \(gzip\)"):
         fetched(server.put("/clip.mp4", BODY, encoding="gzip"), downloads)
 
 
@@ -259,9 +261,9 @@ def test_a_server_that_is_not_there_is_named_at_once(downloads, monkeypatch):
     with contextlib.closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-        with pytest.raises(VideoError, match=f"127.0.0.1:{port}/clip.mp4: cannot be reached"):
+        with pytest.raises(VideoError, match=rf"127.0.0.1:{port}/clip.mp4: cannot be reached"):
             fetched(f"http://127.0.0.1:{port}/clip.mp4", downloads)
-    with pytest.raises(VideoError, match="no-such-host.invalid/clip.mp4: cannot be reached"):
+    with pytest.raises(VideoError, match=r"no-such-host.invalid/clip.mp4: cannot be reached"):
         fetched("http://no-such-host.invalid/clip.mp4", downloads)
 
 
@@ -299,7 +301,7 @@ def test_there_is_no_room(server, tmp_path):
 
 def test_a_folder_that_cannot_be_used(server, tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(VideoError, match="cannot be kept in .*--cache-dir"):
+    with pytest.raises(VideoError, match=r"cannot be kept in .*--cache-dir"):
         fetched(server.put("/clip.mp4", BODY), Downloads(tmp_path / "file" / "downloads"))
 
 
@@ -361,7 +363,7 @@ def test_an_fsspec_file_that_fails_on_the_way_is_taken_up_there(memory, download
 
 def test_what_fsspec_cannot_give_is_one_clear_error(memory, downloads, monkeypatch):
     _, folder = memory
-    with pytest.raises(VideoError, match="missing.mp4: no such file"):
+    with pytest.raises(VideoError, match=r"missing.mp4: no such file"):
         fetched(f"memory:/{folder}/missing.mp4", downloads)
     with pytest.raises(VideoError, match="is a folder"):
         fetched(f"memory:/{folder}", downloads)
