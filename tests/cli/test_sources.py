@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.helpers.clips import Clip
 from tests.helpers.file_server import serve_files
-from voco_video.video import remote_files
+from voco_video.video import transfers
 
 SECRET = "hunter2hunter2"
 
@@ -23,7 +23,7 @@ def clip(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def server(clip, monkeypatch):
-    monkeypatch.setattr(remote_files, "_FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr(transfers, "FIRST_WAIT_SECONDS", 0.001)
     with serve_files() as files:
         files.put("/films/my%20clip.mp4", clip.read_bytes(), etag='"1"')
         yield files

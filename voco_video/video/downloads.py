@@ -25,7 +25,7 @@ from voco_video.errors import CacheError, UsageError, VideoError
 from voco_video.files.digest import digest_file
 from voco_video.files.paths import default_cache_dir
 from voco_video.files.urls import short_name
-from voco_video.video.remote_files import RemoteFile, Report
+from voco_video.video.transfers import RemoteFile, Report
 
 DEFAULT_MAX_BYTES = 10 * 10**9
 _CONTENT = re.compile(r"[0-9a-f]{64}-.+", re.DOTALL)
@@ -150,6 +150,7 @@ class Downloads:
         with contextlib.suppress(FileNotFoundError):
             file = holding.enter_context(open(path, "rb"))  # noqa: SIM115
             fcntl.flock(file, fcntl.LOCK_SH)
+            holding.callback(fcntl.flock, file, fcntl.LOCK_UN)
             return _is_still(file, path)
         return False
 
@@ -182,9 +183,12 @@ def _locked(path: Path, *, wait: bool = True) -> Iterator[IO[bytes] | None]:
             except BlockingIOError:
                 yield None
                 return
-            if _is_still(file, path):
-                yield file
-                return
+            try:
+                if _is_still(file, path):
+                    yield file
+                    return
+            finally:
+                fcntl.flock(file, fcntl.LOCK_UN)  # closing it does not, where a forked process has it open too
 
 
 def _is_still(file: IO[bytes], path: Path) -> bool:

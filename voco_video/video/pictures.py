@@ -16,6 +16,7 @@ from blake3 import blake3
 from PIL import Image, ImageOps
 
 from voco_video.errors import UsageError, VideoError
+from voco_video.files.digest import hash_threads
 from voco_video.video.container import StreamFacts
 from voco_video.video.decode_plan import Indices
 from voco_video.video.packet_index import StreamIndex
@@ -70,7 +71,7 @@ class Pictures:
     @cached_property
     def digest(self) -> str:
         """64 hex digits over the pixels, their sizes and the times; never those of a file."""
-        hasher = blake3(max_threads=blake3.AUTO, derive_key_context=_DIGEST_CONTEXT)
+        hasher = blake3(max_threads=hash_threads(), derive_key_context=_DIGEST_CONTEXT)
         hasher.update(struct.pack("<Qd", len(self), self.end_seconds) + self.pts_seconds.astype("<f8").tobytes())
         for number in range(len(self)):
             pixel_format, pixels = self._read(number)

@@ -18,14 +18,19 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from voco_video.errors import UsageError, VideoError, VocoVideoError
 from voco_video.files.paths import expanded
-from voco_video.files.urls import is_url, scheme_of, short_name, without_secrets
+from voco_video.files.urls import checked_url, is_url, scheme_of, short_name, without_secrets
 from voco_video.video.downloads import Downloads
+from voco_video.video.filesystem_files import FilesystemFile
 from voco_video.video.pictures import Pictures
-from voco_video.video.remote_files import Report, remote_file
+from voco_video.video.transfers import RemoteFile, Report
+from voco_video.video.web_files import WebFile
 
 VideoLike: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Pictures | LocalVideo"
 """A path, a URL, a file's bytes, a file opened for reading bytes, or `Pictures`."""
 
+_LIVE_SCHEMES = frozenset({
+    "rtsp", "rtsps", "rtmp", "rtmps", "rtmpe", "rtmpt", "rtp", "srtp", "udp", "srt", "tcp", "mms"
+})  # fmt: skip
 _SHRUNK_URL = re.compile(r"(?:https?|s3|hf|gs|file|memory):/[^/]")  # what pathlib makes of a URL
 
 
@@ -130,7 +135,9 @@ def _opened_url(url: str, downloads: Downloads | None, report: Report, closing: 
         return LocalVideo(name, path, is_own_file=True)
     if scheme == "local":  # fsspec's way of naming what is here anyway
         return LocalVideo(name, expanded(url.partition("://")[2]), is_own_file=True)
-    remote = remote_file(url)
+    if scheme in _LIVE_SCHEMES:
+        raise UsageError(f"{name}: is a live source, not a file; `voco-video compress --follow` reads those")
+    remote: RemoteFile = WebFile(checked_url(url)) if scheme in ("http", "https") else FilesystemFile(url)
     path, digest = closing.enter_context((downloads or Downloads()).opened(remote, report))
     return LocalVideo(name, path, digest)
 

@@ -1,24 +1,19 @@
-"""Files of web servers and fsspec's filesystems: fetched once, again when changed, whole or with one clear error."""
+"""Files of web servers: fetched once, again when changed, whole or with one clear error."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
-import re
 import socket
 import time
-import uuid
 from pathlib import Path
 
-import fsspec
 import pytest
 
 from tests.helpers.file_server import LONG_AGO, serve_files
-from tests.helpers.full_disks import small_ext4
 from voco_video.errors import UsageError, VideoError
 from voco_video.files.urls import scrubbed
-from voco_video.video import remote_files
+from voco_video.video import transfers, web_files
 from voco_video.video.downloads import Downloads
 from voco_video.video.sources import local_video
 
@@ -39,16 +34,7 @@ def downloads(tmp_path) -> Downloads:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch):
-    monkeypatch.setattr(remote_files, "_FIRST_WAIT_SECONDS", 0.001)
-
-
-@pytest.fixture
-def memory():
-    """A folder of fsspec's filesystem in memory."""
-    filesystem, folder = fsspec.filesystem("memory"), f"/{uuid.uuid4().hex}"
-    filesystem.mkdir(folder)
-    yield filesystem, folder
-    filesystem.rm(folder, recursive=True)
+    monkeypatch.setattr(transfers, "FIRST_WAIT_SECONDS", 0.001)
 
 
 def fetched(url: str, downloads: Downloads) -> bytes:
@@ -144,12 +130,12 @@ def test_a_server_that_always_cuts_is_given_up(server, downloads):
     url = server.put("/clip.mp4", BODY, etag='"1"', has_ranges=False, cuts=[3_000_000] * 50)
     with pytest.raises(VideoError, match=r"clip.mp4: cannot be fetched \(it ended after 3000000 of 5120000 bytes"):
         fetched(url, downloads)
-    assert len(server.statuses) <= remote_files.MAX_FAILURES + 1
+    assert len(server.statuses) <= transfers.MAX_FAILURES + 1
     assert not list(downloads.folder.glob("*.part"))
 
 
 def test_many_cuts_are_borne_as_long_as_it_gets_further(server, downloads, monkeypatch):
-    monkeypatch.setattr(remote_files, "_BLOCK_BYTES", 1 << 16)
+    monkeypatch.setattr(transfers, "BLOCK_BYTES", 1 << 16)
     url = server.put("/clip.mp4", BODY, etag='"1"', cuts=[300_000] * 16)
     assert fetched(url, downloads) == BODY
     assert len(server.statuses) == 17
@@ -167,8 +153,8 @@ def test_without_a_length_the_end_is_the_end(server, downloads):
 
 
 def test_a_server_that_falls_silent_is_not_waited_for(server, downloads, monkeypatch):
-    monkeypatch.setattr(remote_files, "TIMEOUT_SECONDS", 0.1)
-    monkeypatch.setattr(remote_files, "MAX_FAILURES", 2)
+    monkeypatch.setattr(web_files, "TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(transfers, "MAX_FAILURES", 2)
     url = server.put("/clip.mp4", BODY, stops=True)
     with pytest.raises(VideoError, match=r"cannot be fetched \(nothing came for 0.1 s"):
         fetched(url, downloads)
@@ -288,117 +274,7 @@ def test_names_that_are_not_ascii(server, downloads):
     assert fetched(f"{server.url}/ein%20f%C3%BC%C3%9F.mp4", downloads) == BODY
 
 
-def test_there_is_no_room(server, tmp_path):
-    with small_ext4(tmp_path) as disk:
-        small = Downloads(disk / "downloads")
-        with pytest.raises(VideoError, match="there is room for"):
-            fetched(server.put("/clip.mp4", BODY * 3), small)
-        with pytest.raises(VideoError, match="No space left"):
-            fetched(server.put("/clip.mp4", BODY * 3, has_length=False), small)
-        assert not list(small.folder.glob("*.part"))
-        assert fetched(server.put("/clip.mp4", BODY[:1000]), small) == BODY[:1000], "the next one fits"
-
-
-def test_a_folder_that_cannot_be_used(server, tmp_path):
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(VideoError, match=r"cannot be kept in .*--cache-dir"):
-        fetched(server.put("/clip.mp4", BODY), Downloads(tmp_path / "file" / "downloads"))
-
-
-def test_the_files_unused_longest_go_first(server, tmp_path):
-    downloads = Downloads(tmp_path, max_bytes=2_500)
-    urls = [server.put(f"/{n}.mp4", bytes([n]) * 1000, etag=f'"{n}"') for n in range(3)]
-    for number in (0, 1, 0, 2):
-        fetched(urls[number], downloads)
-    assert sorted(path.read_bytes()[0] for path in downloads.files()) == [0, 2]
-    assert len(list(tmp_path.glob("*.json"))) == 2, "what was known of it is gone too"
-    with local_video(urls[0], downloads=downloads) as local:
-        assert fetched(server.put("/3.mp4", b"\3" * 5000), downloads)
-        assert local.path.exists(), "a file that is being read stays"
-        assert downloads.prune(0) == 1
-    assert [path.read_bytes()[0] for path in downloads.files()] == [0]
-    fetched(urls[1], Downloads(tmp_path, max_bytes=0))
-    assert [path.read_bytes()[0] for path in downloads.files()] == [1], "the one used last stays"
-
-
-def test_two_urls_of_one_content_keep_it_once(server, downloads):
-    for url in (server.put("/a.mp4", BODY, etag='"a"'), server.put("/b.mp4", BODY, etag='"b"')) * 2:
-        assert fetched(url, downloads) == BODY
-    assert len(downloads.files()) == 1
-    assert server.statuses == [200, 200, 304, 304]
-
-
-def test_an_fsspec_file_is_copied_once_and_again_when_it_changes(memory, downloads, monkeypatch):
-    filesystem, folder = memory
-    url = f"memory:/{folder}/clip.mp4"
-    filesystem.pipe(f"{folder}/clip.mp4", BODY)
-    reports: list[tuple[int, int | None]] = []
-    for _ in range(2):
-        with local_video(url, downloads=downloads, on_download=lambda *report: reports.append(report)) as local:
-            assert local.path.read_bytes() == BODY
-    assert reports[-1] == (len(BODY), len(BODY))
-    assert len(reports) == 5, "one copy of five blocks"
-    filesystem.pipe(f"{folder}/clip.mp4", BODY[::-1])
-    assert fetched(url, downloads) == BODY[::-1]
-
-
-def test_an_fsspec_file_that_fails_on_the_way_is_taken_up_there(memory, downloads, monkeypatch):
-    filesystem, folder = memory
-    filesystem.pipe(f"{folder}/clip.mp4", BODY)
-    places = []
-
-    class Failing(io.BytesIO):
-        def read(self, size=-1):
-            if len(places) in (2, 4):
-                places.append(None)
-                raise ConnectionError("cut")
-            places.append(self.tell())
-            return super().read(size)
-
-    monkeypatch.setattr(type(filesystem), "open", lambda *arguments, **options: Failing(BODY))
-    assert fetched(f"memory:/{folder}/clip.mp4", downloads) == BODY
-    block = 1 << 20
-    assert places == [0, block, None, 2 * block, None, 3 * block, 4 * block, len(BODY)], "nothing is read twice"
-
-
-def test_what_fsspec_cannot_give_is_one_clear_error(memory, downloads, monkeypatch):
-    _, folder = memory
-    with pytest.raises(VideoError, match=r"missing.mp4: no such file"):
-        fetched(f"memory:/{folder}/missing.mp4", downloads)
-    with pytest.raises(VideoError, match="is a folder"):
-        fetched(f"memory:/{folder}", downloads)
-    with pytest.raises(UsageError, match=r"foo://host/a.mp4: no file has this name.*foo"):
-        fetched(f"foo://me:{SECRET}@host/a.mp4", downloads)
-    if not _has("s3fs"):
-        with pytest.raises(UsageError, match=r"s3://bucket/a.mp4\?...: .*s3fs"):
-            fetched(f"s3://bucket/a.mp4?token={SECRET}", downloads)
-    monkeypatch.setitem(__import__("sys").modules, "fsspec", None)
-    with pytest.raises(UsageError, match=re.escape("pip install 'voco-video[sources]'")):
-        fetched("memory://a.mp4", downloads)
-
-
-def test_files_inside_others_and_local_ones_are_read_through_fsspec(tmp_path, downloads):
-    import zipfile
-
-    with zipfile.ZipFile(tmp_path / "clips.zip", "w") as archive:
-        archive.writestr("in/clip.mp4", BODY)
-    url = f"zip://in/clip.mp4::file://{tmp_path}/clips.zip"
-    assert fetched(url, downloads) == BODY
-    with zipfile.ZipFile(tmp_path / "clips.zip", "w") as archive:
-        archive.writestr("in/clip.mp4", BODY[::-1])
-    assert fetched(url, downloads) == BODY[::-1]
-    (tmp_path / "a%20b.mp4").write_bytes(BODY)
-    with local_video(f"local://{tmp_path}/a%20b.mp4", downloads=downloads) as local:
-        assert local.path == tmp_path / "a%20b.mp4", "nothing is copied"
-
-
 def test_secrets_are_taken_out_of_the_words_of_other_libraries():
     url = f"s3://key:{SECRET}@bucket/a.mp4?X-Sig=abc%2Fdef&v=1#part"
     said = f"403 for {url}: user key:{SECRET}, query X-Sig=abc%2Fdef&v=1, signature abc/def\n, {SECRET}"
     assert scrubbed(said, url) == "403 for s3://bucket/a.mp4?...: user ..., query ..., signature ... , ..."
-
-
-def _has(name: str) -> bool:
-    import importlib.util
-
-    return importlib.util.find_spec(name) is not None
