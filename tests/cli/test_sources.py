@@ -75,8 +75,11 @@ def test_the_table_names_the_clip(run, url, clip):
     assert "clip.mp4  " in out
     assert SECRET not in out + err
     code, out, _ = run("cache", "ls")
-    assert "my%20clip.mp4" in out
+    assert "my clip.mp4" in out
+    assert "1 downloads" in out
     assert SECRET not in out
+    code, out, _ = run("cache", "prune")
+    assert "removed 0 entries and 1 downloads" in out
 
 
 def test_inspect_a_url(run, server, url, tmp_path):

@@ -144,7 +144,7 @@ def print_entries(entries: list[CacheEntry]) -> None:
         rows.append(
             [
                 entry.digest[:12],
-                unless_none(facts["stream"] or facts["source"]).rpartition("/")[2],
+                short_name(unless_none(facts["stream"] or facts["source"])),
                 f"{facts['num_frames']}, growing" if facts["is_growing"] else str(facts["num_frames"]),
                 f"{facts['first_pts_seconds']:.1f}-{facts['last_pts_seconds']:.1f}",
                 unless_none(facts["sampling"]),
