@@ -94,7 +94,13 @@ def test_inspect_a_url(run, server, url, tmp_path):
     assert facts["contact_sheet"] == "my clip-sheet.png"
 
 
-@pytest.mark.parametrize("command", ["compress", "ask", "find", "inspect"])
+@pytest.mark.parametrize("command", ["ask", "find", "inspect"])
+def test_every_command_says_what_is_wrong(run, command):
+    code, _, err = run(command, "foo://host/a.mp4", *({"inspect": []}.get(command, ["who?"])))
+    assert code == 2
+    assert "error: foo://host/a.mp4: no file has this name" in err
+
+
 @pytest.mark.parametrize(
     ("video", "code", "message"),
     [
@@ -105,9 +111,8 @@ def test_inspect_a_url(run, server, url, tmp_path):
         ("http:/host/a.mp4", 1, "http:/host/a.mp4: no such file"),
     ],
 )
-def test_one_error_a_command(run, command, video, code, message):
-    question = {"ask": ["who?"], "find": ["who?"]}.get(command, [])
-    got, _, err = run(command, video, *question)
+def test_one_error_a_video(run, video, code, message):
+    got, _, err = run("compress", video)
     assert got == code
     assert message in err
     assert "Traceback" not in err
