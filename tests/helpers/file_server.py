@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 
 @dataclass
@@ -20,6 +22,7 @@ class Served:
     Attributes:
         etag, changed: ETag, and the time of the last change in seconds since 1970; None leaves the header out.
         has_ranges: whether it gives parts.
+        is_chunked: sends pieces with the length of each, in the place of Content-Length.
         has_length: False ends the body by closing the connection, as HTTP/1.0 does.
         cuts: for each of the first answers with a body, after how many bytes the connection is cut.
         statuses: for each of the first answers, a status to fail with; 200 for none.
@@ -35,6 +38,7 @@ class Served:
     etag: str | None = None
     changed: float | None = None
     has_ranges: bool = True
+    is_chunked: bool = False
     has_length: bool = True
     cuts: list[int] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
@@ -110,7 +114,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", served.content_type)
         if served.encoding:
             self.send_header("Content-Encoding", served.encoding)
-        if served.has_length:
+        if served.is_chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        elif served.has_length:
             self.send_header("Content-Length", str(served.length or len(body)))
         self.end_headers()
         self.close_connection = True
@@ -120,7 +126,14 @@ class Handler(BaseHTTPRequestHandler):
                 self.files.files[self.path.partition("?")[0]] = served.after_cut
         elif served.stops:
             body = body[: len(body) // 2]
-        self.wfile.write(body)
+        if served.is_chunked:
+            for place in range(0, len(body), 100_000):
+                piece = body[place : place + 100_000]
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            if len(body) == len(served.body) - start:
+                self.wfile.write(b"0\r\n\r\n")
+        else:
+            self.wfile.write(body)
         self.files.num_bytes += len(body)
         if served.stops:
             self.files.closing.wait(60)
@@ -149,12 +162,17 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serve_files() -> Iterator[FileServer]:
-    """The server, for as long as the block runs."""
+def serve_files(*, certificate: tuple[Path, Path] | None = None) -> Iterator[FileServer]:
+    """The server, for as long as the block runs; with a certificate and its key it speaks TLS."""
     files = FileServer()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"files": files}))
     server.daemon_threads = True
     files.url = f"http://127.0.0.1:{server.server_port}"
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        files.url = f"https://localhost:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:

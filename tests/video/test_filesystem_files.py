@@ -89,6 +89,8 @@ def test_what_fsspec_cannot_give_is_one_clear_error(memory, downloads, monkeypat
     if importlib.util.find_spec("s3fs") is None:
         with pytest.raises(UsageError, match=r"s3://bucket/a.mp4\?...: .*s3fs"):
             fetched(f"s3://bucket/a.mp4?token={SECRET}", downloads)
+    with pytest.raises(VideoError, match=r"ftp://127.0.0.1:1/a.mp4: cannot be reached .*refused"):
+        fetched(f"ftp://me:{SECRET}@127.0.0.1:1/a.mp4", downloads)
     monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(UsageError, match=re.escape("pip install 'voco-video[sources]'")):
         fetched("memory://a.mp4", downloads)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
+import subprocess
 import time
 from pathlib import Path
 
@@ -152,6 +154,13 @@ def test_without_a_length_the_end_is_the_end(server, downloads):
     assert fetched(url, downloads) == BODY
 
 
+def test_pieces_of_which_some_are_missing_are_noticed(server, downloads):
+    url = server.put("/clip.mp4", BODY, is_chunked=True, etag='"1"', cuts=[3_000_000])
+    assert fetched(url, downloads) == BODY
+    assert server.statuses == [200, 206]
+    assert server.num_bytes == len(BODY)
+
+
 def test_a_server_that_falls_silent_is_not_waited_for(server, downloads, monkeypatch):
     monkeypatch.setattr(web_files, "TIMEOUT_SECONDS", 0.1)
     monkeypatch.setattr(transfers, "MAX_FAILURES", 2)
@@ -254,12 +263,37 @@ def test_a_server_that_is_not_there_is_named_at_once(downloads, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "url", ["http://", "https:///clip.mp4", "http://host:port/a.mp4", "http://[::1/a.mp4", "http://ho st/a\n.mp4"]
+    "url",
+    [
+        "http://",
+        "https:///clip.mp4",
+        "http://a..b/x.mp4",
+        "http://\ud800/x.mp4",
+        "http://host:99999/a.mp4",
+        "http://host:port/a.mp4",
+        "http://[::1/a.mp4",
+        "http://ho st/a\n.mp4",
+    ],
 )
 def test_a_url_that_is_not_whole_is_refused(url, downloads):
     with pytest.raises(UsageError) as caught:
         fetched(url, downloads)
     assert "\n" not in str(caught.value)
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused_at_once(server, downloads, tmp_path, monkeypatch):
+    if shutil.which("openssl") is None:
+        pytest.skip("making a certificate takes openssl")
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("nothing is tried again"))
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    asked = f"openssl req -x509 -newkey rsa:2048 -nodes -keyout {key} -out {certificate} -days 2 -subj /CN=localhost"
+    subprocess.run([*asked.split(), "-addext", "subjectAltName=DNS:localhost"], check=True, capture_output=True)
+    with serve_files(certificate=(certificate, key)) as secure:
+        url = secure.put("/clip.mp4", BODY)
+        with pytest.raises(VideoError, match=r"cannot be reached \(.*certificate verify failed"):
+            fetched(url, downloads)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert fetched(url, downloads) == BODY
 
 
 @pytest.mark.parametrize("scheme", ["rtsp", "udp", "rtmp"])

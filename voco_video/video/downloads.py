@@ -119,7 +119,7 @@ class Downloads:
                     record.unlink(missing_ok=True)
 
     def _fetched(self, remote: RemoteFile, report: Report, holding: contextlib.ExitStack) -> tuple[Path, str]:
-        record_path = self.folder / f"{blake3(os.fsencode(remote.url)).hexdigest()[:32]}.json"
+        record_path = self.folder / f"{blake3(remote.url.encode(errors='surrogatepass')).hexdigest()[:32]}.json"
         with _locked(record_path) as record:
             assert record is not None
             facts = _read(record)

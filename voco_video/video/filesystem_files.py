@@ -59,11 +59,13 @@ class FilesystemFile:
             filesystem, path = fsspec.core.url_to_fs(self.url)
         except ImportError as error:  # of the package for this kind
             raise UsageError(f"{self.name}: {scrubbed(str(error), self.url)}") from None
-        except Exception as error:  # what the package for this kind raises
+        except (ValueError, TypeError, AttributeError) as error:  # fsspec's own, of names that it cannot take
             raise UsageError(
                 f"{self.name}: no file has this name, and as a URL it cannot be opened ({self._in_words(error)}); "
                 "http, https, file, data and the filesystems of fsspec can be"
             ) from None
+        except Exception as error:  # filesystems have errors of their own
+            raise VideoError(f"{self.name}: cannot be reached ({self._in_words(error)})") from None
         return filesystem, path
 
     def _version(self, filesystem: Any, path: str) -> tuple[Version, int | None]:

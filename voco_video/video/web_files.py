@@ -64,11 +64,11 @@ class WebFile:
 
     @contextlib.contextmanager
     def _asked(self, headers: dict[str, str], *, has_begun: bool) -> Iterator[Any]:
-        address, authorization = _split_credentials(self.url)
-        request = urllib.request.Request(address, headers=headers)
-        if authorization:
-            request.add_unredirected_header("Authorization", authorization)
         try:
+            address, authorization = _split_credentials(self.url)
+            request = urllib.request.Request(address, headers=headers)
+            if authorization:
+                request.add_unredirected_header("Authorization", authorization)
             response = _opener().open(request, timeout=TIMEOUT_SECONDS)
         except urllib.error.HTTPError as error:
             if error.code != 304:
