@@ -333,7 +333,9 @@ def video_digest(local: LocalVideo) -> str:
     """Return the digest under which the cache keeps what is made of a video, 64 hex digits."""
     if local.digest is not None:
         return local.digest
-    assert local.path is not None  # only pictures have none
+    if local.pictures is not None:
+        return local.pictures.digest()
+    assert local.path is not None
     try:
         return digest_file(local.path)
     except CacheError as error:  # the video cannot be read; the cache is fine

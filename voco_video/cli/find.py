@@ -71,6 +71,7 @@ def find(
 
     loaded = load_model(model, **asdict(load), cache_dir=cache_dir)
     videos: list[CompressedVideo] = []
+    asked: dict[int, str] = {}  # how each video is shown: as it was given
     num_failed = 0
 
     def count_failed(name: object, error: Exception) -> None:
@@ -80,7 +81,9 @@ def find(
 
     for name in names:
         try:
-            videos.append(open_compressed(loaded, name, sampling, compression, quiet=json))
+            video = open_compressed(loaded, name, sampling, compression, quiet=json)
+            videos.append(video)
+            asked[id(video)] = source_of(video) if is_entry(name) else shown_name(name)
         except (VocoVideoError, *FILE_ERRORS) as error:
             if len(names) == 1 or (isinstance(error, ModelError) and not videos):  # then no other will do better
                 raise
@@ -91,12 +94,12 @@ def find(
             query,
             num_moments=num_moments,
             on_progress=bar.advance,
-            on_error=None if len(names) == 1 else lambda video, error: count_failed(source_of(video), error),
+            on_error=None if len(names) == 1 else lambda video, error: count_failed(asked[id(video)], error),
         )
     if json:
-        print_json({"query": query, "moments": [moment_facts(one) for one in found]})
+        print_json({"query": query, "moments": [moment_facts(one, asked[id(one.video)]) for one in found]})
     else:
-        print_moments(found)
+        print_moments(found, [short_name(asked[id(one.video)]) for one in found])
     if strip is not None and found:
         write_moments(found, query, strip)
     if num_failed:
@@ -116,24 +119,24 @@ def _names(given: list[str]) -> list[str]:
         return [*dict.fromkeys(entries), *paths]
 
 
-def moment_facts(one: Found) -> dict[str, Any]:
-    """Return a moment as plain values."""
-    return {"path": source_of(one.video), "entry": one.video.parts[0].entry.digest, **asdict(one.moment)}
+def moment_facts(one: Found, path: str) -> dict[str, Any]:
+    """Return a moment of the video that is shown as ``path`` as plain values."""
+    return {"path": path, "entry": one.video.parts[0].entry.digest, **asdict(one.moment)}
 
 
-def print_moments(found: list[Found]) -> None:
-    """Print a table of moments, best first."""
+def print_moments(found: list[Found], names: list[str]) -> None:
+    """Print a table of moments, best first, each with the name of its video."""
     from voco_video.answer.moments import format_seconds
 
     rows = [
         [
-            short_name(source_of(one.video)),
+            name,
             format_seconds(one.moment.start_seconds),
             format_seconds(one.moment.end_seconds),
             f"{one.moment.score:.2f}",
             f"{one.moment.weight:.0%}",
         ]
-        for one in found
+        for one, name in zip(found, names, strict=True)
     ]
     print_table(["video", "from", "to", "score", "weight"], rows)
 

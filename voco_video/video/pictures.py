@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -68,9 +67,8 @@ class Pictures:
         span = f"{self.pts_seconds[0]:.2f}-{self.end_seconds:.2f} s"
         return f"Pictures({len(self)} of them, {span}, name={self.name!r})"
 
-    @cached_property
     def digest(self) -> str:
-        """64 hex digits over the pixels, their sizes and the times; never those of a file."""
+        """64 hex digits over the pixels as they are now, their sizes and the times; never those of a file."""
         hasher = blake3(max_threads=hash_threads(), derive_key_context=_DIGEST_CONTEXT)
         hasher.update(struct.pack("<Qd", len(self), self.end_seconds) + self.pts_seconds.astype("<f8").tobytes())
         for number in range(len(self)):

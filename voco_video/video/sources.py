@@ -23,7 +23,6 @@ from voco_video.video.downloads import Downloads
 from voco_video.video.filesystem_files import FilesystemFile
 from voco_video.video.pictures import Pictures
 from voco_video.video.transfers import RemoteFile, Report
-from voco_video.video.web_files import WebFile
 
 VideoLike: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Pictures | LocalVideo"
 """A path, a URL, a file's bytes, a file opened for reading bytes, or `Pictures`."""
@@ -41,7 +40,7 @@ class LocalVideo:
     Attributes:
         name: as the caller knows it: the path given, a URL without its secrets, or what it is.
         path: of the file; None for pictures in memory.
-        digest: the BLAKE3 of the bytes, or of the pictures, where it had to be computed anyway.
+        digest: the BLAKE3 of the bytes where it had to be computed anyway.
         pictures: those in memory, else None.
         is_own_file: whether the path is the caller's own, rather than a copy that goes again.
     """
@@ -96,7 +95,7 @@ def _opened(video: Any, downloads: Downloads | None, report: Report, closing: co
     if isinstance(video, LocalVideo):
         return video
     if isinstance(video, Pictures):
-        return LocalVideo(video.name, None, video.digest, video)
+        return LocalVideo(video.name, None, pictures=video)
     if is_url(video):
         return _opened_url(video, downloads, report, closing)
     if isinstance(video, (str, os.PathLike)):
@@ -137,7 +136,11 @@ def _opened_url(url: str, downloads: Downloads | None, report: Report, closing: 
         return LocalVideo(name, expanded(url.partition("://")[2]), is_own_file=True)
     if scheme in _LIVE_SCHEMES:
         raise UsageError(f"{name}: is a live source, not a file; `voco-video compress --follow` reads those")
-    remote: RemoteFile = WebFile(checked_url(url)) if scheme in ("http", "https") else FilesystemFile(url)
+    remote: RemoteFile = FilesystemFile(url)
+    if scheme in ("http", "https"):
+        from voco_video.video.web_files import WebFile  # with much of the standard library that files do not need
+
+        remote = WebFile(checked_url(url))
     path, digest = closing.enter_context((downloads or Downloads()).opened(remote, report))
     return LocalVideo(name, path, digest)
 

@@ -66,6 +66,9 @@ def test_a_bad_url_costs_itself(run, server, url, clip):
     assert "1 of 2 videos failed" in err
     assert {moment["path"] for moment in json.loads(out)["moments"]} == {shown}
     assert SECRET not in out + err
+    run("compress", clip)
+    _, out, _ = run("find", url, "the circle", "--json", "--start", "0.5")
+    assert {moment["path"] for moment in json.loads(out)["moments"]} == {shown}, "as it was given, also in a window"
 
 
 def test_the_table_names_the_clip(run, url, clip):
