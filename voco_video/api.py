@@ -32,6 +32,7 @@ from voco_video.options.compression import BatchSize, CompressOptions, Decoder, 
 from voco_video.options.loading import Layout, WeightBits
 from voco_video.options.sampling import Sampling
 from voco_video.stored_tokens import videos_with_frames_first
+from voco_video.video.sources import VideoLike
 
 __all__ = ["CompressedVideo", "EntryFrames", "Found", "VideoModel", "VideoStream", "concat", "find", "load_model"]
 
@@ -119,7 +120,7 @@ class VideoModel:
 
     def compress(
         self,
-        path: str | Path,
+        path: VideoLike,
         *,
         fps: float | None = None,
         num_frames: int | None = None,
@@ -140,7 +141,8 @@ class VideoModel:
         """Compress a video, or find it in the cache.
 
         Args:
-            path: any file that FFmpeg reads.
+            path: any file that FFmpeg reads; a URL of one (``http``, ``https``, ``file``, ``data``, and what fsspec
+                knows: ``s3``, ``hf``, ...); its bytes; a file opened with ``"rb"``; or `voco_video.Pictures`.
             fps, num_frames, keyframes, timestamps, start_seconds, end_seconds: see `Sampling`; 1 fps by default.
             compressor, num_voco_tokens, form, storage, batch_size, merge_pictures, decoder, force: see
                 `CompressOptions`.
