@@ -32,6 +32,7 @@ from voco_video.video.downloads import Downloads
 from voco_video.video.frames import FrameBatch, FrameGroups, grouped
 from voco_video.video.media_files import as_video_errors, check_readable
 from voco_video.video.reading import Video, open_video
+from voco_video.video.resuming import later_pictures, next_planned
 from voco_video.video.sources import LocalVideo, VideoLike, local_video
 
 _LARGE_BYTES = 256 << 20
@@ -167,7 +168,7 @@ def _compress_local(
         per_frame = pictures_per_frame(model, compressor, options)
         num_resumed, total = writer.num_frames, -(-len(plan) // per_frame)
         report(Progress(num_resumed, total))
-        first, num_merged = _next_planned(plan, num_resumed, per_frame, writer.last_pts_seconds)
+        first, num_merged = next_planned(plan, num_resumed, per_frame, writer.last_pts_seconds)
         if compressor.sees_frames and first < len(plan):
             fit = model.backbone.images.fit_for(video.info.width, video.info.height)
             size = fitting_batch_size(model, compressor, options, batching)
@@ -175,7 +176,7 @@ def _compress_local(
         else:
             batches = _undecoded(plan[first:])
         if sampling.timestamps is None:  # given timestamps may name a frame twice
-            batches = _later(batches, writer.last_pts_seconds, num_merged)
+            batches = later_pictures(batches, writer.last_pts_seconds, num_merged)
         for batch in _timed(frames_of(model, compressor, options, batches), seconds):
             for part, tokens in batching.passes(
                 batch, lambda part: compress_batch(model, part, compressor, options, seconds)
@@ -252,38 +253,6 @@ def frames_of(
         yield from batches
     else:
         yield from grouped(batches, size, merges=options.merge_pictures)
-
-
-def _next_planned(plan: np.ndarray, num_frames: int, per_frame: int, last_pts_seconds: float | None) -> tuple[int, int]:
-    """Find where in the plan an interrupted run goes on: after its frames, by time if a damaged file gave fewer.
-
-    Args:
-        num_frames: frames that are there already.
-        per_frame: pictures of each.
-        last_pts_seconds: the time of the last frame's first picture.
-
-    Returns:
-        The place in the plan, and how many pictures from there on belong to the last frame.
-    """
-    first = (num_frames - 1) * per_frame
-    if last_pts_seconds is None or (first < len(plan) and plan[first] == last_pts_seconds):
-        return min(num_frames * per_frame, len(plan)), 0
-    return int(np.searchsorted(plan, last_pts_seconds, side="right")), per_frame - 1
-
-
-def _later(batches: Iterator[FrameBatch], last_pts_seconds: float | None, num_merged: int) -> Iterator[FrameBatch]:
-    """Pass over pictures that an interrupted run had already: in a damaged file some stand in for others.
-
-    Args:
-        num_merged: further pictures to pass over, that the last frame was merged of.
-    """
-    for batch in batches:
-        first = 0 if last_pts_seconds is None else int(np.searchsorted(batch.pts_seconds, last_pts_seconds, "right"))
-        num_passed = min(num_merged, len(batch) - first)
-        num_merged -= num_passed
-        first += num_passed
-        if first < len(batch):
-            yield batch[first:] if first else batch
 
 
 def _undecoded(pts_seconds: np.ndarray) -> Iterator[FrameBatch]:
