@@ -18,7 +18,7 @@ from voco_video.answer.entry_frames import EntryFrames
 from voco_video.answer.frame_scorer import Retriever
 from voco_video.answer.several_videos import Found, concat, find
 from voco_video.cache import FrameCache
-from voco_video.checkpoint.files import find_checkpoint
+from voco_video.checkpoint.finding import find_checkpoint
 from voco_video.checkpoint.fingerprints import cached_fingerprint
 from voco_video.checkpoint.folder import load_voco_model, save_voco_model
 from voco_video.compress import Progress, compress_video
@@ -44,6 +44,8 @@ def load_model(
     device_map: str | Mapping[str, str | int] | None = None,
     weight_bits: WeightBits = 16,
     num_voco_tokens: int | None = None,
+    revision: str | None = None,
+    offline: bool = False,
     cache_dir: str | Path | None = None,
     max_cache_bytes: int | None = None,
 ) -> VideoModel:
@@ -54,7 +56,8 @@ def load_model(
 
     Args:
         path, num_voco_tokens: see `voco_video.checkpoint.folder.load_voco_model`.
-        device, dtype, attn_implementation, device_map, weight_bits: see `voco_video.options.loading.LoadOptions`.
+        device, dtype, attn_implementation, device_map, weight_bits, revision, offline: see
+            `voco_video.options.loading.LoadOptions`.
         cache_dir: where compressed videos are kept; ``$VOCO_VIDEO_CACHE_DIR`` or ``~/.cache/voco-video`` when None.
         max_cache_bytes: the cache drops what was unused longest beyond this; ``$VOCO_VIDEO_CACHE_MAX_BYTES`` or 50 GB.
 
@@ -71,8 +74,11 @@ def load_model(
         device_map=device_map,
         weight_bits=weight_bits,
         num_voco_tokens=num_voco_tokens,
+        revision=revision,
+        offline=offline,
     )
-    return VideoModel(voco, cache, Retriever.load(find_checkpoint(path), device=voco.backbone.device))
+    folder = find_checkpoint(path, revision=revision, offline=offline)
+    return VideoModel(voco, cache, Retriever.load(folder, device=voco.backbone.device))
 
 
 @dataclass(frozen=True)

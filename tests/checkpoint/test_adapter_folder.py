@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText
 from tests.helpers.models import random_pixels
 from tests.helpers.tiny_families import FAMILIES, tiny_family
 from voco_video.checkpoint.describe import describe_checkpoint
-from voco_video.checkpoint.files import find_checkpoint
+from voco_video.checkpoint.finding import find_checkpoint
 from voco_video.checkpoint.folder import load_voco_model, save_voco_model
 from voco_video.errors import ModelError, UsageError
 from voco_video.training import TrainConfig, train

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from voco_video import cli
-from voco_video.checkpoint.files import find_checkpoint
+from voco_video.checkpoint.finding import find_checkpoint
 from voco_video.checkpoint.folder import load_voco_model, save_voco_model
 from voco_video.errors import DataError, UsageError
 from voco_video.evaluate.model_card import write_model_card

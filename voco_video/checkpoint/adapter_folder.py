@@ -20,7 +20,9 @@ from blake3 import blake3
 from safetensors.torch import save_file
 from torch import Tensor
 
-from voco_video.checkpoint.files import VOCO_CONFIG, find_checkpoint, stored_weights, weight_files
+from voco_video.checkpoint.files import stored_weights, weight_files
+from voco_video.checkpoint.finding import find_checkpoint
+from voco_video.checkpoint.needed import VOCO_CONFIG
 from voco_video.checkpoint.voco_settings import Base, read_voco_settings
 from voco_video.errors import ModelError
 from voco_video.files.checked_values import Checked, is_number, is_whole
@@ -43,8 +45,11 @@ def describe_base(path: str | Path) -> Base:
     return Base(str(folder.resolve()) if is_folder else name, stored_digest(folder))
 
 
-def base_of(folder: Path) -> Base | None:
+def base_of(folder: Path, *, offline: bool = False) -> Base | None:
     """Find the base that a checkpoint's folder refers to; None where it holds everything itself.
+
+    Args:
+        offline: as in `find_checkpoint`.
 
     Raises:
         ModelError: the base is not here, or is not what it was.
@@ -55,7 +60,7 @@ def base_of(folder: Path) -> Base | None:
     if base is None:
         return None
     try:
-        found = find_checkpoint(base.name)
+        found = find_checkpoint(base.name, offline=offline)
     except ModelError as error:
         raise ModelError(f"{folder} is an adapter for {base.name!r}: {error}; or correct `base` in {path}") from error
     if stored_digest(found) != base.digest:

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from voco_video.checkpoint.files import CONFIG, GENERATION_CONFIG, read_config, read_image_processor
+from voco_video.checkpoint.files import GENERATION_CONFIG, read_config, read_image_processor
+from voco_video.checkpoint.needed import CONFIG
 from voco_video.errors import ModelError, VocoVideoError
 from voco_video.files.checked_values import Checked, is_number, is_whole
 from voco_video.files.settings import FETCH_AGAIN, first_line, has_file, read_settings, shown

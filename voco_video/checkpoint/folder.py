@@ -22,8 +22,10 @@ from torch import Tensor
 from voco_video.checkpoint.adapter_folder import apply_changes, base_of, describe_base, write_changes
 from voco_video.checkpoint.beside import Beside, read_beside, with_voco_settings
 from voco_video.checkpoint.configurations import checked_config
-from voco_video.checkpoint.files import CONFIG, VOCO_CONFIG, VOCO_WEIGHTS, find_checkpoint, stored_weights, weight_files
+from voco_video.checkpoint.files import stored_weights, weight_files
+from voco_video.checkpoint.finding import find_checkpoint
 from voco_video.checkpoint.loading import check_runs, load_image_text_model
+from voco_video.checkpoint.needed import CONFIG, VOCO_CONFIG, VOCO_WEIGHTS
 from voco_video.checkpoint.published import (
     PUBLISHED_NUM_VOCO_TOKENS,
     PublishedCheckpoint,
@@ -62,13 +64,15 @@ def load_voco_model(
     device_map: str | Mapping[str, str | int] | None = None,
     weight_bits: WeightBits = 16,
     num_voco_tokens: int | None = None,
+    revision: str | None = None,
+    offline: bool = False,
 ) -> VocoModel:
     """Load a checkpoint for inference.
 
     Args:
-        path: a folder, a hub id already in the local Hugging Face cache (``name`` or ``name@revision``), or the name of
-            an embedded model (``voco-tiny``).
-        device, dtype, attn_implementation, device_map, weight_bits: see `LoadOptions`.
+        path: a folder, the name of an embedded model (``voco-tiny``), or a hub id (``user/name``, or
+            ``user/name@revision``), which is fetched where it is not in the local Hugging Face cache.
+        device, dtype, attn_implementation, device_map, weight_bits, revision, offline: see `LoadOptions`.
         num_voco_tokens: for a published checkpoint, how many VoCo tokens a frame gets (2, as it was trained); for one
             without VoCo tokens, how many untrained ones to give it (none). Otherwise the checkpoint decides.
 
@@ -79,21 +83,21 @@ def load_voco_model(
     >>> load_voco_model("voco-tiny").num_voco_tokens
     8
     """
-    options = LoadOptions(device, dtype, attn_implementation, device_map, weight_bits)
-    return _load(find_checkpoint(path), options, num_voco_tokens)
+    options = LoadOptions(device, dtype, attn_implementation, device_map, weight_bits, revision, offline)
+    return _load(find_checkpoint(path, revision=revision, offline=offline), options, num_voco_tokens)
 
 
 def _load(folder: Path, options: LoadOptions, num_voco_tokens: int | None) -> VocoModel:
-    base = base_of(folder)
+    base = base_of(folder, offline=options.offline)
     if base is not None:
-        model = _load(find_checkpoint(base.name), options, None)
+        model = _load(find_checkpoint(base.name, offline=options.offline), options, None)
         sources = model.sources + _states(folder)
         model = _with_adapter(model.backbone, folder, num_voco_tokens)
         model.sources = sources
         return model
     settings = read_settings(folder / CONFIG)
     if is_published(settings):
-        checkpoint = open_published(folder, settings)
+        checkpoint = open_published(folder, settings, offline=options.offline)
         sources = _states(checkpoint.folder) + _states(checkpoint.tower)  # before they are read
         model = _load_published(checkpoint, options, num_voco_tokens)
     else:

@@ -73,6 +73,7 @@ def main() -> None:
     logging.addLevelName(logging.INFO, "note")
     logging.addLevelName(logging.WARNING, "warning")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("voco_video.hub").setLevel(logging.INFO)  # what is fetched may be gigabytes
     try:
         app()
     except VocoVideoError as error:
