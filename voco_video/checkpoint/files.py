@@ -16,8 +16,9 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
-from voco_video.checkpoint.needed import CONFIG, PROCESSOR_SETTINGS, VOCABULARIES, weight_names
+from voco_video.checkpoint.needed import CONFIG, VOCABULARIES, weight_names
 from voco_video.errors import ModelError
+from voco_video.files.processor_files import CHAT_TEMPLATE_JSON, CHAT_TEMPLATE_TEXT, PROCESSOR_SETTINGS
 from voco_video.files.settings import (
     FETCH_AGAIN,
     check_content,
@@ -34,8 +35,7 @@ RETRIEVAL_WEIGHTS = "retrieval.safetensors"
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _TABLES = (".position_ids", ".inv_freq", ".num_batches_tracked")  # no weights; every model makes them for itself
 _TOKENIZER_FILES = (*VOCABULARIES, "tokenizer_config.json")
-_TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json")
-_CHAT_TEMPLATE = "chat_template.jinja"
+_TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", CHAT_TEMPLATE_JSON)
 
 # Layouts that need code of their own, which is never run; what holds the same model in the library's own layout.
 _INSTEAD = {
@@ -127,8 +127,8 @@ def read_tokenizer(folder: Path, *, config: Any = None) -> Any:
     if not any(has_file(folder, name) for name in _TOKENIZER_FILES):
         return None
     settings = {name: read_settings(folder / name) for name in _TOKENIZER_SETTINGS if has_file(folder, name)}
-    if has_file(folder, _CHAT_TEMPLATE):
-        read_text(folder / _CHAT_TEMPLATE)
+    if has_file(folder, CHAT_TEMPLATE_TEXT):
+        read_text(folder / CHAT_TEMPLATE_TEXT)
     found = [folder / name for name in VOCABULARIES if has_file(folder, name)]
     if not found and not has_file(folder, "vocab.json"):
         raise ModelError(f"{folder} holds tokenizer_config.json without tokenizer.json: {FETCH_AGAIN}")
@@ -144,10 +144,10 @@ def read_tokenizer(folder: Path, *, config: Any = None) -> Any:
         if not (folder / "tokenizer.json").is_file():
             reason += " Its tokenizer.model needs two packages: pip install sentencepiece protobuf"
         raise ModelError(reason) from error
-    beside = settings.get("chat_template.json", {})
+    beside = settings.get(CHAT_TEMPLATE_JSON, {})
     if tokenizer.chat_template is None and beside:
         if not isinstance(beside.get("chat_template"), str):
-            raise ModelError(f"{folder / 'chat_template.json'}: chat_template has to be text; {FETCH_AGAIN}")
+            raise ModelError(f"{folder / CHAT_TEMPLATE_JSON}: chat_template has to be text; {FETCH_AGAIN}")
         tokenizer.chat_template = beside["chat_template"]
     return tokenizer
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from voco_video.checkpoint.needed import (
     CONFIG,
-    PROCESSOR_SETTINGS,
     VOCABULARIES,
     VOCO_CONFIG,
     VOCO_WEIGHTS,
@@ -16,6 +15,7 @@ from voco_video.checkpoint.needed import (
 )
 from voco_video.errors import ModelError, UsageError
 from voco_video.files.paths import expanded
+from voco_video.files.processor_files import PROCESSOR_SETTINGS
 from voco_video.files.settings import has_file, is_there, read_settings
 from voco_video.hub.download import Snapshot, cached_snapshot, download, list_files
 from voco_video.hub.names import HubName, cache_folder, is_offline

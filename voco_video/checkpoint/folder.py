@@ -21,7 +21,7 @@ from torch import Tensor
 
 from voco_video.checkpoint.adapter_folder import apply_changes, base_of, describe_base, write_changes
 from voco_video.checkpoint.beside import Beside, read_beside, with_voco_settings
-from voco_video.checkpoint.configurations import checked_config
+from voco_video.checkpoint.configurations import checked_config, write_images
 from voco_video.checkpoint.files import stored_weights, weight_files
 from voco_video.checkpoint.finding import find_checkpoint
 from voco_video.checkpoint.loading import check_runs, load_image_text_model
@@ -34,6 +34,7 @@ from voco_video.checkpoint.published import (
 )
 from voco_video.checkpoint.voco_settings import FORMAT, Base, read_voco_embeds, read_voco_settings
 from voco_video.errors import UsageError
+from voco_video.files.processor_files import ProcessorFiles
 from voco_video.files.settings import read_settings
 from voco_video.files.weights import FileState
 from voco_video.model.adapters import (
@@ -46,7 +47,6 @@ from voco_video.model.adapters import (
     save_adapters,
 )
 from voco_video.model.backbone import Backbone
-from voco_video.model.families import family_of
 from voco_video.model.families.family import ImageSettings, PromptTemplate
 from voco_video.model.inference import undisturbed
 from voco_video.model.voco import VocoModel
@@ -91,9 +91,9 @@ def _load(folder: Path, options: LoadOptions, num_voco_tokens: int | None) -> Vo
     base = base_of(folder, offline=options.offline)
     if base is not None:
         model = _load(find_checkpoint(base.name, offline=options.offline), options, None)
-        sources = model.sources + _states(folder)
+        sources, processor_files = model.sources + _states(folder), model.processor_files
         model = _with_adapter(model.backbone, folder, num_voco_tokens)
-        model.sources = sources
+        model.sources, model.processor_files = sources, processor_files
         return model
     settings = read_settings(folder / CONFIG)
     if is_published(settings):
@@ -103,6 +103,7 @@ def _load(folder: Path, options: LoadOptions, num_voco_tokens: int | None) -> Vo
     else:
         sources = _states(folder)
         model = _load_hugging_face(folder, options, num_voco_tokens)
+        model.processor_files = ProcessorFiles.read(folder, getattr(model.backbone.tokenizer, "chat_template", None))
     model.sources = sources
     return model
 
@@ -140,8 +141,7 @@ def save_voco_model(
         voco_embeds = state_dict["voco_embeds"]  # type: ignore[assignment]
         weights = {n.removeprefix(prefix): t for n, t in state_dict.items() if n.startswith(prefix)}
     backbone.hf_model.save_pretrained(folder, state_dict=weights, max_shard_size=max_shard_size)
-    if backbone.tokenizer is not None:
-        backbone.tokenizer.save_pretrained(folder)
+    model.processor_files.write(folder, backbone.tokenizer)
     _write_own_voco_files(model, folder, voco_embeds)
     return folder
 
@@ -251,8 +251,7 @@ def write_voco_files(
     if base is not None:
         settings["base"] = asdict(base)
     (folder / VOCO_CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
-    processor = family_of(config).processor_settings(images, config)
-    (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
+    write_images(folder, images, config)
 
 
 def _load_hugging_face(folder: Path, options: LoadOptions, num_voco_tokens: int | None) -> VocoModel:

@@ -7,17 +7,17 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from voco_video.errors import ModelError
+from voco_video.files.processor_files import CHAT_TEMPLATE_JSON, CHAT_TEMPLATE_TEXT, PROCESSOR_SETTINGS
 from voco_video.files.settings import FETCH_AGAIN, read_settings, shown
 
 CONFIG, VOCO_CONFIG, VOCO_WEIGHTS = "config.json", "voco_config.json", "voco.safetensors"
 VOCABULARIES = ("tokenizer.json", "tokenizer.model")
-PROCESSOR_SETTINGS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 
 _SMALL_FILES = (
     *(CONFIG, "generation_config.json", VOCO_CONFIG, *PROCESSOR_SETTINGS, "image_processor_config.json"),
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt"),
     *VOCABULARIES,
-    *("merges.txt", "chat_template.json", "chat_template.jinja", "additional_chat_templates/*.jinja"),
+    *("merges.txt", CHAT_TEMPLATE_JSON, CHAT_TEMPLATE_TEXT, "additional_chat_templates/*.jinja"),
     *("model.safetensors.index.json", "pytorch_model.bin.index.json"),
     *(VOCO_WEIGHTS, "retrieval.safetensors", "changed.safetensors"),
     *("adapter_config.json", "adapter_model.safetensors", "answer_adapter/*"),
