@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from voco_video.answer.compressed_video import CompressedVideo
 from voco_video.answer.entry_frames import EntryFrames
@@ -24,12 +25,14 @@ from voco_video.checkpoint.folder import load_voco_model, save_voco_model
 from voco_video.compress import Progress, compress_video
 from voco_video.errors import CacheError, ModelError
 from voco_video.follow import Stream
+from voco_video.hub.upload import check_can_publish
 from voco_video.model.inference import undisturbed
 from voco_video.model.memory import Batching
 from voco_video.model.voco import VocoModel
 from voco_video.options.compression import BatchSize, CompressOptions, Decoder, Form, Storage, StreamOptions, WhenBehind
 from voco_video.options.loading import WeightBits
 from voco_video.options.sampling import Sampling
+from voco_video.publish.push import push_checkpoint
 
 __all__ = ["CompressedVideo", "EntryFrames", "Found", "VideoModel", "VideoStream", "concat", "find", "load_model"]
 
@@ -191,6 +194,34 @@ class VideoModel:
         if self.retriever is not None:
             self.retriever.save(saved)
         return saved
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        reports: Sequence[str | Path] = (),
+        private: bool | None = None,
+        revision: str | None = None,
+        message: str | None = None,
+    ) -> str:
+        """Publish the model at a hub with a model card; `load_model` and plain transformers load it by its name.
+
+        Weights are written in the type that they were loaded with. `HF_TOKEN` or `hf auth login` says who you are.
+
+        Args:
+            repo_id: ``user/name``; made where it is not there yet.
+            reports, private, revision, message: see `voco_video.publish.push.push_checkpoint`.
+
+        Returns:
+            The address of the commit.
+
+        >>> load_model("runs/mine/last", dtype="bfloat16").push_to_hub("me/mine")     # doctest: +SKIP
+        'https://huggingface.co/me/mine/commit/...'
+        """
+        check_can_publish(repo_id)
+        with TemporaryDirectory() as folder:
+            saved = self.save_pretrained(folder)
+            return push_checkpoint(saved, repo_id, reports=reports, private=private, revision=revision, message=message)
 
     def open_stream(
         self,

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.helpers.clips import Clip
-from tests.helpers.hub_server import TOKEN, HubServer, read_folder, serve_hub
+from tests.helpers.hub_server import TOKEN, HubServer, reachable_hub, read_folder, serve_hub
 from tests.helpers.published_layout import write_published
 from tests.helpers.tiny_families import tiny_family
 from voco_video.checkpoint.convert import convert_checkpoint
@@ -42,13 +42,7 @@ def files(tmp_path_factory) -> dict[str, bytes]:
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A hub that is running, with an empty cache on this side."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    with serve_hub() as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    with reachable_hub(monkeypatch, tmp_path / "hub") as hub:
         yield hub
 
 

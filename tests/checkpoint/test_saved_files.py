@@ -82,5 +82,5 @@ def test_frames_that_were_changed_are_the_ones_that_are_saved(source, tmp_path):
     model.backbone = replace(model.backbone, images=images)
     saved = save_voco_model(model, tmp_path / "saved")
     assert read_images(saved, model.backbone.hf_model.config) == images
-    assert AutoProcessor.from_pretrained(saved).image_processor.image_mean == [0.1, 0.2, 0.3]
+    assert AutoProcessor.from_pretrained(saved).image_processor.image_mean == (0.1, 0.2, 0.3)
     assert json.loads((saved / "processor_config.json").read_text())["patch_size"] == 8

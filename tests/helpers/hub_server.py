@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import pytest
+
 TOKEN = "hf_of_the_tests"
 _LARGE = (".safetensors", ".bin", ".model", ".onnx", ".h5", ".gguf")  # by Git LFS, as a hub's .gitattributes has it
 
@@ -229,8 +231,8 @@ class _Handler(BaseHTTPRequestHandler):
             cut = cuts.pop(0) if len(cuts) > 1 else cuts[0]
         self._send(data, status=status, headers=headers, cut=cut)
 
-    def _send_json(self, value: Any) -> None:
-        self._send(json.dumps(value).encode(), headers={"content-type": "application/json"})
+    def _send_json(self, value: Any, status: int = 200) -> None:
+        self._send(json.dumps(value).encode(), status=status, headers={"content-type": "application/json"})
 
     def _send(self, body: bytes, *, status: int = 200, headers: Mapping[str, str] = {}, cut: int | None = None) -> None:
         self.send_response(status)
@@ -249,7 +251,9 @@ class _Handler(BaseHTTPRequestHandler):
             asked = json.loads(body)
             repo_id = f"{asked.get('organization') or 'tester'}/{asked['name']}"
             if repo_id in hub.repositories:
-                raise _RefusalError(409, "", "You already created this model repo")
+                return self._send_json(
+                    {"error": "You already created this model repo", "url": f"{hub.url}/{repo_id}"}, 409
+                )
             repository = hub.repositories[repo_id] = Repository(private=asked.get("visibility") == "private")
             repository.commit({".gitattributes": b""})
             return self._send_json({"url": f"{hub.url}/{repo_id}", "name": repo_id, "id": "1"})
@@ -311,3 +315,22 @@ def serve_hub() -> Iterator[HubServer]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def reachable_hub(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[HubServer]:
+    """A hub that this process asks, with a cache of its own on this side, and nobody logged in.
+
+    The library reads the environment when it is imported, so what it has read is changed here too. Large files are sent
+    as such a server takes them, not as chunks to another one (Xet).
+    """
+    constants = "huggingface_hub.constants"
+    monkeypatch.setattr(f"{constants}.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(f"{constants}.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(f"{constants}.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(f"{constants}.HF_TOKEN_PATH", str(cache.parent / "no-token"))
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    with serve_hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        yield hub

@@ -24,6 +24,7 @@ from voco_video.cli import (
     find,
     inspect,
     models,
+    push,
     score,
     train,
 )
@@ -53,6 +54,7 @@ app.command("demo")(demo.demo)
 app.command("models")(models.models)
 app.command("convert")(convert.convert)
 app.command("card")(card.card)
+app.command("push")(push.push)
 app.add_typer(cache.app, name="cache")
 app.add_typer(data.app, name="data")
 

@@ -56,5 +56,7 @@ def publish(
         message = message or "Upload a model of voco-video"
         done = hub.upload_folder(repo_id=full_id, folder_path=folder, commit_message=message, revision=revision)
         return str(done.commit_url)
-    except FAILURES as error:
+    except (*FAILURES, RuntimeError) as error:  # the library wraps what a single file failed with
+        cause = error.__cause__
+        error = cause if isinstance(error, RuntimeError) and isinstance(cause, Exception) else error
         raise explained(error, name, writes=True) from error
