@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -241,7 +242,8 @@ def test_a_refusal_says_what_to_do(hub, files, monkeypatch, name, environment, s
         monkeypatch.setenv(key, value)
     with pytest.raises(ModelError, match=says) as caught:
         find_checkpoint(name)
-    assert str(caught.value).startswith(f"there is no folder {name} here, and {name} cannot be fetched: ")
+    start = "" if "gated" in name else f"there is no folder {name} here, and "
+    assert str(caught.value).startswith(f"{start}{name} cannot be fetched: ")
     assert "\n" not in str(caught.value)
 
 
@@ -250,12 +252,48 @@ def test_a_token_opens_what_is_gated_or_private(hub, files, monkeypatch):
     for kind in ("gated", "private"):
         hub.add(f"user/{kind}", files, **{kind: True})
         assert (find_checkpoint(f"user/{kind}") / "config.json").is_file()
+    assert hub.tokens == {"hub": {f"Bearer {TOKEN}"}, "cdn": {None}}
 
 
 def test_a_hub_that_cannot_be_reached(hub, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ModelError, match=r"http://127.0.0.1:9 cannot be reached \(.*refused\); check the network"):
         find_checkpoint("user/model")
+
+
+def test_a_hub_that_says_nothing(hub, monkeypatch):
+    monkeypatch.setattr("voco_video.hub.download.TIMEOUT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(ModelError, match=r"cannot be reached \(timed out\); check the network"):
+            find_checkpoint("user/model")
+
+
+def test_a_hub_that_fails_half_way(hub, files, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    hub.add("user/model", files)
+    for address, says in (
+        ("/tree/", r"failed \(500\)"),
+        ("/resolve/.*/tokenizer.json", r"failed \(500\)"),
+        ("/cdn/", ""),
+    ):
+        hub.fails = {address: 500}
+        with pytest.raises(ModelError, match=rf"user/model cannot be fetched: .*{says}.*(again|run it)") as caught:
+            find_checkpoint("user/model")
+        assert "\n" not in str(caught.value)
+    hub.fails = {}
+    assert load_voco_model("user/model").num_voco_tokens == 4
+
+
+def test_a_blob_that_was_deleted_is_fetched_again(hub, files):
+    hub.add("user/model", files)
+    folder = find_checkpoint("user/model")
+    for name in ("config.json", "voco_config.json", "model.safetensors.index.json"):
+        (folder / name).resolve().unlink()
+        assert (folder / name).is_symlink()
+        with pytest.raises(ModelError, match="not all of it is in the local Hugging Face cache"):
+            find_checkpoint("user/model", offline=True)
+        assert contents(find_checkpoint("user/model"))[name] == files[name]
 
 
 @pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])

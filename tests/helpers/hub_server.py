@@ -49,6 +49,7 @@ class HubServer:
 
     Attributes:
         requests: method and path of each request.
+        tokens: what came as authorization, to the hub and to where large files are.
         fails: status of requests whose path matches a pattern.
         answers: what is sent for paths, in place of what a hub says.
         cuts: file name to how many bytes of each answer come before the connection is cut; the first value is used
@@ -62,6 +63,7 @@ class HubServer:
         self.requests: list[tuple[str, str]] = []
         self.ranges: list[str] = []
         self.user_agents: set[str] = set()
+        self.tokens: dict[str, set[str | None]] = {}
         self.fails: dict[str, int] = {}
         self.answers: dict[str, bytes] = {}
         self.cuts: dict[str, list[int | None]] = {}
@@ -135,6 +137,8 @@ class _Handler(BaseHTTPRequestHandler):
         with self.hub.lock:
             self.hub.requests.append((self.command, path))
             self.hub.user_agents.add(self.headers.get("user-agent") or "")
+            host = "cdn" if path.startswith("/cdn/") else "hub"
+            self.hub.tokens.setdefault(host, set()).add(self.headers.get("authorization"))
             if self.headers.get("range"):
                 self.hub.ranges.append(self.headers["range"])
         try:
@@ -176,6 +180,9 @@ class _Handler(BaseHTTPRequestHandler):
             repo_id, revision, name = found.groups()
             repository, commit = self._find(repo_id, revision)
             files = repository.commits[commit]
+            authorization = self.headers.get("authorization")
+            if repository.gated and authorization != f"Bearer {TOKEN}":  # its files are, its listing is not
+                raise _RefusalError(403 if authorization else 401, "GatedRepo", f"Access to {repo_id} is restricted.")
             if name not in files:
                 raise _RefusalError(404, "EntryNotFound", "Entry not found")
             return self._send_file(name, files[name], commit)
@@ -194,8 +201,6 @@ class _Handler(BaseHTTPRequestHandler):
             raise _RefusalError(404 if allowed else 401, "RepoNotFound", "Repository not found")
         if repository.disabled:
             raise _RefusalError(403, "", "Access to this resource is disabled.")
-        if repository.gated and not allowed:
-            raise _RefusalError(401, "GatedRepo", f"Access to model {repo_id} is restricted.")
         commit = repository.refs.get(revision, revision)
         if commit not in repository.commits:
             raise _RefusalError(404, "RevisionNotFound", f"Invalid rev id: {revision}")

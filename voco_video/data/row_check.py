@@ -79,7 +79,7 @@ def prompts_of(model: str) -> Backbone:
     from voco_video.files.settings import read_settings
     from voco_video.model.backbone import Backbone
 
-    folder = find_checkpoint(model)
+    folder = find_checkpoint(model, weights=False)
     base = base_of(folder)
     if base is not None:
         voco = read_voco_settings(folder)
