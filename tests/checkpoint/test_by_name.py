@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -152,6 +154,14 @@ def test_a_description_leaves_the_weights_where_they_are(hub, files):
     assert sum(name.startswith("model-") for name in hub.fetched) > 1
 
 
+def test_several_at_once_fetch_the_same(hub, files):
+    hub.add("user/model", files)
+    with ThreadPoolExecutor(4) as threads:
+        folders = set(threads.map(find_checkpoint, ["user/model"] * 4))
+    (folder,) = folders
+    assert contents(folder) == {name: data for name, data in files.items() if name not in USELESS}
+
+
 # ---------------------------------------------------------------------- what goes wrong on the way
 
 
@@ -191,6 +201,17 @@ def test_a_file_that_got_lost_is_fetched_again(hub, files):
         hub.requests.clear()
         assert contents(find_checkpoint("user/model"))[path.name] == files[path.name]
         assert hub.fetched == [path.name]
+
+
+def test_a_mirror_that_says_little_of_its_files(hub, files):
+    commit = hub.add("user/model", files)
+    pointer = {"rfilename": "model-x", "size": None, "blobId": "0" * 40}
+    siblings = [pointer | {"rfilename": name} for name in files]
+    hub.answers["/api/models/user/model"] = json.dumps({"id": "x", "sha": commit, "siblings": siblings}).encode()
+    assert "config.json" in contents(find_checkpoint("user/model"))
+    hub.answers["/api/models/user/other"] = json.dumps({"id": "x", "siblings": siblings}).encode()
+    with pytest.raises(ModelError, match=r"does not answer as a hub does \(its answer lacks 'sha'\)"):
+        find_checkpoint("user/other")
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "model-00001-of-00003.safetensors"])

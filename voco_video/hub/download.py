@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import logging
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -89,7 +90,9 @@ def list_files(name: HubName) -> Listing:
         info = api().model_info(name.repo_id, revision=name.revision, files_metadata=True, timeout=TIMEOUT_SECONDS)
         siblings = info.siblings or []
         files = {s.rfilename: HubFile(s.size, s.lfs.sha256 if s.lfs else s.blob_id or "") for s in siblings}
-        return Listing(info.sha or "", files)
+        if info.sha is None:
+            raise KeyError("sha")
+        return Listing(info.sha, files)
     except (KeyError, TypeError) as error:  # JSON, but not a hub's
         raise explained(ValueError(f"its answer lacks {error}"), name) from error
     except FAILURES as error:
@@ -153,18 +156,24 @@ def _check_room(name: HubName, size_bytes: int) -> None:
 
 
 def _check_content(name: HubName, path: Path, announced: HubFile) -> None:
-    """Compare a file with the digest that the hub announced; another one is deleted, so that it is fetched anew."""
-    size_bytes = path.stat().st_size
-    is_same = announced.size_bytes in (None, size_bytes)
-    if is_same and len(announced.digest) in (40, 64):
-        digest = hashlib.sha256() if len(announced.digest) == 64 else hashlib.sha1(b"blob %d\0" % size_bytes)
-        with path.open("rb") as file:
-            for block in iter(lambda: file.read(1 << 22), b""):
-                digest.update(block)
-        is_same = digest.hexdigest() == announced.digest
+    """Compare a file with what the hub announced; one that differs is deleted, so that it is fetched anew."""
+    digests = [announced.digest, path.resolve().name]  # a mirror may list a large file by the digest of its pointer
+    known = [digest for digest in digests if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", digest)]
+    is_same = announced.size_bytes in (None, path.stat().st_size)
+    if is_same and known:
+        is_same = any(_digest(path, len(digest)) == digest for digest in dict.fromkeys(known))
     if not is_same:
         path.resolve().unlink(missing_ok=True)
         path.unlink(missing_ok=True)
         raise ModelError(
             f"{name} cannot be fetched: {path.name} is not what {endpoint()} announced, so it was deleted; run it again"
         )
+
+
+def _digest(path: Path, num_digits: int) -> str:
+    """Compute the SHA-256 of a file (64 digits), or the SHA-1 that git gives it (40)."""
+    digest = hashlib.sha256() if num_digits == 64 else hashlib.sha1(b"blob %d\0" % path.stat().st_size)
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 22), b""):
+            digest.update(block)
+    return digest.hexdigest()
