@@ -185,7 +185,8 @@ class VideoModel:
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the model as an ordinary Hugging Face folder, which `load_model` reads back.
 
-        Its VoCo files go with it, and what it has learned about finding frames.
+        Its VoCo files go with it, and what it has learned about finding frames. Plain transformers opens it too, as an
+        `AutoModelForImageTextToText` and an `AutoProcessor`.
 
         >>> load_model("VoCo-LLaMA-7B").save_pretrained("voco-llama-7b-hf")     # doctest: +SKIP
         PosixPath('voco-llama-7b-hf')

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from tests.helpers.clips import Clip
-from tests.helpers.hub_server import TOKEN, HubServer, reachable_hub, read_folder, serve_hub
+from tests.helpers.hub_server import TOKEN, HubServer, reachable_hub, read_folder
 from tests.helpers.published_layout import write_published
 from tests.helpers.tiny_families import tiny_family
 from voco_video.checkpoint.convert import convert_checkpoint
@@ -385,18 +385,21 @@ def command(hub: HubServer, home: Path, *arguments: object, **environment: str) 
 
 
 @pytest.mark.slow
-def test_asking_by_name_on_a_fresh_machine(tmp_path):
-    model, clip, home = find_checkpoint("voco-tiny"), Clip("clip.mp4").write(tmp_path), tmp_path / "home"
+def test_asking_by_name_on_a_fresh_machine(hub, tmp_path, monkeypatch, run):
+    clip, home = Clip("clip.mp4").write(tmp_path), tmp_path / "home"
     question = ("ask", clip, "What moves?", "--model", "user/name")
-    with serve_hub() as hub:
-        hub.add("user/name", model)
-        first = command(hub, home, *question)
-        assert first.returncode == 0, first.stderr
-        assert "note: fetching user/name: " in first.stderr
-        assert "config.json" in hub.fetched
-    stopped = command(hub, home, *question)
-    assert (stopped.returncode, stopped.stdout) == (0, first.stdout), stopped.stderr
-    assert "fetching" not in stopped.stderr
+    hub.add("user/name", find_checkpoint("voco-tiny"))
+    first = command(hub, home, *question)
+    assert first.returncode == 0, first.stderr
+    assert "note: fetching user/name: " in first.stderr
+    assert "config.json" in hub.fetched
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home / "hub"))
+    hub.requests.clear()
+    for options in ((), ("--offline",)):
+        code, out, err = run(*question, *options)
+        assert (code, out) == (0, first.stdout), err
+        assert "fetching" not in err
+    assert hub.requests == []
 
 
 def test_commands_by_name(hub, files, run):
