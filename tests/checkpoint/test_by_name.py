@@ -96,6 +96,7 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(hub, files):
     assert find_checkpoint("user/model@v1.0").name == find_checkpoint(f"user/model@{old}").name == old
     assert find_checkpoint("user/model", revision="v1.0").name == old
     assert find_checkpoint("user/model").name == new
+    assert find_checkpoint(f"{hub.url}/user/model@v1.0").name == old
     with pytest.raises(UsageError, match=r"revision=.main. contradicts user/model@v1\.0"):
         find_checkpoint("user/model@v1.0", revision="main")
 
@@ -411,5 +412,7 @@ def test_commands_by_name(hub, files, run):
     code, _, err = run("models", "user/none")
     assert (code, err.count("\n")) == (1, 1)
     assert err.startswith("error: there is no folder user/none here, and user/none cannot be fetched: ")
+    code, _, err = run("models", "user/model", "--update", "--offline")
+    assert (code, err.startswith("error: --update asks the hub, and --offline or HF_HUB_OFFLINE forbids")) == (2, True)
     code, _, err = run("models", "voco-tiny", "--revision", "v1")
     assert (code, err) == (2, "error: --revision v1 is for names at a hub, and voco-tiny is a folder; leave it out\n")

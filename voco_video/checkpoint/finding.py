@@ -47,6 +47,9 @@ def find_checkpoint(
         ModelError: there is none; the message says what to do.
         UsageError: ``revision`` is for something that is no hub id, or contradicts it.
     """
+    offline = offline or is_offline()
+    if update and offline:
+        raise UsageError("update=True asks the hub, and offline=True or HF_HUB_OFFLINE forbids it; give one of them")
     folder = expanded(path)
     for candidate in (folder, ASSETS / str(path)):
         if any(has_file(candidate, name) for name in (CONFIG, VOCO_CONFIG)):
@@ -65,12 +68,12 @@ def find_checkpoint(
         )
     if revision is not None and name.revision != revision:
         raise UsageError(f"revision={revision!r} contradicts {path}; give one of them")
-    return _find_by_name(name, offline=offline or is_offline(), weights=weights, update=update)
+    return _find_by_name(name, offline=offline, weights=weights, update=update)
 
 
 def _find_by_name(name: HubName, *, offline: bool, weights: bool, update: bool) -> Path:
     cached = cached_snapshot(name)
-    if cached is not None and (offline or not update) and _is_whole(cached, weights=weights, strict=not offline):
+    if cached is not None and not update and _is_whole(cached, weights=weights, strict=not offline):
         return cached.folder
     if offline:
         state = "nothing of it is" if cached is None else "not all of it is"

@@ -120,7 +120,7 @@ def download(name: HubName, listing: Listing, names: Iterable[str]) -> Path:
     if missing:
         size_bytes = sum(listing.files[one].size_bytes or 0 for one in missing)
         _check_room(name, size_bytes)
-        logger.info("fetching %s: %d files, %.1f MB, from %s", name, len(missing), size_bytes / 1e6, endpoint())
+        logger.info("fetching %s: %.1f MB in %d file(s), from %s", name, size_bytes / 1e6, len(missing), endpoint())
     try:
         folder = Path(
             snapshot_download(

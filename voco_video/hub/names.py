@@ -33,16 +33,20 @@ class HubName:
 
     @staticmethod
     def parse(text: str, revision: str | None = None) -> HubName | None:
-        """Read a name; None where the text cannot be one.
+        """Read a name, or the address of its page; None where the text cannot be one.
 
         Args:
             revision: used where the text has none.
 
         >>> HubName.parse("user/name@v1.0")
         HubName(repo_id='user/name', revision='v1.0')
+        >>> HubName.parse("https://huggingface.co/user/name")
+        HubName(repo_id='user/name', revision=None)
         >>> HubName.parse("./user/name"), HubName.parse("name")
         (None, None)
         """
+        for start in (f"{endpoint()}/", "https://huggingface.co/", "hf://"):
+            text = text.removeprefix(start)
         repo_id, mark, own = text.partition("@")
         revision = own if mark else revision
         try:
