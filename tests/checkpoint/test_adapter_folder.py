@@ -145,6 +145,8 @@ def test_a_base_from_the_hub_is_pinned_to_its_commit(tmp_path, base, monkeypatch
     config = joint("someone/llava-tiny", export="adapter")
     small = export_model(trained_model(config), tmp_path / "small", config)
     assert json.loads((small / "voco_config.json").read_text())["base"]["name"] == f"someone/llava-tiny@{commit}"
+    described = json.loads((small / "adapter_config.json").read_text())  # as peft names a base
+    assert (described["base_model_name_or_path"], described["revision"]) == ("someone/llava-tiny", commit)
     (repository / "refs" / "main").write_text("4" * 40)  # the id is another model by now
     assert load_voco_model(small).num_voco_tokens == 4
 

@@ -29,6 +29,7 @@ from voco_video.files.checked_values import Checked, is_number, is_whole
 from voco_video.files.paths import expanded
 from voco_video.files.settings import FETCH_AGAIN, has_file, read_settings
 from voco_video.files.weights import add_to_digest, read_small_weights
+from voco_video.hub.names import HubName
 from voco_video.model.backbone import Backbone
 
 CHANGED_WEIGHTS = "changed.safetensors"
@@ -108,9 +109,11 @@ def write_changes(
     renamed = {_PEFT_PREFIX + name.replace(".default.", "."): tensor for name, tensor in lora.items()}
     save_file(_plain(renamed), folder / LORA_WEIGHTS, {"format": "pt"})
     modules = sorted({name.partition(".lora_")[0] for name in lora})  # by whole names: towers have a q_proj too
+    named = HubName.parse(lora_settings["base"])
     config = {
         "peft_type": "LORA",
-        "base_model_name_or_path": lora_settings["base"],
+        "base_model_name_or_path": lora_settings["base"] if named is None else named.repo_id,
+        "revision": None if named is None else named.revision,
         "r": lora_settings["rank"],
         "lora_alpha": lora_settings["alpha"],
         "lora_dropout": 0.0,
