@@ -13,24 +13,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from voco_video.answer.compressed_video import CompressedVideo
 from voco_video.answer.entry_frames import EntryFrames
 from voco_video.answer.frame_scorer import Retriever
 from voco_video.answer.several_videos import Found, concat, find
 from voco_video.cache import FrameCache
-from voco_video.checkpoint.files import find_checkpoint
+from voco_video.checkpoint.finding import find_checkpoint
 from voco_video.checkpoint.fingerprints import cached_fingerprint
 from voco_video.checkpoint.folder import load_voco_model, save_voco_model
 from voco_video.compress import Progress, compress_video
 from voco_video.errors import CacheError, ModelError
 from voco_video.follow import Stream
+from voco_video.hub.upload import check_can_publish
 from voco_video.model.inference import undisturbed
 from voco_video.model.memory import Batching
 from voco_video.model.voco import VocoModel
 from voco_video.options.compression import BatchSize, CompressOptions, Decoder, Form, Storage, StreamOptions, WhenBehind
 from voco_video.options.loading import Layout, WeightBits
 from voco_video.options.sampling import Sampling
+from voco_video.publish.push import push_checkpoint
 from voco_video.stored_tokens import videos_with_frames_first
 from voco_video.video.sources import VideoLike
 
@@ -50,6 +53,8 @@ def load_model(
     weight_bits: WeightBits = 16,
     layout: Layout | None = None,
     num_voco_tokens: int | None = None,
+    revision: str | None = None,
+    offline: bool = False,
     cache_dir: str | Path | None = None,
     max_cache_bytes: int | None = None,
 ) -> VideoModel:
@@ -60,7 +65,7 @@ def load_model(
 
     Args:
         path, num_voco_tokens: see `voco_video.checkpoint.folder.load_voco_model`.
-        device, dtype, attn_implementation, device_map, weight_bits, layout: see
+        device, dtype, attn_implementation, device_map, weight_bits, layout, revision, offline: see
             `voco_video.options.loading.LoadOptions`.
         cache_dir: where compressed videos are kept; ``$VOCO_VIDEO_CACHE_DIR`` or ``~/.cache/voco-video`` when None.
         max_cache_bytes: the cache drops what was unused longest beyond this; ``$VOCO_VIDEO_CACHE_MAX_BYTES`` or 50 GB.
@@ -79,8 +84,11 @@ def load_model(
         weight_bits=weight_bits,
         layout=layout,
         num_voco_tokens=num_voco_tokens,
+        revision=revision,
+        offline=offline,
     )
-    return VideoModel(voco, cache, Retriever.load(find_checkpoint(path), device=voco.backbone.device))
+    folder = find_checkpoint(path, revision=revision, offline=offline)
+    return VideoModel(voco, cache, Retriever.load(folder, device=voco.backbone.device))
 
 
 @dataclass(frozen=True)
@@ -198,7 +206,8 @@ class VideoModel:
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the model as an ordinary Hugging Face folder, which `load_model` reads back.
 
-        Its VoCo files go with it, and what it has learned about finding frames.
+        Its VoCo files go with it, and what it has learned about finding frames. Plain transformers opens it too, as an
+        `AutoModelForImageTextToText` and an `AutoProcessor`.
 
         >>> load_model("VoCo-LLaMA-7B").save_pretrained("voco-llama-7b-hf")     # doctest: +SKIP
         PosixPath('voco-llama-7b-hf')
@@ -207,6 +216,34 @@ class VideoModel:
         if self.retriever is not None:
             self.retriever.save(saved)
         return saved
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        reports: Sequence[str | Path] = (),
+        private: bool | None = None,
+        revision: str | None = None,
+        message: str | None = None,
+    ) -> str:
+        """Publish the model at a hub with a model card; `load_model` and plain transformers load it by its name.
+
+        Weights are written in the type that they were loaded with. `HF_TOKEN` or `hf auth login` says who you are.
+
+        Args:
+            repo_id: ``user/name``; made where it is not there yet.
+            reports, private, revision, message: see `voco_video.publish.push.push_checkpoint`.
+
+        Returns:
+            The address of the commit.
+
+        >>> load_model("runs/mine/last", dtype="bfloat16").push_to_hub("me/mine")     # doctest: +SKIP
+        'https://huggingface.co/me/mine/commit/...'
+        """
+        check_can_publish(repo_id)
+        with TemporaryDirectory() as folder:
+            saved = self.save_pretrained(folder)
+            return push_checkpoint(saved, repo_id, reports=reports, private=private, revision=revision, message=message)
 
     def open_stream(
         self,

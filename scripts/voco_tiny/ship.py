@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from voco_video.answer.frame_scorer import Retriever
-from voco_video.checkpoint.files import ASSETS
+from voco_video.checkpoint.finding import ASSETS
 from voco_video.checkpoint.folder import load_voco_model, save_voco_model
 
 ABOUT = (

@@ -15,7 +15,7 @@ from tests.helpers.published_layout import VOCO_ID, write_published
 from voco_video.answer.generate import generate
 from voco_video.checkpoint.convert import convert_checkpoint
 from voco_video.checkpoint.describe import describe_checkpoint
-from voco_video.checkpoint.files import find_checkpoint
+from voco_video.checkpoint.finding import find_checkpoint
 from voco_video.checkpoint.folder import load_voco_model
 from voco_video.errors import ModelError, UsageError
 from voco_video.model.compressors import whole_frames

@@ -23,7 +23,8 @@ from tests.helpers.tiny_families import FAMILIES, tiny_family
 from voco_video.api import load_model
 from voco_video.checkpoint.convert import convert_checkpoint
 from voco_video.checkpoint.describe import describe_checkpoint
-from voco_video.checkpoint.files import find_checkpoint, read_image_processor, read_tokenizer
+from voco_video.checkpoint.files import read_image_processor, read_tokenizer
+from voco_video.checkpoint.finding import find_checkpoint
 from voco_video.checkpoint.folder import load_voco_model, save_voco_model
 from voco_video.errors import ModelError, UsageError, VocoVideoError
 from voco_video.model.voco import VocoModel

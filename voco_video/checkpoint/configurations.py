@@ -6,13 +6,16 @@ range, layers that are not there, token ids that no vocabulary holds, or frames 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from voco_video.checkpoint.files import CONFIG, GENERATION_CONFIG, read_config, read_image_processor
+from voco_video.checkpoint.files import GENERATION_CONFIG, read_config, read_image_processor
+from voco_video.checkpoint.needed import CONFIG
 from voco_video.errors import ModelError, VocoVideoError
 from voco_video.files.checked_values import Checked, is_number, is_whole
+from voco_video.files.processor_files import PROCESSOR_SETTINGS
 from voco_video.files.settings import FETCH_AGAIN, first_line, has_file, read_settings, shown
 from voco_video.model.families import ImageSettings, family_of
 
@@ -159,6 +162,23 @@ def read_images(folder: Path, config: Any, *, as_library: bool = False) -> Image
             f"the image processor in {folder} cannot be used ({first_line(error)}): {shown(found)} is not what "
             f"{family.title} needs"
         ) from error
+
+
+def write_images(folder: Path, images: ImageSettings, config: Any) -> None:
+    """Write how frames are prepared into a folder's image processor, unless the one that is there says the same."""
+    names = [name for name in PROCESSOR_SETTINGS[:2] if has_file(folder, name)]
+    try:
+        if names and read_images(folder, config) == images:
+            return
+    except ModelError:  # of another family, or no image processor at all
+        pass
+    settings = family_of(config).processor_settings(images, config)
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    if "processor_config.json" in names:
+        path = folder / "processor_config.json"
+        joint = read_settings(path)
+        if "image_processor" in joint:  # the library reads this one first
+            path.write_text(json.dumps(joint | {"image_processor": settings}, indent=2) + "\n")
 
 
 def check_frames(images: ImageSettings, config: Any, path: Path) -> int:

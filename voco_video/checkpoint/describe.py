@@ -11,15 +11,10 @@ import torch
 from voco_video.checkpoint.adapter_folder import base_of
 from voco_video.checkpoint.beside import read_beside, read_beside_weights
 from voco_video.checkpoint.configurations import check_generation, checked_config
-from voco_video.checkpoint.files import (
-    CONFIG,
-    StoredWeight,
-    find_checkpoint,
-    stored_weights,
-    weight_files,
-    weights_dtype,
-)
+from voco_video.checkpoint.files import StoredWeight, stored_weights, weight_files, weights_dtype
+from voco_video.checkpoint.finding import find_checkpoint, left_at_hub
 from voco_video.checkpoint.loading import empty_model
+from voco_video.checkpoint.needed import CONFIG
 from voco_video.checkpoint.published import (
     PUBLISHED_MODEL_TYPE,
     PUBLISHED_NUM_VOCO_TOKENS,
@@ -115,11 +110,14 @@ def supported_models() -> list[SupportedModel]:
     return [*kinds, SupportedModel(_PUBLISHED_TITLE, PUBLISHED_MODEL_TYPE, "published", tower, decoder, "1-D")]
 
 
-def describe_checkpoint(path: str | Path) -> CheckpointFacts:
+def describe_checkpoint(
+    path: str | Path, *, revision: str | None = None, offline: bool = False, update: bool = False
+) -> CheckpointFacts:
     """Describe a checkpoint from its settings and the heads of its files.
 
     Args:
-        path: a folder, a hub id in the local Hugging Face cache, or the name of an embedded model.
+        path, revision, offline, update: as in `find_checkpoint`. Of a hub id nothing but small files is fetched, where
+            these say it all.
 
     Raises:
         ModelError: there is none, or voco-video does not run on it.
@@ -128,17 +126,18 @@ def describe_checkpoint(path: str | Path) -> CheckpointFacts:
     >>> facts.num_voco_tokens, facts.num_vision_tokens
     (8, 64)
     """
-    folder = find_checkpoint(path)
-    base, voco = base_of(folder), read_voco_settings(folder)
+    folder = find_checkpoint(path, revision=revision, offline=offline, update=update, weights=False)
+    base, voco = base_of(folder, offline=offline), read_voco_settings(folder)
     if base is not None and voco is not None:
-        facts = describe_checkpoint(base.name)
+        facts = describe_checkpoint(base.name, offline=offline)
         read_beside_weights(folder)
         added = {name: getattr(voco, name) for name in ("num_voco_tokens", "trained", "about")}
         return replace(facts, path=str(folder), base=base.name, **added)
     read_beside_weights(folder)
     settings = read_settings(folder / CONFIG)
-    if is_published(settings):
-        return _published_facts(open_published(folder, settings))
+    if is_published(settings):  # whether its weights hold a tower says how large it is
+        folder = find_checkpoint(path, revision=revision, offline=offline)
+        return _published_facts(open_published(folder, settings, offline=offline))
     config = checked_config(folder)
     family = family_of(config)
     return _facts(
@@ -157,8 +156,8 @@ def describe_checkpoint(path: str | Path) -> CheckpointFacts:
 
 
 def _stored(folder: Path) -> dict[str, StoredWeight] | None:
-    """Read the heads of a folder's weights; None for a configuration without weights."""
-    if not any(folder.glob("*.safetensors*")) and not any(folder.glob("*.bin*")):
+    """Read the heads of a folder's weights; None for a configuration without weights, or where they stayed at a hub."""
+    if left_at_hub(folder) or not (any(folder.glob("*.safetensors*")) or any(folder.glob("*.bin*"))):
         return None
     return stored_weights(weight_files(folder), dtype=torch.float32)
 

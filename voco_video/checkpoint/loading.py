@@ -20,7 +20,8 @@ from torch import Tensor
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, GenerationConfig
 
 from voco_video.checkpoint.configurations import check_generation
-from voco_video.checkpoint.files import CONFIG, GENERATION_CONFIG, StoredWeight
+from voco_video.checkpoint.files import GENERATION_CONFIG, StoredWeight
+from voco_video.checkpoint.needed import CONFIG
 from voco_video.errors import ModelError, UsageError
 from voco_video.files.settings import FETCH_AGAIN, first_line
 from voco_video.files.weights import is_finite

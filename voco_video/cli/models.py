@@ -8,17 +8,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voco_video.cli import options as opt
+from voco_video.cli.options import only, with_options
 from voco_video.cli.output import format_bytes, print_facts, print_json, print_table
+from voco_video.options.loading import LoadOptions
 
 if TYPE_CHECKING:
     from voco_video.checkpoint.describe import CheckpointFacts
 
 
+@with_options
 def models(
-    path: Annotated[str | None, typer.Argument(help="Checkpoint folder, cached hub id, or embedded model.")] = None,
+    path: Annotated[str | None, typer.Argument(help="Checkpoint folder, hub id, or embedded model.")] = None,
+    *,
+    load: Annotated[LoadOptions, only("revision", "offline")],
+    update: Annotated[bool, typer.Option("--update", help="Ask the hub what this name stands for now.")] = False,
     json: opt.Json = False,
 ) -> None:
     """List the models that voco-video runs on, or say what a checkpoint is without loading its weights.
+
+    Of a hub id only small files are fetched. A name that was fetched before stands for the same commit until --update.
 
     \b
     Examples:
@@ -29,7 +37,7 @@ def models(
     from voco_video.checkpoint.describe import describe_checkpoint, supported_models
 
     if path is not None:
-        facts = describe_checkpoint(path)
+        facts = describe_checkpoint(path, revision=load.revision, offline=load.offline, update=update)
         if json:
             print_json(asdict(facts))
         else:

@@ -33,7 +33,7 @@ class SplitChoice(str, Enum):
     test = "test"
 
 
-Model = Annotated[str, typer.Option(help="Checkpoint folder, cached hub id, or embedded model.", metavar="PATH")]
+Model = Annotated[str, typer.Option(help="Checkpoint folder, hub id, or embedded model.", metavar="MODEL")]
 CacheDir = Annotated[
     Path | None, typer.Option(help="Frame cache. [default: $VOCO_VIDEO_CACHE_DIR or ~/.cache/voco-video]")
 ]

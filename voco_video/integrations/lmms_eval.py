@@ -41,7 +41,7 @@ class VocoVideo(lmms):
     """A voco-video model as lmms-eval calls it. Frames come before the text, whatever their place in the question.
 
     Args:
-        pretrained: a checkpoint folder, a cached hub id, or an embedded model; see `load_model`.
+        pretrained: a checkpoint folder, a hub id, or an embedded model; see `load_model`.
         fps, num_frames: see `Sampling`; 1 fps when neither is given. An image is one frame.
         compressor, form, storage, decoder: see `CompressOptions`.
         num_voco_tokens: budget k per frame to answer from; the cache keeps all K.

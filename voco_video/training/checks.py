@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import torch
 
-from voco_video.checkpoint.files import find_checkpoint
+from voco_video.checkpoint.finding import find_checkpoint
 from voco_video.checkpoint.voco_settings import read_voco_settings
 from voco_video.errors import UsageError
 from voco_video.shapes.scene_view import FAMILIES
