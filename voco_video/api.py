@@ -21,13 +21,23 @@ from voco_video.cache import FrameCache
 from voco_video.checkpoint.files import find_checkpoint
 from voco_video.checkpoint.fingerprints import cached_fingerprint
 from voco_video.checkpoint.folder import load_voco_model, save_voco_model
+from voco_video.checkpoint.world import World
 from voco_video.compress import Progress, compress_video
 from voco_video.errors import CacheError, ModelError
 from voco_video.follow import Stream
 from voco_video.model.inference import undisturbed
 from voco_video.model.memory import Batching
 from voco_video.model.voco import VocoModel
-from voco_video.options.compression import BatchSize, CompressOptions, Decoder, Form, Storage, StreamOptions, WhenBehind
+from voco_video.options.compression import (
+    AUTO,
+    BatchSize,
+    CompressOptions,
+    Decoder,
+    Form,
+    Storage,
+    StreamOptions,
+    WhenBehind,
+)
 from voco_video.options.loading import WeightBits
 from voco_video.options.sampling import Sampling
 
@@ -72,7 +82,8 @@ def load_model(
         weight_bits=weight_bits,
         num_voco_tokens=num_voco_tokens,
     )
-    return VideoModel(voco, cache, Retriever.load(find_checkpoint(path), device=voco.backbone.device))
+    folder = find_checkpoint(path)
+    return VideoModel(voco, cache, Retriever.load(folder, device=voco.backbone.device), World.load(folder))
 
 
 @dataclass(frozen=True)
@@ -86,11 +97,14 @@ class VideoModel:
         voco: the model.
         cache: where its results are kept.
         retriever: what it has learned about finding frames; None leaves that to its attention.
+        trained_on: what it was trained on, by which videos of something else are recognised; None where the checkpoint
+            does not say.
     """
 
     voco: VocoModel
     cache: FrameCache
     retriever: Retriever | None = None
+    trained_on: World | None = None
     _batchings: dict[CompressOptions, Batching] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     from_pretrained = staticmethod(load_model)
@@ -110,6 +124,12 @@ class VideoModel:
         what = f"compressing {self.voco.backbone.template}"
         return cached_fingerprint(self.voco, self.voco.fingerprint, what=what, cache_dir=self.cache.cache_dir)
 
+    @cached_property
+    def world(self) -> World | None:
+        """`trained_on`, unless the weights were trained further since."""
+        known = self.trained_on
+        return known if known is not None and known.belongs_to(self.voco, self.fingerprint) else None
+
     def compress(
         self,
         path: str | Path,
@@ -120,7 +140,7 @@ class VideoModel:
         timestamps: Sequence[float] | None = None,
         start_seconds: float | None = None,
         end_seconds: float | None = None,
-        compressor: str = "voco",
+        compressor: str = AUTO,
         num_voco_tokens: int | None = None,
         form: Form | None = None,
         storage: Storage = "native",
@@ -168,7 +188,8 @@ class VideoModel:
             sampling=sampling,
             options=options,
             fingerprint=self.fingerprint,
-            batching=self._batchings.setdefault(options, Batching(options.batch_size)),
+            world=self.world,
+            batchings=self._batchings,
             on_progress=on_progress,
         )
         return CompressedVideo(self, (EntryFrames(result.entry, 0, result.entry.num_frames),), result)
@@ -184,6 +205,8 @@ class VideoModel:
         saved = save_voco_model(self.voco, folder)
         if self.retriever is not None:
             self.retriever.save(saved)
+        if self.world is not None:
+            self.world.save(saved)
         return saved
 
     def open_stream(
@@ -198,7 +221,7 @@ class VideoModel:
         end_marker: str | Path | None = None,
         when_behind: WhenBehind | None = None,
         starts_over: bool | None = None,
-        compressor: str = "voco",
+        compressor: str = AUTO,
         num_voco_tokens: int | None = None,
         form: Form | None = None,
         storage: Storage = "native",
@@ -265,7 +288,13 @@ class VideoStream(Stream):
     ) -> None:
         self._video_model = model
         super().__init__(
-            model.voco, source, cache=model.cache, options=options, compress=compress, fingerprint=model.fingerprint
+            model.voco,
+            source,
+            cache=model.cache,
+            options=options,
+            compress=compress,
+            fingerprint=model.fingerprint,
+            world=model.world,
         )
 
     def __enter__(self) -> VideoStream:

@@ -6,15 +6,18 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from voco_video.auto_compressor import choose, settled, untrained_compressors, with_compressor
 from voco_video.cache import CacheEntry, CacheKey, FrameCache, digest_file
-from voco_video.errors import CacheError, VideoError
+from voco_video.checkpoint.world import Watcher, World
+from voco_video.errors import CacheError, UsageError, VideoError
 from voco_video.files.paths import expanded
 from voco_video.model.compressors import check_compressor, compress_frames, no_tokens
 from voco_video.model.inference import undisturbed
@@ -64,6 +67,7 @@ class CompressResult:
     Attributes:
         entry: the frames' VoCo tokens, or what another compressor kept, on disk.
         from_cache: True where nothing was decoded or compressed.
+        choice: why this compressor was chosen, in one line; empty where it was named or is the learned one.
         num_resumed_frames: frames kept from an interrupted run.
         seconds: by stage, for this run.
         total_seconds: wall-clock time of the call.
@@ -71,6 +75,7 @@ class CompressResult:
 
     entry: CacheEntry
     from_cache: bool
+    choice: str = ""
     num_resumed_frames: int = 0
     seconds: StageSeconds = field(default_factory=StageSeconds)
     total_seconds: float = 0.0
@@ -84,7 +89,8 @@ def compress_video(
     sampling: Sampling = Sampling(),
     options: CompressOptions = CompressOptions(),
     fingerprint: str | None = None,
-    batching: Batching | None = None,
+    world: World | None = None,
+    batchings: dict[CompressOptions, Batching] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> CompressResult:
     """Compress a video into the frame cache, or find it there.
@@ -96,7 +102,8 @@ def compress_video(
     Args:
         path: any file that FFmpeg reads.
         fingerprint: `VocoModel.fingerprint` where the caller has it already.
-        batching: how many frames fit, where the caller knows from another video compressed alike.
+        world: what the model was trained on; the entry then records how many frames are of something else.
+        batchings: how many frames fit, by options; filled in for the next video that is compressed alike.
         on_progress: called with the state at the start and after every batch.
 
     Raises:
@@ -106,12 +113,16 @@ def compress_video(
         CacheError: the cache cannot be written, or the entry is damaged.
     """
     started = time.perf_counter()
-    compressor = parse_compressor(options.compressor)
     report = on_progress or (lambda progress: None)
     path = _existing_file(path)
-    key = cache_key(model, path, sampling=sampling, options=options, fingerprint=fingerprint)
+    key_with = partial(entry_key, model, _digest(path), sampling=sampling, fingerprint=fingerprint)
+    options, choice = with_compressor(
+        model, options, lambda auto: _count_frames(model, path, cache, sampling, auto, key_with)
+    )
+    compressor = parse_compressor(options.compressor)
+    key = key_with(options=options)
     if not options.force and (entry := cache.get(key)) is not None:
-        return CompressResult(entry, from_cache=True, total_seconds=time.perf_counter() - started)
+        return CompressResult(entry, True, choice, total_seconds=time.perf_counter() - started)
     seconds = StageSeconds()
     with (
         open_video(path, backend=options.decoder) as video,
@@ -120,13 +131,14 @@ def compress_video(
         ) as writer,
     ):
         if writer.entry is not None:  # another process finished it while this one waited
-            return CompressResult(writer.entry, from_cache=True, total_seconds=time.perf_counter() - started)
+            return CompressResult(writer.entry, True, choice, total_seconds=time.perf_counter() - started)
         plan = video.plan(sampling)
         num_resumed, total = writer.num_frames, len(plan)
         report(Progress(num_resumed, total))
         int8_error: float | None = None
         first_frame = _next_planned(plan, num_resumed, writer.last_pts_seconds)
-        batching = batching or Batching(options.batch_size)
+        batching = ({} if batchings is None else batchings).setdefault(options, Batching(options.batch_size))
+        watcher = Watcher(world) if world else None
         if compressor.sees_frames and first_frame < total:
             size = fitting_batch_size(model, compressor, options, batching)
             batches = video.batches(sampling, fit=model.backbone.images.fit, batch_size=size, first_frame=first_frame)
@@ -136,7 +148,7 @@ def compress_video(
             batches = _later(batches, writer.last_pts_seconds)
         for batch in _timed(batches, seconds):
             for part, tokens in batching.passes(
-                batch, lambda part: compress_batch(model, part.pixels, compressor, options, seconds)
+                batch, lambda part: compress_batch(model, part.pixels, compressor, options, seconds, watcher)
             ):
                 if options.storage == "int8" and int8_error is None:
                     int8_error = checked_int8_error(model, tokens)
@@ -145,8 +157,26 @@ def compress_video(
                 report(Progress(writer.num_frames, total))
         seconds.decode = video.decode_seconds
         with _clock(seconds, "write"):
-            entry = writer.finish(_facts(model, path, video, sampling, compressor, int8_error))
-    return CompressResult(entry, False, num_resumed, seconds, time.perf_counter() - started)
+            facts = _facts(model, path, video, sampling, compressor, int8_error)
+            entry = writer.finish(facts | (watcher.facts if watcher else {}))
+    return CompressResult(entry, False, choice, num_resumed, seconds, time.perf_counter() - started)
+
+
+def _count_frames(
+    model: VocoModel,
+    path: Path,
+    cache: FrameCache,
+    sampling: Sampling,
+    options: CompressOptions,
+    key_with: Callable[..., CacheKey],
+) -> int:
+    """Count the frames that a sampling takes; where the cache has an entry that ``auto`` chooses, by its frames."""
+    for one in () if options.force else untrained_compressors(model):
+        entry = cache.get(key_with(options=replace(options, compressor=str(one))))
+        if entry is not None and choose(model, options, entry.num_frames).compressor == one:
+            return entry.num_frames
+    with open_video(path, backend=options.decoder) as video:
+        return len(video.plan(sampling))
 
 
 def cache_key(
@@ -170,8 +200,10 @@ def entry_key(
     fingerprint: str | None = None,
 ) -> CacheKey:
     """Return the address of what a model makes of the video with this digest, 64 hex digits."""
-    compressor = parse_compressor(options.compressor)
-    form = options.form_for(model.default_form)
+    compressor = settled(model, options.compressor, num_voco_tokens=options.num_voco_tokens)
+    if compressor is None:
+        raise UsageError("compressor='auto' depends on the number of frames here, so no entry can be named; name one")
+    form = replace(options, compressor=str(compressor)).form_for(model.default_form)
     check_compressor(model, compressor, num_voco_tokens=options.num_voco_tokens, form=form)
     kind: dict[str, Any] = {"compressor": str(compressor)}
     if compressor.name == "voco":  # so that entries from before there was a choice are found
@@ -215,21 +247,29 @@ def _undecoded(pts_seconds: np.ndarray) -> Iterator[FrameBatch]:
 
 @undisturbed()
 def compress_batch(
-    model: VocoModel, pixels: np.ndarray, compressor: Compressor, options: CompressOptions, seconds: StageSeconds
+    model: VocoModel,
+    pixels: np.ndarray,
+    compressor: Compressor,
+    options: CompressOptions,
+    seconds: StageSeconds,
+    watcher: Watcher | None = None,
 ) -> VocoTokens:
-    """Compress pixels ``[F, H, W, 3]``; the time it takes is added to ``seconds``."""
+    """Compress pixels ``[F, H, W, 3]``; the time it takes is added to ``seconds``, the frames to the ``watcher``'s."""
     if not compressor.sees_frames:
         return no_tokens(model, len(pixels))
     with _clock(seconds, "vision", model):
         vision_tokens = model.vision_tokens(pixels)  # [F, N, D]
     with _clock(seconds, "llm", model):
-        return compress_frames(
+        tokens = compress_frames(
             model,
             vision_tokens,
             compressor,
             num_voco_tokens=options.num_voco_tokens,
             form=options.form_for(model.default_form),
         )
+        if watcher is not None:
+            watcher.look(vision_tokens)
+    return tokens
 
 
 def fitting_batch_size(model: VocoModel, compressor: Compressor, options: CompressOptions, batching: Batching) -> int:

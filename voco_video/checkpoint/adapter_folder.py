@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from voco_video.checkpoint.files import VOCO_CONFIG, find_checkpoint, stored_weights, weight_files
+from voco_video.checkpoint.recommended import full_name
 from voco_video.checkpoint.voco_settings import Base, read_voco_settings
 from voco_video.errors import ModelError
 from voco_video.files.checked_values import Checked, is_number, is_whole
@@ -38,7 +39,7 @@ def describe_base(path: str | Path) -> Base:
     """Describe a base by its path or id, as it is now."""
     folder = find_checkpoint(path)
     is_snapshot = folder.parent.name == "snapshots" and not expanded(path).exists()
-    name = f"{str(path).partition('@')[0]}@{folder.name}" if is_snapshot else str(path)
+    name = f"{full_name(str(path)).partition('@')[0]}@{folder.name}" if is_snapshot else str(path)
     is_folder = expanded(path).is_dir()
     return Base(str(folder.resolve()) if is_folder else name, stored_digest(folder))
 

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
+from voco_video.checkpoint.recommended import full_name, similar_names
 from voco_video.errors import ModelError
 from voco_video.files.paths import expanded
 from voco_video.files.settings import (
@@ -59,7 +60,8 @@ def find_checkpoint(path: str | Path) -> Path:
     """Find the folder of a checkpoint: a path, an embedded model's name, or a hub id in the local Hugging Face cache.
 
     Args:
-        path: ``name@revision`` pins a hub id to a branch, a tag or a commit.
+        path: a short name stands for a hub id, see `voco_video.checkpoint.recommended`; ``name@revision`` pins it to a
+            branch, a tag or a commit.
 
     Raises:
         ModelError: nothing of that name is here; nothing is downloaded.
@@ -72,16 +74,17 @@ def find_checkpoint(path: str | Path) -> Path:
         lacks = f"holds no {CONFIG} (nor, as an adapter does, {VOCO_CONFIG})" if folder.is_dir() else "is no folder"
         raise ModelError(f"{folder} {lacks}, so it is not a checkpoint folder")
     known = ", ".join(sorted(p.name for p in ASSETS.iterdir() if p.is_dir())) if ASSETS.is_dir() else "none"
-    name, _, revision = str(path).partition("@")
+    name, _, revision = full_name(str(path)).partition("@")
     try:
         from huggingface_hub import snapshot_download
 
         return Path(snapshot_download(name, revision=revision or None, local_files_only=True))
     except Exception as error:
+        meant = " or ".join(similar_names(name))
         fetch = f"hf download {name}" + (f" --revision {revision}" if revision else "")
         raise ModelError(
             f"no checkpoint {str(path)!r}: not a folder, not an embedded model ({known}), and not in the local Hugging "
-            f"Face cache. Fetch a hub model first with `{fetch}`"
+            f"Face cache. Fetch a hub model first with `{fetch}`" + (f". Did you mean {meant}?" if meant else "")
         ) from error
 
 

@@ -48,7 +48,8 @@ def find(
 
     Videos that the cache does not have are compressed first. One that cannot be read is named, and the others are
     searched. With a model that has learned to find frames, a score above 0 says that the moment more likely than not
-    shows what was asked for; with others only the order counts.
+    shows what was asked for; with others only the order counts. Where a video is nothing that the model was trained on,
+    as real footage is for voco-tiny, scores mean nothing, and a note says so.
 
     \b
     Examples:
@@ -96,6 +97,8 @@ def find(
         print_json({"query": query, "moments": [moment_facts(one) for one in found]})
     else:
         print_moments(found)
+    for note in dict.fromkeys(f"{source_of(v).name}: {v.foreign_note}" for v in videos if v.foreign_note):
+        print(f"note: scores mean nothing here: {note}", file=sys.stderr)
     if strip is not None and found:
         write_moments(found, query, strip)
     if num_failed:
@@ -117,7 +120,8 @@ def _names(given: list[str]) -> list[str]:
 
 def moment_facts(one: Found) -> dict[str, Any]:
     """Return a moment as plain values."""
-    return {"path": str(source_of(one.video)), "entry": one.video.parts[0].entry.digest, **asdict(one.moment)}
+    where = {"path": str(source_of(one.video)), "entry": one.video.parts[0].entry.digest}
+    return {**where, **asdict(one.moment), "is_foreign": bool(one.video.foreign_note)}
 
 
 def print_moments(found: list[Found]) -> None:
@@ -129,8 +133,7 @@ def print_moments(found: list[Found]) -> None:
             source_of(one.video).name,
             format_seconds(one.moment.start_seconds),
             format_seconds(one.moment.end_seconds),
-            f"{one.moment.score:.2f}",
-            f"{one.moment.weight:.0%}",
+            *(("–", "–") if one.video.foreign_note else (f"{one.moment.score:.2f}", f"{one.moment.weight:.0%}")),
         ]
         for one in found
     ]

@@ -218,4 +218,8 @@ class CachedConversations(_SkipsBadRows):
 
 def options_for(kind: TokenKind) -> CompressOptions:
     """Return the options for compressing a video to a kind of tokens."""
-    return CompressOptions(compressor="full", form="kv") if kind == "full" else CompressOptions(form=kind)
+    return (
+        CompressOptions(compressor="full", form="kv")
+        if kind == "full"
+        else CompressOptions(compressor="voco", form=kind)
+    )
