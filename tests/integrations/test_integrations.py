@@ -14,6 +14,9 @@ from PIL import Image
 
 import voco_video
 from tests.helpers.clips import Clip
+from voco_video.auto_compressor import choose
+from voco_video.cache import FrameCache
+from voco_video.checkpoint.folder import without_voco_tokens
 from voco_video.errors import DataError, UsageError, VideoError
 from voco_video.integrations.generation import Generation
 from voco_video.integrations.visuals import Viewer
@@ -124,6 +127,21 @@ def test_budgets_and_compressors(model, clip):
     assert pooled.prefix.frame_slots.shape[0] == 3
     with pytest.raises(UsageError, match="99"):
         Viewer(model, num_voco_tokens=99)
+
+
+def test_visuals_that_are_joined_get_one_compressor(model, clip, tmp_path):
+    voco = without_voco_tokens(model.voco.backbone)
+    plain = voco_video.VideoModel(voco, FrameCache(tmp_path))
+    together = 3 + 1
+    voco.backbone.text_config.max_position_embeddings, before = 200, voco.backbone.context_length
+    try:
+        view = Viewer(plain, Sampling(num_frames=3)).look([clip, random_image(model, 0)])
+        expected = choose(voco, CompressOptions(), together).compressor
+    finally:
+        voco.backbone.text_config.max_position_embeddings = before
+    assert {part.compressor for part in view.parts} == {str(expected)}
+    assert expected.name == "pool"
+    assert view.prefix.frame_slots.shape[0] == together
 
 
 def test_what_cannot_be_looked_at(viewer, tmp_path):

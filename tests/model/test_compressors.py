@@ -483,6 +483,19 @@ def test_commands_take_a_compressor(run, clip, voco):
     assert "pool:4" in run("cache", "ls")[1]
 
 
+def test_commands_say_what_they_chose(run, clip, plain):
+    code, out, _ = run("compress", clip, "--model", plain, "--json")
+    (row,) = json.loads(out)
+    assert (code, row["compressor"]) == (0, "full")
+    assert row["compressor_choice"].startswith("compressor full: 8 frames fit the context")
+    for command in (["compress", clip], ["ask", clip, "who?", "--max-new-tokens", "1"]):
+        assert row["compressor_choice"] in run(*command, "--model", plain)[2]
+    found = json.loads(run("ask", clip, "who?", "--model", plain, "--json", "--max-new-tokens", "1")[1])
+    assert [found[name] for name in ("entry", "compressor")] == [row["digest"], "full"]
+    (row,) = json.loads(run("compress", clip, "--json")[1])
+    assert (row["compressor"], row["compressor_choice"]) == ("voco", "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
