@@ -26,14 +26,15 @@ COLOURS = ("black", "gray", "red", "green", "blue", "yellow", "purple")
 Draw = Callable[[ImageDraw.ImageDraw, int], None]
 
 
-def make_others(folder: Path) -> list[Path]:
-    """Write all of them; those that are there already are not made again."""
+def make_others(folder: Path, *, most: int = 100) -> list[Path]:
+    """Write all of them, or the first few; those that are there already are not made again."""
     folder.mkdir(parents=True, exist_ok=True)
     patterns = {name: _pattern(name, f"s={WIDTH}x{HEIGHT}") for name in PATTERNS}
     colours = {f"plain-{name}": _pattern("color", f"c={name}:s={WIDTH}x{HEIGHT}") for name in COLOURS}
     drawings = {f"drawn-{name}": _drawn(draw) for name, draw in DRAWINGS.items()}
     pictures = {"noise": _noise(), "coarse-noise": _noise(cell=40), "textures": _textures()}
-    return [_write(folder, name, frames) for name, frames in (patterns | colours | drawings | pictures).items()]
+    every = patterns | colours | drawings | pictures
+    return [_write(folder, name, frames) for name, frames in list(every.items())[:most]]
 
 
 def _write(folder: Path, name: str, frames: Iterator[np.ndarray]) -> Path:
