@@ -63,7 +63,8 @@ def load_model(
     (UsageError): it loads its own, and then computes in one thread, or it is started by ``spawn``.
 
     Args:
-        path, num_voco_tokens: see `voco_video.checkpoint.folder.load_voco_model`.
+        path, num_voco_tokens: see `voco_video.checkpoint.folder.load_voco_model`; also a short name, as
+            ``voco-video models`` lists them.
         device, dtype, attn_implementation, device_map, weight_bits: see `voco_video.options.loading.LoadOptions`.
         cache_dir: where compressed videos are kept; ``$VOCO_VIDEO_CACHE_DIR`` or ``~/.cache/voco-video`` when None.
         max_cache_bytes: the cache drops what was unused longest beyond this; ``$VOCO_VIDEO_CACHE_MAX_BYTES`` or 50 GB.
