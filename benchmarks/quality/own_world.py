@@ -28,7 +28,7 @@ from benchmarks.shape_clips import make_clips
 from voco_video.answer.foreign import counted_by_tokens
 from voco_video.api import CompressedVideo, VideoModel, load_model
 from voco_video.cache import FrameCache
-from voco_video.errors import VideoError
+from voco_video.errors import ModelError, VideoError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -130,8 +130,8 @@ def _judged(paths: Sequence[Path], is_foreign: Callable[[Path], bool]) -> Iterat
     for path in paths:
         try:
             yield path, is_foreign(path)
-        except VideoError as error:  # nothing of it can be decoded, so nobody is misled
-            print(f"left out: {error}")
+        except (VideoError, ModelError) as error:  # it cannot be read, or int8 is refused for it: nobody is misled
+            print(f"left out: {path.name}: {error}")
 
 
 def ratios(report: Report) -> dict[str, float]:
