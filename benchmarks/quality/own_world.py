@@ -28,6 +28,7 @@ from benchmarks.shape_clips import make_clips
 from voco_video.answer.foreign import counted_by_tokens
 from voco_video.api import CompressedVideo, VideoModel, load_model
 from voco_video.cache import FrameCache
+from voco_video.checkpoint.world import VISION
 from voco_video.errors import ModelError, VideoError
 
 if TYPE_CHECKING:
@@ -86,8 +87,10 @@ def measure(settings: Settings) -> Report:
 
 
 def _with_cache(loaded: VideoModel, kind: str, name: str) -> VideoModel:
-    """A cache for each row: every write looks through all entries of its cache."""
-    return replace(loaded, cache=FrameCache(CLIPS / "own-world-cache" / f"{kind} {name}".replace(" ", "-")))
+    """A cache for each row, as every write looks through all entries of its cache; a new one for another limit."""
+    assert loaded.world is not None
+    limit = f"{loaded.world.familiar[VISION].limit:.4f}"  # by which entries record how many frames are foreign
+    return replace(loaded, cache=FrameCache(CLIPS / "own-world-cache" / limit / f"{kind} {name}".replace(" ", "-")))
 
 
 def _footage(folder: str) -> list[Path]:
