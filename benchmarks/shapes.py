@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from voco_video.checkpoint.folder import load_voco_model
 from voco_video.checkpoint.loading import resolve_attention
 from voco_video.model.backbone import Backbone
-from voco_video.model.families.family import ImageSettings, PromptTemplate
+from voco_video.model.families import ImageSettings, PromptTemplate
 from voco_video.model.freed_memory import keep_freed_memory
 from voco_video.model.voco import VocoModel
 from voco_video.options.loading import LoadOptions

@@ -11,10 +11,12 @@ import torch
 from tests.helpers.clips import Clip
 from tests.helpers.models import tiny_voco
 from voco_video import compress as compress_module
-from voco_video.api import VideoModel
+from voco_video.api import VideoModel, load_model
 from voco_video.auto_compressor import (
     LIVE_TOKENS,
+    PlannedFrames,
     choose,
+    context_budget,
     settled,
     tokens_per_frame,
     untrained_compressors,
@@ -26,6 +28,8 @@ from voco_video.evaluate.options import EvalOptions
 from voco_video.model.compressors import compress_frames
 from voco_video.options.answering import ViewOptions
 from voco_video.options.compression import CompressOptions, Compressor, parse_compressor
+from voco_video.options.sampling import Sampling
+from voco_video.video.reading import open_video
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +43,10 @@ def plain(tmp_path) -> VideoModel:
     voco = without_voco_tokens(tiny_voco().backbone)
     voco.backbone.text_config.max_position_embeddings = 200
     return VideoModel(voco, FrameCache(tmp_path / "cache"))
+
+
+def frames(voco, num_frames: int) -> PlannedFrames:
+    return PlannedFrames(num_frames, (voco.backbone.vision_grid,))
 
 
 @pytest.mark.parametrize("form", ["kv", "embeds"])
@@ -61,7 +69,7 @@ def test_tokens_are_counted_as_they_are_kept(form):
         vision_tokens = voco.vision_tokens(torch.zeros(2, 32, 32, 3, dtype=torch.uint8).numpy())
     for one in untrained_compressors(voco):
         kept = compress_frames(voco, vision_tokens, one, form=form).num_voco_tokens
-        assert tokens_per_frame(voco, one, is_kv=form == "kv") == kept
+        assert tokens_per_frame(voco, one, form=form, grid=voco.backbone.vision_grid) == kept
 
 
 def test_more_frames_never_get_more_tokens(plain):
@@ -70,20 +78,22 @@ def test_more_frames_never_get_more_tokens(plain):
     numbers = [one.num_tokens for one in order[1:]]
     assert numbers == sorted(numbers, reverse=True)
     assert numbers[-1] == 1
-    places = [order.index(choose(plain.voco, CompressOptions(), n).compressor) for n in range(1, 60)]
+    places = [
+        order.index(choose(plain.voco, CompressOptions(), frames(plain.voco, n)).compressor) for n in range(1, 60)
+    ]
     assert places == sorted(places)
     assert len(set(places)) > 5
 
 
 def test_where_nothing_fits_the_smallest_is_taken_and_said(plain):
-    choice = choose(plain.voco, CompressOptions(), 10_000)
+    choice = choose(plain.voco, CompressOptions(), frames(plain.voco, 10_000))
     assert choice.compressor == Compressor("pool", 1)
     assert "10000 frames do not fit" in choice.reason
 
 
 def test_a_model_without_a_limit_keeps_everything(plain, monkeypatch):
     monkeypatch.setattr(type(plain.voco.backbone), "context_length", None)
-    assert choose(plain.voco, CompressOptions(), 10**9).compressor == Compressor("full")
+    assert choose(plain.voco, CompressOptions(), frames(plain.voco, 10**9)).compressor == Compressor("full")
 
 
 def test_a_live_source_gets_a_few_tokens_whatever_comes(plain, clip):
@@ -147,3 +157,27 @@ def test_a_question_sees_all_frames_of_the_choice(plain, clip):
     video = plain.compress(clip, fps=16)
     prefix = video.prefix(options=ViewOptions())
     assert len(prefix.frame_slots) == video.num_frames == 32
+
+
+@pytest.mark.parametrize("name", ["SmolVLM2-500M-Video-Instruct", "Qwen3-VL-2B-Instruct", "InternVL3-1B-hf"])
+def test_words_between_frames_take_their_room(shared, clip, tmp_path, name):
+    """A model as it was trained reads labels or times before frames, and pairs of pictures as one frame."""
+    model = load_model(shared / "golden" / "as_trained" / name, cache_dir=tmp_path)
+    assert model.voco.backbone.template.as_trained is not None
+    text = model.voco.backbone.text_config
+    with open_video(clip) as video:
+        planned = compress_module.planned_frames(model.voco, video, Sampling(fps=4.0), CompressOptions())
+    (grid,) = planned.grids
+    for share in (30, 3, 0.6):  # of one frame's vision tokens, how many there is room for
+        text.max_position_embeddings = int(300 + share * grid[0] * grid[1])
+        chosen = model.compress(clip, fps=4)
+        assert chosen.num_frames == planned.num_frames
+        assert chosen.view().policy == "", "all frames are seen"
+        larger = untrained_compressors(model.voco, planned.grids)
+        larger = larger[: larger.index(parse_compressor(chosen.compressor))]
+        room = context_budget(text.max_position_embeddings, frame_length=chosen._first_position)
+        assert chosen.num_frames * (chosen.num_voco_tokens + chosen._words_per_frame) <= room
+        if larger:
+            more = model.compress(clip, fps=4, compressor=str(larger[-1]))
+            assert more.num_frames * (more.num_voco_tokens + more._words_per_frame) > room
+    assert larger, "not everything fits"

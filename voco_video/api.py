@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -38,10 +39,13 @@ from voco_video.options.compression import (
     StreamOptions,
     WhenBehind,
 )
-from voco_video.options.loading import WeightBits
+from voco_video.options.loading import Layout, WeightBits
 from voco_video.options.sampling import Sampling
+from voco_video.stored_tokens import videos_with_frames_first
 
 __all__ = ["CompressedVideo", "EntryFrames", "Found", "VideoModel", "VideoStream", "concat", "find", "load_model"]
+
+log = logging.getLogger(__name__)
 
 
 @undisturbed(inference=False)
@@ -53,6 +57,7 @@ def load_model(
     attn_implementation: str = "auto",
     device_map: str | Mapping[str, str | int] | None = None,
     weight_bits: WeightBits = 16,
+    layout: Layout | None = None,
     num_voco_tokens: int | None = None,
     cache_dir: str | Path | None = None,
     max_cache_bytes: int | None = None,
@@ -65,7 +70,8 @@ def load_model(
     Args:
         path, num_voco_tokens: see `voco_video.checkpoint.folder.load_voco_model`; also a short name, as
             ``voco-video models`` lists them.
-        device, dtype, attn_implementation, device_map, weight_bits: see `voco_video.options.loading.LoadOptions`.
+        device, dtype, attn_implementation, device_map, weight_bits, layout: see
+            `voco_video.options.loading.LoadOptions`.
         cache_dir: where compressed videos are kept; ``$VOCO_VIDEO_CACHE_DIR`` or ``~/.cache/voco-video`` when None.
         max_cache_bytes: the cache drops what was unused longest beyond this; ``$VOCO_VIDEO_CACHE_MAX_BYTES`` or 50 GB.
 
@@ -81,6 +87,7 @@ def load_model(
         attn_implementation=attn_implementation,
         device_map=device_map,
         weight_bits=weight_bits,
+        layout=layout,
         num_voco_tokens=num_voco_tokens,
     )
     folder = find_checkpoint(path)
@@ -146,6 +153,7 @@ class VideoModel:
         form: Form | None = None,
         storage: Storage = "native",
         batch_size: BatchSize = 16,
+        merge_pictures: bool = True,
         decoder: Decoder = "pyav",
         force: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
@@ -155,7 +163,8 @@ class VideoModel:
         Args:
             path: any file that FFmpeg reads.
             fps, num_frames, keyframes, timestamps, start_seconds, end_seconds: see `Sampling`; 1 fps by default.
-            compressor, num_voco_tokens, form, storage, batch_size, decoder, force: see `CompressOptions`.
+            compressor, num_voco_tokens, form, storage, batch_size, merge_pictures, decoder, force: see
+                `CompressOptions`.
             on_progress: called after every batch.
 
         Raises:
@@ -179,6 +188,7 @@ class VideoModel:
             form=form,
             storage=storage,
             batch_size=batch_size,
+            merge_pictures=merge_pictures,
             decoder=decoder,
             force=force,
         )
@@ -193,7 +203,17 @@ class VideoModel:
             batchings=self._batchings,
             on_progress=on_progress,
         )
+        if not result.from_cache and result.entry.key.video_digest in self._frames_first:
+            log.warning(
+                "%s was compressed before with all frames in front of the first word, and now again as the model was "
+                "trained; the old entry is no longer used (docs/prompts.md)",
+                path,
+            )
         return CompressedVideo(self, (EntryFrames(result.entry, 0, result.entry.num_frames),), result)
+
+    @cached_property
+    def _frames_first(self) -> frozenset[str]:
+        return videos_with_frames_first(self.voco, self.cache)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the model as an ordinary Hugging Face folder, which `load_model` reads back.
@@ -227,6 +247,7 @@ class VideoModel:
         form: Form | None = None,
         storage: Storage = "native",
         batch_size: BatchSize = 16,
+        merge_pictures: bool = True,
         force: bool = False,
     ) -> VideoStream:
         """Follow a source that is still being made, and ask about it meanwhile.
@@ -235,7 +256,7 @@ class VideoModel:
             source: ``"-"``, a file that is being written, a named pipe, or a URL that FFmpeg opens.
             fps, name, resume, publish_seconds, idle_seconds, end_marker, when_behind, starts_over, force: see
                 `StreamOptions`.
-            compressor, num_voco_tokens, form, storage, batch_size: see `CompressOptions`.
+            compressor, num_voco_tokens, form, storage, batch_size, merge_pictures: see `CompressOptions`.
 
         Raises:
             VideoError, UsageError, CacheError: see `voco_video.follow.Stream`.
@@ -262,6 +283,7 @@ class VideoModel:
             form=form,
             storage=storage,
             batch_size=batch_size,
+            merge_pictures=merge_pictures,
         )
         return VideoStream(self, source, options, compress)
 

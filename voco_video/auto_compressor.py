@@ -4,7 +4,8 @@
     full       where all frames fit the model's context with all of their vision tokens
     pool:k     else, with the largest k for which all frames fit
 
-The choice depends on the model, the options and the number of frames alone, and is made before an entry's key is. So
+The choice depends on the model, the options and the number and shape of frames alone, and is made before an entry's
+key is. So
 ``auto`` and the name of what it chooses share their entries.
 """
 
@@ -13,12 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from voco_video.model.compressors import pooled_shape
+from voco_video.model.families.layout import FrameTimes
 from voco_video.model.inference import undisturbed
 from voco_video.model.voco import VocoModel
-from voco_video.options.compression import AUTO, CompressOptions, Compressor, parse_compressor
+from voco_video.options.compression import AUTO, CompressOptions, Compressor, Form, parse_compressor
 
 TEXT_ROOM_TOKENS = 1024  # positions of the context left to question and answer; at most a quarter of it
 LIVE_TOKENS = 16  # of a frame, at most, where it is not known how many frames will come
@@ -30,6 +33,23 @@ class Choice:
 
     compressor: Compressor
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class PlannedFrames:
+    """Frames that are going to be compressed, as far as the choice depends on them.
+
+    Attributes:
+        num_frames: F.
+        grids: rows and columns that vision tokens stand in: one pair, or several where videos of different shapes are
+            joined.
+        first_seconds, last_seconds: times of the first and the last frame, which a model may be told in words.
+    """
+
+    num_frames: int
+    grids: tuple[tuple[int, int], ...]
+    first_seconds: float = 0.0
+    last_seconds: float = 0.0
 
 
 def context_budget(context_length: int | None, *, frame_length: int) -> int | None:
@@ -48,7 +68,7 @@ def context_budget(context_length: int | None, *, frame_length: int) -> int | No
 
 
 def settled(model: VocoModel, name: str, *, num_voco_tokens: int | None = None) -> Compressor | None:
-    """Return the compressor of a name; None where ``auto`` depends on the number of frames.
+    """Return the compressor of a name; None where ``auto`` depends on the frames.
 
     Args:
         num_voco_tokens: k that was asked for, which only the learned compressor makes.
@@ -60,65 +80,77 @@ def settled(model: VocoModel, name: str, *, num_voco_tokens: int | None = None) 
 
 
 def with_compressor(
-    model: VocoModel, options: CompressOptions, count_frames: Callable[[CompressOptions], int | None]
+    model: VocoModel, options: CompressOptions, plan: Callable[[CompressOptions], PlannedFrames | None]
 ) -> tuple[CompressOptions, str]:
     """Replace ``auto`` by the compressor that it stands for.
 
     Args:
-        count_frames: the number of frames to be compressed, counted only where the choice depends on it; it is called
-            with options that `choose` may name. None where nobody knows.
+        plan: the frames to be compressed with these options, looked for only where the choice depends on them. None
+            where nobody knows.
 
     Returns:
         The options with a compressor, and why that one.
     """
     named = settled(model, options.compressor, num_voco_tokens=options.num_voco_tokens)
-    choice = choose(model, options, count_frames(options)) if named is None else Choice(named)
+    choice = choose(model, options, plan(options)) if named is None else Choice(named)
     return replace(options, compressor=str(choice.compressor)), choice.reason
 
 
-def choose(model: VocoModel, options: CompressOptions, num_frames: int | None) -> Choice:
+def choose(model: VocoModel, options: CompressOptions, frames: PlannedFrames | None) -> Choice:
     """Choose among the compressors that need no training.
 
     Args:
-        num_frames: F; None for a source that is still being made.
+        frames: None for a source that is still being made.
     """
-    candidates = untrained_compressors(model)
-    if num_frames is None:
-        small = (one for one in candidates if one.num_tokens is not None and one.num_tokens <= LIVE_TOKENS)
+    if frames is None:
+        small = (c for c in untrained_compressors(model) if c.num_tokens is not None and c.num_tokens <= LIVE_TOKENS)
         found = next(small)
         return Choice(found, f"compressor {found}: nobody knows how many frames a live source will have")
-    form = options.form_for(model.default_form)
-    room = context_budget(model.backbone.context_length, frame_length=_first_position(model, options))
+    candidates = untrained_compressors(model, frames.grids)
+    opening, words = _words(model, options, frames)
+    room = context_budget(model.backbone.context_length, frame_length=opening)
+    count = frames.num_frames
     for one in candidates:
-        tokens = num_frames * tokens_per_frame(model, one, is_kv=form == "kv")
-        if room is None or tokens <= room:
+        form = model.form_of(one, options.form)
+        kept = max(tokens_per_frame(model, one, form=form, grid=grid) for grid in frames.grids)
+        if room is None or count * (kept + words) <= room:
             which = "all their" if one.name == "full" else f"{one.num_tokens}"
-            return Choice(one, f"compressor {one}: {num_frames} frames fit the context with {which} vision tokens each")
+            return Choice(one, f"compressor {one}: {count} frames fit the context with {which} vision tokens each")
     return Choice(
         candidates[-1],
-        f"compressor {candidates[-1]}: {num_frames} frames do not fit the context even so, and a question sees some of "
+        f"compressor {candidates[-1]}: {count} frames do not fit the context even so, and a question sees some of "
         "them; take fewer (--num-frames, --fps)",
     )
 
 
-def untrained_compressors(model: VocoModel) -> list[Compressor]:
-    """List the compressors among which ``auto`` chooses where none is trained, those that keep most first."""
-    grid = model.backbone.vision_grid
-    pooled = [k for k in range(grid[0] * grid[1] - 1, 0, -1) if pooled_shape(grid, k)]
+def untrained_compressors(model: VocoModel, grids: tuple[tuple[int, int], ...] = ()) -> list[Compressor]:
+    """List the compressors among which ``auto`` chooses where none is trained, those that keep most first.
+
+    Args:
+        grids: of the videos; the model's largest one counts too.
+    """
+    every = {model.backbone.vision_grid, *grids}
+    most = min(rows * columns for rows, columns in grids or every)
+    pooled = [k for k in range(most - 1, 0, -1) if all(pooled_shape(grid, k) for grid in every)]
     return [Compressor("full"), *(Compressor("pool", k) for k in pooled or (1,))]
 
 
 @undisturbed()
-def tokens_per_frame(model: VocoModel, compressor: Compressor, *, is_kv: bool) -> int:
+def tokens_per_frame(model: VocoModel, compressor: Compressor, *, form: Form, grid: tuple[int, int]) -> int:
     """Count the tokens that ``full`` or ``pool:k`` keeps of a frame, with those that open and close it."""
-    grid = model.backbone.vision_grid
+    backbone, template = model.backbone, model.backbone.template
     count = grid[0] * grid[1] if compressor.num_tokens is None else compressor.num_tokens
-    one_token = torch.zeros(1, 1, model.backbone.hidden_size, dtype=model.backbone.dtype, device=model.backbone.device)
+    one_token = torch.zeros(1, 1, backbone.hidden_size, dtype=backbone.dtype, device=backbone.device)
     around = model.frame_sequence(one_token, 0).shape[1] - 1
-    return count + around - (0 if is_kv else len(model.backbone.template.frame_before_ids))
+    comes_once = form == "embeds" and template.as_trained is None  # what opens a frame
+    return count + around - len(template.frame_before_ids if comes_once else template.context_ids)
 
 
-def _first_position(model: VocoModel, options: CompressOptions) -> int:
-    """Return the position of the first token that is kept of the first frame."""
-    is_kv = options.form_for(model.default_form) == "kv"
-    return 0 if is_kv else len(model.backbone.template.frame_before_ids)
+def _words(model: VocoModel, options: CompressOptions, frames: PlannedFrames) -> tuple[int, int]:
+    """Count the positions before the first frame, and the tokens of text before each other one."""
+    template = model.backbone.template
+    if template.as_trained is None:
+        is_kv = model.form_of(Compressor("full"), options.form) == "kv"
+        return (0 if is_kv else len(template.frame_before_ids)), 0
+    leads = model.backbone.lead_ids(FrameTimes.of(np.array([frames.first_seconds, frames.last_seconds])))
+    return len(leads[0]), len(leads[-1])

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from voco_video.auto_compressor import choose, settled, untrained_compressors, with_compressor
+from voco_video.auto_compressor import PlannedFrames, choose, settled, untrained_compressors, with_compressor
 from voco_video.cache import CacheEntry, CacheKey, FrameCache, digest_file
 from voco_video.checkpoint.world import Watcher, World
 from voco_video.errors import CacheError, UsageError, VideoError
 from voco_video.files.paths import expanded
 from voco_video.model.compressors import check_compressor, compress_frames, no_tokens
 from voco_video.model.inference import undisturbed
-from voco_video.model.memory import Batching
+from voco_video.model.memory import Batching, Frames
 from voco_video.model.tokens import VocoTokens
 from voco_video.model.voco import VocoModel
 from voco_video.options.compression import (
@@ -33,7 +33,7 @@ from voco_video.options.sampling import Sampling
 from voco_video.stored_tokens import checked_int8_error, stored_tensors
 from voco_video.version import __version__
 from voco_video.video.container import Source
-from voco_video.video.frames import FrameBatch
+from voco_video.video.frames import FrameBatch, FrameGroups, grouped
 from voco_video.video.media_files import as_video_errors, check_readable
 from voco_video.video.reading import Video, open_video
 
@@ -117,7 +117,7 @@ def compress_video(
     path = _existing_file(path)
     key_with = partial(entry_key, model, _digest(path), sampling=sampling, fingerprint=fingerprint)
     options, choice = with_compressor(
-        model, options, lambda auto: _count_frames(model, path, cache, sampling, auto, key_with)
+        model, options, lambda auto: _planned_frames(model, path, cache, sampling, auto, key_with)
     )
     compressor = parse_compressor(options.compressor)
     key = key_with(options=options)
@@ -133,22 +133,24 @@ def compress_video(
         if writer.entry is not None:  # another process finished it while this one waited
             return CompressResult(writer.entry, True, choice, total_seconds=time.perf_counter() - started)
         plan = video.plan(sampling)
-        num_resumed, total = writer.num_frames, len(plan)
-        report(Progress(num_resumed, total))
         int8_error: float | None = None
-        first_frame = _next_planned(plan, num_resumed, writer.last_pts_seconds)
         batching = ({} if batchings is None else batchings).setdefault(options, Batching(options.batch_size))
         watcher = Watcher(world) if world else None
-        if compressor.sees_frames and first_frame < total:
+        per_frame = pictures_per_frame(model, compressor, options)
+        num_resumed, total = writer.num_frames, -(-len(plan) // per_frame)
+        report(Progress(num_resumed, total))
+        first, num_merged = _next_planned(plan, num_resumed, per_frame, writer.last_pts_seconds)
+        if compressor.sees_frames and first < len(plan):
+            fit = model.backbone.images.fit_for(video.info.width, video.info.height)
             size = fitting_batch_size(model, compressor, options, batching)
-            batches = video.batches(sampling, fit=model.backbone.images.fit, batch_size=size, first_frame=first_frame)
+            batches = video.batches(sampling, fit=fit, batch_size=size * per_frame, first_frame=first)
         else:
-            batches = _undecoded(plan[first_frame:])
+            batches = _undecoded(plan[first:])
         if sampling.timestamps is None:  # given timestamps may name a frame twice
-            batches = _later(batches, writer.last_pts_seconds)
-        for batch in _timed(batches, seconds):
+            batches = _later(batches, writer.last_pts_seconds, num_merged)
+        for batch in _timed(frames_of(model, compressor, options, batches), seconds):
             for part, tokens in batching.passes(
-                batch, lambda part: compress_batch(model, part.pixels, compressor, options, seconds, watcher)
+                batch, lambda part: compress_batch(model, part, compressor, options, seconds, watcher)
             ):
                 if options.storage == "int8" and int8_error is None:
                     int8_error = checked_int8_error(model, tokens)
@@ -162,21 +164,43 @@ def compress_video(
     return CompressResult(entry, False, choice, num_resumed, seconds, time.perf_counter() - started)
 
 
-def _count_frames(
+def _planned_frames(
     model: VocoModel,
     path: Path,
     cache: FrameCache,
     sampling: Sampling,
     options: CompressOptions,
     key_with: Callable[..., CacheKey],
-) -> int:
-    """Count the frames that a sampling takes; where the cache has an entry that ``auto`` chooses, by its frames."""
+) -> PlannedFrames:
+    """Describe the frames that a sampling takes; where the cache has an entry that ``auto`` chooses, by that alone."""
     for one in () if options.force else untrained_compressors(model):
         entry = cache.get(key_with(options=replace(options, compressor=str(one))))
-        if entry is not None and choose(model, options, entry.num_frames).compressor == one:
-            return entry.num_frames
+        if entry is not None and choose(model, options, frames := _frames_of_entry(model, entry)).compressor == one:
+            return frames
     with open_video(path, backend=options.decoder) as video:
-        return len(video.plan(sampling))
+        return planned_frames(model, video, sampling, options)
+
+
+def planned_frames(model: VocoModel, video: Video, sampling: Sampling, options: CompressOptions) -> PlannedFrames:
+    """Describe the frames that a sampling takes of a video, as far as the choice of a compressor depends on them."""
+    plan, per_frame = video.plan(sampling), pictures_per_frame(model, Compressor("full"), options)
+    grid = _grid_of_video(model, video.info.width, video.info.height)
+    return PlannedFrames(-(-len(plan) // per_frame), (grid,), float(plan[0]), float(plan[-1]))
+
+
+def _frames_of_entry(model: VocoModel, entry: CacheEntry) -> PlannedFrames:
+    match entry.facts.get("video"):
+        case {"width": int(width), "height": int(height)}:
+            grid = _grid_of_video(model, width, height)
+        case _:
+            grid = model.backbone.vision_grid
+    pts = entry.pts_seconds
+    return PlannedFrames(entry.num_frames, (grid,), float(pts[0]), float(pts[-1]))
+
+
+def _grid_of_video(model: VocoModel, width: int, height: int) -> tuple[int, int]:
+    fit = model.backbone.images.fit_for(width, height)
+    return model.backbone.grid_of(fit.height, fit.width)
 
 
 def cache_key(
@@ -203,11 +227,13 @@ def entry_key(
     compressor = settled(model, options.compressor, num_voco_tokens=options.num_voco_tokens)
     if compressor is None:
         raise UsageError("compressor='auto' depends on the number of frames here, so no entry can be named; name one")
-    form = replace(options, compressor=str(compressor)).form_for(model.default_form)
+    form = model.form_of(compressor, options.form)
     check_compressor(model, compressor, num_voco_tokens=options.num_voco_tokens, form=form)
     kind: dict[str, Any] = {"compressor": str(compressor)}
     if compressor.name == "voco":  # so that entries from before there was a choice are found
         kind = {"num_voco_tokens": model.checked_budget(options.num_voco_tokens)}
+    if compressor.sees_frames and model.backbone.template.pictures_per_frame > 1 and not options.merge_pictures:
+        kind["merge_pictures"] = False
     return CacheKey(
         video_digest=video_digest,
         model_fingerprint=fingerprint or model.fingerprint(),
@@ -217,24 +243,58 @@ def entry_key(
             "dtype": str(model.backbone.dtype).removeprefix("torch."),
             "storage": options.storage,
             "images": model.backbone.images.describe(),
-            "template": asdict(model.backbone.template),
+            "template": model.backbone.template.describe(),
             "sampling": sampling.describe(),
             "decoder": options.decoder,
         },
     )
 
 
-def _next_planned(plan: np.ndarray, num_frames: int, last_pts_seconds: float | None) -> int:
-    """Find where in the plan an interrupted run goes on: after its frames, by time if a damaged file gave fewer."""
-    if last_pts_seconds is None or plan[num_frames - 1] == last_pts_seconds:
-        return num_frames
-    return int(np.searchsorted(plan, last_pts_seconds, side="right"))
+def pictures_per_frame(model: VocoModel, compressor: Compressor, options: CompressOptions) -> int:
+    """Return how many pictures of a video become one frame."""
+    merges = compressor.sees_frames and options.merge_pictures
+    return model.backbone.template.pictures_per_frame if merges else 1
 
 
-def _later(batches: Iterator[FrameBatch], last_pts_seconds: float | None) -> Iterator[FrameBatch]:
-    """Pass over frames that stand in, in a damaged file, for one that an interrupted run had already."""
+def frames_of(
+    model: VocoModel, compressor: Compressor, options: CompressOptions, batches: Iterator[FrameBatch]
+) -> Iterator[FrameBatch | FrameGroups]:
+    """Make the frames that a model reads from the pictures of a video: groups of them, for a tower that merges some."""
+    size = model.backbone.template.pictures_per_frame
+    if not compressor.sees_frames or size == 1:
+        yield from batches
+    else:
+        yield from grouped(batches, size, merges=options.merge_pictures)
+
+
+def _next_planned(plan: np.ndarray, num_frames: int, per_frame: int, last_pts_seconds: float | None) -> tuple[int, int]:
+    """Find where in the plan an interrupted run goes on: after its frames, by time if a damaged file gave fewer.
+
+    Args:
+        num_frames: frames that are there already.
+        per_frame: pictures of each.
+        last_pts_seconds: the time of the last frame's first picture.
+
+    Returns:
+        The place in the plan, and how many pictures from there on belong to the last frame.
+    """
+    first = (num_frames - 1) * per_frame
+    if last_pts_seconds is None or (first < len(plan) and plan[first] == last_pts_seconds):
+        return min(num_frames * per_frame, len(plan)), 0
+    return int(np.searchsorted(plan, last_pts_seconds, side="right")), per_frame - 1
+
+
+def _later(batches: Iterator[FrameBatch], last_pts_seconds: float | None, num_merged: int) -> Iterator[FrameBatch]:
+    """Pass over pictures that an interrupted run had already: in a damaged file some stand in for others.
+
+    Args:
+        num_merged: further pictures to pass over, that the last frame was merged of.
+    """
     for batch in batches:
         first = 0 if last_pts_seconds is None else int(np.searchsorted(batch.pts_seconds, last_pts_seconds, "right"))
+        num_passed = min(num_merged, len(batch) - first)
+        num_merged -= num_passed
+        first += num_passed
         if first < len(batch):
             yield batch[first:] if first else batch
 
@@ -248,15 +308,30 @@ def _undecoded(pts_seconds: np.ndarray) -> Iterator[FrameBatch]:
 @undisturbed()
 def compress_batch(
     model: VocoModel,
+    frames: FrameBatch | FrameGroups,
+    compressor: Compressor,
+    options: CompressOptions,
+    seconds: StageSeconds,
+    watcher: Watcher | None = None,
+) -> VocoTokens:
+    """Compress frames; the time it takes is added to ``seconds``, what they show to the ``watcher``'s counts."""
+    if not compressor.sees_frames:
+        return no_tokens(model, len(frames))
+    if isinstance(frames, FrameGroups):
+        pixels = frames.pixels.reshape(-1, *frames.pixels.shape[2:])
+        tokens = _compressed(model, pixels, compressor, options, seconds, watcher)
+        return replace(tokens, seconds=torch.from_numpy(frames.seconds.copy()))
+    return _compressed(model, frames.pixels, compressor, options, seconds, watcher)
+
+
+def _compressed(
+    model: VocoModel,
     pixels: np.ndarray,
     compressor: Compressor,
     options: CompressOptions,
     seconds: StageSeconds,
     watcher: Watcher | None = None,
 ) -> VocoTokens:
-    """Compress pixels ``[F, H, W, 3]``; the time it takes is added to ``seconds``, the frames to the ``watcher``'s."""
-    if not compressor.sees_frames:
-        return no_tokens(model, len(pixels))
     with _clock(seconds, "vision", model):
         vision_tokens = model.vision_tokens(pixels)  # [F, N, D]
     with _clock(seconds, "llm", model):
@@ -265,7 +340,8 @@ def compress_batch(
             vision_tokens,
             compressor,
             num_voco_tokens=options.num_voco_tokens,
-            form=options.form_for(model.default_form),
+            form=model.form_of(compressor, options.form),
+            grid=model.backbone.grid_of(*pixels.shape[1:3]),
         )
         if watcher is not None:
             watcher.look(vision_tokens)
@@ -278,11 +354,12 @@ def fitting_batch_size(model: VocoModel, compressor: Compressor, options: Compre
     Raises:
         ModelError: not even one frame fits.
     """
-    fit = model.backbone.images.fit
+    fit, per_frame = model.backbone.images.fit, model.backbone.template.pictures_per_frame
 
     def run(num_frames: int) -> None:
-        empty = np.zeros((num_frames, fit.height, fit.width, 3), np.uint8)
-        compress_batch(model, empty, compressor, options, StageSeconds())
+        empty = np.zeros((num_frames * per_frame, fit.height, fit.width, 3), np.uint8)
+        with undisturbed():
+            _compressed(model, empty, compressor, options, StageSeconds())
 
     return batching.find(run, device=model.backbone.device)
 
@@ -334,7 +411,7 @@ def _digest(path: Path) -> str:
         raise VideoError(f"{path}: cannot be read to its end ({error})") from error
 
 
-def _timed(batches: Iterator[FrameBatch], seconds: StageSeconds) -> Iterator[FrameBatch]:
+def _timed(batches: Iterator[Frames], seconds: StageSeconds) -> Iterator[Frames]:
     while True:
         with _clock(seconds, "wait"):
             batch = next(batches, None)

@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
 from blake3 import blake3
 
 from voco_video.auto_compressor import with_compressor
@@ -29,13 +30,13 @@ from voco_video.compress import (
 )
 from voco_video.errors import CacheError, UsageError, VideoError
 from voco_video.files.paths import expanded
-from voco_video.model.memory import Batching
+from voco_video.model.memory import Batching, Frames
 from voco_video.model.tokens import VocoTokens
 from voco_video.model.voco import VocoModel
 from voco_video.options.compression import CompressOptions, StreamOptions, parse_compressor
 from voco_video.options.sampling import Sampling
 from voco_video.stored_tokens import checked_int8_error, stored_tensors
-from voco_video.video.frames import FrameBatch
+from voco_video.video.frames import FrameBatch, FrameGroups
 from voco_video.video.live_source import LiveSource, parse_source
 from voco_video.video.source_thread import EarlierRuns, SourceThread
 
@@ -117,9 +118,15 @@ class Stream:
             batching = Batching(compress.batch_size)
             self._thread = SourceThread(
                 self._source,
-                earlier=EarlierRuns(self.key.digest, writer.facts, writer.first_pts_seconds, writer.last_pts_seconds),
+                earlier=EarlierRuns(
+                    self.key.digest,
+                    writer.facts,
+                    writer.first_pts_seconds,
+                    # Of a frame that is merged of several pictures the entry has the first one's time.
+                    writer.facts.get("last_picture_seconds", writer.last_pts_seconds),
+                ),
                 fps=options.fps,
-                fit=model.backbone.images.fit,
+                fit_for=model.backbone.images.fit_for,
                 batch_size=fitting_batch_size(model, compressor, compress, batching),
                 starts_over=self._source.kind == "file" if options.starts_over is None else options.starts_over,
                 thins=self._source.kind == "url" if options.when_behind is None else options.when_behind == "thin",
@@ -235,6 +242,8 @@ class _PublishingLoop:
         self._model, self._cache, self._writer, self._thread = model, cache, writer, thread
         self._options, self._compress, self._batching, self._seconds = options, compress, batching, seconds
         self._compressor, self._watcher = parse_compressor(compress.compressor), watcher
+        self._frames = _FramesOfPictures(model.backbone.template.pictures_per_frame, merges=compress.merge_pictures)
+        self._has_begun = False
         self._unpublished_since: float | None = None
         self._pruned_at = time.monotonic()
 
@@ -245,8 +254,8 @@ class _PublishingLoop:
             batch = self._thread.queue.take(self._batching.size or 1, timeout_seconds=self._seconds_to_wait())
             self._seconds.wait += time.perf_counter() - started
             self._seconds.decode = self._thread.decode_seconds
-            if batch is not None:
-                self._append(batch)
+            for frames in self._frames.of(batch, is_over=batch is None and self._thread.queue.is_over):
+                self._append(frames)
             if self._seconds_to_wait() <= 0:
                 self._publish()
             if batch is None and self._thread.queue.is_over:
@@ -277,26 +286,27 @@ class _PublishingLoop:
         due = self._unpublished_since + self._options.publish_seconds - time.monotonic()
         return min(due, _REPORT_SECONDS)
 
-    def _append(self, batch: FrameBatch) -> None:
+    def _append(self, batch: Frames) -> None:
         if self._unpublished_since is None:
             self._unpublished_since = time.monotonic()
         for part, tokens in self._batching.passes(
             batch,
-            lambda b: compress_batch(
-                self._model, b.pixels, self._compressor, self._compress, self._seconds, self._watcher
-            ),
+            lambda b: compress_batch(self._model, b, self._compressor, self._compress, self._seconds, self._watcher),
         ):
             self._append_tokens(part, tokens)
 
-    def _append_tokens(self, batch: FrameBatch, tokens: VocoTokens) -> None:
+    def _append_tokens(self, batch: Frames, tokens: VocoTokens) -> None:
         if "num_vision_tokens" not in self._writer.facts:
             is_int8 = self._compress.storage == "int8"
             int8_error = checked_int8_error(self._model, tokens) if is_int8 else None
             self._writer.set_facts(model_facts(self._model, self._compressor, int8_error))
         started = time.perf_counter()
-        if self._writer.last_pts_seconds == self._thread.earlier.last_pts_seconds:  # this run's first frames
+        if not self._has_begun:
+            self._has_begun = True
             self._writer.set_facts(self._thread.facts(first_seconds=float(batch.pts_seconds[0])))
         self._writer.append(stored_tensors(tokens, self._compress.storage), batch.pts_seconds)
+        if tokens.seconds is not None:
+            self._writer.set_facts({"last_picture_seconds": float(tokens.seconds[-1, -1])})
         if self._writer.num_published_frames == self._writer.num_frames:
             self._unpublished_since = None
         self._seconds.write += time.perf_counter() - started
@@ -311,3 +321,27 @@ class _PublishingLoop:
             self._pruned_at = time.monotonic()
             with suppress(CacheError):  # a cache that cannot be pruned is no reason to stop recording
                 self._cache.prune()
+
+
+class _FramesOfPictures:
+    """Groups pictures to the frames that a model reads, as they come; a picture without a partner waits for one."""
+
+    def __init__(self, size: int, *, merges: bool) -> None:
+        self._size, self._merges = size, merges
+        self._left: FrameBatch | None = None
+
+    def of(self, batch: FrameBatch | None, *, is_over: bool) -> Iterator[Frames]:
+        """Yield the frames that are complete with a batch; once the source is over, also what is left."""
+        if self._size == 1 and batch is not None:
+            yield batch
+            return
+        waiting = [b for b in (self._left, batch) if b is not None]
+        if not waiting:
+            return
+        pictures = FrameBatch(
+            np.concatenate([b.pixels for b in waiting]), np.concatenate([b.pts_seconds for b in waiting])
+        )
+        num_whole = len(pictures) // self._size * self._size if self._merges and not is_over else len(pictures)
+        self._left = pictures[num_whole:] if num_whole < len(pictures) else None
+        if num_whole:
+            yield FrameGroups.of(pictures[:num_whole], self._size, merges=self._merges)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from voco_video.cache import CacheEntry
+from voco_video.cache import CacheEntry, FrameCache
 from voco_video.cache.int8 import dequantize, quantize
 from voco_video.errors import CacheError, ModelError, UsageError
 from voco_video.model.inference import undisturbed
@@ -17,12 +17,13 @@ from voco_video.options.compression import Compressor, Form, parse_compressor
 Storage = Literal["native", "int8"]
 INT8_MAX_LOGIT_ERROR = 0.1
 """int8 is refused where it moves the logits after a probe by more than this share of their standard deviation."""
+_QUANTIZED = ("keys", "values", "embeds")
 
 
 def stored_tensors(tokens: VocoTokens, storage: Storage) -> dict[str, torch.Tensor]:
     """Turn tokens into what a frame cache stores, ``[F, ...]`` by name; `read_tokens` is the inverse."""
     tensors = {name: tensor.cpu() for name, tensor in tokens.tensors().items()}
-    return quantize(tensors) if storage == "int8" else tensors
+    return quantize(tensors, names=_QUANTIZED) if storage == "int8" else tensors
 
 
 @undisturbed()
@@ -65,8 +66,8 @@ def form_of(entry: CacheEntry) -> Form:
     Raises:
         CacheError: they are of neither form.
     """
-    names = {name.partition(".")[0] for name in entry.tensors}
-    if names not in ({"positions", "keys", "values"}, {"embeds"}):
+    names = {name.partition(".")[0] for name in entry.tensors} - {"seconds"}
+    if names not in ({"positions", "keys", "values"}, {"embeds"}, {"positions", "embeds"}):
         raise _unreadable(entry, f"holds {', '.join(sorted(names))}")
     return "embeds" if "embeds" in names else "kv"
 
@@ -106,6 +107,35 @@ def read_tokens(entry: CacheEntry, start: int = 0, stop: int | None = None) -> V
     """
     form, dtype, can_truncate = form_of(entry), dtype_of(entry), compressor_of(entry).name == "voco"
     return VocoTokens(form, can_truncate=can_truncate, **dequantize(entry.read(start, stop), dtype=dtype))
+
+
+def videos_with_frames_first(model: VocoModel, cache: FrameCache) -> frozenset[str]:
+    """Find the videos that a model's family compressed with frames before all words, though it was trained otherwise.
+
+    Returns:
+        Their digests; those of no video for a model that still reads frames first.
+    """
+    template, config = model.backbone.template, model.backbone.text_config
+    if template.as_trained is None:
+        return frozenset()
+    own = list(template.frame_before_ids[len(template.context_ids) :])
+    found = set()
+    for entry in cache.entries():
+        old = entry.key.settings.get("template")
+        if not isinstance(old, dict) or "as_trained" in old or not _has_size(entry, config):
+            continue
+        before = old.get("frame_before_ids") or []
+        if before[len(before) - len(own) :] == own or before == [config.bos_token_id]:
+            found.add(entry.key.video_digest)
+    return frozenset(found)
+
+
+def _has_size(entry: CacheEntry, config: Any) -> bool:
+    """Tell whether an entry's tokens could be those of a decoder."""
+    shapes = {name.partition(".")[0]: spec.shape for name, spec in entry.tensors.items()}
+    if "embeds" in shapes:
+        return bool(shapes["embeds"][-1] == config.hidden_size)
+    return "keys" in shapes and bool(shapes["keys"][0] == config.num_hidden_layers)
 
 
 def _unreadable(entry: CacheEntry, what: str) -> CacheError:

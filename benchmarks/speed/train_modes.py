@@ -28,7 +28,7 @@ from benchmarks.report import Benchmark, Report, option, table
 from voco_video.cache import CacheKey, FrameCache
 from voco_video.model.adapters import add_adapters
 from voco_video.model.backbone import Backbone
-from voco_video.model.families.family import ImageSettings, PromptTemplate
+from voco_video.model.families import ImageSettings, PromptTemplate
 from voco_video.model.voco import VocoModel
 from voco_video.stored_tokens import read_tokens
 from voco_video.training.batches import TrainingBatch, Visibility

@@ -24,7 +24,7 @@ from transformers import (
 from voco_video.checkpoint.files import ASSETS
 from voco_video.checkpoint.folder import save_voco_model
 from voco_video.model.backbone import Backbone
-from voco_video.model.families.family import ImageSettings, PromptTemplate
+from voco_video.model.families import ImageSettings, PromptTemplate
 from voco_video.model.voco import VocoModel
 from voco_video.shapes.samples import MovingShapes
 from voco_video.video.scaling import Fit

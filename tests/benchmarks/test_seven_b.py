@@ -22,7 +22,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 from tests.helpers.clips import Clip
 from tests.helpers.tiny_families import IDS, PLAIN_TEMPLATE, tiny_tokenizer
 from voco_video.checkpoint.folder import write_voco_files
-from voco_video.model.families.family import ImageSettings, PromptTemplate
+from voco_video.model.families import ImageSettings, PromptTemplate
 from voco_video.video.scaling import Fit
 
 SHARD_BYTES = 2 << 30

@@ -24,7 +24,7 @@ from voco_video.checkpoint.folder import load_voco_model, save_voco_model
 from voco_video.checkpoint.loading import resolve_attention
 from voco_video.errors import ModelError, UsageError
 from voco_video.model.backbone import Backbone
-from voco_video.model.families.family import ImageSettings, PromptTemplate
+from voco_video.model.families import ImageSettings, PromptTemplate
 from voco_video.model.voco import VocoModel
 from voco_video.options.loading import LoadOptions
 from voco_video.video.scaling import Fit

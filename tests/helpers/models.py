@@ -11,7 +11,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 from voco_video.checkpoint.folder import load_voco_model
 from voco_video.model.adapters import remove_adapters
 from voco_video.model.backbone import Backbone
-from voco_video.model.families.family import ImageSettings, PromptTemplate
+from voco_video.model.families import ImageSettings, PromptTemplate
 from voco_video.model.voco import VocoModel
 from voco_video.video.scaling import Fit
 

@@ -31,9 +31,9 @@ from transformers import (
     SmolVLMConfig,
 )
 
+from voco_video.checkpoint.beside import prompt_template
 from voco_video.model.backbone import Backbone
-from voco_video.model.families import family_of
-from voco_video.model.families.family import ImageSettings
+from voco_video.model.families import ImageSettings, PromptTemplate
 from voco_video.model.voco import VocoModel
 from voco_video.video.scaling import Fit
 
@@ -48,7 +48,7 @@ IDS = {token: i for i, token in enumerate(VOCABULARY)}
 PLAIN_TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ '\\n' }}{% endfor %}assistant:"
 PARTS_TEMPLATE = (
     "{% for m in messages %}{{ m.role }}: {% for part in m.content %}{% if part.type == 'text' %}{{ part.text }}"
-    "{% endif %}{% endfor %}{{ '\\n' }}{% endfor %}assistant:"
+    "{% else %}<{{ part.type }}>{% endif %}{% endfor %}{{ '\\n' }}{% endfor %}assistant:"
 )
 
 # The default of 0.02 leaves attention nearly uniform, and would hide a wrong mask or position.
@@ -209,8 +209,26 @@ def tiny_tokenizer(*, chat_template: str = PLAIN_TEMPLATE, adds_bos: bool = Fals
     )
 
 
-def tiny_family(name: str, *, num_voco_tokens: int = 4) -> VocoModel:
-    """A random `VocoModel` of a family, with the template that its tokenizer gives."""
+# The ids around a frame where frames come first, as checkpoints of before have them recorded.
+FRAMES_FIRST = {
+    "llava": ("<s>", "\n"),
+    "llava-interleave": ("", "\n"),
+    "llava_onevision": ("", "\n"),
+    "smolvlm": ("<fake_token_around_image><global-img>", "<fake_token_around_image>"),
+    "internvl": ("<img>", "</img>\n"),
+    "qwen2_5_vl": ("<|vision_start|>", "<|vision_end|>"),
+    "qwen3_vl": ("<|vision_start|>", "<|vision_end|>"),
+}
+
+
+def frames_first(name: str, tokenizer: Any) -> PromptTemplate:
+    """The layout that checkpoints of before have."""
+    before, after = (tuple(tokenizer(text, add_special_tokens=False).input_ids) for text in FRAMES_FIRST[name])
+    return PromptTemplate(before, after)
+
+
+def tiny_family(name: str, *, num_voco_tokens: int = 4, as_trained: bool = False) -> VocoModel:
+    """A random `VocoModel` of a family, with frames first, or with the layout that its own files give."""
     torch.manual_seed(0)
     tiny = FAMILIES[name]
     model = AutoModelForImageTextToText.from_config(tiny.config(), attn_implementation="sdpa").eval()
@@ -218,7 +236,7 @@ def tiny_family(name: str, *, num_voco_tokens: int = 4) -> VocoModel:
         parameter.data += 0.02 * torch.randn_like(parameter)
     tokenizer = tiny_tokenizer(chat_template=tiny.chat_template, adds_bos=tiny.adds_bos)
     images = ImageSettings(tiny.fit, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
-    template = family_of(model.config).template(model.config, tokenizer)
+    template = prompt_template(model.config, tokenizer) if as_trained else frames_first(name, tokenizer)
     embeds = torch.randn(num_voco_tokens, 64) * 0.2
     return VocoModel(Backbone(model, tokenizer, images, template), embeds).eval()
 

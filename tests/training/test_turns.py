@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.helpers.tiny_families import FAMILIES, tiny_family
@@ -14,6 +15,7 @@ from voco_video.data.samples import Turn
 from voco_video.data.turns import check_rendering, check_turns, encode_turns
 from voco_video.errors import DataError, ModelError, UsageError
 from voco_video.model.backbone import Backbone
+from voco_video.model.families import FrameTimes
 
 TURNS = [Turn("what is it?", "a cat"), Turn(" where does it lie?\n", " on the mat ")]
 AS_TRAINED = (
@@ -43,6 +45,9 @@ def assert_learns_the_answers(backbone: Backbone) -> None:
         assert owners[: len(asked)] == [-1] * len(asked)
         assert owners[len(asked)] == 0, "the first token after the prompt is what generation has to give"
         text = backbone.tokenizer.decode(ids, skip_special_tokens=False)
+        if backbone.template.as_trained:  # what opens the conversation stands before the frames
+            opening = backbone.lead_ids(FrameTimes.of(np.zeros(1)), system=system)[0]
+            text = backbone.tokenizer.decode(opening, skip_special_tokens=False) + text
         assert system in text
         assert "where does it lie?" in text
         check_rendering(backbone, TURNS, max_length=999, system=system)

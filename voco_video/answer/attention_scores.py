@@ -77,11 +77,19 @@ def frame_keys(model: VocoModel, tokens: VocoTokens) -> tuple[Tensor, int]:
         assert tokens.positions is not None
         return tokens.keys.to(model.backbone.device), int(tokens.positions.max()) + 1
     assert tokens.embeds is not None
-    start = len(model.backbone.template.frame_before_ids)
-    before = model.backbone.embed(model.backbone.template.frame_before_ids)
-    embeds = tokens.embeds.to(before.device, before.dtype)  # [F, K, D]
-    sequence = torch.cat([before.expand(len(embeds), -1, -1), embeds], dim=1)  # [F, 1 + K, D]
+    backbone = model.backbone
+    before = backbone.embed(backbone.template.context_ids or backbone.template.frame_before_ids)
+    start = len(before)
+    embeds = tokens.embeds.to(before.device, before.dtype)  # [F, K, W]
+    opening = backbone.widened(before, embeds.shape[2]).expand(len(embeds), -1, -1)
+    inputs = backbone.decoder_inputs(torch.cat([opening, embeds], dim=1))  # [F, start + K, W]
+    end = start + embeds.shape[1]
+    if tokens.positions is not None:
+        within = tokens.positions.to(before.device).long()  # [F, K, C]
+        plain = torch.arange(start, device=before.device)[None, :, None].expand(len(within), -1, within.shape[2])
+        inputs["position_ids"] = torch.cat([plain, start + within], dim=1).permute(2, 0, 1)  # [C, F, start + K]
+        end = start + int(within.max()) + 1
     with model.answering("embeds"):
-        cache = model.backbone.decoder(inputs_embeds=sequence, use_cache=True)[CACHE_ARGUMENT]
+        cache = backbone.decoder(**inputs, use_cache=True)[CACHE_ARGUMENT]
     keys = torch.stack([layer.keys[:, :, start:] for layer in cache.layers], dim=1)
-    return keys, sequence.shape[1]
+    return keys, end

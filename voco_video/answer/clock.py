@@ -14,16 +14,6 @@ from voco_video.model.backbone import Backbone
 Floats = npt.NDArray[np.floating]
 
 
-def clock_token_ids(backbone: Backbone, pts_seconds: Floats, every_seconds: float) -> dict[int, list[int]]:
-    """Return the token ids of the times that stand before some frames, by the frame's index.
-
-    Raises:
-        ModelError: the model has no tokenizer.
-    """
-    frames = clock_frames(pts_seconds, every_seconds).tolist()
-    return {f: time_token_ids(backbone, float(pts_seconds[f])) for f in frames}
-
-
 def time_token_ids(backbone: Backbone, seconds: float) -> list[int]:
     """Return the token ids of one time.
 

@@ -9,9 +9,10 @@ from functools import cached_property, partial
 from typing import Protocol, overload
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from voco_video.answer.clock import clock_frames, clock_token_ids, time_token_ids
+from voco_video.answer.clock import clock_frames, clock_text, time_token_ids
 from voco_video.answer.entry_frames import EntryFrames, read_chosen, read_chunks, read_features
 from voco_video.answer.foreign import counted, foreign_note
 from voco_video.answer.frame_budget import FrameSelection, select_frames
@@ -23,6 +24,7 @@ from voco_video.auto_compressor import context_budget
 from voco_video.checkpoint.world import FrameCounts, World
 from voco_video.compress import CompressResult, StageSeconds
 from voco_video.errors import UsageError
+from voco_video.model.families import FrameTimes
 from voco_video.model.mixed_prefix import assemble
 from voco_video.model.tokens import Prefix, VocoTokens
 from voco_video.model.voco import VocoModel
@@ -187,14 +189,42 @@ class CompressedVideo:
             num_times = len(clock_frames(self.pts_seconds, options.clock_every_seconds))
             longest = len(time_token_ids(backbone, float(self.pts_seconds.max())))
             budget -= min(num_times, budget // (num_voco_tokens + longest)) * longest
+        if self._words_per_frame:
+            most = budget // (num_voco_tokens + self._words_per_frame)
+            budget -= min(self.num_frames, most) * self._words_per_frame
         return max(num_voco_tokens, budget)
 
     @cached_property
     def _first_position(self) -> int:
         """Position of the first frame's first token."""
+        template = self.model.voco.backbone.template
+        if template.as_trained:
+            return len(self._last_leads[0])
         positions = read_tokens(self.parts[0].entry, 0, 1).positions
-        before = self.model.voco.backbone.template.frame_before_ids
-        return len(before) if positions is None else int(positions.min())
+        return len(template.frame_before_ids) if positions is None else int(positions.min())
+
+    @property
+    def _words_per_frame(self) -> int:
+        """The most tokens of text that stand before a frame; 0 with frames first."""
+        return len(self._last_leads[-1]) if self.model.voco.backbone.template.as_trained else 0
+
+    @cached_property
+    def _last_leads(self) -> list[list[int]]:
+        """Token ids before the first frame and before the last: numbers and times only get longer."""
+        times = self._times(np.array([0, self.num_frames - 1]), None)
+        return self.model.voco.backbone.lead_ids(times)
+
+    def _times(self, frames: npt.NDArray[np.int64], seconds: torch.Tensor | None) -> FrameTimes:
+        """Return when some of the frames are seen.
+
+        Args:
+            frames: their numbers.
+            seconds: the times of their pictures, where a frame is merged of several.
+        """
+        pictures = self.pts_seconds[frames] if seconds is None else seconds.numpy()
+        ends = [part.entry.facts.get("video", {}).get("duration_seconds") for part in self.parts]
+        known = [end for end in ends if isinstance(end, (int, float))]
+        return FrameTimes.of(pictures, max(known) if len(known) == len(ends) else None)
 
     def frame_scores(self, question: str) -> np.ndarray:
         """Score each frame's relevance to a question, float32 ``[F]``: `voco_video.answer.search.FrameScores`.
@@ -254,10 +284,15 @@ class CompressedVideo:
         if prefix is None:
             largest = int(selection.counts.max(initial=0))
             tokens = read_chosen(self.parts, selection.frames, num_voco_tokens=largest)
-            times: dict[int, list[int]] = {}
+            backbone = self.model.voco.backbone
+            marks: dict[int, str] = {}
             if every is not None and selection.num_tokens:
-                times = clock_token_ids(self.model.voco.backbone, self.pts_seconds[selection.frames], every)
-            prefix = assemble(self.model.voco, tokens, counts=torch.from_numpy(selection.counts), texts=times)
+                seconds = self.pts_seconds[selection.frames]
+                marks = {f: clock_text(float(seconds[f])) for f in clock_frames(seconds, every).tolist()}
+            times = self._times(selection.frames, tokens.seconds)
+            leads = backbone.lead_ids(times, marks=marks) if marks or backbone.template.as_trained else []
+            counts = torch.from_numpy(selection.counts)
+            prefix = assemble(self.model.voco, tokens, counts=counts, texts=dict(enumerate(leads)), times=times)
             self._prefixes.clear()
             self._prefixes[key] = prefix
         return prefix

@@ -222,4 +222,5 @@ def question_ids(model: VocoModel, question: str) -> list[int]:
     """
     if not question.strip():
         raise UsageError("the query is empty: say what to look for")
-    return model.backbone.conversation_ids([{"role": "user", "content": question.strip()}])
+    messages = [{"role": "user", "content": question.strip()}]
+    return model.backbone.conversation_ids(messages, has_frames=False)

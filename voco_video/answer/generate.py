@@ -101,7 +101,7 @@ def answer_questions(
         ModelError: there is not enough memory for even one question at a time.
     """
     started = time.perf_counter()
-    prompts = [_prompt(model, question, history) for question in questions]
+    prompts = [_prompt(model, prefix, question, history) for question in questions]
     generated: list[tuple[list[int], float]] = []
     most = MAX_QUESTIONS_PER_BATCH
     while len(generated) < len(prompts):
@@ -179,7 +179,7 @@ def stream_answer(
     options: AnswerOptions = AnswerOptions(),
 ) -> Iterator[str]:
     """Yield an answer's text piece by piece; a token is generated only when the next piece is asked for."""
-    prompt = _prompt(model, question, history)
+    prompt = _prompt(model, prefix, question, history)
     if problem := beyond_context(model, prefix, len(prompt)):
         log.warning(problem.strip())
     text = _GrowingText(model.backbone.tokenizer, skip_special_tokens=True)
@@ -267,7 +267,7 @@ def generate_steps(
             new_ids = token_ids[:, None]
             input_ids = torch.cat([input_ids, new_ids], dim=1)
             attention_mask = torch.cat([attention_mask, mask.new_ones(batch_size, 1)], dim=1)
-            positions = positions[:, -1:] + 1
+            positions = (positions[:, -1:] + 1).clamp_min(prefix.next_position)
             has_ended |= torch.tensor([token in ends for token in token_ids.tolist()])
             is_over = bool(has_ended.all())
         yield token_ids, log_probs
@@ -314,11 +314,12 @@ def frame_attention(
     return per_frame / max(total, 1e-30), total
 
 
-def _prompt(model: VocoModel, question: str, history: Sequence[Message]) -> list[int]:
+def _prompt(model: VocoModel, prefix: Prefix, question: str, history: Sequence[Message]) -> list[int]:
     if not question.strip():
         raise UsageError("the question is empty; ask something")
     turns = [*history, Message("user", question.strip())]
-    return model.backbone.conversation_ids([{"role": t.role, "content": t.content} for t in turns])
+    messages = [{"role": t.role, "content": t.content} for t in turns]
+    return model.backbone.conversation_ids(messages, has_frames=len(prefix.frame_slots) > 0)
 
 
 def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

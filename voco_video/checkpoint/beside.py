@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ from voco_video.checkpoint.adapter_folder import read_changes
 from voco_video.checkpoint.configurations import check_frames, check_token_ids, read_images
 from voco_video.checkpoint.files import CONFIG, RETRIEVAL_WEIGHTS, VOCO_CONFIG, read_tokenizer
 from voco_video.checkpoint.voco_settings import VocoSettings, read_voco_embeds, read_voco_settings
-from voco_video.errors import ModelError
+from voco_video.errors import ModelError, UsageError
 from voco_video.files.settings import FETCH_AGAIN, first_line, has_file
 from voco_video.files.weights import read_small_weights
 from voco_video.model.adapters import read_adapters
-from voco_video.model.families import family_of
-from voco_video.model.families.family import ImageSettings, PromptTemplate
+from voco_video.model.conversation import ConversationWriter
+from voco_video.model.families import ImageSettings, PromptTemplate, Variant, family_of
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,12 @@ class Beside:
     chat_template: str | None
 
 
-def read_beside(folder: Path, config: Any) -> Beside:
+def read_beside(folder: Path, config: Any, variant: Variant | None = None) -> Beside:
     """Read the small files of a checkpoint, before gigabytes are read.
 
     Args:
         config: the image-text model's configuration.
+        variant: `LoadOptions.layout`.
 
     Raises:
         ModelError: one of them is damaged, or does not go with the configuration.
@@ -51,16 +52,32 @@ def read_beside(folder: Path, config: Any) -> Beside:
     settings = read_voco_settings(folder)
     if settings is not None:
         _check_chat_template(tokenizer, settings.chat_template, folder)
+        if variant is not None:
+            raise UsageError(
+                f"layout={variant!r}: {folder} keeps the layout that its {VOCO_CONFIG} says it was trained with; leave "
+                "the option out"
+            )
         return with_voco_settings(folder, settings, config, tokenizer)
     _check_chat_template(tokenizer, None, folder)
-    images = read_images(folder, config)
+    images = read_images(folder, config, as_library=variant == "library")
     check_frames(images, config, folder / "preprocessor_config.json")
     try:
-        template = family_of(config).template(config, tokenizer)
+        template = prompt_template(config, tokenizer, variant or "released")
     except Exception as error:  # a tokenizer that cannot take its own image token; the library raises anything
         raise ModelError(f"the tokenizer in {folder} does not go with its {CONFIG}: {first_line(error)}") from error
     _check_template(template, config, folder / CONFIG)
     return Beside(None, tokenizer, images, template, None)
+
+
+def prompt_template(config: Any, tokenizer: Any, variant: Variant = "released") -> PromptTemplate:
+    """Return the layout that a checkpoint without a voco_config.json was trained with.
+
+    Raises:
+        ModelError: its chat template has no place for a video, or its tokenizer does not know the token for one.
+    """
+    family = family_of(config)
+    writer = ConversationWriter(family, config, tokenizer)
+    return writer.template(variant) if writer.has_template else family.template(config)
 
 
 def with_voco_settings(folder: Path, settings: VocoSettings, config: Any, tokenizer: Any) -> Beside:
@@ -100,8 +117,8 @@ def read_beside_weights(folder: Path) -> None:
 
 def _check_template(template: PromptTemplate, config: Any, path: Path) -> None:
     vocab_size = config.get_text_config(decoder=True).vocab_size
-    for name, ids in asdict(template).items():
-        check_token_ids(ids, vocab_size, path, name)
+    for name in ("frame_before_ids", "frame_after_ids", "text_before_ids"):
+        check_token_ids(getattr(template, name), vocab_size, path, name)
 
 
 def _check_vocabulary(tokenizer: Any, config: Any, folder: Path) -> None:

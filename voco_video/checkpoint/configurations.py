@@ -131,15 +131,19 @@ def _check_feature_layers(config: Any, path: Path) -> None:
 # ---------------------------------------------------------------------- frames
 
 
-def read_images(folder: Path, config: Any) -> ImageSettings:
+def read_images(folder: Path, config: Any, *, as_library: bool = False) -> ImageSettings:
     """Read from a folder's image processor how frames are prepared.
+
+    Args:
+        as_library: follow the installed library where it differs from what the model was trained on.
 
     Raises:
         ModelError: there is none, it is damaged, or asks for something that is not supported.
     """
     family, processor = family_of(config), read_image_processor(folder)
     try:
-        return family.image_settings(processor, config)
+        images = family.image_settings(processor, config)
+        return family.as_library(images, processor) if as_library else images
     except VocoVideoError as error:
         raise ModelError(
             f"the image processor in {folder} (preprocessor_config.json) cannot be used: {error}"

@@ -44,12 +44,11 @@ from voco_video.model.adapters import (
     save_adapters,
 )
 from voco_video.model.backbone import Backbone
-from voco_video.model.families import family_of
-from voco_video.model.families.family import ImageSettings, PromptTemplate
+from voco_video.model.families import ImageSettings, PromptTemplate, family_of
 from voco_video.model.inference import undisturbed
 from voco_video.model.voco import VocoModel
 from voco_video.options.compression import Form
-from voco_video.options.loading import LoadOptions, WeightBits
+from voco_video.options.loading import Layout, LoadOptions, WeightBits
 
 
 @undisturbed(inference=False)
@@ -61,6 +60,7 @@ def load_voco_model(
     attn_implementation: str = "auto",
     device_map: str | Mapping[str, str | int] | None = None,
     weight_bits: WeightBits = 16,
+    layout: Layout | None = None,
     num_voco_tokens: int | None = None,
 ) -> VocoModel:
     """Load a checkpoint for inference.
@@ -68,7 +68,7 @@ def load_voco_model(
     Args:
         path: a folder, a hub id already in the local Hugging Face cache (``name`` or ``name@revision``), or the name of
             an embedded model (``voco-tiny``).
-        device, dtype, attn_implementation, device_map, weight_bits: see `LoadOptions`.
+        device, dtype, attn_implementation, device_map, weight_bits, layout: see `LoadOptions`.
         num_voco_tokens: for a published checkpoint, how many VoCo tokens a frame gets (2, as it was trained); for one
             without VoCo tokens, how many untrained ones to give it (none). Otherwise the checkpoint decides.
 
@@ -79,7 +79,7 @@ def load_voco_model(
     >>> load_voco_model("voco-tiny").num_voco_tokens
     8
     """
-    options = LoadOptions(device, dtype, attn_implementation, device_map, weight_bits)
+    options = LoadOptions(device, dtype, attn_implementation, device_map, weight_bits, layout)
     return _load(find_checkpoint(path), options, num_voco_tokens)
 
 
@@ -239,7 +239,7 @@ def write_voco_files(
         "trained": trained,
         "about": about,
         "default_form": default_form,
-        **asdict(template),
+        **template.describe(),
         "images": images.describe(),
         "chat_template": chat_template,
         "files": list(files),
@@ -253,7 +253,7 @@ def write_voco_files(
 
 def _load_hugging_face(folder: Path, options: LoadOptions, num_voco_tokens: int | None) -> VocoModel:
     config = checked_config(folder)
-    beside = read_beside(folder, config)
+    beside = read_beside(folder, config, options.layout)
     weights = stored_weights(weight_files(folder), dtype=options.torch_dtype)
     model = load_image_text_model(config, weights, options, folder=folder)
     return _with_voco_tokens(model, folder, beside, num_voco_tokens)

@@ -32,7 +32,7 @@ from voco_video.errors import ModelError
 from voco_video.files.checked_values import Checked, is_one_of, is_text, is_whole
 from voco_video.files.settings import first_line, is_there
 from voco_video.files.weights import read_weights
-from voco_video.model.families.family import ImageSettings, PromptTemplate
+from voco_video.model.families import ImageSettings, PromptTemplate
 
 Weight = TypeVar("Weight")
 

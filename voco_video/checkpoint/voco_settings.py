@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from voco_video.errors import ModelError, UsageError
 from voco_video.files.checked_values import Checked, is_list_of, is_number, is_one_of, is_text, is_whole
 from voco_video.files.settings import FETCH_AGAIN, has_file, read_settings, shown
 from voco_video.files.weights import read_small_weights
-from voco_video.model.families import ImageSettings, PromptTemplate
+from voco_video.model.families import AsTrained, ImageSettings, PromptTemplate, Variant
 
 FORMAT = 1
 """The format that this version writes and reads."""
@@ -118,14 +118,25 @@ def read_voco_embeds(folder: Path, settings: VocoSettings, *, hidden_size: int |
 
 
 def _template(settings: Checked) -> PromptTemplate:
-    names = ("frame_before_ids", "frame_after_ids", "text_before_ids")
-    return PromptTemplate(*(tuple(settings.get(n, "a list of token ids", is_list_of(is_whole))) for n in names))
+    before, after, text_before = (
+        tuple(settings.get(name, "a list of token ids", is_list_of(is_whole)))
+        for name in ("frame_before_ids", "frame_after_ids", "text_before_ids")
+    )
+    if settings.get("as_trained", "an object or null", lambda v: v is None or isinstance(v, dict), None) is None:
+        return PromptTemplate(before, after, text_before)
+    layout, most = settings.below("as_trained"), len(before)
+    as_trained = AsTrained(
+        layout.get("num_context_ids", f"a whole number, at most {most}", lambda v: is_whole(v, most=most)),
+        layout.get("pictures_per_frame", "a whole number from 1 on", lambda v: is_whole(v, least=1)),
+        layout.get("variant", '"released" or "library"', is_one_of(*get_args(Variant))),
+    )
+    return PromptTemplate(before, after, text_before, as_trained)
 
 
 def _images(settings: Checked, path: Path) -> ImageSettings:
     images = settings.below("images")
     fit = images.below("fit")
-    described = {
+    described: dict[str, Any] = {
         "fit": {
             "height": fit.get("height", "a number of pixels", is_whole),
             "width": fit.get("width", "a number of pixels", is_whole),
@@ -134,7 +145,12 @@ def _images(settings: Checked, path: Path) -> ImageSettings:
         },
         "mean": images.get("mean", "three numbers", is_list_of(is_number, length=3)),
         "std": images.get("std", "three numbers above 0", is_list_of(is_number, length=3)),
+        "detour": images.get("detour", "a number of pixels or null", lambda v: v is None or is_whole(v, least=1), None),
     }
+    if images.get("any_shape", "an object or null", lambda v: v is None or isinstance(v, dict), None) is not None:
+        limits = images.below("any_shape")
+        names = ("cell", "least_pixels", "most_pixels")
+        described["any_shape"] = {n: limits.get(n, "a number of pixels", lambda v: is_whole(v, least=1)) for n in names}
     try:
         return ImageSettings.from_description(described)
     except UsageError as error:

@@ -73,7 +73,7 @@ class Ranker:
 
     def log_likelihoods(self, prefix: Prefix, question: str) -> Tensor:
         """Compute the natural logarithm of each answer's probability after a question, float32 ``[A]`` on the CPU."""
-        return score_tries(self.model, prefix, self._prompt(question), self.tries)[0]
+        return score_tries(self.model, prefix, self._prompt(prefix, question), self.tries)[0]
 
     def losses(self, prefix: Prefix, question: str) -> tuple[Tensor, Tensor]:
         """Score each answer: mean negative log-likelihood per token, and whether greedy decoding gives it.
@@ -81,7 +81,7 @@ class Ranker:
         Returns:
             float32 ``[A]`` and bool ``[A]``, on the CPU.
         """
-        scores, is_greedy = score_tries(self.model, prefix, self._prompt(question), self.tries)
+        scores, is_greedy = score_tries(self.model, prefix, self._prompt(prefix, question), self.tries)
         num_tokens = sum(torch.bincount(trie.step_answers, minlength=len(self.answers)) for trie in self.tries)
         return -scores / num_tokens, is_greedy
 
@@ -95,8 +95,9 @@ class Ranker:
         scores = self.log_likelihoods(prefix, question)
         return int((scores >= scores[self.answers.index(answer)]).sum())
 
-    def _prompt(self, question: str) -> list[int]:
-        return self.model.backbone.conversation_ids([{"role": "user", "content": question.strip()}])
+    def _prompt(self, prefix: Prefix, question: str) -> list[int]:
+        messages = [{"role": "user", "content": question.strip()}]
+        return self.model.backbone.conversation_ids(messages, has_frames=len(prefix.frame_slots) > 0)
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def answer_token_ids(backbone: Backbone, answers: Sequence[str]) -> list[tuple[i
         ModelError: an answer's tokens do not follow the question's unchanged.
     """
     asked = [{"role": "user", "content": "what is it?"}]
-    prompt = backbone.conversation_ids(asked)[len(backbone.template.text_before_ids) :]
+    prompt = backbone.conversation_ids(asked)
     start = len(backbone.conversation_text(asked))
     ends = backbone.hf_model.generation_config.eos_token_id
     end_ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
@@ -139,7 +140,7 @@ def answer_token_ids(backbone: Backbone, answers: Sequence[str]) -> list[tuple[i
         told = [*asked, {"role": "assistant", "content": answer}]
         text = backbone.conversation_text(told, add_generation_prompt=False)
         stop = text.find(answer.strip(), start) + len(answer.strip())
-        ids = backbone.token_ids(text[:stop])
+        ids = backbone.text_ids(text[:stop])
         if stop < start or list(ids[: len(prompt)]) != prompt or len(ids) == len(prompt):
             raise ModelError(f"answer {answer!r} cannot be ranked: its tokens do not simply follow the question's")
         after = backbone.token_ids(text[stop:])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from voco_video.data.choices import LETTER_PROMPT, filled_prompt
@@ -87,6 +87,7 @@ class EvalOptions(Options):
         at_most=MAX_QUESTIONS_PER_BATCH,
     )
     batch_size: BatchSize = same_option(CompressOptions, "batch_size")
+    merge_pictures: bool = same_option(CompressOptions, "merge_pictures")
     decoder: Decoder = same_option(CompressOptions, "decoder")
     vocabulary: tuple[str, ...] = field(default=(), repr=False)
 
@@ -116,6 +117,7 @@ class EvalOptions(Options):
             form=self.form,
             storage=self.storage,
             batch_size=self.batch_size,
+            merge_pictures=self.merge_pictures,
             decoder=self.decoder,
         )
 
@@ -140,7 +142,7 @@ class EvalOptions(Options):
         compressor = settled(model, self.compressor, num_voco_tokens=min(self.num_voco_tokens, default=None))
         if compressor is None:  # each video gets as many tokens a frame as fit
             return (None,)
-        form = replace(self.compression, compressor=str(compressor)).form_for(model.default_form)
+        form = model.form_of(compressor, self.compression.form)
         for k in self.num_voco_tokens or (None,):
             check_compressor(model, compressor, num_voco_tokens=k, form=form)
         return (self.num_voco_tokens or (model.num_voco_tokens,)) if compressor.name == "voco" else (None,)

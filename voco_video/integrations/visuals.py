@@ -17,7 +17,8 @@ from voco_video.answer.compressed_video import CompressedVideo
 from voco_video.answer.generate import answer_questions
 from voco_video.answer.several_videos import concat
 from voco_video.api import VideoModel
-from voco_video.auto_compressor import choose, settled
+from voco_video.auto_compressor import PlannedFrames, choose, settled
+from voco_video.compress import planned_frames
 from voco_video.errors import FILE_ERRORS, DataError, VideoError
 from voco_video.evaluate.answer_likelihood import Ranker
 from voco_video.model.compressors import check_compressor
@@ -55,7 +56,7 @@ class Viewer:
         compressor = settled(model, self.compression.compressor, num_voco_tokens=self.num_voco_tokens)
         if compressor is not None:
             object.__setattr__(self, "compression", replace(self.compression, compressor=str(compressor)))
-            form = self.compression.form_for(model.default_form)
+            form = model.form_of(compressor, self.compression.form)
             check_compressor(model, compressor, num_voco_tokens=self.num_voco_tokens, form=form)
 
     def look(self, visuals: Sequence[Any]) -> HarnessView:
@@ -74,15 +75,22 @@ class Viewer:
 
     def _for_all(self, visuals: Sequence[Any]) -> Viewer:
         """Choose one compressor with which all frames of all visuals fit, since they are joined."""
-        num_frames = sum(self._count_frames(visual) for visual in visuals)
-        compressor = choose(self.model.voco, self.compression, num_frames).compressor
+        each = [self._planned(visual) for visual in visuals]
+        together = PlannedFrames(
+            sum(one.num_frames for one in each),
+            tuple({grid for one in each for grid in one.grids}),
+            min(one.first_seconds for one in each),
+            max(one.last_seconds for one in each),
+        )
+        compressor = choose(self.model.voco, self.compression, together).compressor
         return replace(self, compression=replace(self.compression, compressor=str(compressor)))
 
-    def _count_frames(self, visual: Any) -> int:
+    def _planned(self, visual: Any) -> PlannedFrames:
         if not isinstance(visual, (str, Path)):
-            return 1
+            fit = self.model.voco.backbone.images.fit_for(*visual.size)
+            return PlannedFrames(1, (self.model.voco.backbone.grid_of(fit.height, fit.width),))
         with open_video(visual, backend=self.compression.decoder) as video:
-            return len(video.plan(self.sampling))
+            return planned_frames(self.model.voco, video, self.sampling, self.compression)
 
     def compressed(self, visual: Any) -> CompressedVideo:
         """Compress one video or image, or find it in the frame cache."""

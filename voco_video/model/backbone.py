@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from voco_video.errors import ModelError, UsageError
-from voco_video.files.settings import first_line
+from voco_video.model.conversation import ConversationWriter, FrameTimes, Messages, lead_texts
 from voco_video.model.families import Family, ImageSettings, PromptTemplate, family_of, image_settings
-from voco_video.model.inference import check_not_forked, lock_across_forks, num_forks, undisturbed
+from voco_video.model.inference import check_not_forked, num_forks, undisturbed
 from voco_video.model.positions import frame_positions
 from voco_video.model.typed_text import TypedText
 
@@ -37,7 +37,6 @@ _NOT_COMPUTED = frozenset(
     }
 )
 _NOT_COMPUTED_PARTS = ("token_id", "token_index", "dropout", "initializer", "output_", "attn_implementation")
-_TOKENIZING = lock_across_forks()
 
 __all__ = ["Backbone", "ImageSettings", "PromptTemplate", "image_settings"]
 
@@ -143,30 +142,37 @@ class Backbone:
         Bytes cross to the device first: a quarter of the traffic of floats.
         """
         frames = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device, non_blocking=True)
-        values = frames.permute(0, 3, 1, 2).to(torch.float32)
+        values = frames.permute(0, 3, 1, 2)
+        if self.images.detour is not None:
+            values = _by_detour(values, self.images.detour)
+        values = values.to(torch.float32)
         mean = torch.tensor(self.images.mean, dtype=values.dtype, device=values.device).view(1, 3, 1, 1) * 255
         std = torch.tensor(self.images.std, dtype=values.dtype, device=values.device).view(1, 3, 1, 1) * 255
         return ((values - mean) / std).to(self.dtype)  # [F, 3, H, W]
 
     def vision_tokens(self, pixel_values: Tensor) -> Tensor:
-        """Run vision tower and projector: ``[F, 3, H, W] -> [F, N, W]``.
+        """Run vision tower and projector: ``[F * P, 3, H, W] -> [F, N, W]``, with `PromptTemplate.pictures_per_frame`.
 
         W is D; more where the decoder takes in vision features behind its first layers too (`Family.decoder_inputs`).
         """
         check_not_forked(self._num_forks)
-        return self.family.vision_tokens(self.hf_model, pixel_values)
+        return self.family.vision_tokens(self.hf_model, pixel_values, self.template.pictures_per_frame)
 
     @cached_property
     def num_vision_tokens(self) -> int:
         """N, as the tower and the projector give it for one empty frame."""
-        empty = np.zeros((1, self.images.fit.height, self.images.fit.width, 3), np.uint8)
+        empty = np.zeros((self.template.pictures_per_frame, self.images.fit.height, self.images.fit.width, 3), np.uint8)
         with undisturbed():
             return self.vision_tokens(self.pixel_values(empty)).shape[1]
 
     @property
     def vision_grid(self) -> tuple[int, int]:
-        """Rows and columns that a frame's vision tokens stand in, row by row."""
-        return self.family.vision_grid(self.hf_model.config, self.images.fit)
+        """Rows and columns that a frame's vision tokens stand in, row by row; the largest where shapes differ."""
+        return self.grid_of(self.images.fit.height, self.images.fit.width)
+
+    def grid_of(self, height: int, width: int) -> tuple[int, int]:
+        """Return rows and columns of the vision tokens of frames of a size, in pixels."""
+        return self.family.vision_grid(self.hf_model.config, replace(self.images.fit, height=height, width=width))
 
     def frame_sequence(self, vision_tokens: Tensor, then: Tensor) -> Tensor:
         """Embed each frame's own sequence: the template's, the vision tokens', and what follows.
@@ -180,14 +186,21 @@ class Backbone:
         """
         num_frames, _, width = vision_tokens.shape
         before = self.embed(self.template.frame_before_ids)
-        learned = self.family.after_embeds(self.hf_model)
         after = [self.embed(self.template.frame_after_ids), then.to(before)]
-        if learned is not None:
+        learned = self.family.after_embeds(self.hf_model)
+        if learned is not None and self.learned_after_each(num_following=len(then)):
             after.insert(0, learned.to(before))
         first, last = (
             self.widened(rows, width).expand(num_frames, -1, -1) for rows in (before, torch.cat(after))
         )  # [F, ..., W] each
         return torch.cat([first, vision_tokens.to(before), last], dim=1)  # [F, P + K, W]
+
+    def learned_after_each(self, *, num_following: int) -> bool:
+        """Whether learned embeddings that end a video end a frame's own sequence too.
+
+        As trained they do so where VoCo tokens follow, which then read a video of one frame.
+        """
+        return self.template.as_trained is None or num_following > 0
 
     @staticmethod
     def widened(embeds: Tensor, width: int) -> Tensor:
@@ -235,18 +248,25 @@ class Backbone:
         """Turn last hidden states ``[..., D]`` into next-token logits ``[..., vocabulary]``."""
         return self.hf_model.get_output_embeddings()(hidden_states)
 
-    def conversation_ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
+    # ------------------------------------------------------------------ conversations
+
+    @cached_property
+    def writer(self) -> ConversationWriter:
+        """What turns conversations into text and token ids."""
+        return ConversationWriter(self.family, self.hf_model.config, self.tokenizer, self.chat_template)
+
+    def conversation_ids(self, messages: Messages, *, has_frames: bool = True) -> list[int]:
         """Make the token ids of a conversation that ends with a question, up to where the answer begins.
 
         Args:
-            messages: ``{"role": "user" | "assistant", "content": text}`` in order.
+            messages: see `Messages`.
+            has_frames: whether it is about frames: then these are the ids behind the last of them. Else all of it.
 
         Raises:
-            ModelError: the checkpoint has no tokenizer or no chat template.
+            ModelError: the checkpoint has no tokenizer, or its chat template cannot write the conversation.
             UsageError: the conversation is longer than all that the model reads, or holds bytes that are no text.
         """
-        text = self.conversation_text(messages)
-        ids = [*self.template.text_before_ids, *self.token_ids(text)]
+        ids = self.text_ids(self.conversation_text(messages, has_frames=has_frames), has_frames=has_frames)
         if self.context_length is not None and len(ids) >= self.context_length:
             raise UsageError(
                 f"the question {messages[-1]['content']!r:.60} with what was said before it takes {len(ids)} tokens, "
@@ -254,79 +274,90 @@ class Backbone:
             )
         return ids
 
-    def token_ids(self, text: str) -> list[int]:
-        """Turn text, its typed parts `TypedText.broken`, into token ids; nothing is added."""
-        with _TOKENIZING:  # tokenizers change their own settings meanwhile, and fail when two threads do
-            return self.typed_text.token_ids(text)
-
-    def encoded(self, text: str) -> tuple[list[int], list[int]]:
-        """Return the same token ids, and for each the place in the text behind its last character."""
-        with _TOKENIZING:
-            return self.typed_text.encoded(text)
-
-    @cached_property
-    def typed_text(self) -> TypedText:
-        """How the tokenizer reads what people type."""
-        return TypedText(self.tokenizer)
-
-    def conversation_text(self, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool = True) -> str:
-        """Write a conversation by the chat template, which takes contents as text or as a list of parts.
-
-        Special tokens in contents are `TypedText.broken`, so it is `token_ids` that gives its token ids.
+    def lead_ids(
+        self, times: FrameTimes, *, system: str = "", marks: Mapping[int, str] | None = None
+    ) -> list[list[int]]:
+        """Make the token ids that stand before each frame, ``[F]``: before the first also what opens a conversation.
 
         Args:
-            messages: as in `conversation_ids`; a ``"system"`` message may stand first.
-            add_generation_prompt: end it where the next answer begins.
+            system: its system message; "" for the chat template's own.
+            marks: text right before some of the frames, by frame.
 
         Raises:
-            ModelError: there is no tokenizer or no chat template, or it refuses the conversation or loses text of it.
+            ModelError: as for `conversation_ids`.
         """
-        if self.tokenizer is None:
-            raise ModelError("this checkpoint has no tokenizer; ask with token ids (voco_video.answer.generate)")
-        if not (self.chat_template or getattr(self.tokenizer, "chat_template", None)):
-            raise ModelError("this checkpoint's tokenizer has no chat template; add chat_template.jinja beside it")
-        messages = [m | {"content": self.typed_text.broken(m["content"])} for m in messages]
-        failure, lost = None, set()
-        for in_parts in (self._takes_parts, not self._takes_parts):
-            try:
-                text = self._rendered(messages, in_parts=in_parts, add_generation_prompt=add_generation_prompt)
-            except Exception as error:  # a template is a program, and raises anything
-                failure = error
-                continue
-            lost = {m["role"] for m in messages if m["content"].strip() not in text}
-            if not lost:
-                return text
-        if failure is not None and not lost:
-            raise ModelError(
-                f"this checkpoint's chat template refuses the conversation: {first_line(failure)}; set another "
-                "chat_template.jinja"
-            ) from failure
-        names = {"user": "question", "assistant": "answer", "system": "system message"}
-        what = " and the ".join(names.get(role, role) for role in ("user", "assistant", "system") if role in lost)
-        raise ModelError(f"this checkpoint's chat template leaves out the {what}; set another chat_template.jinja")
+        as_trained = self.template.as_trained
+        if as_trained is None:
+            if marks and self.tokenizer is None:
+                raise ModelError(
+                    "this checkpoint has no tokenizer, so it cannot be told the time (clock_every_seconds)"
+                )
+            return [self.token_ids((marks or {}).get(f, "")) for f in range(len(times))]
+        messages = [{"role": "user", "content": "?"}]
+        if system:
+            messages.insert(0, {"role": "system", "content": system})
+        around = self.writer.around_frames(messages, as_trained.variant)
+        texts = lead_texts(around, self.family.words(times))
+        return self.writer.ids_before_frames([text + (marks or {}).get(f, "") for f, text in enumerate(texts)])
+
+    def conversation_text(
+        self, messages: Messages, *, has_frames: bool = True, add_generation_prompt: bool = True
+    ) -> str:
+        """Write a conversation: what stands behind its frames, or all of it where it has none; errors as above.
+
+        Special tokens in contents are `TypedText.broken`, so it is `text_ids` that gives its token ids.
+
+        Args:
+            messages: see `Messages`.
+            has_frames: whether it is about frames.
+            add_generation_prompt: end it where the next answer begins.
+        """
+        as_trained = self.template.as_trained
+        if as_trained is None or not has_frames:
+            return self.writer.text(messages, add_generation_prompt=add_generation_prompt)
+        around = self.writer.around_frames(messages, as_trained.variant, add_generation_prompt=add_generation_prompt)
+        return self._words_after + around.closing
+
+    def text_ids(self, text: str, *, has_frames: bool = True) -> list[int]:
+        """Turn what `conversation_text` wrote into token ids, with those that every conversation begins with."""
+        if self.template.as_trained and has_frames:
+            return self.writer.ids_after_frames(text)
+        return [*self._ids_before(text), *self.writer.token_ids(text)]
+
+    def encoded(self, text: str, *, has_frames: bool = True) -> tuple[list[int], list[int]]:
+        """Return the same token ids, and for each the place in the text behind its last character."""
+        if self.template.as_trained and has_frames:
+            return self.writer.encoded_after_frames(text)
+        before = self._ids_before(text)
+        ids, ends = self.writer.encoded(text)
+        return [*before, *ids], [0] * len(before) + ends
+
+    def _ids_before(self, text: str) -> Sequence[int]:
+        return self.writer.first_ids(text) if self.template.as_trained else self.template.text_before_ids
 
     @cached_property
-    def _takes_parts(self) -> bool:
-        """Whether the chat template passes over a content that is not in parts, as those for pictures do in silence."""
-        mark = "1question1"
-        try:
-            told = self._rendered([{"role": "user", "content": mark}], in_parts=False, add_generation_prompt=True)
-        except Exception:  # a template is a program, and raises anything
-            return True
-        return mark not in told
+    def _words_after(self) -> str:
+        return self.family.words(FrameTimes.of(np.zeros(1))).after
 
-    def _rendered(self, messages: Sequence[dict[str, str]], *, in_parts: bool, add_generation_prompt: bool) -> str:
-        text: str = self.tokenizer.apply_chat_template(
-            [m | {"content": [{"type": "text", "text": m["content"]}]} for m in messages] if in_parts else messages,
-            chat_template=self.chat_template,
-            add_generation_prompt=add_generation_prompt,
-            tokenize=False,
-        )
-        return text
+    def token_ids(self, text: str) -> list[int]:
+        """Turn text, its typed parts `TypedText.broken`, into token ids; nothing is added."""
+        return self.writer.token_ids(text) if text else []
+
+    @property
+    def typed_text(self) -> TypedText:
+        """How the tokenizer reads what people type."""
+        return self.writer.typed_text
 
     def text(self, token_ids: Sequence[int]) -> str:
         """Turn token ids back into text, special tokens left out."""
         return self.tokenizer.decode(list(token_ids), skip_special_tokens=True).strip()
+
+
+def _by_detour(frames: Tensor, side: int) -> Tensor:
+    """Enlarge frames to a square and bring them back, uint8 ``[F, 3, H, W]``, as torchvision does on the processor."""
+    size = frames.shape[2:]
+    resized = nn.functional.interpolate(frames.cpu(), size=(side, side), mode="lanczos", antialias=True)
+    return nn.functional.interpolate(resized, size=size, mode="lanczos", antialias=True).to(frames.device)
 
 
 def _changed_settings(config: Any) -> dict[str, Any]:

@@ -5,10 +5,11 @@
     pool:k    vision tokens averaged over their grid to k: needs no training, so it serves any checkpoint
     none      nothing: the text alone, the lower bound
 
-All four go through the same cache, prefix and answer. ``full`` and ``pool:k`` keep a frame's whole sequence: in form
-``kv`` the keys and values of ``[BOS] V_1 ... V_N [newline]``, each frame a causal sequence of its own as in training at
-full visibility; in form ``embeds`` its input embeddings from V_1 on, for one sequence ``[BOS] frame frame ... text`` in
-which later frames see earlier ones. Of those only all tokens of a frame mean anything, never the first few.
+All four go through the same cache, prefix and answer. ``full`` and ``pool:k`` keep a frame's vision tokens and the
+tokens right around them: in form ``kv`` their keys and values, each frame a causal sequence of its own behind the words
+that open a conversation; in form ``embeds`` their input embeddings, for one sequence of words and frames in which later
+frames see earlier ones: as the model was trained. Of those only all tokens of a frame mean anything, never the first
+few. With frames first (`PromptTemplate`) form ``kv`` keeps the opening tokens with every frame as well.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def check_compressor(
     backbone = model.backbone
     if compressor.num_tokens is not None:
         checked_pooled_shape(backbone.vision_grid, compressor.num_tokens)
-    keeps_embeds = compressor.sees_frames and form == "embeds"
+    keeps_embeds = compressor.sees_frames and form == "embeds" and backbone.template.as_trained is None
     if keeps_embeds and backbone.family.vision_positions(backbone.vision_grid) is not None:
         raise UsageError(
             f"compressor {str(compressor)!r} with form 'embeds': this model places vision tokens by row and column, "
@@ -62,11 +63,13 @@ def compress_frames(
     *,
     num_voco_tokens: int | None = None,
     form: Form = "kv",
+    grid: tuple[int, int] | None = None,
 ) -> VocoTokens:
     """Compress a batch of frames to what a compressor keeps of them.
 
     Args:
         vision_tokens: ``[F, N, W]``, as `VocoModel.vision_tokens` gives them.
+        grid: rows and columns that they stand in; the largest that the model's frames have when None.
         num_voco_tokens: k of ``voco``, at most the model's K (the default).
         form: what to keep of each token.
 
@@ -78,11 +81,11 @@ def compress_frames(
     6
     """
     check_compressor(model, compressor, num_voco_tokens=num_voco_tokens, form=form)
+    grid = grid or model.backbone.vision_grid
     if compressor.name == "voco":
-        return model.compress(vision_tokens, num_voco_tokens=num_voco_tokens, form=form)
+        return model.compress(vision_tokens, num_voco_tokens=num_voco_tokens, form=form, grid=grid)
     if not compressor.sees_frames:
         return no_tokens(model, len(vision_tokens))
-    grid = model.backbone.vision_grid
     if compressor.num_tokens is not None:
         shape = checked_pooled_shape(grid, compressor.num_tokens)
         return whole_frames(model, average_pooled(vision_tokens, grid, shape), grid=shape, form=form)
@@ -98,13 +101,23 @@ def whole_frames(
     Args:
         vision_tokens: ``[F, N, W]``.
         grid: rows and columns that they stand in; the tower's own when None.
-        form: ``embeds`` is for models whose positions are plain.
+        form: with frames first, ``embeds`` is for models whose positions are plain.
     """
     sequence = model.frame_sequence(vision_tokens, 0)  # [F, P, W]
-    if form == "embeds":
-        start = len(model.backbone.template.frame_before_ids)  # the prefix begins with these, once for all frames
-        return VocoTokens("embeds", embeds=sequence[:, start:].clone(), can_truncate=False)
-    return replace(model.keys_and_values(sequence, num_kept=sequence.shape[1], grid=grid), can_truncate=False)
+    template, length = model.backbone.template, sequence.shape[1]
+    start = len(template.context_ids)
+    if form == "kv":
+        kept = model.keys_and_values(sequence, num_kept=length - start, grid=grid)
+        return replace(kept, can_truncate=False)
+    if template.as_trained is None:
+        start = len(template.frame_before_ids)  # the prefix begins with these, once for all frames
+    positions = model.backbone.frame_positions(length, grid=grid)[:, start:].T.int()  # [K, C]
+    return VocoTokens(
+        "embeds",
+        positions=None if positions.shape[1] == 1 else (positions - start).repeat(len(sequence), 1, 1),
+        embeds=sequence[:, start:].clone(),
+        can_truncate=False,
+    )
 
 
 def no_tokens(model: VocoModel, num_frames: int) -> VocoTokens:

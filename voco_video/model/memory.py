@@ -17,9 +17,10 @@ import torch
 from voco_video.errors import ModelError
 from voco_video.model.freed_memory import give_back_freed_memory
 from voco_video.options.compression import BatchSize, check_batch_size
-from voco_video.video.frames import FrameBatch
+from voco_video.video.frames import FrameBatch, FrameGroups
 
 Result = TypeVar("Result")
+Frames = FrameBatch | FrameGroups
 
 MAX_FRAMES = {"cpu": 16, "cuda": 256}  # larger batches are not faster
 FREE_SHARE = 0.8  # of the free memory; the rest is for allocators' losses and for other processes
@@ -60,7 +61,7 @@ class Batching:
                 logger.info("batch size %d fits on %s", self.size, device)
             return self.size
 
-    def passes(self, batch: FrameBatch, run: Callable[[FrameBatch], Result]) -> Iterator[tuple[FrameBatch, Result]]:
+    def passes(self, batch: Frames, run: Callable[[Frames], Result]) -> Iterator[tuple[Frames, Result]]:
         """Run a batch in one pass, or in several where it is larger than what fits.
 
         Raises:

@@ -18,9 +18,11 @@ from transformers.cache_utils import DynamicCache
 
 from voco_video.errors import UsageError
 from voco_video.model.backbone import CACHE_ARGUMENT
+from voco_video.model.families import FrameTimes
 from voco_video.model.inference import undisturbed
 from voco_video.model.positions import places_among_text, rotate_keys
 from voco_video.model.tokens import Prefix, VocoTokens
+from voco_video.model.trained_prefix import trained_prefix, usual_times
 from voco_video.model.voco import VocoModel
 
 Texts = Mapping[int, Sequence[int]]
@@ -28,13 +30,22 @@ Texts = Mapping[int, Sequence[int]]
 
 
 @undisturbed()
-def assemble(model: VocoModel, tokens: VocoTokens, *, counts: Tensor, texts: Texts | None = None) -> Prefix:
+def assemble(
+    model: VocoModel,
+    tokens: VocoTokens,
+    *,
+    counts: Tensor,
+    texts: Texts | None = None,
+    times: FrameTimes | None = None,
+) -> Prefix:
     """Assemble what the text attends to, for frames of which each is seen with some of its tokens.
 
     Args:
         tokens: VoCo tokens of F frames.
         counts: how many of its first tokens each frame is seen with, int64 ``[F]``, 1 to K.
-        texts: token ids of the text before a frame; frames without any may be left out.
+        texts: token ids of the text before a frame; frames without any may be left out. As trained, these are all of
+            `Backbone.lead_ids`.
+        times: of the frames, for models that are told them; one frame a second where left out.
 
     Returns:
         A prefix whose ``frame_slots`` are ``[F, largest count]``, -1 where a frame is seen with fewer.
@@ -49,6 +60,10 @@ def assemble(model: VocoModel, tokens: VocoTokens, *, counts: Tensor, texts: Tex
         raise UsageError(f"counts of {len(counts)} frames do not go with {tokens.num_frames} frames")
     if not len(counts) or not tokens.num_voco_tokens:
         return model.empty_prefix()
+    if model.backbone.template.as_trained:
+        times = times or usual_times(tokens)
+        leads = [texts[f] for f in range(len(times))] if texts else model.backbone.lead_ids(times)
+        return trained_prefix(model.backbone, model.answering, tokens, counts=counts, times=times, leads=leads)
     if len(set(counts.tolist())) == 1 and not any(texts.values()):
         return model.prefix(tokens, num_voco_tokens=int(counts[0]))
     return _from_kv(model, tokens, counts, texts) if tokens.form == "kv" else _from_embeds(model, tokens, counts, texts)

@@ -11,6 +11,7 @@ not ``N``:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -119,6 +120,62 @@ def places_among_text(source: Tensor, counts: Tensor, text_lengths: Tensor) -> t
     return (frame_starts[:, None] + within)[is_seen], frame_starts - text_lengths, int(ends[-1])
 
 
+@dataclass(frozen=True)
+class TrainedPlaces:
+    """Positions of frames with text between them, as a model was trained.
+
+    Attributes:
+        leads: of the first token of the text before each frame, int64 ``[F]``.
+        frames: of each frame's first token, int64 ``[F]``.
+        times: how much further each frame stands along the axis of time, int64 ``[F]``.
+        text_start: of the first token behind all frames.
+        next_position: the first position that no frame reaches; text that is generated stands there or later.
+    """
+
+    leads: Tensor
+    frames: Tensor
+    times: Tensor
+    text_start: int
+    next_position: int
+
+
+def trained_places(
+    lead_lengths: Sequence[int], spans: Sequence[int], *, times: Sequence[int] | None = None, skips_times: bool = False
+) -> TrainedPlaces:
+    """Place frames one behind the other; or, with times, all at the same rows and columns until text comes between.
+
+    Args:
+        lead_lengths: tokens of text before each frame, ``[F]``.
+        spans: positions that each frame takes, ``[F]``.
+        times: how far each frame stands from the first along the axis of time, ``[F]``; None without that axis.
+        skips_times: text goes on behind rows and columns, even if frames reach further along the axis of time.
+
+    >>> trained_places([3, 0, 0], [4, 4, 4]).frames
+    tensor([ 3,  7, 11])
+    >>> placed = trained_places([3, 0, 0], [4, 4, 4], times=[0, 2, 6])
+    >>> placed.frames.tolist(), placed.times.tolist(), placed.text_start
+    ([3, 3, 3], [0, 2, 6], 10)
+    >>> trained_places([3, 0, 0], [4, 4, 4], times=[0, 2, 6], skips_times=True).text_start
+    7
+    """
+    leads, frames, offsets = [], [], []
+    end = reach = first_time = 0  # where text would go on; the first position that nothing has reached
+    for f, (length, span) in enumerate(zip(lead_lengths, spans, strict=True)):
+        if times is None or length or not f:
+            leads.append(end)
+            end += length
+            start, first_time = end, times[f] if times else 0
+        else:
+            leads.append(end)
+        offset = times[f] - first_time if times else 0
+        frames.append(start)
+        offsets.append(offset)
+        reach = max(reach, start + offset + 1, start + span)
+        end = max(end, start + span) if skips_times else reach
+    placed = torch.tensor([leads, frames, offsets], dtype=torch.long)  # [3, F]
+    return TrainedPlaces(placed[0], placed[1], placed[2], end, max(end, reach))
+
+
 def rotary_angles(positions: Tensor, inv_freq: Tensor) -> Tensor:
     """Compute the angles of a rotary embedding at ``positions`` ``[T]``, float64 ``[T, rotary_dim / 2]``.
 
@@ -129,20 +186,28 @@ def rotary_angles(positions: Tensor, inv_freq: Tensor) -> Tensor:
     return (positions.cpu().float()[:, None] * inv_freq.cpu().float()).double()
 
 
-def rotate_keys(keys: Tensor, *, source: Tensor, target: Tensor, inv_freq: Tensor) -> Tensor:
+def rotate_keys(
+    keys: Tensor, *, source: Tensor, target: Tensor, inv_freq: Tensor, axes: Tensor | None = None
+) -> Tensor:
     """Move rotary keys from the positions they were computed at to new ones.
 
     Args:
         keys: ``[..., T, head_dim]``, already rotated for ``source``.
-        source, target: integer positions ``[T]``.
+        source, target: integer positions ``[T]``, or ``[C, T]`` with C coordinates.
         inv_freq: ``[rotary_dim / 2]``, the model's inverse frequencies; dimensions past ``rotary_dim`` pass unchanged.
+        axes: the coordinate that each frequency turns by, int64 ``[rotary_dim / 2]``; needed for C > 1.
 
     Returns:
         Keys as the model would have computed them at ``target``, same shape and dtype. The rotation is done in float32.
 
     Source: RoFormer (arXiv:2104.09864), equation 34, in the half-split arrangement of the Llama family.
     """
-    angles = rotary_angles(target, inv_freq) - rotary_angles(source, inv_freq)  # [T, R/2]
+    if source.ndim == 1:
+        angles = rotary_angles(target, inv_freq) - rotary_angles(source, inv_freq)  # [T, R/2]
+    else:
+        assert axes is not None
+        moves = [rotary_angles(t, inv_freq) - rotary_angles(s, inv_freq) for s, t in zip(source, target, strict=True)]
+        angles = torch.stack(moves)[axes.cpu(), :, torch.arange(len(axes))].T  # [T, R/2]
     if not angles.any():
         return keys
     cos, sin = angles.cos().float().to(keys.device), angles.sin().float().to(keys.device)

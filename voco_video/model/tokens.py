@@ -20,13 +20,16 @@ class VocoTokens:
 
     Attributes:
         form: ``"kv"`` or ``"embeds"``.
-        positions: int32 ``[F, K]`` for ``kv``: the positions that the keys are rotated for.
+        seconds: float64 ``[F, P]``, the times of the P pictures of each frame; None where it is one picture.
+        positions: int32 ``[F, K]`` for ``kv``: the positions that the keys are rotated for. For ``embeds`` int32
+            ``[F, K, C]``, counted from the frame's first token, where vision tokens have C coordinates; else None.
         keys, values: ``[F, layers, kv_heads, K, head_dim]`` for ``kv``.
         embeds: ``[F, K, D]`` for ``embeds``.
         can_truncate: whether the first k of a frame's K tokens can stand for it, as VoCo tokens can.
     """
 
     form: Form
+    seconds: Tensor | None = None
     positions: Tensor | None = None
     keys: Tensor | None = None
     values: Tensor | None = None
@@ -35,7 +38,8 @@ class VocoTokens:
 
     def __post_init__(self) -> None:
         expected = {"kv": ["positions", "keys", "values"], "embeds": ["embeds"]}[self.form]
-        if list(self.tensors()) != expected:
+        optional = {"seconds"} if self.form == "kv" else {"seconds", "positions"}
+        if [name for name in self.tensors() if name not in optional] != expected:
             raise ValueError(f"form {self.form!r} holds {expected}, not {list(self.tensors())}")
 
     @property
@@ -50,7 +54,7 @@ class VocoTokens:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors by name, axis 0 being frames: what a frame cache stores."""
-        names = ("positions", "keys", "values", "embeds")
+        names = ("seconds", "positions", "keys", "values", "embeds")
         return {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
 
     def first(self, num_voco_tokens: int) -> VocoTokens:
@@ -73,6 +77,8 @@ class VocoTokens:
             )
         first = slice(num_voco_tokens)
         cut = {n: t[:, first] if n == "positions" else t[..., first, :] for n, t in self.tensors().items()}
+        if self.seconds is not None:
+            cut["seconds"] = self.seconds
         return self._with(cut)
 
     def __getitem__(self, frames: slice) -> VocoTokens:
@@ -96,6 +102,8 @@ class Prefix:
     Attributes:
         layers: per layer ``(keys, values)``, each ``[1, kv_heads, S, head_dim]`` and contiguous.
         text_start: position of the first text token.
+        next_position: the first position that no frame reaches, where generated text begins at the earliest; 0 where
+            that is `text_start` or before.
         frame_slots: cache slot of each VoCo token, ``[F, k]``; ``layers[l][0][0, :, frame_slots[f]]`` is frame f.
             -1 where a frame is seen with fewer than k.
         form: what it was assembled from.
@@ -105,6 +113,7 @@ class Prefix:
     text_start: int
     frame_slots: Tensor
     form: Form = "kv"
+    next_position: int = 0
 
     @property
     def length(self) -> int:

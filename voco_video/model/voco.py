@@ -23,11 +23,13 @@ from voco_video.errors import ModelError, UsageError
 from voco_video.files.weights import FileState, add_to_digest
 from voco_video.model.adapters import adapters_off, base_parameters
 from voco_video.model.backbone import CACHE_ARGUMENT, Backbone
+from voco_video.model.families import FrameTimes
 from voco_video.model.inference import undisturbed
 from voco_video.model.kv_layers import LastTailLayer, PassIsOver, TailLayer
 from voco_video.model.positions import compact_positions, rotate_keys
 from voco_video.model.tokens import Prefix, VocoTokens
-from voco_video.options.compression import Form, Forms
+from voco_video.model.trained_prefix import trained_prefix, usual_times
+from voco_video.options.compression import Compressor, Form, Forms
 
 NO_VOCO_TOKENS = (
     "this checkpoint has no trained VoCo tokens; compress with 'pool:4', another 'pool:k' or 'full' (--compressor), or "
@@ -81,7 +83,10 @@ class VocoModel(nn.Module):
     # ------------------------------------------------------------------ compress
 
     def vision_tokens(self, pixels: Any) -> Tensor:
-        """Turn decoded frames, uint8 ``[F, H, W, 3]``, into vision tokens ``[F, N, D]``."""
+        """Turn decoded pictures, uint8 ``[F * P, H, W, 3]``, into vision tokens ``[F, N, W]`` of frames.
+
+        P is `PromptTemplate.pictures_per_frame`, 1 but for models whose tower merges pictures.
+        """
         return self.backbone.vision_tokens(self.backbone.pixel_values(pixels))
 
     def frame_sequence(self, vision_tokens: Tensor, num_voco_tokens: int | None = None) -> Tensor:
@@ -89,14 +94,34 @@ class VocoModel(nn.Module):
         num_voco_tokens = num_voco_tokens if num_voco_tokens == 0 else self.checked_budget(num_voco_tokens)
         return self.backbone.frame_sequence(vision_tokens, then=self.voco_embeds[:num_voco_tokens])  # [F, P + K, D]
 
+    def form_of(self, compressor: Compressor, form: Form | None = None) -> Form:
+        """Return the form that a compressor's tokens are kept in, which is up to the model where none is asked for.
+
+        VoCo tokens are kept as they were trained. Vision tokens are kept as embeddings where the model then answers as
+        it was trained; with frames first it was never trained on any, and their keys and values serve more models.
+        """
+        if form is not None:
+            return form
+        if compressor.name == "voco":
+            return self.default_form or "kv"
+        return "embeds" if self.backbone.template.as_trained else "kv"
+
     @undisturbed()
-    def compress(self, vision_tokens: Tensor, *, num_voco_tokens: int | None = None, form: Form = "kv") -> VocoTokens:
+    def compress(
+        self,
+        vision_tokens: Tensor,
+        *,
+        num_voco_tokens: int | None = None,
+        form: Form = "kv",
+        grid: tuple[int, int] | None = None,
+    ) -> VocoTokens:
         """Run a batch of frames through the decoder and keep what stands at the VoCo positions.
 
         Args:
             vision_tokens: ``[F, N, D]``.
             num_voco_tokens: k, at most the model's K (the default).
             form: what to keep.
+            grid: rows and columns of the vision tokens; the largest that the model's frames have when None.
 
         Raises:
             UsageError: k or the form is not one this model has.
@@ -105,14 +130,16 @@ class VocoModel(nn.Module):
         if form not in get_args(Form):
             raise UsageError(f"form {form!r} is not one of {', '.join(get_args(Form))}")
         with adapters_off(self.backbone.decoder):  # those are for answering alone
-            return self._compress(vision_tokens, self.checked_budget(num_voco_tokens), form)
+            return self._compress(vision_tokens, self.checked_budget(num_voco_tokens), form, grid)
 
-    def _compress(self, vision_tokens: Tensor, num_voco_tokens: int, form: Form) -> VocoTokens:
+    def _compress(
+        self, vision_tokens: Tensor, num_voco_tokens: int, form: Form, grid: tuple[int, int] | None
+    ) -> VocoTokens:
         sequence = self.frame_sequence(vision_tokens, num_voco_tokens)  # [F, P + K, D]
         if form == "embeds":
-            hidden = self.backbone.decode_frames(sequence, use_cache=False).last_hidden_state
+            hidden = self.backbone.decode_frames(sequence, grid=grid, use_cache=False).last_hidden_state
             return VocoTokens("embeds", embeds=hidden[:, -num_voco_tokens:].clone())  # [F, K, D]
-        return self.keys_and_values(sequence, num_kept=num_voco_tokens)
+        return self.keys_and_values(sequence, num_kept=num_voco_tokens, grid=grid)
 
     @undisturbed()
     def keys_and_values(self, sequence: Tensor, *, num_kept: int, grid: tuple[int, int] | None = None) -> VocoTokens:
@@ -145,8 +172,10 @@ class VocoModel(nn.Module):
     # ------------------------------------------------------------------ assemble
 
     @undisturbed()
-    def prefix(self, tokens: VocoTokens, *, num_voco_tokens: int | None = None) -> Prefix:
-        """Assemble frames into what the text attends to.
+    def prefix(
+        self, tokens: VocoTokens, *, num_voco_tokens: int | None = None, times: FrameTimes | None = None
+    ) -> Prefix:
+        """Assemble frames into what the text attends to: as the model was trained (`trained_prefix`), or frames first.
 
         ``kv``: every key is rotated once, from where it was computed to its frame's place in the compact layout.
         ``embeds``: one causal prefill over ``[BOS] embeds``, in which later frames see earlier ones.
@@ -154,10 +183,16 @@ class VocoModel(nn.Module):
         Args:
             tokens: VoCo tokens of F frames, on any device.
             num_voco_tokens: budget k per frame, at most what was compressed.
+            times: of the frames, for models that are told them; one frame a second where left out.
         """
         tokens = tokens.first(num_voco_tokens) if num_voco_tokens is not None else tokens
         if tokens.num_frames == 0 or tokens.num_voco_tokens == 0:
             return self.empty_prefix()
+        if self.backbone.template.as_trained:
+            times = times or usual_times(tokens)
+            counts = torch.full((tokens.num_frames,), tokens.num_voco_tokens)
+            leads = self.backbone.lead_ids(times)
+            return trained_prefix(self.backbone, self.answering, tokens, counts=counts, times=times, leads=leads)
         return self._prefix_from_kv(tokens) if tokens.form == "kv" else self._prefix_from_embeds(tokens)
 
     def _prefix_from_kv(self, tokens: VocoTokens) -> Prefix:

@@ -132,6 +132,9 @@ class CompressOptions(Options):
     batch_size: BatchSize = option(
         16, "Frames per forward pass, or auto: as many as fit.", metavar="N|auto", parse=parse_batch_size
     )
+    merge_pictures: bool = option(
+        True, "Merge pictures of a video as the model was trained (Qwen: pairs); else each is a frame of its own."
+    )
     decoder: Decoder = option("pyav", "What decodes the video.")
     force: bool = option(False, "Compress again even where the cache has the video.")
 
@@ -140,10 +143,6 @@ class CompressOptions(Options):
         if self.compressor != AUTO:
             parse_compressor(self.compressor).check_budget(self.num_voco_tokens)
         check_batch_size(self.batch_size)
-
-    def form_for(self, default_form: Form | None) -> Form:
-        """Return the form, or a model's default, which holds for VoCo tokens and not for other compressors."""
-        return self.form or (default_form if self.compressor == "voco" else None) or "kv"
 
 
 @dataclass(frozen=True)

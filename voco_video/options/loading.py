@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 WeightBits = Literal[4, 8, 16]
+Layout = Literal["released", "library"]
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
@@ -45,6 +46,11 @@ class LoadOptions(Options):
         None, "Spread layers over all GPUs: auto, balanced, balanced_low_0 or sequential.", metavar="HOW"
     )
     weight_bits: WeightBits = option(16, "8 or 4: the decoder's weights in that many bits, on a GPU.")
+    layout: Layout | None = option(
+        None,
+        "Where frames and words stand: as the model was released, or as the installed transformers writes them.",
+        unset="released, or as recorded in voco_config.json",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -150,7 +150,7 @@ class LiveReader:
         if self._bytes is not None:
             self._bytes.close()
 
-    def scaler(self, picture: Any, fit: Fit) -> FrameScaler:
+    def scaler(self, picture: Any, fit: Fit | None) -> FrameScaler:
         """What brings frames like this `av.VideoFrame` to their final size."""
         return FrameScaler(
             fit,

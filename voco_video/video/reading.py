@@ -179,6 +179,12 @@ class Video:
                 self._pts_seconds = self._index.pts_seconds
         self._has_checked_keyframes = True
 
+    def read(self, sampling: Sampling, *, fit: Fit | None = None) -> FrameBatch:
+        """All planned frames at once, for when they fit in memory; raises what `batches` raises."""
+        num_frames = len(self.plan(sampling))
+        (batch,) = self.batches(sampling, fit=fit, batch_size=num_frames, prefetch_batches=0)
+        return batch
+
     def batches(
         self,
         sampling: Sampling,
@@ -318,9 +324,7 @@ def read_frames(
     """
     sampling = sampling or Sampling()
     with open_video(path, backend=backend) as video:
-        num_frames = len(video.plan(sampling))
-        (batch,) = video.batches(sampling, fit=fit, batch_size=num_frames, prefetch_batches=0)
-    return batch
+        return video.read(sampling, fit=fit)
 
 
 def probe(path: str | os.PathLike[str]) -> VideoInfo:

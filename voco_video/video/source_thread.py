@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ class SourceThread:
         *,
         earlier: EarlierRuns,
         fps: float,
-        fit: Fit,
+        fit_for: Callable[[int, int], Fit],
         batch_size: int,
         starts_over: bool,
         thins: bool,
@@ -69,7 +69,7 @@ class SourceThread:
         end_marker: Path | None,
     ) -> None:
         self.source, self.earlier = source, earlier
-        self._fps, self._fit, self._starts_over = fps, fit, starts_over
+        self._fps, self._fit_for, self._starts_over = fps, fit_for, starts_over
         self.queue = FrameQueue(batch_size, thins=thins)
         self.decode_seconds = 0.0
         self._stop = threading.Event()
@@ -136,7 +136,9 @@ class SourceThread:
         for pts, picture in taken:
             if last is not None and pts <= last:
                 continue
-            scaler = scaler or self._reader.scaler(picture, self._fit)
+            if scaler is None:
+                shown = self._reader.scaler(picture, None).layout
+                scaler = self._reader.scaler(picture, self._fit_for(shown.width, shown.height))
             pixels = scaler.new_batch(1)[0]
             scaler.write(picture, pixels)
             self.decode_seconds = time.thread_time() - started

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from voco_video.errors import ModelError
-from voco_video.model.families.family import Family, ImageSettings, PromptTemplate, image_settings
+from voco_video.model.families.family import Family, ImageSettings, image_settings
 from voco_video.model.families.internvl import InternVL
+from voco_video.model.families.layout import AsTrained, FrameTimes, FrameWords, PromptTemplate, Variant
 from voco_video.model.families.llava import Llava
 from voco_video.model.families.llava_onevision import LlavaOnevision
 from voco_video.model.families.qwen_vl import Qwen3VL, QwenVL
@@ -39,7 +40,10 @@ def family_of(config: Any) -> Family:
 
 __all__ = [
     "FAMILIES",
+    "AsTrained",
     "Family",
+    "FrameTimes",
+    "FrameWords",
     "ImageSettings",
     "InternVL",
     "Llava",
@@ -48,6 +52,7 @@ __all__ = [
     "Qwen3VL",
     "QwenVL",
     "SmolVLM",
+    "Variant",
     "family_of",
     "image_settings",
 ]

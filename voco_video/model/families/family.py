@@ -5,20 +5,64 @@ Every frame is one picture of one fixed size, as each family reads the frames of
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from voco_video.errors import ModelError, UsageError
+from voco_video.model.families.layout import FrameTimes, FrameWords, PromptTemplate, Variant
 from voco_video.video.scaling import Fit
 
 
 @dataclass(frozen=True)
+class AnyShape:
+    """Pictures keep their shape, within limits.
+
+    Attributes:
+        cell: pixels along each side of a vision token; both sides of a picture are multiples of it.
+        least_pixels, most_pixels: limits on a picture's area.
+    """
+
+    cell: int
+    least_pixels: int
+    most_pixels: int
+
+    def size_of(self, height: int, width: int) -> tuple[int, int]:
+        """Choose height and width for a picture: each to the nearest cell, or its shape scaled to the nearest limit.
+
+        Source: Qwen2-VL (arXiv:2409.12191), as its image processor computes it.
+
+        >>> AnyShape(28, 3136, 252 * 784).size_of(1080, 1920), AnyShape(28, 3136, 252 * 784).size_of(1920, 1080)
+        ((308, 560), (560, 308))
+        """
+        rows, columns = (max(1, round(side / self.cell)) for side in (height, width))
+        area = rows * columns * self.cell**2
+        if area > self.most_pixels:
+            shrink = math.sqrt(height * width / self.most_pixels)
+            rows, columns = (max(1, math.floor(side / shrink / self.cell)) for side in (height, width))
+        elif area < self.least_pixels:
+            grow = math.sqrt(self.least_pixels / (height * width))
+            rows, columns = (math.ceil(side * grow / self.cell) for side in (height, width))
+        longest = max(1, self.most_pixels // self.cell**2)  # a picture so narrow that one cell is too much already
+        return min(rows, longest) * self.cell, min(columns, longest) * self.cell
+
+
+@dataclass(frozen=True)
 class ImageSettings:
-    """How a frame becomes the vision tower's input: fitted to a box, scaled to [0, 1], normalised per channel.
+    """How a frame becomes the vision tower's input: brought to a size, scaled to [0, 1], normalised per channel.
+
+    Attributes:
+        fit: the size; with ``any_shape`` the largest one.
+        mean, std: of each channel.
+        any_shape: pictures keep their shape; None: all have the size of ``fit``.
+        detour: a square of so many pixels that frames are enlarged to before they get their size, which blurs them a
+            little; None but for `SmolVLM`, where the library does so.
 
     Raises UsageError for a mean or a standard deviation that is not three numbers, those of the latter above 0.
     """
@@ -26,6 +70,15 @@ class ImageSettings:
     fit: Fit
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    any_shape: AnyShape | None = None
+    detour: int | None = None
+
+    def fit_for(self, width: int, height: int) -> Fit:
+        """Return the size for the frames of a video of this size, in pixels as displayed."""
+        if self.any_shape is None:
+            return self.fit
+        rows, columns = self.any_shape.size_of(height, width)
+        return Fit(height=rows, width=columns, mode="stretch")
 
     def __post_init__(self) -> None:
         for name, values in (("mean", self.mean), ("std", self.std)):
@@ -35,27 +88,16 @@ class ImageSettings:
             raise UsageError(f"image_std has to be three numbers above 0, not {self.std!r}")
 
     def describe(self) -> dict[str, Any]:
-        """Return the settings as plain JSON values, for a cache key and a checkpoint."""
-        return asdict(self)
+        """Return the settings as plain JSON values, for a cache key and a checkpoint; unset ones are left out."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @staticmethod
     def from_description(settings: dict[str, Any]) -> ImageSettings:
         """Undo `describe`, after a round trip through JSON."""
         fit = settings["fit"] | {"pad_rgb": tuple(settings["fit"]["pad_rgb"])}
-        return ImageSettings(Fit(**fit), tuple(settings["mean"]), tuple(settings["std"]))
-
-
-@dataclass(frozen=True)
-class PromptTemplate:
-    """The fixed token ids around a frame's vision tokens and before the text.
-
-    A frame is read as ``[frame_before_ids] vision tokens [frame_after_ids] VoCo tokens``; after the last frame's VoCo
-    tokens comes ``[text_before_ids]`` and then the conversation as the tokenizer's chat template writes it.
-    """
-
-    frame_before_ids: tuple[int, ...]
-    frame_after_ids: tuple[int, ...]
-    text_before_ids: tuple[int, ...] = ()
+        any_shape = AnyShape(**settings["any_shape"]) if settings.get("any_shape") else None
+        mean, std = tuple(settings["mean"]), tuple(settings["std"])
+        return ImageSettings(Fit(**fit), mean, std, any_shape, settings.get("detour"))
 
 
 class Family(ABC):
@@ -66,7 +108,9 @@ class Family(ABC):
     Attributes:
         title: its name, for people.
         positions: how its decoder counts positions, for people.
-        frame_before, frame_after: what its processor writes around a picture's vision tokens.
+        frame_before, frame_after: what its processor writes right around a picture's vision tokens, always the same.
+        takes_pictures: whether its chat template is given a video's frames as pictures, having no place for a video.
+        shares_place: whether frames without words between them stand at the same rows and columns, and differ in time.
         image_processor: the class that reads its ``preprocessor_config.json``.
         vision_tower, projector: names of these parts below the model's ``base_model``.
     """
@@ -75,6 +119,8 @@ class Family(ABC):
     positions = "1-D"
     frame_before = ""
     frame_after = ""
+    takes_pictures = False
+    shares_place = False
     image_processor = "CLIPImageProcessor"
     vision_tower = "vision_tower"
     projector = "multi_modal_projector"
@@ -90,6 +136,10 @@ class Family(ABC):
         """
         return image_settings(processor)
 
+    def as_library(self, images: ImageSettings, processor: Any) -> ImageSettings:
+        """Return the settings that follow the installed library where it differs from what the model was trained on."""
+        return images
+
     def processor_settings(self, images: ImageSettings, config: Any) -> dict[str, Any]:
         """Undo `image_settings`: return what goes into a checkpoint's ``preprocessor_config.json``."""
         return {
@@ -103,24 +153,39 @@ class Family(ABC):
             "resample": 3,
         }
 
-    def template(self, config: Any, tokenizer: Any) -> PromptTemplate:
-        """Read the token ids that the family's processor writes around a picture from its tokenizer.
+    # ------------------------------------------------------------------ words
 
-        Without a tokenizer only the decoder's first token is known. Frames come before the conversation, whatever the
-        processor has between a conversation's first words and its first picture.
+    def template(self, config: Any) -> PromptTemplate:
+        """Return the layout of a checkpoint that cannot write conversations: frames first, behind the first token."""
+        bos = config.get_text_config(decoder=True).bos_token_id
+        return PromptTemplate(() if bos is None else (bos,), ())
 
-        Raises:
-            ModelError: the tokenizer and the configuration disagree about the image token.
-        """
-        if tokenizer is None:
-            bos = config.get_text_config(decoder=True).bos_token_id
-            return PromptTemplate(() if bos is None else (bos,), ())
-        image = tokenizer.convert_ids_to_tokens(config.image_token_id)
-        ids = tokenizer(f"{self.frame_before}{image}{self.frame_after}").input_ids if image else []
-        if ids.count(config.image_token_id) != 1:
-            raise ModelError(f"the tokenizer does not know image_token_id {config.image_token_id} of config.json")
-        place = ids.index(config.image_token_id)
-        return PromptTemplate(tuple(ids[:place]), tuple(ids[place + 1 :]))
+    def vision_token_id(self, config: Any) -> int:
+        """Return the token id that stands for a frame's vision tokens in a prompt."""
+        token_id: int = config.image_token_id
+        return token_id
+
+    def placeholder(self, config: Any, tokenizer: Any) -> str:
+        """Return what the chat template writes for a video, or for a picture where `takes_pictures`."""
+        return "<image>" if self.takes_pictures else "<video>"
+
+    def video_chat_template(self) -> str | None:
+        """Return the chat template that stands in for the checkpoint's where there is a video; None to keep that."""
+        return None
+
+    def cut(self, opening: str, closing: str, variant: Variant) -> tuple[str, str]:
+        """Return the texts before and behind a video's placeholder, without what the processor takes away there."""
+        return opening, closing
+
+    def words(self, times: FrameTimes) -> FrameWords:
+        """Return what the processor writes around the frames of a video, as the model was trained."""
+        return FrameWords([""] * len(times))
+
+    def pictures_per_frame(self, config: Any) -> int:
+        """Return how many pictures of a video the tower merges into one frame of vision tokens."""
+        return 1
+
+    # ------------------------------------------------------------------ vision
 
     @abstractmethod
     def vision_grid(self, config: Any, fit: Fit) -> tuple[int, int]:
@@ -131,20 +196,43 @@ class Family(ABC):
         rows, columns = self.vision_grid(config, fit)
         return rows * columns
 
-    def vision_tokens(self, model: Any, pixel_values: Tensor) -> Tensor:
-        """Run vision tower and projector, ``[F, 3, H, W] -> [F, N, W]``.
+    def vision_tokens(self, model: Any, pixel_values: Tensor, pictures_per_frame: int = 1) -> Tensor:
+        """Run vision tower and projector, ``[F * P, 3, H, W] -> [F, N, W]``.
 
         W is the hidden size D, or more where the decoder takes in vision features after its first layers too.
+
+        Args:
+            pictures_per_frame: P; 1, or what `pictures_per_frame` says.
         """
         features = model.get_image_features(pixel_values=pixel_values, return_dict=True).pooler_output
         return torch.stack(list(features))  # [F, N, D]
 
     def after_embeds(self, model: Any) -> Tensor | None:
-        """Return learned embeddings that follow a frame's vision tokens and are no token's, ``[A, D]``, or None."""
+        """Return learned embeddings that follow vision tokens and are no token's, ``[A, D]``, or None.
+
+        As trained they follow the last frame of a video; with frames first, every frame.
+        """
         return None
+
+    # ------------------------------------------------------------------ positions
 
     def vision_positions(self, grid: tuple[int, int]) -> Tensor | None:
         """Return positions of vision tokens counted from the first, int64 ``[3, N]``; None where they are plain."""
+        return None
+
+    def time_positions(self, seconds: npt.NDArray[np.float64], config: Any) -> npt.NDArray[np.int64] | None:
+        """Return how far frames stand from the first of them along the axis of time, ``[F]``; None without that axis.
+
+        Args:
+            seconds: the time of each frame's first picture, ``[F]``.
+        """
+        return None
+
+    def rotary_axes(self, config: Any) -> Tensor | None:
+        """Return for each frequency of the rotary embedding which coordinate it turns by, int64 ``[R / 2]``, or None.
+
+        0 is time, 1 the row, 2 the column. None where positions are plain.
+        """
         return None
 
     def decoder_inputs(self, sequence: Tensor, hidden_size: int) -> dict[str, Any]:

@@ -13,10 +13,10 @@ _TOWERS_WITH_CLASS_TOKEN = frozenset({"clip_vision_model"})
 
 
 class Llava(Family):
-    r"""``<image>`` and a newline, as the chat templates have it: ``USER: <image>\\n...``."""
+    """Frames are pictures to it: its chat template has no video."""
 
     title = "LLaVA-1.5, LLaVA-Interleave"
-    frame_after = "\n"
+    takes_pictures = True
 
     def processor_settings(self, images: ImageSettings, config: Any) -> dict[str, Any]:
         """Return settings of CLIP's processor: resize the shorter side and crop, or stretch."""
@@ -40,13 +40,13 @@ class Llava(Family):
         dropped = config.vision_feature_select_strategy == "default"
         return super().num_vision_tokens(config, fit) + has_class - dropped
 
-    def vision_tokens(self, model: Any, pixel_values: Tensor) -> Tensor:
+    def vision_tokens(self, model: Any, pixel_values: Tensor, pictures_per_frame: int = 1) -> Tensor:
         """Do as the library's ``get_image_features``, without the layers of a CLIP tower after the one that is read."""
         config, parts = model.config, model.base_model
         feature_layer = config.vision_feature_layer
         is_clip = config.vision_config.model_type in _TOWERS_WITH_CLASS_TOKEN
         if not is_clip or not isinstance(feature_layer, int):
-            return super().vision_tokens(model, pixel_values)
+            return super().vision_tokens(model, pixel_values, pictures_per_frame)
         tower = getattr(parts.vision_tower, "vision_model", parts.vision_tower)
         layers = list(tower.encoder.layers)
         hidden = tower.pre_layrnorm(tower.embeddings(pixel_values))  # [F, 1 + N, width]

@@ -12,22 +12,26 @@ from voco_video.video.scaling import Fit
 
 
 class LlavaOnevision(Family):
-    """A frame is read as the library reads a video of one frame: 14 x 14 vision tokens of 27 x 27, then a newline.
+    """A frame has 14 x 14 vision tokens of 27 x 27, and behind the last of a video stands a newline.
 
     The newline is a learned embedding, not a token. Pictures that are cut into tiles are what still images get there;
     frames of a video never do.
     """
 
     title = "LLaVA-OneVision"
-    frame_after = "\n"
     image_processor = "LlavaOnevisionImageProcessor"
+
+    def vision_token_id(self, config: Any) -> int:
+        """Return the token id for videos, which are not read as pictures are."""
+        token_id: int = config.video_token_id
+        return token_id
 
     def vision_grid(self, config: Any, fit: Fit) -> tuple[int, int]:
         """Return half of the tower's patches along each side, rounded up."""
         side = math.ceil(one_size(config.vision_config.image_size) // one_size(config.vision_config.patch_size) / 2)
         return side, side
 
-    def vision_tokens(self, model: Any, pixel_values: Tensor) -> Tensor:
+    def vision_tokens(self, model: Any, pixel_values: Tensor, pictures_per_frame: int = 1) -> Tensor:
         """Take every frame as a video of its own, ``[F, 3, H, W] -> [F, N, D]``."""
         videos = pixel_values[:, None]  # [F, 1, 3, H, W]
         features: Tensor = model.get_video_features(pixel_values_videos=videos, return_dict=True).pooler_output

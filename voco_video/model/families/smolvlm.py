@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 from torch import Tensor
 
 from voco_video.model.families.family import Family, ImageSettings, one_size, settings_with
+from voco_video.model.families.layout import FrameTimes, FrameWords
 from voco_video.video.scaling import Fit
 
 
 class SmolVLM(Family):
-    """Frames are stretched to one square, as the library's video processor does; their times are not written out."""
+    """Frames are stretched to one square, as the library's video processor does, and each stands behind its time."""
 
     title = "SmolVLM2"
     frame_before = "<fake_token_around_image><global-img>"
@@ -25,18 +28,44 @@ class SmolVLM(Family):
         side = dict(processor.max_image_size)["longest_edge"]
         return settings_with(processor, Fit(height=side, width=side, mode="stretch"))
 
+    def as_library(self, images: ImageSettings, processor: Any) -> ImageSettings:
+        """Take the detour over the size for still pictures, which the library's video processor takes by mistake.
+
+        That size stands in the same file as the one for videos, and overrides it (transformers 5.24).
+        """
+        side = dict(processor.size)["longest_edge"]
+        return replace(images, detour=side) if side != images.fit.height else images
+
     def processor_settings(self, images: ImageSettings, config: Any) -> dict[str, Any]:
         """Return the processor's settings without tiles: the picture is taken as a whole."""
         edge = {"longest_edge": images.fit.height}
         settings = super().processor_settings(images, config)
         return settings | {"size": edge, "max_image_size": edge, "do_image_splitting": False, "resample": 1}
 
+    def video_chat_template(self) -> str:
+        """Return the library's own: it puts that in place of the checkpoint's wherever there is a video."""
+        from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE
+
+        template: str = DEFAULT_CHAT_TEMPLATE
+        return template
+
+    def words(self, times: FrameTimes) -> FrameWords:
+        """Say how many frames of how long a video follow, and the minute and second of each."""
+        from num2words import num2words  # type: ignore[import-untyped]  # takes a while to import, and only this family needs it
+
+        duration = timedelta(seconds=int(times.duration_seconds))
+        before = [f"\nFrame from {int(s // 60):02d}:{int(s % 60):02d}:" for s in times.starts.clip(0)]
+        if before:
+            series = f"the following series of {num2words(len(before))} frames from a {duration} [H:MM:SS] video"
+            before[0] = f"You are provided {series}.\n{before[0]}"
+        return FrameWords(before, "\n\n")
+
     def vision_grid(self, config: Any, fit: Fit) -> tuple[int, int]:
         """Merge ``scale_factor`` patches along each side of a vision token."""
         patch = one_size(config.vision_config.patch_size) * config.scale_factor
         return fit.height // patch, fit.width // patch
 
-    def vision_tokens(self, model: Any, pixel_values: Tensor) -> Tensor:
+    def vision_tokens(self, model: Any, pixel_values: Tensor, pictures_per_frame: int = 1) -> Tensor:
         """``[F, 3, H, W] -> [F, N, D]``, past `get_image_features`, which drops pictures that are 0 throughout."""
         parts = model.base_model
         patches = parts.vision_model(pixel_values=pixel_values, return_dict=True).last_hidden_state
