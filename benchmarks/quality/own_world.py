@@ -126,7 +126,8 @@ def wilson(successes: int, trials: int) -> list[float]:
     """The 95 % interval of a share, which means something also where it is 0 or 1 (Wilson 1927)."""
     z, share = 1.96, successes / trials
     middle, spread = share + z * z / (2 * trials), z * sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2)
-    return [(middle - spread) / (1 + z * z / trials), (middle + spread) / (1 + z * z / trials)]
+    low, high = ((middle + side * spread) / (1 + z * z / trials) for side in (-1, 1))
+    return [max(0.0, low), min(1.0, high)]
 
 
 def _judged(paths: Sequence[Path], is_foreign: Callable[[Path], bool]) -> Iterator[tuple[Path, bool]]:
