@@ -23,6 +23,7 @@ from voco_video.cache import FrameCache
 from voco_video.checkpoint.finding import find_checkpoint
 from voco_video.checkpoint.fingerprints import cached_fingerprint
 from voco_video.checkpoint.folder import load_voco_model, save_voco_model
+from voco_video.checkpoint.world import World
 from voco_video.compress import Progress, compress_video
 from voco_video.errors import CacheError, ModelError
 from voco_video.follow import Stream
@@ -30,7 +31,16 @@ from voco_video.hub.upload import check_can_publish
 from voco_video.model.inference import undisturbed
 from voco_video.model.memory import Batching
 from voco_video.model.voco import VocoModel
-from voco_video.options.compression import BatchSize, CompressOptions, Decoder, Form, Storage, StreamOptions, WhenBehind
+from voco_video.options.compression import (
+    AUTO,
+    BatchSize,
+    CompressOptions,
+    Decoder,
+    Form,
+    Storage,
+    StreamOptions,
+    WhenBehind,
+)
 from voco_video.options.loading import Layout, WeightBits
 from voco_video.options.sampling import Sampling
 from voco_video.publish.push import push_checkpoint
@@ -64,7 +74,8 @@ def load_model(
     (UsageError): it loads its own, and then computes in one thread, or it is started by ``spawn``.
 
     Args:
-        path, num_voco_tokens: see `voco_video.checkpoint.folder.load_voco_model`.
+        path, num_voco_tokens: see `voco_video.checkpoint.folder.load_voco_model`; also a short name, as
+            ``voco-video models`` lists them.
         device, dtype, attn_implementation, device_map, weight_bits, layout, revision, offline: see
             `voco_video.options.loading.LoadOptions`.
         cache_dir: where compressed videos are kept; ``$VOCO_VIDEO_CACHE_DIR`` or ``~/.cache/voco-video`` when None.
@@ -88,7 +99,7 @@ def load_model(
         offline=offline,
     )
     folder = find_checkpoint(path, revision=revision, offline=offline)
-    return VideoModel(voco, cache, Retriever.load(folder, device=voco.backbone.device))
+    return VideoModel(voco, cache, Retriever.load(folder, device=voco.backbone.device), World.load(folder))
 
 
 @dataclass(frozen=True)
@@ -102,11 +113,14 @@ class VideoModel:
         voco: the model.
         cache: where its results are kept.
         retriever: what it has learned about finding frames; None leaves that to its attention.
+        trained_on: what it was trained on, by which videos of something else are recognised; None where the checkpoint
+            does not say.
     """
 
     voco: VocoModel
     cache: FrameCache
     retriever: Retriever | None = None
+    trained_on: World | None = None
     _batchings: dict[CompressOptions, Batching] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     from_pretrained = staticmethod(load_model)
@@ -126,6 +140,12 @@ class VideoModel:
         what = f"compressing {self.voco.backbone.template}"
         return cached_fingerprint(self.voco, self.voco.fingerprint, what=what, cache_dir=self.cache.cache_dir)
 
+    @cached_property
+    def world(self) -> World | None:
+        """`trained_on`, unless the weights were trained further since."""
+        known = self.trained_on
+        return known if known is not None and known.belongs_to(self.voco, self.fingerprint) else None
+
     def compress(
         self,
         path: VideoLike,
@@ -136,7 +156,7 @@ class VideoModel:
         timestamps: Sequence[float] | None = None,
         start_seconds: float | None = None,
         end_seconds: float | None = None,
-        compressor: str = "voco",
+        compressor: str = AUTO,
         num_voco_tokens: int | None = None,
         form: Form | None = None,
         storage: Storage = "native",
@@ -188,7 +208,8 @@ class VideoModel:
             sampling=sampling,
             options=options,
             fingerprint=self.fingerprint,
-            batching=self._batchings.setdefault(options, Batching(options.batch_size)),
+            world=self.world,
+            batchings=self._batchings,
             on_progress=on_progress,
         )
         if not result.from_cache and result.entry.key.video_digest in self._frames_first:
@@ -215,6 +236,8 @@ class VideoModel:
         saved = save_voco_model(self.voco, folder)
         if self.retriever is not None:
             self.retriever.save(saved)
+        if self.world is not None:
+            self.world.save(saved)
         return saved
 
     def push_to_hub(
@@ -257,7 +280,7 @@ class VideoModel:
         end_marker: str | Path | None = None,
         when_behind: WhenBehind | None = None,
         starts_over: bool | None = None,
-        compressor: str = "voco",
+        compressor: str = AUTO,
         num_voco_tokens: int | None = None,
         form: Form | None = None,
         storage: Storage = "native",
@@ -326,7 +349,13 @@ class VideoStream(Stream):
     ) -> None:
         self._video_model = model
         super().__init__(
-            model.voco, source, cache=model.cache, options=options, compress=compress, fingerprint=model.fingerprint
+            model.voco,
+            source,
+            cache=model.cache,
+            options=options,
+            compress=compress,
+            fingerprint=model.fingerprint,
+            world=model.world,
         )
 
     def __enter__(self) -> VideoStream:

@@ -52,6 +52,8 @@ class Answer:
         evidence: the moments that it is based on, the most important first: those that were found for the question
             (policies ``relevant`` and ``elastic``), or those that the answer attended to, with ``with_attention``. Else
             empty.
+        is_foreign: whether the video is of something that the model was never trained on, so that text and confidence
+            mean nothing; ``note`` then begins with that.
         frame_pts_seconds: time of each frame, ``[F]``.
         frame_attention: each frame's share of the answer's attention to the video, ``[F]`` summing to 1; None without
             ``with_attention``.
@@ -71,6 +73,7 @@ class Answer:
     frame_attention: np.ndarray | None = field(default=None, repr=False)
     video_attention: float | None = None
     evidence: tuple[Moment, ...] = ()
+    is_foreign: bool = False
 
     def __str__(self) -> str:
         return self.text

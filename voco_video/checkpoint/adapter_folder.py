@@ -23,6 +23,7 @@ from torch import Tensor
 from voco_video.checkpoint.files import stored_weights, weight_files
 from voco_video.checkpoint.finding import find_checkpoint
 from voco_video.checkpoint.needed import VOCO_CONFIG
+from voco_video.checkpoint.recommended import full_name
 from voco_video.checkpoint.voco_settings import Base, read_voco_settings
 from voco_video.errors import ModelError
 from voco_video.files.checked_values import Checked, is_number, is_whole
@@ -41,7 +42,7 @@ def describe_base(path: str | Path) -> Base:
     """Describe a base by its path or id, as it is now."""
     folder = find_checkpoint(path)
     is_snapshot = folder.parent.name == "snapshots" and not expanded(path).exists()
-    name = f"{str(path).partition('@')[0]}@{folder.name}" if is_snapshot else str(path)
+    name = f"{full_name(str(path)).partition('@')[0]}@{folder.name}" if is_snapshot else str(path)
     is_folder = expanded(path).is_dir()
     return Base(str(folder.resolve()) if is_folder else name, stored_digest(folder))
 

@@ -13,6 +13,7 @@ from voco_video.checkpoint.needed import (
     small_files,
     weight_names,
 )
+from voco_video.checkpoint.recommended import full_name, similar_names
 from voco_video.errors import ModelError, UsageError
 from voco_video.files.paths import expanded
 from voco_video.files.processor_files import PROCESSOR_SETTINGS
@@ -37,7 +38,8 @@ def find_checkpoint(
     it stands for the same commit until it is updated.
 
     Args:
-        path: a folder, the name of an embedded model, or a hub id, ``user/name`` or ``user/name@revision``.
+        path: a folder, the name of an embedded model, a short name (`voco_video.checkpoint.recommended`), or a hub id,
+            ``user/name`` or ``user/name@revision``.
         revision: of a hub id: a branch, a tag or a commit; the main branch by default.
         offline: no hub is asked, as with ``HF_HUB_OFFLINE=1``; what is in the cache is used.
         weights: whether the weights are needed too.
@@ -59,12 +61,13 @@ def find_checkpoint(
     if is_there(folder):
         lacks = f"holds no {CONFIG} (nor, as an adapter does, {VOCO_CONFIG})" if folder.is_dir() else "is no folder"
         raise ModelError(f"{folder} {lacks}, so it is not a checkpoint folder")
-    name = HubName.parse(str(path), revision)
+    name = HubName.parse(full_name(str(path)), revision)
     if name is None:
+        meant = " or ".join(similar_names(str(path)))
         known = ", ".join(sorted(p.name for p in ASSETS.iterdir() if p.is_dir())) if ASSETS.is_dir() else "none"
         raise ModelError(
             f"no checkpoint {str(path)!r}: no such folder, no embedded model ({known}), and no hub id such as "
-            "user/name or user/name@revision"
+            "user/name or user/name@revision" + (f". Did you mean {meant}?" if meant else "")
         )
     if revision is not None and name.revision != revision:
         raise UsageError(f"revision={revision!r} contradicts {path}; give one of them")

@@ -46,5 +46,4 @@ def convert(
         return
     has = f"{result.num_voco_tokens} VoCo tokens per frame" if result.num_voco_tokens else "no VoCo tokens"
     print(f"{result.folder}: {format_bytes(result.size_bytes)} in {result.num_files} file(s) of weights, {has}")
-    print(f'ask with it: voco-video ask clip.mp4 "What happens?" --model {result.folder}', end="")
-    print("" if result.num_voco_tokens else " --compressor pool:4")
+    print(f'ask with it: voco-video ask clip.mp4 "What happens?" --model {result.folder}')

@@ -49,7 +49,8 @@ def find(
 
     Videos that the cache does not have are compressed first. One that cannot be read is named, and the others are
     searched. With a model that has learned to find frames, a score above 0 says that the moment more likely than not
-    shows what was asked for; with others only the order counts.
+    shows what was asked for; with others only the order counts. Where a video is nothing that the model was trained on,
+    as real footage is for voco-tiny, scores mean nothing, and a note says so.
 
     \b
     Examples:
@@ -100,6 +101,8 @@ def find(
         print_json({"query": query, "moments": [moment_facts(one, asked[id(one.video)]) for one in found]})
     else:
         print_moments(found, [short_name(asked[id(one.video)]) for one in found])
+    for note in dict.fromkeys(f"{short_name(asked[id(v)])}: {v.foreign_note}" for v in videos if v.foreign_note):
+        print(f"note: scores mean nothing here: {note}", file=sys.stderr)
     if strip is not None and found:
         write_moments(found, query, strip)
     if num_failed:
@@ -121,7 +124,8 @@ def _names(given: list[str]) -> list[str]:
 
 def moment_facts(one: Found, path: str) -> dict[str, Any]:
     """Return a moment of the video that is shown as ``path`` as plain values."""
-    return {"path": path, "entry": one.video.parts[0].entry.digest, **asdict(one.moment)}
+    where = {"path": path, "entry": one.video.parts[0].entry.digest}
+    return {**where, **asdict(one.moment), "is_foreign": bool(one.video.foreign_note)}
 
 
 def print_moments(found: list[Found], names: list[str]) -> None:
@@ -133,8 +137,7 @@ def print_moments(found: list[Found], names: list[str]) -> None:
             name,
             format_seconds(one.moment.start_seconds),
             format_seconds(one.moment.end_seconds),
-            f"{one.moment.score:.2f}",
-            f"{one.moment.weight:.0%}",
+            *(("–", "–") if one.video.foreign_note else (f"{one.moment.score:.2f}", f"{one.moment.weight:.0%}")),
         ]
         for one, name in zip(found, names, strict=True)
     ]

@@ -33,7 +33,22 @@ class SplitChoice(str, Enum):
     test = "test"
 
 
-Model = Annotated[str, typer.Option(help="Checkpoint folder, hub id, or embedded model.", metavar="MODEL")]
+def _model_names(begun: str) -> list[tuple[str, str]]:
+    """Complete the name of a model on the command line."""
+    from voco_video.checkpoint.recommended import RECOMMENDED
+
+    known = [("voco-tiny", "embedded; coloured shapes alone"), *((one.short, one.hub_id) for one in RECOMMENDED)]
+    return [(name, about) for name, about in known if name.startswith(begun.lower())]
+
+
+Model = Annotated[
+    str,
+    typer.Option(
+        help="Checkpoint folder, hub id, short name as `models` lists them, or embedded model.",
+        metavar="NAME",
+        autocompletion=_model_names,
+    ),
+]
 CacheDir = Annotated[
     Path | None, typer.Option(help="Frame cache. [default: $VOCO_VIDEO_CACHE_DIR or ~/.cache/voco-video]")
 ]

@@ -20,21 +20,21 @@ class VocoTokens:
 
     Attributes:
         form: ``"kv"`` or ``"embeds"``.
-        seconds: float64 ``[F, P]``, the times of the P pictures of each frame; None where it is one picture.
         positions: int32 ``[F, K]`` for ``kv``: the positions that the keys are rotated for. For ``embeds`` int32
             ``[F, K, C]``, counted from the frame's first token, where vision tokens have C coordinates; else None.
         keys, values: ``[F, layers, kv_heads, K, head_dim]`` for ``kv``.
         embeds: ``[F, K, D]`` for ``embeds``.
         can_truncate: whether the first k of a frame's K tokens can stand for it, as VoCo tokens can.
+        seconds: float64 ``[F, P]``, the times of the P pictures of each frame; None where it is one picture.
     """
 
     form: Form
-    seconds: Tensor | None = None
     positions: Tensor | None = None
     keys: Tensor | None = None
     values: Tensor | None = None
     embeds: Tensor | None = None
     can_truncate: bool = True
+    seconds: Tensor | None = None
 
     def __post_init__(self) -> None:
         expected = {"kv": ["positions", "keys", "values"], "embeds": ["embeds"]}[self.form]

@@ -84,10 +84,7 @@ def model_card(facts: CheckpointFacts, reports: Sequence[Mapping[str, Any]], *, 
     if facts.about:
         lines += [facts.about, ""]
     lines += [*_described(facts), "", "## Measured", "", *_measured(reports), "", "## Use", ""]
-    compressor = "" if facts.num_voco_tokens else " --compressor pool:4"
-    return "\n".join(
-        [*lines, "```bash", f'voco-video ask clip.mp4 "What happens?" --model {name}{compressor}', "```", ""]
-    )
+    return "\n".join([*lines, "```bash", f'voco-video ask clip.mp4 "What happens?" --model {name}', "```", ""])
 
 
 def _described(facts: CheckpointFacts) -> list[str]:
