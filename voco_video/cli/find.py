@@ -97,10 +97,7 @@ def find(
             on_progress=bar.advance,
             on_error=None if len(names) == 1 else lambda video, error: count_failed(asked[id(video)], error),
         )
-    if json:
-        print_json({"query": query, "moments": [moment_facts(one, asked[id(one.video)]) for one in found]})
-    else:
-        print_moments(found, [short_name(asked[id(one.video)]) for one in found])
+    show_moments(found, query, asked, json=json)
     for note in dict.fromkeys(f"{short_name(asked[id(v)])}: {v.foreign_note}" for v in videos if v.foreign_note):
         print(f"note: scores mean nothing here: {note}", file=sys.stderr)
     if strip is not None and found:
@@ -120,6 +117,18 @@ def _names(given: list[str]) -> list[str]:
         if not entries:
             raise
         return [*dict.fromkeys(entries), *paths]
+
+
+def show_moments(found: list[Found], query: str, names: dict[int, str], *, json: bool) -> None:
+    """Print moments as a table or as JSON.
+
+    Args:
+        names: how each video is shown, by its ``id``.
+    """
+    if json:
+        print_json({"query": query, "moments": [moment_facts(one, names[id(one.video)]) for one in found]})
+    else:
+        print_moments(found, [short_name(names[id(one.video)]) for one in found])
 
 
 def moment_facts(one: Found, path: str) -> dict[str, Any]:
