@@ -17,7 +17,7 @@ from tests.helpers.clips import Clip
 from tests.helpers.models import random_pixels, tiny_voco
 from voco_video.answer.compressed_video import CompressedVideo
 from voco_video.answer.foreign import MAX_FRAMES, counted, counted_by_tokens, foreign_note
-from voco_video.checkpoint.files import find_checkpoint
+from voco_video.checkpoint.finding import find_checkpoint
 from voco_video.checkpoint.world import (
     SHRINKAGE,
     VISION,
@@ -285,8 +285,8 @@ def test_find_shows_no_score_that_means_nothing(run, clips):
     assert f"scores mean nothing here: {clips[1].name}" in err
     lines = [line for line in out.splitlines() if clips[1].name in line]
     assert lines
-    assert all("–" in line and "%" not in line for line in lines)
-    assert any("%" in line for line in out.splitlines() if clips[0].name in line)
+    assert all("–" in line and "likely" not in line for line in lines)
+    assert all("likely" in line for line in out.splitlines() if clips[0].name in line)
     moments = json.loads(run("find", *clips, "the red star", "--json", "--num-moments", "20")[1])["moments"]
     assert {(Path(m["path"]).name, m["is_foreign"]) for m in moments} == {("own.mp4", False), ("other.mp4", True)}
 

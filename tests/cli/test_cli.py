@@ -122,7 +122,7 @@ def test_one_bad_file_among_many_is_reported_and_the_rest_is_done(run, clip, tmp
         (["ask", "{clip}", ""], 2, "empty"),
         (["ask", "{clip}", "what?", "--chat", "--json"], 2, "--chat"),
         (["ask", "{clip}", "--questions", "none.txt"], 2, "none.txt"),
-        (["ask", "{clip}", "what?", "--start", "300"], 2, "no frame between 300 s"),
+        (["ask", "{clip}", "what?", "--start", "300"], 2, "no frame from 300 s on; frames lie at 0 to 7 s"),
         (["ask", "{clip}", "what?", "--num-voco-tokens", "9"], 2, "--num-voco-tokens 9"),
         (["ask", "abcdef", "what?"], 1, "abcdef"),
         (["inspect", "none.mp4"], 1, "none.mp4"),

@@ -18,7 +18,7 @@ from voco_video.answer.foreign import counted, foreign_note
 from voco_video.answer.frame_budget import FrameSelection, select_frames
 from voco_video.answer.frame_scorer import Retriever
 from voco_video.answer.generate import NUM_MOMENTS, Answer, Message, answer_questions, stream_answer
-from voco_video.answer.moments import Moment, find_moments, weighted
+from voco_video.answer.moments import Moment, find_moments
 from voco_video.answer.search import FrameScores, FrameSearch
 from voco_video.auto_compressor import context_budget
 from voco_video.checkpoint.world import FrameCounts, World
@@ -144,7 +144,8 @@ class CompressedVideo:
         parts = tuple(inside for part in self.parts if (inside := part.between(start, stop)) is not None)
         if not parts:
             pts = self.pts_seconds
-            raise UsageError(f"no frame between {start:g} s and {stop:g} s; frames lie at {pts[0]:g} to {pts[-1]:g} s")
+            ends = [f"from {start:g} s on"] * (start > -np.inf) + [f"before {stop:g} s"] * (stop < np.inf)
+            raise UsageError(f"no frame {' and '.join(ends)}; frames lie at {pts[0]:g} to {pts[-1]:g} s")
         return CompressedVideo(self.model, parts)
 
     def tokens(self) -> VocoTokens:
@@ -254,9 +255,12 @@ class CompressedVideo:
             UsageError: the query is empty, or the frames keep no tokens.
 
         >>> video.find("the red star")[0]                                 # doctest: +SKIP
-        Moment(start_seconds=4017.0, end_seconds=4019.0, peak_seconds=4017.0, score=5.1, weight=0.97)
+        Moment(start_seconds=4017.0, end_seconds=4019.0, peak_seconds=4017.0, score=5.1, share=None, is_likely=True)
         """
-        return find_moments(self.frame_scores(query), self.pts_seconds, num_moments=num_moments)
+        found = self._relevance(query)
+        # A video that is nothing the model knows has scores too, but their odds mean nothing.
+        is_calibrated = found.claims is not None and not self.foreign_note
+        return find_moments(found.scores, self.pts_seconds, num_moments=num_moments, is_calibrated=is_calibrated)
 
     def prefix(
         self,
@@ -401,9 +405,9 @@ class CompressedVideo:
         note = ". ".join(part for part in (note, answer.note) if part)
         evidence = answer.evidence
         if selection.policy in ("relevant", "elastic") and not evidence:
-            moments = find_moments(self.frame_scores(answer.question), self.pts_seconds, num_moments=NUM_MOMENTS)
             seen = self.pts_seconds[selection.frames]
-            evidence = tuple(weighted([m for m in moments if m.peak_seconds in seen]))
+            moments = self.find(answer.question, num_moments=NUM_MOMENTS)
+            evidence = tuple(moment for moment in moments if moment.peak_seconds in seen)
         return replace(answer, note=note, evidence=evidence, is_foreign=bool(self.foreign_note))
 
     def stream(

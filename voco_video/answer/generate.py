@@ -52,6 +52,7 @@ class Answer:
         evidence: the moments that it is based on, the most important first: those that were found for the question
             (policies ``relevant`` and ``elastic``), or those that the answer attended to, with ``with_attention``. Else
             empty.
+        is_cut: whether it was cut after ``max_new_tokens``, before the model had ended it.
         is_foreign: whether the video is of something that the model was never trained on, so that text and confidence
             mean nothing; ``note`` then begins with that.
         frame_pts_seconds: time of each frame, ``[F]``.
@@ -74,6 +75,7 @@ class Answer:
     video_attention: float | None = None
     evidence: tuple[Moment, ...] = ()
     is_foreign: bool = False
+    is_cut: bool = False
 
     def __str__(self) -> str:
         return self.text
@@ -131,6 +133,7 @@ def answer_questions(
                 frame_attention=attention[0],
                 video_attention=attention[1],
                 evidence=_looked_at(attention[0], frame_pts_seconds),
+                is_cut=options.stop_at_end and len(token_ids) == options.max_new_tokens,
             )
         )
     return answers
@@ -182,15 +185,19 @@ def stream_answer(
     prompt = _prompt(model, prefix, question, history)
     if problem := beyond_context(model, prefix, len(prompt)):
         log.warning(problem.strip())
-    text = _GrowingText(model.backbone.tokenizer, skip_special_tokens=True)
+    text, is_cut = _GrowingText(model.backbone.tokenizer, skip_special_tokens=True), False
     ends = _end_token_ids(model) if options.stop_at_end else set()
     for token_ids, _ in generate_steps(model, prefix, [prompt], options=options):
         if int(token_ids[0]) in ends:
             break
         text.put(token_ids.cpu())
         yield from text.taken()
+    else:
+        is_cut = options.stop_at_end
     text.end()
     yield from text.taken()
+    if is_cut:
+        log.warning("the answer was cut after max_new_tokens=%d", options.max_new_tokens)
 
 
 class _GrowingText(TextStreamer):

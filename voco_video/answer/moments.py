@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,15 +17,18 @@ class Moment:
     Attributes:
         start_seconds, end_seconds: from its first frame to the end of its last.
         peak_seconds: time of the frame with the highest score.
-        score: score of that frame.
-        weight: share of this moment among the moments of one search; their weights sum to 1.
+        score: score of that frame: of a search see `voco_video.answer.search.FrameScores`, else its share of attention.
+        share: part of an answer's attention to the video that its frames got, 0 to 1; None for a moment of a search.
+        is_likely: of a search, whether it more likely than not shows what was asked for; None where the model has not
+            learned to tell, so that only the order of scores has a meaning.
     """
 
     start_seconds: float
     end_seconds: float
     peak_seconds: float
     score: float
-    weight: float = 0.0
+    share: float | None = None
+    is_likely: bool | None = None
 
 
 def format_seconds(seconds: float, *, digits: int = 2, with_hours: bool = False) -> str:
@@ -49,7 +51,9 @@ def format_seconds(seconds: float, *, digits: int = 2, with_hours: bool = False)
     return f"{sign}{clock}:{whole % 60:02d}" + (f".{fraction:0{digits}d}" if digits else "")
 
 
-def find_moments(scores: Floats, pts_seconds: Floats, *, num_moments: int) -> list[Moment]:
+def find_moments(
+    scores: Floats, pts_seconds: Floats, *, num_moments: int, is_calibrated: bool = False
+) -> list[Moment]:
     """Find the stretches around the best frames, best first; scores in a stretch stay above half of its height.
 
     Height is measured from the median of all scores, so the unit of scores does not matter.
@@ -58,9 +62,7 @@ def find_moments(scores: Floats, pts_seconds: Floats, *, num_moments: int) -> li
         scores: ``[F]``, see `voco_video.answer.search.FrameScores`.
         pts_seconds: ``[F]``; no moment crosses a gap, or the border of a video, where times go back.
         num_moments: how many at most.
-
-    Returns:
-        Moments whose weights are those of a softmax over their scores.
+        is_calibrated: whether scores are logarithms of odds, which tell likely moments from unlikely ones.
 
     >>> scores, pts = np.array([0.0, 0.0, 9.0, 8.0, 0.0, 5.0, 0.0]), np.arange(7.0)
     >>> [(m.start_seconds, m.end_seconds) for m in find_moments(scores, pts, num_moments=2)]
@@ -81,14 +83,9 @@ def find_moments(scores: Floats, pts_seconds: Floats, *, num_moments: int) -> li
         first, last = _run_around(peak, is_in, ends[:-1] == pts_seconds[1:])
         taken[max(first - 1, 0) : last + 2] = True  # its neighbours are not moments of their own
         times = float(pts_seconds[first]), float(ends[last]), float(pts_seconds[peak])
-        moments.append(Moment(*times, score=float(scores[peak])))
-    return weighted(moments)
-
-
-def weighted(moments: Sequence[Moment]) -> list[Moment]:
-    """Give moments their weights: the softmax of their scores."""
-    powers = np.exp([m.score - max(m.score for m in moments) for m in moments])
-    return [replace(m, weight=float(p / powers.sum())) for m, p in zip(moments, powers, strict=True)]
+        score = float(scores[peak])
+        moments.append(Moment(*times, score=score, is_likely=score > 0 if is_calibrated else None))
+    return moments
 
 
 def shared_moments(shares: Floats, pts_seconds: Floats, *, num_moments: int) -> list[Moment]:
@@ -98,11 +95,11 @@ def shared_moments(shares: Floats, pts_seconds: Floats, *, num_moments: int) -> 
         shares: ``[F]`` summing to 1.
 
     Returns:
-        Moments whose weights are the sums of their frames' shares; the weights of all stretches would sum to at most 1.
+        Moments with the sums of their frames' shares; those of all stretches would sum to at most 1.
 
     >>> shares, pts = np.array([0.1, 0.4, 0.3, 0.1, 0.1]), np.arange(5.0)
     >>> shared_moments(shares, pts, num_moments=3)
-    [Moment(start_seconds=1.0, end_seconds=3.0, peak_seconds=1.0, score=0.4, weight=0.7)]
+    [Moment(start_seconds=1.0, end_seconds=3.0, peak_seconds=1.0, score=0.4, share=0.7, is_likely=None)]
     """
     ends, is_in = frame_ends(pts_seconds), shares >= 1 / max(len(shares), 1)
     goes_on = ends[:-1] == pts_seconds[1:]
@@ -114,10 +111,10 @@ def shared_moments(shares: Floats, pts_seconds: Floats, *, num_moments: int) -> 
         first, last = _run_around(start, is_in, goes_on)
         peak = first + int(np.argmax(shares[first : last + 1]))
         times = float(pts_seconds[first]), float(ends[last]), float(pts_seconds[peak])
-        weight = float(shares[first : last + 1].sum())
-        moments.append(Moment(*times, score=float(shares[peak]), weight=weight))
+        share = float(shares[first : last + 1].sum())
+        moments.append((share, Moment(*times, score=float(shares[peak]), share=share)))
         start = last + 1
-    return sorted(moments, key=lambda m: -m.weight)[:num_moments]
+    return [moment for _, moment in sorted(moments, key=lambda m: -m[0])[:num_moments]]
 
 
 def frame_ends(pts_seconds: Floats) -> Floats:

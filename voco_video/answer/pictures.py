@@ -59,13 +59,13 @@ def attention_strip(answer: Answer, *, source: VideoLike | None = None, num_colu
 def moment_strip(
     moments: Sequence[Moment], *, sources: Sequence[VideoLike | None], title: str, num_columns: int = 8
 ) -> Image.Image:
-    """Draw the best frame of each moment, with its time and its weight.
+    """Draw the best frame of each moment, with its time.
 
     Args:
         sources: the video of each moment; if it is gone, an empty box replaces the frame.
     """
     tiles = [_frames_at(source, np.array([m.peak_seconds]))[0] for m, source in zip(moments, sources, strict=True)]
-    captions = [f"{format_seconds(m.start_seconds)}  {m.weight:.0%}" for m in moments]
+    captions = [format_seconds(m.start_seconds) for m in moments]
     return _titled(_grid(tiles, captions, num_columns), title)
 
 

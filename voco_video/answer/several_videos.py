@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from voco_video.answer.compressed_video import CompressedVideo
-from voco_video.answer.moments import Moment, weighted
+from voco_video.answer.moments import Moment
 from voco_video.errors import FILE_ERRORS, CacheError, UsageError
 
 
@@ -51,9 +51,7 @@ def find(
             on_error(video, error)
         if on_progress is not None:
             on_progress(video.num_frames)
-    best = sorted(found, key=lambda f: -f.moment.score)[:num_moments]
-    moments = weighted([f.moment for f in best])
-    return [replace(f, moment=moment) for f, moment in zip(best, moments, strict=True)]
+    return sorted(found, key=lambda f: -f.moment.score)[:num_moments]
 
 
 def concat(videos: Sequence[CompressedVideo]) -> CompressedVideo:

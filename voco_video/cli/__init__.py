@@ -28,6 +28,7 @@ from voco_video.cli import (
     score,
     train,
 )
+from voco_video.cli.options import as_said_here
 from voco_video.cli.output import print_whatever_the_encoding
 from voco_video.errors import UsageError, VocoVideoError
 from voco_video.model.freed_memory import keep_freed_memory
@@ -66,6 +67,13 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
         raise typer.Exit
 
 
+class _AsSaidHere(logging.Formatter):
+    """Messages of the library with its options written as flags of the running command."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return as_said_here(super().format(record))
+
+
 def main() -> None:
     """Run the command line. Exit code 0 done, 1 failed, 2 used wrongly, 130 interrupted."""
     if not sys.stderr.isatty():  # transformers draws a bar while it loads weights, and only asks this variable
@@ -74,7 +82,9 @@ def main() -> None:
     print_whatever_the_encoding()
     logging.addLevelName(logging.INFO, "note")
     logging.addLevelName(logging.WARNING, "warning")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    shown = logging.StreamHandler()
+    shown.setFormatter(_AsSaidHere("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[shown])
     logging.getLogger("voco_video.hub").setLevel(logging.INFO)  # what is fetched may be gigabytes
     try:
         app()

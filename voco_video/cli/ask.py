@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voco_video.cli import options as opt
-from voco_video.cli.options import with_options, without
+from voco_video.cli.options import as_said_here, given_flags, with_options, without
 from voco_video.cli.output import ProgressBar, print_json
 from voco_video.errors import UsageError
 from voco_video.files.paths import expanded, read_text_file
@@ -86,6 +86,9 @@ def ask(
       voco-video ask 3f9a2c41 --chat
     """
     asked = gather_questions(questions, questions_file, chat=chat, json=json)
+    check_drawing(show_frames, strip, chat=chat)
+    if is_entry(path):
+        check_fits_entries([path])
     if num_voco_tokens is not None:
         compression = with_voco_tokens(compression, num_voco_tokens)
     from voco_video.api import load_model
@@ -147,6 +150,31 @@ def with_voco_tokens(compression: CompressOptions, num_voco_tokens: int) -> Comp
 def is_entry(path: str) -> bool:
     """Tell whether this is no file but the beginning of an entry's digest."""
     return bool(_ENTRY_DIGEST.fullmatch(path)) and not Path(path).exists()
+
+
+def check_drawing(show_frames: bool, strip: Path | None, *, chat: bool) -> None:
+    """Refuse options of pictures where none will be drawn.
+
+    Raises:
+        UsageError: one is given.
+    """
+    if strip is not None and not show_frames:
+        raise UsageError(f"--strip {strip}: nothing is drawn without --show-frames")
+    if chat and show_frames:
+        raise UsageError("--show-frames: in a --chat nothing is drawn; leave out one of them")
+
+
+def check_fits_entries(entries: list[str]) -> None:
+    """Refuse options that say how frames are sampled and compressed, where all that is opened are finished entries.
+
+    Raises:
+        UsageError: one is given.
+    """
+    if flags := given_flags(Sampling, CompressOptions, but=("start_seconds", "end_seconds", "num_voco_tokens")):
+        raise UsageError(
+            f"{', '.join(flags)}: {entries[0]} is an entry of the cache, which is sampled and compressed already; "
+            "leave that out, or name the video"
+        )
 
 
 def open_compressed(
@@ -234,6 +262,7 @@ def answer_facts(answer: Answer) -> dict[str, Any]:
         "num_frames": answer.num_frames,
         "num_voco_tokens": answer.num_voco_tokens,
         "seconds": answer.seconds,
+        "is_cut": answer.is_cut,
         "is_foreign": answer.is_foreign,
         "note": answer.note,
         "evidence": [asdict(moment) for moment in answer.evidence],
@@ -274,22 +303,26 @@ def print_answers(answers: list[Answer], *, show_frames: bool) -> None:
         if len(answers) > 1:
             print(f"> {answer.question}")
         confidence = "" if answer.is_foreign else f"   [confidence {answer.confidence:.0%}]"  # it would mean nothing
-        print(f"{answer.text or '(an empty answer)'}{confidence}")
+        print(f"{answer.text or '(an empty answer)'}{'…' if answer.is_cut else ''}{confidence}")
         if answer.evidence and not show_frames:
             print(f"rests on {', '.join(format_moment(m) for m in answer.evidence)}")
         if show_frames:
             from voco_video.answer.pictures import attention_bars
 
             print(attention_bars(answer))
+    if cut := sum(answer.is_cut for answer in answers):
+        which = "the answer" if len(answers) == 1 else f"{cut} of {len(answers)} answers"
+        print(f"note: {which} ended at the limit of --max-new-tokens, which \"…\" stands for", file=sys.stderr)
     for note in dict.fromkeys(answer.note for answer in answers if answer.note and not answer.is_foreign):
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {as_said_here(note)}", file=sys.stderr)
 
 
 def format_moment(moment: Moment) -> str:
-    """Format a stretch of time with its weight: ``0:04.00-0:06.00 (83%)``."""
+    """Format a stretch of time: ``0:04.00-0:06.00``, with its share of the answer's attention where that is known."""
     from voco_video.answer.moments import format_seconds
 
-    return f"{format_seconds(moment.start_seconds)}-{format_seconds(moment.end_seconds)} ({moment.weight:.0%})"
+    share = "" if moment.share is None else f" ({moment.share:.0%})"
+    return f"{format_seconds(moment.start_seconds)}-{format_seconds(moment.end_seconds)}{share}"
 
 
 def write_strips(video: CompressedVideo, answers: list[Answer], path: Path, *, quiet: bool) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voco_video.cli import options as opt
-from voco_video.cli.ask import file_of, is_entry, open_compressed, source_of
+from voco_video.cli.ask import check_fits_entries, file_of, is_entry, open_compressed, source_of
 from voco_video.cli.compress import expand_paths
 from voco_video.cli.options import with_options, without
 from voco_video.cli.output import ProgressBar, print_json, print_table
@@ -48,9 +48,9 @@ def find(
     """Find the moments of videos that have most to do with a query; nothing is generated, and no pixel is read.
 
     Videos that the cache does not have are compressed first. One that cannot be read is named, and the others are
-    searched. With a model that has learned to find frames, a score above 0 says that the moment more likely than not
-    shows what was asked for; with others only the order counts. Where a video is nothing that the model was trained on,
-    as real footage is for voco-tiny, scores mean nothing, and a note says so.
+    searched. A model that has learned to find frames, as voco-tiny has, also gives scores: above 0 the moment more
+    likely than not shows what was asked for, else it is called unlikely. With others only the order counts, and so it does
+    where a video is nothing that the model was trained on; a note says so.
 
     \b
     Examples:
@@ -59,14 +59,10 @@ def find(
       voco-video find 'cam-*.mkv' "a person at the door" --strip moments.png
       voco-video find 3f9a2c41 "the blue star" --start 3600
     """
-    if len(arguments) < 2:
-        raise UsageError("give one video or more, and then what to look for")
-    *paths, query = arguments
     if num_moments < 1:
         raise UsageError(f"--num-moments {num_moments}: look for 1 moment at least")
-    if not query.strip():
-        raise UsageError("the query is empty; say what to look for")
-    names = _names(paths)
+    names, query = names_and_query(arguments)
+    from voco_video.answer.generate import model_note
     from voco_video.api import find as find_moments
     from voco_video.api import load_model
 
@@ -97,14 +93,30 @@ def find(
             on_progress=bar.advance,
             on_error=None if len(names) == 1 else lambda video, error: count_failed(asked[id(video)], error),
         )
-    show_moments(found, query, asked, json=json)
-    for note in dict.fromkeys(f"{short_name(asked[id(v)])}: {v.foreign_note}" for v in videos if v.foreign_note):
-        print(f"note: scores mean nothing here: {note}", file=sys.stderr)
+    show_moments(found, query, asked, note=model_note(loaded.voco), json=json)
+    if not json:
+        print_notes(found, videos, asked, note=model_note(loaded.voco))
     if strip is not None and found:
         write_moments(found, query, strip)
     if num_failed:
         print(f"{num_failed} of {len(names)} videos failed", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def names_and_query(arguments: list[str]) -> tuple[list[str], str]:
+    """Split what stands on the command line into videos, with folders and patterns resolved, and the query.
+
+    Raises:
+        UsageError: one of them is missing, or options cannot apply to what is searched.
+    """
+    if len(arguments) < 2:
+        raise UsageError("give one video or more, and then what to look for")
+    *paths, query = arguments
+    if not query.strip():
+        raise UsageError("the query is empty; say what to look for")
+    if all(map(is_entry, paths)):
+        check_fits_entries(paths)
+    return _names(paths), query
 
 
 def _names(given: list[str]) -> list[str]:
@@ -119,22 +131,39 @@ def _names(given: list[str]) -> list[str]:
         return [*dict.fromkeys(entries), *paths]
 
 
-def show_moments(found: list[Found], query: str, names: dict[int, str], *, json: bool) -> None:
+def show_moments(found: list[Found], query: str, names: dict[int, str], *, note: str, json: bool) -> None:
     """Print moments as a table or as JSON.
 
     Args:
         names: how each video is shown, by its ``id``.
+        note: on the model.
     """
     if json:
-        print_json({"query": query, "moments": [moment_facts(one, names[id(one.video)]) for one in found]})
+        moments = [moment_facts(one, names[id(one.video)]) for one in found]
+        print_json({"query": query, "note": note, "moments": moments})
     else:
         print_moments(found, [short_name(names[id(one.video)]) for one in found])
+
+
+def print_notes(found: list[Found], videos: list[CompressedVideo], names: dict[int, str], *, note: str) -> None:
+    """Say on standard error what the scores are worth, and what the model knows."""
+    for about in dict.fromkeys(f"{short_name(names[id(v)])}: {v.foreign_note}" for v in videos if v.foreign_note):
+        print(f"note: scores mean nothing here: {about}", file=sys.stderr)
+    likely = [one.moment.is_likely for one in found if not one.video.foreign_note]
+    if likely and None in likely:
+        print("note: only the order counts: this model has not learned to find frames", file=sys.stderr)
+    elif likely and not any(likely):
+        print("note: what was asked for is probably not there: no moment is likelier than not", file=sys.stderr)
+    if note:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def moment_facts(one: Found, path: str) -> dict[str, Any]:
     """Return a moment of the video that is shown as ``path`` as plain values."""
     where = {"path": path, "entry": one.video.parts[0].entry.digest}
-    return {**where, **asdict(one.moment), "is_foreign": bool(one.video.foreign_note)}
+    moment = asdict(one.moment)
+    del moment["share"]  # of an answer's attention, and there is no answer
+    return {**where, **moment, "is_foreign": bool(one.video.foreign_note)}
 
 
 def print_moments(found: list[Found], names: list[str]) -> None:
@@ -146,11 +175,18 @@ def print_moments(found: list[Found], names: list[str]) -> None:
             name,
             format_seconds(one.moment.start_seconds),
             format_seconds(one.moment.end_seconds),
-            *(("–", "–") if one.video.foreign_note else (f"{one.moment.score:.2f}", f"{one.moment.weight:.0%}")),
+            *worth(one),
         ]
         for one, name in zip(found, names, strict=True)
     ]
-    print_table(["video", "from", "to", "score", "weight"], rows)
+    print_table(["video", "from", "to", "score", "shows it"], rows)
+
+
+def worth(one: Found) -> tuple[str, str]:
+    """Return a moment's score and what it is worth; dashes where it means nothing."""
+    if one.moment.is_likely is None:
+        return "–", "–"
+    return f"{one.moment.score:.2f}", "likely" if one.moment.is_likely else "unlikely"
 
 
 def write_moments(found: list[Found], query: str, path: Path) -> None:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -23,6 +24,22 @@ from typer.models import OptionInfo
 
 from voco_video.errors import VocoVideoError
 from voco_video.options.fields import Option, Options, options_of
+
+
+@dataclass(frozen=True)
+class Running:
+    """The options of the running command.
+
+    Attributes:
+        flags: how each is written, by its name; the last one sets it to False.
+        given: the names of those that stand on the command line.
+    """
+
+    flags: Mapping[str, tuple[str, ...]]
+    given: frozenset[str] = frozenset()
+
+
+_running: ContextVar[Running] = ContextVar("running")
 
 
 class SplitChoice(str, Enum):
@@ -127,7 +144,8 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
             parameters.append(_parameter(one, selection))
 
     @functools.wraps(command)
-    def run(**values: Any) -> None:
+    def run(*, running_context: typer.Context | None = None, **values: Any) -> None:
+        _running.set(Running(flags, _on_command_line(running_context, values)))
         with errors_as_flags(flags):
             arguments: dict[str, Any] = {}
             for name, (owner, selection) in bundles.items():
@@ -137,9 +155,19 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
             command(**arguments, **values)
 
     del run.__dict__["__wrapped__"]
+    context = inspect.Parameter("running_context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    parameters.append(context)
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def _on_command_line(context: typer.Context | None, names: Iterable[str]) -> frozenset[str]:
+    """Return the names of the parameters that were given, and not left to their default."""
+    if context is None:  # called from Python
+        return frozenset()
+    sources = {name: context.get_parameter_source(name) for name in names}
+    return frozenset(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")
 
 
 def _plain_flags(parameter: inspect.Parameter) -> dict[str, tuple[str, ...]]:
@@ -197,6 +225,18 @@ def _read(one: Option, value: Any) -> Any:
     return one.details.parse(value) if one.details.parse is not None else value
 
 
+def given_flags(*owners: Any, but: Collection[str] = ()) -> list[str]:
+    """List the flags of options of these dataclasses that stand on the command line, all but the named ones."""
+    running = _running.get(Running({}))
+    names = [one.name for owner in owners for one in options_of(owner) if one.name not in but]
+    return [running.flags[name][0] for name in names if name in running.given]
+
+
+def as_said_here(message: str) -> str:
+    """Write the options that a message names as flags of the running command."""
+    return as_flags(message, _running.get(Running({})).flags)
+
+
 @contextmanager
 def errors_as_flags(flags: Mapping[str, tuple[str, ...]]) -> Iterator[None]:
     """Show options in the messages of errors as flags of the command line."""
@@ -216,10 +256,14 @@ def as_flags(message: str, flags: Mapping[str, tuple[str, ...]]) -> str:
     >>> flags = {"start_seconds": ("--start",), "form": ("--form",), "force": ("--force",)}
     >>> as_flags("start_seconds=5.0, form='zip' and force=True", flags)
     '--start 5.0, --form zip and --force'
+    >>> as_flags("this form has no end; give start_seconds", flags)
+    'this form has no end; give --start'
     """
     for name, (first, *others) in flags.items():
         message = re.sub(rf"\b{name}=True\b", first, message)
         message = re.sub(rf"\b{name}=False\b", others[-1] if others else f"no {first}", message)
         message = re.sub(rf"\b{name}='([\w.:/,-]+)'", rf"{first} \1", message)
         message = re.sub(rf"\b{name}=(?=\S)", f"{first} ", message)
+        if "_" in name:  # what is no word of its own
+            message = re.sub(rf"(?<![\w./-]){name}\b(?![\w./=-])", first, message)
     return message

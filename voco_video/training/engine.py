@@ -323,6 +323,7 @@ class VocoTrainer(Trainer):
     def _write_model(self, name: str, state_dict: dict[str, Tensor] | None) -> None:
         folder = Path(self.config.output_dir)
         self.voco.trained = True
+        self.voco.about = ""  # a sentence on what its base knows is not true of it any more
         state = None
         if state_dict is not None:
             state = {n.removeprefix("voco."): t for n, t in state_dict.items() if n.startswith("voco.")}
