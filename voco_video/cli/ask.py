@@ -73,10 +73,12 @@ def ask(
       voco-video ask clip.mp4 "Where does the ball go?" --show-frames --strip looked.png
       voco-video ask clip.mp4 "What happens?" --model ./never-trained-to-compress --compressor pool:16
       voco-video ask meeting.mp4 "When does the door open?" --policy relevant --max-voco-tokens 256
+      voco-video ask clip.mp4 "Tell a story about it." --temperature 0.7 --top-p 0.8 --seed 1
       voco-video ask 3f9a2c41 --chat
     """
     asked = gather_questions(questions, questions_file, chat=chat, json=json)
     parse_compressor(compression.compressor).check_budget(num_voco_tokens)
+    from voco_video.answer.choosing import generation_facts
     from voco_video.api import load_model
 
     loaded = load_model(model, **asdict(load), cache_dir=cache_dir)
@@ -91,7 +93,9 @@ def ask(
         return
     answers = video.ask(answerable, with_attention=show_frames, **generation)
     if json:
-        print_json({"entry": video.parts[0].entry.digest, "answers": [answer_facts(a) for a in answers]})
+        facts = generation_facts(loaded.voco, answering)
+        entry = video.parts[0].entry.digest
+        print_json({"entry": entry, "generation": facts, "answers": [answer_facts(a) for a in answers]})
     else:
         print_answers(answers, show_frames=show_frames)
     if show_frames:

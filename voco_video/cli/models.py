@@ -60,6 +60,7 @@ def _readable(facts: CheckpointFacts) -> dict[str, Any]:
         "vision tokens": f"{facts.num_vision_tokens} per frame",
         "VoCo tokens": voco if facts.num_voco_tokens else "none: compress with pool:K or full, or train it",
         "bytes per frame at K = 1": sizes,
+        "generation": facts.generation,
         "about": facts.about,
     }
     return {name: value for name, value in lines.items() if value}
