@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from voco_video.cli import options as opt
-from voco_video.cli.evaluate import DatasetChoice
 from voco_video.cli.options import with_options
 from voco_video.cli.output import ProgressBar, print_json, print_table
 from voco_video.errors import UsageError
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from voco_video.data.samples import Dataset
 
 References = Annotated[
-    DatasetChoice | None,
+    str | None,
     typer.Option(help="The set that is answered; not needed for what `voco-video eval` wrote.", metavar="DATASET"),
 ]
 Root = Annotated[
@@ -91,7 +90,7 @@ def score(
 
 
 def load_references(
-    dataset: DatasetChoice | None, *, root: Path | None, annotations: Path | None, split: opt.SplitChoice | None
+    dataset: str | None, *, root: Path | None, annotations: Path | None, split: str | None
 ) -> Dataset | None:
     """Load the questions that are answered; None where the predictions hold them.
 
@@ -99,7 +98,7 @@ def load_references(
         UsageError: a folder is given and no set is named.
         DataError: the annotations are missing or broken.
     """
-    from voco_video.data.registry import load_dataset
+    from voco_video.data.registry import load_video_set
 
     if dataset is None:
         if root is not None or annotations is not None:
@@ -107,7 +106,7 @@ def load_references(
         return None
     if root is None and annotations is not None:
         root = annotations.parent if annotations.is_file() else annotations
-    return load_dataset(dataset.value, root, split=split.value if split else None, annotations=annotations)
+    return load_video_set(dataset, root, split=split, annotations=annotations)
 
 
 def default_judge_cache_dir() -> Path:

@@ -12,8 +12,8 @@ from voco_video.data.video_qa import PUBLISHED_SIZES, QA_FILES, load_video_qa
 from voco_video.data.video_sets import check_set
 from voco_video.errors import UsageError
 
-VIDEO_QA_SETS = ("msvd", "msrvtt", "activitynet")
-CHOICE_SETS = ("egoschema", "nextqa", "videomme", "mlvu")
+VIDEO_QA_SETS = tuple(dict.fromkeys(name for name, _ in PUBLISHED_SIZES))
+CHOICE_SETS = tuple(dict.fromkeys(name for name, _ in CHOICE_SIZES))
 VIDEO_SETS = (*VIDEO_QA_SETS, *CHOICE_SETS)
 MIX665K = "llava-mix665k"
 CONVERSATION_SUFFIXES = (".json", ".jsonl")
@@ -52,6 +52,19 @@ def load_dataset(
     if annotations is not None:
         raise UsageError(f"annotations is {str(annotations)!r}, but {dataset} holds its own: leave one of them out")
     return load_conversations(dataset, media_dir=root)
+
+
+def load_video_set(
+    dataset: str, root: str | os.PathLike[str] | None, *, split: str | None, annotations: str | os.PathLike[str] | None
+) -> Dataset:
+    """Load a split of a video set, as `load_dataset`.
+
+    Raises:
+        UsageError: another data set, or an unknown split.
+        DataError: as `load_dataset`.
+    """
+    check_split(dataset, split or default_split(dataset))
+    return load_dataset(dataset, root, split=split, annotations=annotations)
 
 
 def check_dataset_name(dataset: str) -> None:
