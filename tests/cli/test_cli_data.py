@@ -181,7 +181,9 @@ def test_errors_name_what_is_wrong(tmp_path: Path) -> None:
     assert isinstance(
         run("check", tmp_path / "rows.json", "--annotations", tmp_path, "--root", tmp_path).exception, UsageError
     )
-    assert "split is 'dev', but msvd has train and val and test" in str(run("check", "msvd", "--split", "dev").exception)
+    assert "split is 'dev', but msvd has train and val and test" in str(
+        run("check", "msvd", "--split", "dev").exception
+    )
 
 
 def test_why_broken_tells_images_and_videos(tmp_path: Path, msvd: Path) -> None:

@@ -376,23 +376,6 @@ def test_broken_conversations_are_named(tmp_path: Path, row: dict[str, Any], mes
         load_conversations(path)
 
 
-# --- leaving out
-
-
-def test_missing_media_are_left_out_up_to_a_limit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    rows = [{"video": f"{n}.mp4", "question": "What?", "answer": "This."} for n in range(3)]
-    path = write(tmp_path / "rows.json", rows)
-    with pytest.raises(DataError, match="none would stay"):
-        load_conversations(path).with_media(max_missing=3)
-    touch(tmp_path / "1.mp4")
-    loaded = load_conversations(path)
-    with pytest.raises(DataError, match=r"2 of 3 samples of .*rows\.json have no media file \(0\.mp4, 2\.mp4\)"):
-        loaded.with_media(max_missing=1)
-    assert [sample.name for sample in loaded.with_media(max_missing=2).samples] == ["rows:2"]
-    assert "2 of 3 samples" in caplog.text
-    assert load_conversations(path).with_media(max_missing=2).with_media(max_missing=0).num_questions == 1
-
-
 def test_nothing_here_needs_torch() -> None:
     code = "import sys, voco_video.data.check, voco_video.cli.data; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
