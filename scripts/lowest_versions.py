@@ -13,6 +13,7 @@ from pathlib import Path
 
 import tomllib  # Python 3.11 and later
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 
@@ -24,8 +25,8 @@ def lowest_versions(extras: list[str], pyproject: Path = PYPROJECT) -> list[str]
         SystemExit: something has no lower bound, or several.
     """
     project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
-    waiting, found = list(project["dependencies"]), set()
-    groups = {*extras}
+    waiting, groups = list(project["dependencies"]), {*extras}
+    found: dict[str, Version] = {}
     while waiting or groups:
         if not waiting:
             waiting += project["optional-dependencies"][groups.pop()]
@@ -33,12 +34,12 @@ def lowest_versions(extras: list[str], pyproject: Path = PYPROJECT) -> list[str]
         if one.name == project["name"]:
             groups |= one.extras
         elif one.marker is None or one.marker.evaluate():
-            found.add(f"{one.name}=={_lowest(one)}")
-    return sorted(found)
+            found[one.name] = max(found.get(one.name, Version("0")), _lowest(one))
+    return sorted(f"{name}=={version}" for name, version in found.items())
 
 
-def _lowest(one: Requirement) -> str:
-    bounds = [part.version for part in one.specifier if part.operator == ">="]
+def _lowest(one: Requirement) -> Version:
+    bounds = [Version(part.version) for part in one.specifier if part.operator == ">="]
     if len(bounds) != 1:
         raise SystemExit(f"{one} in pyproject.toml has to have one lower bound")
     return bounds[0]

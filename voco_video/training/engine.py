@@ -105,7 +105,9 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
     arguments = training_arguments(config, num_steps=num_steps)
     trainable = TrainableVoco(model, distillation_weight=config.distillation_weight)
     if config.gradient_checkpointing:
-        model.backbone.decoder.activation_checkpointing_enable({"use_reentrant": False})
+        decoder = model.backbone.decoder  # before transformers 5.23 the method has its older name alone
+        enable = getattr(decoder, "activation_checkpointing_enable", None) or decoder.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     logger.info("training %.2f M parameters for %d steps", num_trained / 1e6, num_steps)
     trainer = VocoTrainer(trainable, arguments, config, dataset=dataset, num_steps=num_steps)
     if trainer.is_world_process_zero():
