@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from safetensors.torch import load_file, save_file
 
 from tests.helpers.published_layout import write_published
@@ -668,6 +670,9 @@ def test_a_tokenizer_of_another_model(copy_of, sound):
         load(folder)
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.23"), reason="before 5.23 the library drops one of the two tokens"
+)
 def test_a_tokenizer_with_two_tokens_of_one_id(copy_of):
     folder = copy_of("llava")
     change(folder / "tokenizer.json", "model.vocab.x", 40)

@@ -15,7 +15,7 @@ import torch
 from voco_video.answer.clock import clock_frames, clock_text, time_token_ids
 from voco_video.answer.entry_frames import EntryFrames, read_chosen, read_chunks, read_features
 from voco_video.answer.foreign import counted, foreign_note
-from voco_video.answer.frame_budget import FrameSelection, select_frames
+from voco_video.answer.frame_budget import FrameSelection, group_by_view, select_frames
 from voco_video.answer.frame_scorer import Retriever
 from voco_video.answer.generate import NUM_MOMENTS, Answer, Message, answer_questions, stream_answer
 from voco_video.answer.moments import Moment, find_moments, weighted
@@ -328,6 +328,9 @@ class CompressedVideo:
         history: Sequence[Message] = ...,
         max_new_tokens: int = ...,
         temperature: float = ...,
+        top_p: float | None = ...,
+        top_k: int | None = ...,
+        repetition_penalty: float | None = ...,
         seed: int = ...,
         with_attention: bool = ...,
     ) -> Answer: ...
@@ -344,6 +347,9 @@ class CompressedVideo:
         history: Sequence[Message] = ...,
         max_new_tokens: int = ...,
         temperature: float = ...,
+        top_p: float | None = ...,
+        top_k: int | None = ...,
+        repetition_penalty: float | None = ...,
         seed: int = ...,
         with_attention: bool = ...,
     ) -> list[Answer]: ...
@@ -359,6 +365,9 @@ class CompressedVideo:
         history: Sequence[Message] = (),
         max_new_tokens: int = 64,
         temperature: float = 0.0,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        repetition_penalty: float | None = None,
         seed: int = 0,
         with_attention: bool = False,
     ) -> Answer | list[Answer]:
@@ -369,7 +378,7 @@ class CompressedVideo:
             num_voco_tokens: budget k per frame, at most K; all K when None.
             max_voco_tokens, policy, neighbours, clock_every_seconds: see `ViewOptions`.
             history: earlier turns, for a conversation.
-            max_new_tokens, temperature, seed: see `AnswerOptions`.
+            max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed: see `AnswerOptions`.
             with_attention: fill in `Answer.frame_attention`.
 
         >>> video.ask("What colour is the circle?").text                  # doctest: +SKIP
@@ -381,14 +390,14 @@ class CompressedVideo:
         options = ViewOptions(max_voco_tokens, policy, neighbours, clock_every_seconds)
         selections = [self.view(q, num_voco_tokens=num_voco_tokens, options=options) for q in questions]
         answers: dict[int, Answer] = {}
-        for selection, numbers in _group_by_view(selections):
+        for selection, numbers in group_by_view(selections):
             prefix = self._prefix(selection, options)
             group = answer_questions(
                 self.model.voco,
                 prefix,
                 [questions[i] for i in numbers],
                 history=history,
-                options=AnswerOptions(max_new_tokens, temperature, seed),
+                options=AnswerOptions(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed),
                 frame_pts_seconds=self.pts_seconds[selection.frames][: len(prefix.frame_slots)],  # none for text alone
                 with_attention=with_attention,
             )
@@ -418,6 +427,9 @@ class CompressedVideo:
         history: Sequence[Message] = (),
         max_new_tokens: int = 64,
         temperature: float = 0.0,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        repetition_penalty: float | None = None,
         seed: int = 0,
     ) -> Iterator[str]:
         """Yield the answer's text as it is generated; arguments as for `ask`.
@@ -436,13 +448,5 @@ class CompressedVideo:
             self._prefix(selection, options),
             question,
             history=history,
-            options=AnswerOptions(max_new_tokens, temperature, seed),
+            options=AnswerOptions(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed),
         )
-
-
-def _group_by_view(selections: Sequence[FrameSelection]) -> list[tuple[FrameSelection, list[int]]]:
-    """List each different selection with the numbers of the questions that see it."""
-    groups: dict[tuple[bytes, bytes], tuple[FrameSelection, list[int]]] = {}
-    for i, selection in enumerate(selections):
-        groups.setdefault(selection.key, (selection, []))[1].append(i)
-    return list(groups.values())

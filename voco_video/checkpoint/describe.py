@@ -10,9 +10,10 @@ import torch
 
 from voco_video.checkpoint.adapter_folder import base_of
 from voco_video.checkpoint.beside import read_beside, read_beside_weights
-from voco_video.checkpoint.configurations import check_generation, checked_config
+from voco_video.checkpoint.configurations import checked_config
 from voco_video.checkpoint.files import StoredWeight, stored_weights, weight_files, weights_dtype
 from voco_video.checkpoint.finding import find_checkpoint, left_at_hub
+from voco_video.checkpoint.generation import check_generation, departures
 from voco_video.checkpoint.loading import empty_model
 from voco_video.checkpoint.needed import CONFIG
 from voco_video.checkpoint.published import (
@@ -64,6 +65,7 @@ class CheckpointFacts:
         num_parameters: of tower, projector and decoder.
         about: what the weights know.
         base: the checkpoint that this one is a small adapter for; empty where it is whole.
+        generation: how answers differ from what its generation_config.json asks for; empty where they do not.
     """
 
     path: str
@@ -82,6 +84,7 @@ class CheckpointFacts:
     num_parameters: int
     about: str = ""
     base: str = ""
+    generation: str = ""
 
 
 _PUBLISHED_TITLE = "original LLaVA-1.5, VoCo-LLaMA"
@@ -195,7 +198,7 @@ def _facts(
 ) -> CheckpointFacts:
     family = family_of(config)
     dtype = weights_dtype(folder) or declared_dtype.removeprefix("torch.")
-    check_generation(folder, config.get_text_config(decoder=True).vocab_size)
+    generation = check_generation(folder, config.get_text_config(decoder=True).vocab_size)
     fit = images.fit
     return CheckpointFacts(
         path=str(folder),
@@ -213,6 +216,7 @@ def _facts(
         dtype=dtype,
         num_parameters=empty_model(config, weights, folder=folder).num_parameters,
         about=about,
+        generation=departures(generation or {}),
     )
 
 

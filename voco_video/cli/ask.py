@@ -76,18 +76,18 @@ def ask(
 
     \b
     Examples:
-      voco-video ask clip.mp4 "What happens?"
       voco-video ask clip.mp4 "Who is there?" "What are they doing?" --num-voco-tokens 1
       voco-video ask lecture.mkv --questions questions.txt --start 600 --end 660 --json
       voco-video ask clip.mp4 "Where does the ball go?" --show-frames --strip looked.png
       voco-video ask clip.mp4 "What happens?" --model smolvlm2-500m
       voco-video ask meeting.mp4 "When does the door open?" --policy relevant --max-voco-tokens 256
+      voco-video ask clip.mp4 "Tell a story about it." --temperature 0.7 --top-p 0.8 --seed 1
       voco-video ask https://example.org/clip.mp4 "What happens?"
       voco-video ask 3f9a2c41 --chat
     """
     asked = gather_questions(questions, questions_file, chat=chat, json=json)
-    if num_voco_tokens is not None:
-        compression = with_voco_tokens(compression, num_voco_tokens)
+    compression = compression if num_voco_tokens is None else with_voco_tokens(compression, num_voco_tokens)
+    from voco_video.answer.choosing import generation_facts
     from voco_video.api import load_model
 
     loaded = load_model(model, **asdict(load), cache_dir=cache_dir)
@@ -105,7 +105,8 @@ def ask(
         return
     answers = video.ask(answerable, with_attention=show_frames, **generation)
     if json:
-        print_json({**video_facts(video), "answers": [answer_facts(a) for a in answers]})
+        settings = generation_facts(loaded.voco, answering)
+        print_json({**video_facts(video), "generation": settings, "answers": [answer_facts(a) for a in answers]})
     else:
         print_answers(answers, show_frames=show_frames)
     if show_frames:

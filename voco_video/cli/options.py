@@ -14,7 +14,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
@@ -23,14 +22,6 @@ from typer.models import OptionInfo
 
 from voco_video.errors import VocoVideoError
 from voco_video.options.fields import Option, Options, options_of
-
-
-class SplitChoice(str, Enum):
-    """A part of a data set."""
-
-    train = "train"
-    val = "val"
-    test = "test"
 
 
 def _model_names(begun: str) -> list[tuple[str, str]]:
@@ -57,9 +48,11 @@ Annotations = Annotated[
     typer.Option(help="Annotations that are elsewhere: a file, or a folder to look in. [default: --root]"),
 ]
 Split = Annotated[
-    SplitChoice | None,
+    str | None,
     typer.Option(
-        help="Which part of the set. [default: test; val of egoschema, whose test answers are not public, and of mlvu]"
+        help="Which part of the set: train, val or test. [default: test; val of egoschema, whose test answers are not "
+        "public, and of mlvu]",
+        metavar="NAME",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]

@@ -107,6 +107,8 @@ class Prefix:
         frame_slots: cache slot of each VoCo token, ``[F, k]``; ``layers[l][0][0, :, frame_slots[f]]`` is frame f.
             -1 where a frame is seen with fewer than k.
         form: what it was assembled from.
+        prompt_ids: tokens that stand here before the text, placeholders of frames included, where a checkpoint's
+            penalty for repetition has to know them; empty where only the text counts.
     """
 
     layers: tuple[tuple[Tensor, Tensor], ...]
@@ -114,6 +116,7 @@ class Prefix:
     frame_slots: Tensor
     form: Form = "kv"
     next_position: int = 0
+    prompt_ids: tuple[int, ...] = ()
 
     @property
     def length(self) -> int:

@@ -106,7 +106,9 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
     arguments = training_arguments(config, num_steps=num_steps)
     trainable = TrainableVoco(model, distillation_weight=config.distillation_weight)
     if config.gradient_checkpointing:
-        model.backbone.decoder.activation_checkpointing_enable({"use_reentrant": False})
+        decoder = model.backbone.decoder  # before transformers 5.23 the method has its older name alone
+        enable = getattr(decoder, "activation_checkpointing_enable", None) or decoder.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     logger.info("training %.2f M parameters for %d steps", num_trained / 1e6, num_steps)
     trainer = VocoTrainer(trainable, arguments, config, dataset=dataset, num_steps=num_steps)
     if trainer.is_world_process_zero():
@@ -141,8 +143,8 @@ def _check_shapes(config: TrainConfig, model: VocoModel) -> None:
     is_sharded, has_shapes = bool(config.fsdp or config.deepspeed), model.backbone.images.any_shape is not None
     if is_sharded and has_shapes and config.dataset != MOVING_SHAPES and config.per_device_batch_size > 1:
         raise UsageError(
-            f"per_device_batch_size={config.per_device_batch_size}: frames of this model keep the shape of their video, "
-            "and a batch takes one pass for each shape, which sharded training cannot; set it to 1"
+            f"per_device_batch_size={config.per_device_batch_size}: frames of this model keep the shape of their "
+            "video, and a batch takes one pass for each shape, which sharded training cannot; set it to 1"
         )
 
 
