@@ -33,7 +33,7 @@ from transformers import (
 
 from voco_video.checkpoint.beside import prompt_template
 from voco_video.model.backbone import Backbone
-from voco_video.model.families import ImageSettings, PromptTemplate
+from voco_video.model.families import ImageSettings, PromptTemplate, Variant
 from voco_video.model.voco import VocoModel
 from voco_video.video.scaling import Fit
 
@@ -227,16 +227,24 @@ def frames_first(name: str, tokenizer: Any) -> PromptTemplate:
     return PromptTemplate(before, after)
 
 
-def tiny_family(name: str, *, num_voco_tokens: int = 4, as_trained: bool = False) -> VocoModel:
+def tiny_family(
+    name: str,
+    *,
+    num_voco_tokens: int = 4,
+    as_trained: bool = False,
+    variant: Variant = "released",
+    chat_template: str | None = None,
+    seed: int = 0,
+) -> VocoModel:
     """A random `VocoModel` of a family, with frames first, or with the layout that its own files give."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     tiny = FAMILIES[name]
     model = AutoModelForImageTextToText.from_config(tiny.config(), attn_implementation="sdpa").eval()
     for parameter in model.parameters():  # norms of 1 and biases of 0 would hide a part that is left out
         parameter.data += 0.02 * torch.randn_like(parameter)
-    tokenizer = tiny_tokenizer(chat_template=tiny.chat_template, adds_bos=tiny.adds_bos)
+    tokenizer = tiny_tokenizer(chat_template=chat_template or tiny.chat_template, adds_bos=tiny.adds_bos)
     images = ImageSettings(tiny.fit, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
-    template = prompt_template(model.config, tokenizer) if as_trained else frames_first(name, tokenizer)
+    template = prompt_template(model.config, tokenizer, variant) if as_trained else frames_first(name, tokenizer)
     embeds = torch.randn(num_voco_tokens, 64) * 0.2
     return VocoModel(Backbone(model, tokenizer, images, template), embeds).eval()
 

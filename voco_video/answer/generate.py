@@ -264,7 +264,7 @@ def generate_steps(
             new_ids = token_ids[:, None]
             input_ids = torch.cat([input_ids, new_ids], dim=1)
             attention_mask = torch.cat([attention_mask, mask.new_ones(batch_size, 1)], dim=1)
-            positions = (positions[:, -1:] + 1).clamp_min(prefix.next_position)
+            positions = positions[:, -1:] + 1
             has_ended |= torch.tensor([token in ends for token in token_ids.tolist()])
             is_over = bool(has_ended.all())
         yield token_ids, log_probs

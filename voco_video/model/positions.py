@@ -129,14 +129,12 @@ class TrainedPlaces:
         frames: of each frame's first token, int64 ``[F]``.
         times: how much further each frame stands along the axis of time, int64 ``[F]``.
         text_start: of the first token behind all frames.
-        next_position: the first position that no frame reaches; text that is generated stands there or later.
     """
 
     leads: Tensor
     frames: Tensor
     times: Tensor
     text_start: int
-    next_position: int
 
 
 def trained_places(
@@ -173,7 +171,7 @@ def trained_places(
         reach = max(reach, start + offset + 1, start + span)
         end = max(end, start + span) if skips_times else reach
     placed = torch.tensor([leads, frames, offsets], dtype=torch.long)  # [3, F]
-    return TrainedPlaces(placed[0], placed[1], placed[2], end, max(end, reach))
+    return TrainedPlaces(placed[0], placed[1], placed[2], end)
 
 
 def rotary_angles(positions: Tensor, inv_freq: Tensor) -> Tensor:

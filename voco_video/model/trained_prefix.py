@@ -128,7 +128,6 @@ def _from_embeds(
         places.text_start + len(learned),
         torch.stack(slots),
         "embeds",
-        next_position=places.next_position,
     )
 
 
@@ -159,7 +158,7 @@ def _from_kv(
     num_learned = _read_words(backbone, answering, cache, leads, counts, places)
     kept: list[Any] = list(cache.layers)
     layers = tuple((layer.keys.contiguous(), layer.values.contiguous()) for layer in kept)
-    return Prefix(layers, places.text_start + num_learned, slots, next_position=places.next_position)
+    return Prefix(layers, places.text_start + num_learned, slots)
 
 
 def _read_words(
