@@ -116,7 +116,7 @@ def last_logits(model: VocoModel, prefix: Prefix, turns: Turns) -> Tensor:
     return logits
 
 
-# ---------------------------------------------------------------------- the library's way, on `tests.helpers.tiny_families`
+# ---------------------------------------------------------------------- the library's way
 
 CHATML = (
     "{% for m in messages %}{% if loop.first and m.role != 'system' %}system: You help.\n{% endif %}"
