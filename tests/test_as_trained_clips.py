@@ -122,16 +122,19 @@ def test_an_interrupted_run_of_pairs_resumes_to_the_same_bytes(qwen, clips, tmp_
     assert float(seconds[-1, 0]) == float(seconds[-1, 1])
 
 
-def test_a_damaged_clip_of_pairs_resumes_without_repeating_or_losing_pictures(qwen, tmp_path):
+@pytest.mark.parametrize("is_given", [False, True], ids=["by rate", "by timestamps"])
+def test_a_damaged_clip_of_pairs_resumes_without_repeating_or_losing_pictures(qwen, tmp_path, is_given):
     """Some planned pictures do not come, so frames fall elsewhere than the plan says."""
     whole_clip = Clip("whole.mp4", num_frames=35, rate=5, options=OPTIONS).write(tmp_path)
     broken = spoil_packets(whole_clip, tmp_path / "broken.mp4", {7, 8, 9, 10, 11, 20, 21, 22, 23})
     options, sampling = CompressOptions(compressor="full", batch_size=2), Sampling(fps=5)
+    if is_given:  # then another picture stands in for each that does not come
+        sampling = Sampling(timestamps=tuple(np.arange(35) / 5))
     whole = compress_video(qwen, broken, cache=FrameCache(tmp_path / "o"), sampling=sampling, options=options)
     assert whole.entry.facts["num_undecodable_frames"] > 4
-    pictures = np.unique(read_tokens(whole.entry).tensors()["seconds"].numpy())
+    pictures = read_tokens(whole.entry).tensors()["seconds"].numpy().flatten()
     frames = read_frames(broken, sampling, fit=Fit(32, 48))
-    assert list(pictures) == list(frames.pts_seconds)
+    assert list(pictures) == [*frames.pts_seconds, *frames.pts_seconds[-1:].repeat(len(frames) % 2)]
     entry = interrupted(qwen, broken, FrameCache(tmp_path / "c"), sampling, options)
     assert (
         stored_bytes(entry)["seconds"] == stored_bytes(whole.entry)["seconds"]

@@ -127,14 +127,15 @@ def compress_video(
         per_frame = pictures_per_frame(model, compressor, options)
         num_resumed, total = writer.num_frames, -(-len(plan) // per_frame)
         report(Progress(num_resumed, total))
-        first, num_merged = _next_planned(plan, num_resumed, per_frame, writer.last_pts_seconds)
+        is_given = sampling.timestamps is not None
+        first, num_merged = _next_planned(plan, num_resumed, per_frame, writer.last_pts_seconds, keeps_count=is_given)
         if compressor.sees_frames and first < len(plan):
             fit = model.backbone.images.fit_for(video.info.width, video.info.height)
             size = fitting_batch_size(model, compressor, options, batching)
             batches = video.batches(sampling, fit=fit, batch_size=size * per_frame, first_frame=first)
         else:
             batches = _undecoded(plan[first:])
-        if sampling.timestamps is None:  # given timestamps may name a frame twice
+        if not is_given:  # given timestamps may name a frame twice
             batches = _later(batches, writer.last_pts_seconds, num_merged)
         for batch in _timed(frames_of(model, compressor, options, batches), seconds):
             for part, tokens in batching.passes(
@@ -213,19 +214,21 @@ def frames_of(
         yield from grouped(batches, size, merges=options.merge_pictures)
 
 
-def _next_planned(plan: np.ndarray, num_frames: int, per_frame: int, last_pts_seconds: float | None) -> tuple[int, int]:
-    """Find where in the plan an interrupted run goes on: after its frames, by time if a damaged file gave fewer.
+def _next_planned(
+    plan: np.ndarray, num_frames: int, per_frame: int, last_pts_seconds: float | None, *, keeps_count: bool
+) -> tuple[int, int]:
+    """Find where in the plan an interrupted run goes on: after its frames, by time, as a damaged file gives fewer.
 
     Args:
         num_frames: frames that are there already.
         per_frame: pictures of each.
         last_pts_seconds: the time of the last frame's first picture.
+        keeps_count: every planned picture was given, if need be another in its place: then it goes on by count.
 
     Returns:
         The place in the plan, and how many pictures from there on belong to the last frame.
     """
-    first = (num_frames - 1) * per_frame
-    if last_pts_seconds is None or (first < len(plan) and plan[first] == last_pts_seconds):
+    if last_pts_seconds is None or keeps_count:
         return min(num_frames * per_frame, len(plan)), 0
     return int(np.searchsorted(plan, last_pts_seconds, side="right")), per_frame - 1
 
