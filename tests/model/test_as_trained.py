@@ -31,6 +31,7 @@ from tests.helpers.as_trained import (
     system_of,
     text_ids,
 )
+from tests.helpers.masked_pass import one_pass
 from tests.helpers.tiny_families import tiny_family
 from voco_video.answer.generate import Message, answer_questions, generate, stream_answer
 from voco_video.checkpoint.folder import load_voco_model
@@ -313,6 +314,18 @@ def test_one_frame_in_form_kv_is_the_same_where_no_words_stand_before_it(live):
     has_words = live.name in ("smolvlm", "internvl", "qwen3_vl")  # times and labels, which no frame has seen in form kv
     assert (largest_difference(*logits) > 100 * TOLERANCE) == has_words
     assert (largest_difference(*logits) <= TOLERANCE) == (not has_words)
+
+
+@pytest.mark.parametrize("compressor", ["voco", "pool:1", "full"])
+@pytest.mark.parametrize("form", ["kv", "embeds"])
+def test_whatever_is_kept_of_frames_is_as_one_pass_written_out(live, compressor, form):
+    """Moved keys and words read between them, against one row under a mask; and in both layouts."""
+    for model, case in [(live.model, Case(5, fps=0.5, size=1)), (live.released, Case(6, fps=0.3, turns=WITH_SYSTEM))]:
+        shown = case.shown(live.name)
+        ours = last_logits(model, compressed(model, shown, compressor, form).prefix(system_of(case.turns)), case.turns)
+        assert largest_difference(ours, one_pass(model, shown, case.turns, compressor, form)) <= TOLERANCE
+        other = replace(shown, pixels=255 - shown.pixels)
+        assert largest_difference(ours, one_pass(model, other, case.turns, compressor, form)) > 100 * TOLERANCE
 
 
 @pytest.mark.parametrize("compressor", ["voco", "pool:1", "full"])
