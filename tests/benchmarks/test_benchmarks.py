@@ -26,7 +26,7 @@ def bench():
     """The modules of `benchmarks`, which is no part of the installed package, by name."""
     names = ("timing", "errors", "report", "shapes", "rivals", "ceiling", "compress", "compress_rivals", "answer")
     names += ("attention", "cache", "scaling", "decode", "guard", "clips", "haystacks", "needle", "seven_b", "__main__")
-    names += ("recordings", "live", "two_events", "how_often", "steady", "answering", "train_modes")
+    names += ("recordings", "live", "two_events", "how_often", "steady", "answering", "train_modes", "families")
     module_of = importlib.import_module("benchmarks.report").module_of
     return SimpleNamespace(**{name: importlib.import_module(module_of(name)) for name in names})
 

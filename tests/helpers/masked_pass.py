@@ -1,7 +1,7 @@
 """Words and frames as trained, in one pass written out: what the assembled prefix has to agree with.
 
-Form ``kv``: every frame stands in the row behind its own copy of what opens a conversation, and sees nothing else. Words
-see what is kept of the frames before them. Form ``embeds``: one causal row of words and of what is kept.
+Form ``kv``: every frame stands in the row behind its own copy of what opens a conversation, and sees nothing else.
+Words see what is kept of the frames before them. Form ``embeds``: one causal row of words and of what is kept.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlavaConfig
+from transformers import AddedToken, LlamaConfig, LlavaConfig
 
 from voco_video.checkpoint.configurations import check_config, check_frames, read_images
 from voco_video.checkpoint.files import (
@@ -32,25 +32,39 @@ from voco_video.errors import ModelError
 from voco_video.files.checked_values import Checked, is_one_of, is_text, is_whole
 from voco_video.files.settings import first_line, is_there
 from voco_video.files.weights import read_weights
-from voco_video.model.families import ImageSettings, PromptTemplate
+from voco_video.model.conversation import ConversationWriter
+from voco_video.model.families import ImageSettings, PromptTemplate, family_of
 
 Weight = TypeVar("Weight")
 
 PUBLISHED_MODEL_TYPE = "llava_llama"
 PUBLISHED_NUM_VOCO_TOKENS = 2
 
-# The published training code puts a newline between image and VoCo tokens, and between those and the question; its
-# tokenizer is Llama's, where a newline is the byte token 13.
+# Where there is no tokenizer: in Llama's a newline is the byte token 13.
 _NEWLINE_ID = 13
 _VOCO_TOKEN, _VOCO_TOKEN_ID = "<voco>", 32000
+_IMAGE_TOKEN = "<image>"
+
+# LLaVA's `conv_vicuna_v1`, with a line for each picture. The original code cuts a prompt at its pictures and tokenizes
+# the pieces one by one.
 _LLAVA_CHAT_TEMPLATE = (
-    "{% for m in messages %}{% if m.role == 'user' %}USER: {{ m.content }} ASSISTANT:"
-    "{% else %} {{ m.content }}</s>{% endif %}{% endfor %}"
+    "{% macro text(m) %}{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for part in m.content if part.type == 'image' %}{{ '<image>\n' }}{% endfor %}"
+    "{% for part in m.content if part.type == 'text' %}{{ part.text }}{% endfor %}{% endif %}{% endmacro %}"
+    "{% if messages[0].role == 'system' %}{{ text(messages[0]) }}{% else %}"
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions.{% endif %}{{ ' ' }}"
+    "{% for m in messages %}{% if m.role == 'user' %}USER: {{ text(m) }} ASSISTANT:"
+    "{% elif m.role == 'assistant' %} {{ text(m) }}</s>{% endif %}{% endfor %}"
 )
-# Under the published mask the text sees nothing before the first VoCo token, so the conversation begins after it.
+# VoCo-LLaMA's `voco_conv_vicuna_v1`, which stands behind the VoCo tokens as a whole. Under the published mask the text
+# sees nothing before the first VoCo token. Its training and its evaluation leave out all newlines of a question.
 _VOCO_CHAT_TEMPLATE = (
-    "{% for m in messages %}{% if m.role == 'user' %}{{ '' if loop.first else 'USER: ' }}{{ m.content }} ASSISTANT:"
-    "{% else %} {{ m.content }}</s>{% endif %}{% endfor %}"
+    "{{ '\n' }}{% if messages[0].role == 'system' %}{{ messages[0].content }}{% else %}"
+    "A chat between a curious user and an artificial intelligence assistant of the image. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions.{% endif %}{{ ' ' }}"
+    "{% for m in messages %}{% if m.role == 'user' %}USER: {{ m.content | replace('\n', '') }} ASSISTANT:"
+    "{% elif m.role == 'assistant' %} {{ m.content }}</s>{% endif %}{% endfor %}"
 )
 _NAMES = {
     "model.vision_tower.vision_tower.vision_model.": "model.vision_tower.",
@@ -100,6 +114,7 @@ class PublishedCheckpoint:
             config = LlavaConfig(
                 vision_config=getattr(vision, "vision_config", vision),
                 text_config=LlamaConfig(**{k: v for k, v in settings.items() if k in _LLAMA_SETTINGS}),
+                image_token_index=self._image_token_id,
                 vision_feature_layer=settings["mm_vision_select_layer"],
                 vision_feature_select_strategy=strategy,
                 tie_word_embeddings=settings.get("tie_word_embeddings", False),
@@ -111,8 +126,17 @@ class PublishedCheckpoint:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """Its tokenizer, or None where there is none."""
-        return read_tokenizer(self.folder, config=LlamaConfig())  # no library knows the model_type it declares
+        """Its tokenizer, or None where there is none; it gets a token that stands for pictures where it has none."""
+        tokenizer = read_tokenizer(self.folder, config=LlamaConfig())  # no library knows the model_type it declares
+        if tokenizer is not None and _IMAGE_TOKEN not in tokenizer.get_vocab():
+            tokenizer.add_tokens([AddedToken(_IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
+        return tokenizer
+
+    @property
+    def _image_token_id(self) -> int:
+        if self.tokenizer is None:
+            return int(self.settings["vocab_size"])
+        return int(self.tokenizer.convert_tokens_to_ids(_IMAGE_TOKEN))
 
     @cached_property
     def voco_token_id(self) -> int | None:
@@ -131,15 +155,24 @@ class PublishedCheckpoint:
         red, green, blue = (round(255 * channel) for channel in images.mean)
         return replace(images, fit=replace(images.fit, mode="pad", pad_rgb=(red, green, blue)))
 
-    @property
+    @cached_property
     def template(self) -> PromptTemplate:
-        """``[BOS] image [newline]``, and for VoCo-LLaMA another newline before the text."""
-        newline = (_NEWLINE_ID,)
-        return PromptTemplate((self.settings["bos_token_id"],), newline, newline if self.voco_token_id else ())
+        """``[BOS] image newline`` and VoCo tokens, then the text; LLaVA's picture stands in the first question.
+
+        A LLaVA checkpoint without a tokenizer cannot write a conversation, and is read as ``[BOS] image newline``.
+        """
+        bos = (self.settings["bos_token_id"],)
+        if self.tokenizer is None:
+            newline = (_NEWLINE_ID,)
+            return PromptTemplate(bos, newline, newline if self.voco_token_id else ())
+        writer = ConversationWriter(family_of(self.config), self.config, self.tokenizer, self.chat_template)
+        if self.voco_token_id is None:
+            return replace(writer.template(), text_joins=False)
+        return PromptTemplate(bos, tuple(writer.token_ids("\n")), (), text_joins=True)
 
     @property
     def chat_template(self) -> str:
-        """How its training wrote conversations, from the first question on."""
+        """How its training wrote conversations."""
         return _LLAVA_CHAT_TEMPLATE if self.voco_token_id is None else _VOCO_CHAT_TEMPLATE
 
     def shards(self) -> Iterator[dict[str, Tensor]]:

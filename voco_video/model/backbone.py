@@ -298,7 +298,8 @@ class Backbone:
             messages.insert(0, {"role": "system", "content": system})
         around = self.writer.around_frames(messages, as_trained.variant)
         texts = lead_texts(around, self.family.words(times))
-        return self.writer.ids_before_frames([text + (marks or {}).get(f, "") for f, text in enumerate(texts)])
+        texts = [text + (marks or {}).get(f, "") for f, text in enumerate(texts)]
+        return self.writer.ids_before_frames(texts, joined=self.template.joins_text)
 
     def conversation_text(
         self, messages: Messages, *, has_frames: bool = True, add_generation_prompt: bool = True
@@ -320,20 +321,22 @@ class Backbone:
 
     def text_ids(self, text: str, *, has_frames: bool = True) -> list[int]:
         """Turn what `conversation_text` wrote into token ids, with those that every conversation begins with."""
-        if self.template.as_trained and has_frames:
+        if self.template.joins_text and has_frames:
             return self.writer.ids_after_frames(text)
-        return [*self._ids_before(text), *self.writer.token_ids(text)]
+        return [*self._ids_before(text, has_frames), *self.writer.token_ids(text)]
 
     def encoded(self, text: str, *, has_frames: bool = True) -> tuple[list[int], list[int]]:
         """Return the same token ids, and for each the place in the text behind its last character."""
-        if self.template.as_trained and has_frames:
+        if self.template.joins_text and has_frames:
             return self.writer.encoded_after_frames(text)
-        before = self._ids_before(text)
+        before = self._ids_before(text, has_frames)
         ids, ends = self.writer.encoded(text)
         return [*before, *ids], [0] * len(before) + ends
 
-    def _ids_before(self, text: str) -> Sequence[int]:
-        return self.writer.first_ids(text) if self.template.as_trained else self.template.text_before_ids
+    def _ids_before(self, text: str, has_frames: bool) -> Sequence[int]:
+        if self.template.as_trained is None:
+            return self.template.text_before_ids
+        return () if has_frames else self.writer.first_ids(text)
 
     @cached_property
     def _words_after(self) -> str:
