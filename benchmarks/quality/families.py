@@ -5,14 +5,14 @@
 Tiny random models of every family are asked about random pictures: 1 to 8 of them, several shapes, 0.1 to 8 a second,
 one turn or more, with a system message or without. A row holds the largest difference over all cases:
 
-    prompt              whether all token ids are those of the library's processor, written by hand in the tests
+    prompt              whether all token ids are those of its processor, as the tests write them by hand
     logits              compressor `full` in form `embeds` against the library's own forward pass
     greedy              answers of 8 tokens that are equal
     voco kv, embeds     VoCo tokens among words against one masked pass, written out
     pool                `pool:1` in both forms against the same
-    prompt              whether all token ids are those of its processor, as the tests write them by hand
-                        not see each other, nor the words before them. Largest difference of logits, and beside it the
-                        standard deviation of the logits
+    kv against embeds   not an error: how far `full` in form `kv` is from the model as trained, for in that form frames
+                        do not see each other, nor the words before them. Largest difference of logits, and beside it
+                        the standard deviation of the logits
 
 With random weights every logit hangs on every token; trained models differ by less.
 """

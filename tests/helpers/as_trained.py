@@ -197,19 +197,17 @@ def _pictures(model: VocoModel, shown: Shown) -> Tensor:
     return ((scaled - torch.tensor(images.mean)) / torch.tensor(images.std)).permute(0, 3, 1, 2)  # [F, 3, H, W]
 
 
-def _qwen_inputs(model: VocoModel, shown: Shown, ids: Tensor) -> dict[str, Any]:
+def _qwen_inputs(model: VocoModel, shown: Shown, ids: Tensor, depth: int = 2) -> dict[str, Any]:
     """Patches as Qwen2-VL's image processor cuts them: two pictures deep, four in a row become one vision token."""
     pictures = _pictures(model, shown)
-    if len(pictures) % 2:
-        pictures = torch.cat([pictures, pictures[-1:]])
-    vision = model.backbone.hf_model.config.vision_config
-    patch, merge = vision.patch_size, vision.spatial_merge_size
+    pictures = torch.cat([pictures, pictures[-1:].expand(-len(pictures) % depth, -1, -1, -1)])
+    patch, merge = model.backbone.hf_model.config.vision_config.patch_size, 2
     rows, columns = pictures.shape[2] // patch, pictures.shape[3] // patch
-    patches = pictures.reshape(-1, 2, 3, rows // merge, merge, patch, columns // merge, merge, patch)
-    patches = patches.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(-1, 3 * 2 * patch * patch)
-    grid = torch.tensor([[len(pictures) // 2, rows, columns]])
-    types = (ids == IDS["<video>"]).int() * 2
-    return {"pixel_values_videos": patches, "video_grid_thw": grid, "mm_token_type_ids": types}
+    patches = pictures.reshape(-1, depth, 3, rows // merge, merge, patch, columns // merge, merge, patch)
+    patches = patches.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(-1, 3 * depth * patch * patch)
+    grid = torch.tensor([[len(pictures) // depth, rows, columns]])
+    inputs = {"pixel_values_videos": patches, "video_grid_thw": grid}
+    return inputs | ({"mm_token_type_ids": (ids == IDS["<video>"]).int() * 2} if depth == 2 else {})
 
 
 def _qwen2_5_inputs(model: VocoModel, shown: Shown, ids: Tensor) -> dict[str, Any]:
@@ -237,6 +235,7 @@ def _chatml_with(video: str) -> str:
     return CHATML.replace("VIDEO", video)
 
 
+SHAPES = ((32, 56), (56, 32), (32, 32), (8, 8))
 _VISION = "<|vision_start|><video><|vision_end|>"
 REFERENCES = {
     "llava": Reference(
@@ -259,19 +258,33 @@ REFERENCES = {
         lambda model, shown, ids: {"pixel_values": _pictures(model, shown)[None]},
         ((32, 32),),
     ),
-    "internvl": Reference(_chatml_with("<video>\n"), _chatml, _internvl_video, _pixel_values, ((32, 32),)),
-    "qwen2_5_vl": Reference(
-        _chatml_with(_VISION), _chatml, _qwen_video, _qwen2_5_inputs, ((32, 56), (56, 32), (32, 32), (8, 8))
+    "llava_next_video": Reference(
+        _chatml_with("<video>\n"),
+        lambda turns, video: "<s>" + _chatml(turns, video),
+        lambda shown, n: "<video>" * n * len(shown.pixels) + "\n",
+        lambda model, shown, ids: {"pixel_values_videos": _pictures(model, shown)[None]},
+        ((32, 32),),
     ),
+    "video_llama_3": Reference(
+        _chatml_with("<video>\n"),
+        _chatml,
+        lambda shown, n: ",".join(f"Time {t:.1f}s:{'<video>' * n}" for t in shown.seconds) + "\n",
+        lambda model, shown, ids: _qwen_inputs(model, shown, ids, 1) | {"video_merge_sizes": torch.tensor([2])},
+        SHAPES,
+    ),
+    "internvl": Reference(_chatml_with("<video>\n"), _chatml, _internvl_video, _pixel_values, ((32, 32),)),
+    "qwen2_vl": Reference(_chatml_with(_VISION), _chatml, _qwen_video, _qwen_inputs, SHAPES),
+    "qwen2_5_vl": Reference(_chatml_with(_VISION), _chatml, _qwen_video, _qwen2_5_inputs, SHAPES),
     "qwen3_vl": Reference(
         _chatml_with(_VISION),
         _chatml,
         _qwen3_frames,
         _qwen_inputs,
-        ((32, 56), (56, 32), (32, 32), (8, 8)),
+        SHAPES,
         outer=("<|vision_start|>", "<|vision_end|>"),
     ),
 }
+REFERENCES["qwen3_vl_moe"] = REFERENCES["qwen3_vl"]
 
 
 def library_ids(model: VocoModel, name: str, shown: Shown, turns: Turns, *, variant: str = "library") -> Tensor:

@@ -22,13 +22,17 @@ from transformers import (
     InternVLConfig,
     LlamaConfig,
     LlavaConfig,
+    LlavaNextVideoConfig,
     LlavaOnevisionConfig,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2Config,
+    Qwen2VLConfig,
     Qwen3VLConfig,
+    Qwen3VLMoeConfig,
     SiglipVisionConfig,
     SmolVLMConfig,
+    VideoLlama3Config,
 )
 
 from voco_video.checkpoint.beside import prompt_template
@@ -103,6 +107,26 @@ def _onevision() -> Any:
     )
 
 
+def _next_video() -> Any:
+    return LlavaNextVideoConfig(
+        vision_config=CLIPVisionConfig(**TOWER),
+        text_config=LlamaConfig(**TEXT),
+        image_token_index=IDS["<image>"],
+        video_token_index=IDS["<video>"],
+        image_grid_pinpoints=[[32, 32]],
+    )
+
+
+def _video_llama3() -> Any:
+    tower = {name: value for name, value in TOWER.items() if name != "image_size"} | {"patch_size": 4}
+    return VideoLlama3Config(
+        vision_config=tower,
+        text_config=Qwen2Config(**TEXT),
+        image_token_id=IDS["<image>"],
+        video_token_id=IDS["<video>"],
+    )
+
+
 def _smolvlm() -> Any:
     text = LlamaConfig(**TEXT).to_dict()
     return SmolVLMConfig(
@@ -143,6 +167,28 @@ def _qwen2_5() -> Any:
     return Qwen2_5_VLConfig(vision_config=tower, text_config=TEXT | {"rope_parameters": rope}, **_VISION_IDS)
 
 
+def _qwen2() -> Any:
+    tower = {
+        "depth": 2,
+        "embed_dim": 32,
+        "hidden_size": 64,
+        "num_heads": 2,
+        "mlp_ratio": 2,
+        "patch_size": 4,
+        "initializer_range": 0.2,
+    }
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+    return Qwen2VLConfig(vision_config=tower, text_config=TEXT | {"rope_parameters": rope}, **_VISION_IDS)
+
+
+def _qwen3_moe() -> Any:
+    tower = _QWEN_TOWER | {"depth": 3, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 16}
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "decoder_sparse_step": 1}
+    text = TEXT | experts | {"head_dim": 16, "rope_parameters": rope}
+    return Qwen3VLMoeConfig(vision_config=tower, text_config=text, **_VISION_IDS)
+
+
 def _qwen3() -> Any:
     tower = _QWEN_TOWER | {"depth": 3, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 16}
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}
@@ -173,6 +219,17 @@ def _with_types(processed: Any, ids: Tensor) -> dict[str, Any]:
     return dict(processed) | {"mm_token_type_ids": (ids == IDS["<image>"]).int()}
 
 
+def _as_video_of_pairs(processed: Any, ids: Tensor) -> dict[str, Any]:
+    """Still images have a token for each patch there, and the patches of a video's token stand together."""
+    _, rows, columns = processed["image_grid_thw"][0].tolist()
+    patches = processed["pixel_values"].view(rows // 2, 2, columns // 2, 2, -1).transpose(1, 2).flatten(0, 3)
+    return {
+        "pixel_values_videos": patches,
+        "video_grid_thw": processed["image_grid_thw"],
+        "video_merge_sizes": torch.tensor([2]),
+    }
+
+
 def _only_pixels(processed: Any, ids: Tensor) -> dict[str, Any]:
     return {"pixel_values": processed["pixel_values"]}
 
@@ -189,6 +246,12 @@ FAMILIES = {
     "internvl": TinyFamily(_internvl, _SQUARE, 4, chat_template=PLAIN_TEMPLATE, library_inputs=_only_pixels),
     "qwen2_5_vl": TinyFamily(_qwen2_5, _WIDE, 28, chat_template=PLAIN_TEMPLATE, library_inputs=_with_types),
     "qwen3_vl": TinyFamily(_qwen3, _WIDE, 28, chat_template=PLAIN_TEMPLATE, library_inputs=_with_types),
+    "qwen2_vl": TinyFamily(_qwen2, _WIDE, 28, chat_template=PLAIN_TEMPLATE, library_inputs=_with_types),
+    "qwen3_vl_moe": TinyFamily(_qwen3_moe, _WIDE, 28, chat_template=PLAIN_TEMPLATE, library_inputs=_with_types),
+    "llava_next_video": TinyFamily(
+        _next_video, _SQUARE, 4, placeholder="<video>", adds_bos=True, library_inputs=_as_video
+    ),
+    "video_llama_3": TinyFamily(_video_llama3, _WIDE, 28, placeholder="<video>", library_inputs=_as_video_of_pairs),
 }
 
 
@@ -218,6 +281,10 @@ FRAMES_FIRST = {
     "internvl": ("<img>", "</img>\n"),
     "qwen2_5_vl": ("<|vision_start|>", "<|vision_end|>"),
     "qwen3_vl": ("<|vision_start|>", "<|vision_end|>"),
+    "qwen2_vl": ("<|vision_start|>", "<|vision_end|>"),
+    "qwen3_vl_moe": ("<|vision_start|>", "<|vision_end|>"),
+    "llava_next_video": ("<s>", "\n"),
+    "video_llama_3": ("", "\n"),
 }
 
 

@@ -96,6 +96,10 @@ _PARTS = {
     "llava_onevision": ("siglip_vision_model", "qwen2"),
     "smolvlm": ("smolvlm_vision", "llama"),
     "internvl": ("internvl_vision", "qwen2, qwen3"),
+    "llava_next_video": ("clip_vision_model", "llama, mistral"),
+    "qwen2_vl": ("qwen2_vl_vision", "qwen2_vl_text"),
+    "qwen3_vl_moe": ("qwen3_vl_moe_vision", "qwen3_vl_moe_text"),
+    "video_llama_3": ("video_llama_3_vision", "qwen2"),
     "qwen2_5_vl": ("qwen2_5_vl_vision", "qwen2_5_vl_text"),
     "qwen3_vl": ("qwen3_vl_vision", "qwen3_vl_text"),
 }

@@ -9,17 +9,23 @@ from voco_video.model.families.family import Family, ImageSettings, image_settin
 from voco_video.model.families.internvl import InternVL
 from voco_video.model.families.layout import AsTrained, FrameTimes, FrameWords, PromptTemplate, Variant
 from voco_video.model.families.llava import Llava
+from voco_video.model.families.llava_next_video import LlavaNextVideo
 from voco_video.model.families.llava_onevision import LlavaOnevision
-from voco_video.model.families.qwen_vl import Qwen3VL, QwenVL
+from voco_video.model.families.qwen_vl import Qwen2VL, Qwen3VL, Qwen3VLMoe, QwenVL
 from voco_video.model.families.smolvlm import SmolVLM
+from voco_video.model.families.video_llama3 import VideoLlama3
 
 FAMILIES: dict[str, Family] = {
     "llava": Llava(),
     "llava_onevision": LlavaOnevision(),
+    "llava_next_video": LlavaNextVideo(),
     "smolvlm": SmolVLM(),
     "internvl": InternVL(),
+    "qwen2_vl": Qwen2VL(),
     "qwen2_5_vl": QwenVL(),
     "qwen3_vl": Qwen3VL(),
+    "qwen3_vl_moe": Qwen3VLMoe(),
+    "video_llama_3": VideoLlama3(),
 }
 """`Family` by the ``model_type`` of a checkpoint's config.json."""
 
@@ -47,12 +53,16 @@ __all__ = [
     "ImageSettings",
     "InternVL",
     "Llava",
+    "LlavaNextVideo",
     "LlavaOnevision",
     "PromptTemplate",
+    "Qwen2VL",
     "Qwen3VL",
+    "Qwen3VLMoe",
     "QwenVL",
     "SmolVLM",
     "Variant",
+    "VideoLlama3",
     "family_of",
     "image_settings",
 ]
