@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from voco_video.training import TrainConfig, TrainResult, train
     from voco_video.version import __version__
     from voco_video.video.frames import Fit, FrameBatch
+    from voco_video.video.pictures import Pictures
     from voco_video.video.reading import open_video, probe, read_frames
 
 _HOMES = {
@@ -33,6 +34,7 @@ _HOMES = {
     "options.sampling": ("Sampling",),
     "training": ("TrainConfig", "TrainResult", "train"),
     "video.frames": ("Fit", "FrameBatch"),
+    "video.pictures": ("Pictures",),
     "video.reading": ("open_video", "probe", "read_frames"),
     "version": ("__version__",),
 }
@@ -50,6 +52,7 @@ __all__ = [
     "FrameCache",
     "Message",
     "ModelError",
+    "Pictures",
     "Sampling",
     "TrainConfig",
     "TrainResult",

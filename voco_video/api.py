@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,8 +31,12 @@ from voco_video.model.voco import VocoModel
 from voco_video.options.compression import BatchSize, CompressOptions, Decoder, Form, Storage, StreamOptions, WhenBehind
 from voco_video.options.loading import Layout, WeightBits
 from voco_video.options.sampling import Sampling
+from voco_video.stored_tokens import videos_with_frames_first
+from voco_video.video.sources import VideoLike
 
 __all__ = ["CompressedVideo", "EntryFrames", "Found", "VideoModel", "VideoStream", "concat", "find", "load_model"]
+
+log = logging.getLogger(__name__)
 
 
 @undisturbed(inference=False)
@@ -55,7 +60,8 @@ def load_model(
 
     Args:
         path, num_voco_tokens: see `voco_video.checkpoint.folder.load_voco_model`.
-        device, dtype, attn_implementation, device_map, weight_bits, layout: see `voco_video.options.loading.LoadOptions`.
+        device, dtype, attn_implementation, device_map, weight_bits, layout: see
+            `voco_video.options.loading.LoadOptions`.
         cache_dir: where compressed videos are kept; ``$VOCO_VIDEO_CACHE_DIR`` or ``~/.cache/voco-video`` when None.
         max_cache_bytes: the cache drops what was unused longest beyond this; ``$VOCO_VIDEO_CACHE_MAX_BYTES`` or 50 GB.
 
@@ -114,7 +120,7 @@ class VideoModel:
 
     def compress(
         self,
-        path: str | Path,
+        path: VideoLike,
         *,
         fps: float | None = None,
         num_frames: int | None = None,
@@ -135,9 +141,11 @@ class VideoModel:
         """Compress a video, or find it in the cache.
 
         Args:
-            path: any file that FFmpeg reads.
+            path: any file that FFmpeg reads; a URL of one (``http``, ``https``, ``file``, ``data``, and what fsspec
+                knows: ``s3``, ``hf``, ...); its bytes; a file opened with ``"rb"``; or `voco_video.Pictures`.
             fps, num_frames, keyframes, timestamps, start_seconds, end_seconds: see `Sampling`; 1 fps by default.
-            compressor, num_voco_tokens, form, storage, batch_size, merge_pictures, decoder, force: see `CompressOptions`.
+            compressor, num_voco_tokens, form, storage, batch_size, merge_pictures, decoder, force: see
+                `CompressOptions`.
             on_progress: called after every batch.
 
         Raises:
@@ -175,7 +183,17 @@ class VideoModel:
             batching=self._batchings.setdefault(options, Batching(options.batch_size)),
             on_progress=on_progress,
         )
+        if not result.from_cache and result.entry.key.video_digest in self._frames_first:
+            log.warning(
+                "%s was compressed before with all frames in front of the first word, and now again as the model was "
+                "trained; the old entry is no longer used (docs/prompts.md)",
+                path,
+            )
         return CompressedVideo(self, (EntryFrames(result.entry, 0, result.entry.num_frames),), result)
+
+    @cached_property
+    def _frames_first(self) -> frozenset[str]:
+        return videos_with_frames_first(self.voco, self.cache)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the model as an ordinary Hugging Face folder, which `load_model` reads back.

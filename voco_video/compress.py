@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ import torch
 
 from voco_video.cache import CacheEntry, CacheKey, FrameCache, digest_file
 from voco_video.errors import CacheError, VideoError
-from voco_video.files.paths import expanded
 from voco_video.model.compressors import check_compressor, compress_frames, no_tokens
 from voco_video.model.inference import undisturbed
 from voco_video.model.memory import Batching, Frames
@@ -30,20 +28,30 @@ from voco_video.options.sampling import Sampling
 from voco_video.stored_tokens import checked_int8_error, stored_tensors
 from voco_video.version import __version__
 from voco_video.video.container import Source
+from voco_video.video.downloads import Downloads
 from voco_video.video.frames import FrameBatch, FrameGroups, grouped
 from voco_video.video.media_files import as_video_errors, check_readable
 from voco_video.video.reading import Video, open_video
+from voco_video.video.sources import LocalVideo, VideoLike, local_video
 
 _LARGE_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come: frames in the entry, frames in all, and what is happening."""
+    """How far a run has come: frames in the entry, frames in all, and what is happening.
+
+    Attributes:
+        waiting: for another process that compresses the same video.
+        num_bytes: of a URL's file that have come; None when that is over, or never began.
+        total_bytes: of that file in all, where its server says so.
+    """
 
     num_frames: int
     total_frames: int
     waiting: bool = False
+    num_bytes: int | None = None
+    total_bytes: int | None = None
 
 
 @dataclass
@@ -63,6 +71,7 @@ class CompressResult:
 
     Attributes:
         entry: the frames' VoCo tokens, or what another compressor kept, on disk.
+        source: the video as it was given; a URL without its secrets.
         from_cache: True where nothing was decoded or compressed.
         num_resumed_frames: frames kept from an interrupted run.
         seconds: by stage, for this run.
@@ -74,11 +83,12 @@ class CompressResult:
     num_resumed_frames: int = 0
     seconds: StageSeconds = field(default_factory=StageSeconds)
     total_seconds: float = 0.0
+    source: str = ""
 
 
 def compress_video(
     model: VocoModel,
-    path: str | Path,
+    path: VideoLike,
     *,
     cache: FrameCache,
     sampling: Sampling = Sampling(),
@@ -94,33 +104,63 @@ def compress_video(
     waits for its result.
 
     Args:
-        path: any file that FFmpeg reads.
+        path: any file that FFmpeg reads, a URL of one, its bytes, an open file or pictures; see
+            `voco_video.video.sources.local_video`. The same content is found in the cache however it is given.
         fingerprint: `VocoModel.fingerprint` where the caller has it already.
         batching: how many frames fit, where the caller knows from another video compressed alike.
         on_progress: called with the state at the start and after every batch.
 
     Raises:
-        VideoError: the file is not a readable video.
+        VideoError: it is not a readable video, or cannot be fetched.
         UsageError: options that do not fit the model or the video.
         ModelError: the compressor is ``voco`` and the checkpoint has no VoCo tokens.
         CacheError: the cache cannot be written, or the entry is damaged.
     """
     started = time.perf_counter()
-    compressor = parse_compressor(options.compressor)
     report = on_progress or (lambda progress: None)
-    path = _existing_file(path)
-    key = cache_key(model, path, sampling=sampling, options=options, fingerprint=fingerprint)
+    with local_video(
+        path,
+        downloads=Downloads.beside(cache.cache_dir),
+        on_download=lambda done, total: report(Progress(0, 0, num_bytes=done, total_bytes=total)),
+    ) as local:
+        result = _compress_local(
+            model,
+            local,
+            cache=cache,
+            sampling=sampling,
+            options=options,
+            fingerprint=fingerprint,
+            batching=batching,
+            report=report,
+        )
+    return replace(result, total_seconds=time.perf_counter() - started, source=str(local.name))
+
+
+def _compress_local(
+    model: VocoModel,
+    local: LocalVideo,
+    *,
+    cache: FrameCache,
+    sampling: Sampling,
+    options: CompressOptions,
+    fingerprint: str | None,
+    batching: Batching | None,
+    report: Callable[[Progress], None],
+) -> CompressResult:
+    compressor = parse_compressor(options.compressor)
+    _check_file(local)
+    key = entry_key(model, video_digest(local), sampling=sampling, options=options, fingerprint=fingerprint)
     if not options.force and (entry := cache.get(key)) is not None:
-        return CompressResult(entry, from_cache=True, total_seconds=time.perf_counter() - started)
+        return CompressResult(entry, from_cache=True)
     seconds = StageSeconds()
     with (
-        open_video(path, backend=options.decoder) as video,
+        open_video(local, backend=options.decoder) as video,
         cache.writer(
             key, facts={}, restart=options.force, on_wait=lambda: report(Progress(0, 0, waiting=True))
         ) as writer,
     ):
         if writer.entry is not None:  # another process finished it while this one waited
-            return CompressResult(writer.entry, from_cache=True, total_seconds=time.perf_counter() - started)
+            return CompressResult(writer.entry, from_cache=True)
         plan = video.plan(sampling)
         int8_error: float | None = None
         batching = batching or Batching(options.batch_size)
@@ -148,20 +188,21 @@ def compress_video(
                 report(Progress(writer.num_frames, total))
         seconds.decode = video.decode_seconds
         with _clock(seconds, "write"):
-            entry = writer.finish(_facts(model, path, video, sampling, compressor, int8_error))
-    return CompressResult(entry, False, num_resumed, seconds, time.perf_counter() - started)
+            entry = writer.finish(_facts(model, local, video, sampling, compressor, int8_error))
+    return CompressResult(entry, False, num_resumed, seconds)
 
 
 def cache_key(
     model: VocoModel,
-    path: str | Path,
+    path: VideoLike,
     *,
     sampling: Sampling,
     options: CompressOptions,
     fingerprint: str | None = None,
 ) -> CacheKey:
     """Return the address of a compressed video: its bytes, the compressing weights, and every setting that counts."""
-    return entry_key(model, _digest(Path(path)), sampling=sampling, options=options, fingerprint=fingerprint)
+    with local_video(path) as local:
+        return entry_key(model, video_digest(local), sampling=sampling, options=options, fingerprint=fingerprint)
 
 
 def entry_key(
@@ -305,7 +346,7 @@ def fitting_batch_size(model: VocoModel, compressor: Compressor, options: Compre
 
 def _facts(
     model: VocoModel,
-    path: Path,
+    local: LocalVideo,
     video: Video,
     sampling: Sampling,
     compressor: Compressor,
@@ -313,7 +354,7 @@ def _facts(
 ) -> dict[str, Any]:
     info = asdict(video.info)
     return {
-        "source": str(path.resolve()),
+        "source": local.recorded_name,
         "video": {name: value if isinstance(value, (int, float)) else str(value) for name, value in info.items()},
         "sampling": str(sampling),
         "num_undecodable_frames": int(video.num_undecodable),
@@ -332,22 +373,29 @@ def model_facts(model: VocoModel, compressor: Compressor, int8_error: float | No
     }
 
 
-def _existing_file(path: str | Path) -> Path:
-    path = expanded(path)
+def _check_file(local: LocalVideo) -> None:
+    path = local.path
+    if path is None:
+        return
     if os.path.isdir(path):  # unlike Path.is_dir, it takes names of any length
         raise VideoError(f"{path} is a folder; give the video files in it")
     check_readable(path)
     if path.stat().st_size > _LARGE_BYTES:  # check early: hashing a large file takes minutes
         with as_video_errors(path), Source(path):
             pass
-    return path
 
 
-def _digest(path: Path) -> str:
+def video_digest(local: LocalVideo) -> str:
+    """Return the digest under which the cache keeps what is made of a video, 64 hex digits."""
+    if local.digest is not None:
+        return local.digest
+    if local.pictures is not None:
+        return local.pictures.digest()
+    assert local.path is not None
     try:
-        return digest_file(path)
+        return digest_file(local.path)
     except CacheError as error:  # the video cannot be read; the cache is fine
-        raise VideoError(f"{path}: cannot be read to its end ({error})") from error
+        raise VideoError(f"{local.path}: cannot be read to its end ({error})") from error
 
 
 def _timed(batches: Iterator[Frames], seconds: StageSeconds) -> Iterator[Frames]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from voco_video.cache import CacheEntry
+from voco_video.cache import CacheEntry, FrameCache
 from voco_video.cache.int8 import dequantize, quantize
 from voco_video.errors import CacheError, ModelError, UsageError
 from voco_video.model.inference import undisturbed
@@ -107,6 +107,35 @@ def read_tokens(entry: CacheEntry, start: int = 0, stop: int | None = None) -> V
     """
     form, dtype, can_truncate = form_of(entry), dtype_of(entry), compressor_of(entry).name == "voco"
     return VocoTokens(form, can_truncate=can_truncate, **dequantize(entry.read(start, stop), dtype=dtype))
+
+
+def videos_with_frames_first(model: VocoModel, cache: FrameCache) -> frozenset[str]:
+    """Find the videos that a model's family compressed with frames before all words, though it was trained otherwise.
+
+    Returns:
+        Their digests; those of no video for a model that still reads frames first.
+    """
+    template, config = model.backbone.template, model.backbone.text_config
+    if template.as_trained is None:
+        return frozenset()
+    own = list(template.frame_before_ids[len(template.context_ids) :])
+    found = set()
+    for entry in cache.entries():
+        old = entry.key.settings.get("template")
+        if not isinstance(old, dict) or "as_trained" in old or not _has_size(entry, config):
+            continue
+        before = old.get("frame_before_ids") or []
+        if before[len(before) - len(own) :] == own or before == [config.bos_token_id]:
+            found.add(entry.key.video_digest)
+    return frozenset(found)
+
+
+def _has_size(entry: CacheEntry, config: Any) -> bool:
+    """Tell whether an entry's tokens could be those of a decoder."""
+    shapes = {name.partition(".")[0]: spec.shape for name, spec in entry.tensors.items()}
+    if "embeds" in shapes:
+        return bool(shapes["embeds"][-1] == config.hidden_size)
+    return "keys" in shapes and bool(shapes["keys"][0] == config.num_hidden_layers)
 
 
 def _unreadable(entry: CacheEntry, what: str) -> CacheError:

@@ -333,9 +333,8 @@ def test_a_plain_checkpoint_is_read_from_its_own_files(model, family, pixels, tm
     plain = load_voco_model(tmp_path, dtype="float32", num_voco_tokens=2)
     as_trained = tiny_family(family, as_trained=True)
     assert plain.backbone.template == as_trained.backbone.template != model.backbone.template
-    assert plain.backbone.images.fit_for(56, 32) == replace(
-        model.backbone.images.fit, mode=plain.backbone.images.fit.mode
-    )
+    fit = plain.backbone.images.fit_for(56, 32)
+    assert fit == replace(model.backbone.images.fit, mode=fit.mode)
     assert not plain.trained
     num_pictures = 2 * plain.backbone.template.pictures_per_frame
     with torch.inference_mode():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.helpers.tiny_families import FAMILIES, tiny_family
@@ -14,6 +15,7 @@ from voco_video.data.samples import Turn
 from voco_video.data.turns import check_rendering, check_turns, encode_turns
 from voco_video.errors import DataError, ModelError, UsageError
 from voco_video.model.backbone import Backbone
+from voco_video.model.families import FrameTimes
 
 TURNS = [Turn("what is it?", "a cat"), Turn(" where does it lie?\n", " on the mat ")]
 AS_TRAINED = (
@@ -43,6 +45,9 @@ def assert_learns_the_answers(backbone: Backbone) -> None:
         assert owners[: len(asked)] == [-1] * len(asked)
         assert owners[len(asked)] == 0, "the first token after the prompt is what generation has to give"
         text = backbone.tokenizer.decode(ids, skip_special_tokens=False)
+        if backbone.template.as_trained:  # what opens the conversation stands before the frames
+            opening = backbone.lead_ids(FrameTimes.of(np.zeros(1)), system=system)[0]
+            text = backbone.tokenizer.decode(opening, skip_special_tokens=False) + text
         assert system in text
         assert "where does it lie?" in text
         check_rendering(backbone, TURNS, max_length=999, system=system)
@@ -157,3 +162,73 @@ def test_what_the_tokenizer_loses_is_found_at_the_start(voco_tiny: Backbone) -> 
     garbled.__dict__.update(voco_tiny.tokenizer.__dict__)
     with pytest.raises(ModelError, match="do not fit each other"):
         check_rendering(replace(voco_tiny, tokenizer=garbled), [Turn("is it a cat?", "yes")], max_length=999)
+
+
+# ---------------------------------------------------------------------- templates of other shapes
+
+IN_STRINGS = {
+    "chatml": "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    "inst": "{% for m in messages %}{% if m.role == 'assistant' %} {{ m.content }}{{ eos_token }}"
+    "{% else %}{{ '[INST] ' if m.role == 'user' else '' }}{{ m.content }}{{ ' [/INST]' if m.role == 'user' else ' ' }}"
+    "{% endif %}{% endfor %}",
+    "headers": "{{ bos_token }}{% for m in messages %}<|h|>{{ m.role }}<|/h|>\n\n{{ m.content | trim }}<|eot|>"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|h|>assistant<|/h|>\n\n{% endif %}",
+    "vicuna": "{% for m in messages %}{% if m.role == 'system' %}{{ m.content }} {% elif m.role == 'user' %}"
+    "USER: {{ m.content }} {% else %}ASSISTANT: {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}",
+    "zephyr": "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{{ eos_token }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}",
+    "model turns": "{% for m in messages %}<turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content }}"
+    "<end>\n{% endfor %}{% if add_generation_prompt %}<turn>model\n{% endif %}",
+    "instruction": "{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}\n\n{% elif m.role == 'user' %}"
+    "### Instruction:\n{{ m.content }}\n\n{% else %}### Response:\n{{ m.content }}{{ eos_token }}\n\n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}### Response:\n{% endif %}",
+    "bare": "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}",
+}
+IN_PARTS = {
+    "parts, media first": "{% for m in messages %}<{{ m.role }}>{% for p in m.content %}"
+    "{% if p.type == 'video' %}<video>{% endif %}{% endfor %}{% for p in m.content %}{% if p.type == 'text' %}"
+    "{{ p.text }}{% endif %}{% endfor %}"
+    "{{ eos_token }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}",
+    "parts in order": "{% for m in messages %}{{ m.role | capitalize }}: {% for p in m.content %}"
+    "{% if p.type == 'video' %}<video>\n{% else %}{{ p.text }}{% endif %}{% endfor %}\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}",
+    "parts or strings": "{% for m in messages %}<<{{ m.role }}>>{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for p in m.content %}{{ '<video>' if p.type == 'video' else p.text }}{% endfor %}{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}<<assistant>>{% endif %}",
+}
+HARD = [
+    Turn("what  is\tit?", "a cat"),
+    Turn("what  is\tit?", "a cat"),  # asked and answered again
+    Turn("and </s> or <video>?", "<image> is a word </s> here"),
+    Turn("does a cat say a cat?", "what  is\tit?"),
+    Turn("how many?", " 2 \n"),
+]
+
+
+@pytest.mark.parametrize("template", {**IN_STRINGS, **IN_PARTS}.values(), ids={**IN_STRINGS, **IN_PARTS})
+@pytest.mark.parametrize(
+    "has_frames", [True, pytest.param(False, marks=pytest.mark.exhaustive)], ids=["frames", "text alone"]
+)
+def test_templates_of_other_shapes_teach_the_answers(internvl: Backbone, template: str, has_frames: bool) -> None:
+    backbone = with_template(internvl, template)
+    backbone = replace(backbone, template=backbone.writer.template())
+    end = backbone.tokenizer.eos_token
+    ids, owners = encode_turns(backbone, HARD, max_length=9999, has_frames=has_frames)
+    for number, turn in enumerate(HARD):
+        labels = [i for i, owner in zip(ids, owners, strict=True) if owner == number]
+        text = backbone.tokenizer.decode(labels, skip_special_tokens=False)
+        assert text.startswith((turn.answer.strip(), " " + turn.answer.strip()))
+        rest = text.lstrip().removeprefix(turn.answer.strip())
+        assert rest in (end, "<|im_end|>" + end, "<|eot|>" + end, "<end>\n" + end, "\n" + end, end + "\n"), rest
+        assert labels[-1] == backbone.tokenizer.eos_token_id
+    asked = [{"role": "user", "content": HARD[0].question}]
+    assert ids[: owners.index(0)] == backbone.conversation_ids(asked, has_frames=has_frames)
+
+
+@pytest.fixture(scope="module")
+def internvl() -> Backbone:
+    return tiny_family("internvl", as_trained=True).backbone

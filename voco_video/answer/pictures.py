@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -15,6 +14,7 @@ from voco_video.options.sampling import Sampling
 from voco_video.video.frames import FrameBatch
 from voco_video.video.reading import VideoInfo, probe, read_frames
 from voco_video.video.scaling import Fit
+from voco_video.video.sources import VideoLike, local_video
 
 THUMBNAIL_HEIGHT, CAPTION_HEIGHT, GAP = 120, 18, 4
 MAX_FRAMES = 60
@@ -37,10 +37,10 @@ def contact_sheet(frames: FrameBatch, *, num_columns: int = 6) -> Image.Image:
     return _grid(thumbnails, [format_seconds(t) for t in frames.pts_seconds], num_columns)
 
 
-def attention_strip(answer: Answer, *, source: Path | None = None, num_columns: int = 8) -> Image.Image:
+def attention_strip(answer: Answer, *, source: VideoLike | None = None, num_columns: int = 8) -> Image.Image:
     """Draw the frames that an answer could attend to, with a bar over each for its share of the attention.
 
-    The frames are decoded again from ``source`` for the picture only; if that file is gone, empty boxes replace them.
+    The frames are decoded again from ``source`` for the picture only; if that is gone, empty boxes replace them.
     Of more than `MAX_FRAMES` frames, those with the most attention are drawn, in time order.
 
     Raises:
@@ -57,7 +57,7 @@ def attention_strip(answer: Answer, *, source: Path | None = None, num_columns: 
 
 
 def moment_strip(
-    moments: Sequence[Moment], *, sources: Sequence[Path], title: str, num_columns: int = 8
+    moments: Sequence[Moment], *, sources: Sequence[VideoLike | None], title: str, num_columns: int = 8
 ) -> Image.Image:
     """Draw the best frame of each moment, with its time and its weight.
 
@@ -95,14 +95,15 @@ def thumbnail_fit(info: VideoInfo) -> Fit:
     return Fit(height=240, width=min(16384, max(1, round(240 * info.width / info.height))), mode="stretch")
 
 
-def _frames_at(source: Path | None, pts_seconds: np.ndarray) -> list[Image.Image]:
+def _frames_at(source: VideoLike | None, pts_seconds: np.ndarray) -> list[Image.Image]:
     empty = [Image.new("RGB", (THUMBNAIL_HEIGHT * 4 // 3, THUMBNAIL_HEIGHT), (225, 225, 225))] * len(pts_seconds)
-    if source is None or not source.is_file():
+    if source is None:
         return empty
     try:
         # Half a millisecond after each pts, since a time written and read as decimal may be slightly smaller.
         timestamps = tuple(float(t) + 5e-4 for t in pts_seconds)
-        frames = read_frames(source, Sampling(timestamps=timestamps), fit=thumbnail_fit(probe(source)))
+        with local_video(source) as local:
+            frames = read_frames(local, Sampling(timestamps=timestamps), fit=thumbnail_fit(probe(local)))
     except VideoError:
         return empty
     return [_thumbnail(pixels) for pixels in frames.pixels] if len(frames) == len(empty) else empty

@@ -9,10 +9,11 @@ Safe against crashes at any byte, damaged files and several processes at once; s
 """
 
 from voco_video.cache.entry import CacheEntry
-from voco_video.cache.key import CacheKey, digest_file
+from voco_video.cache.key import CacheKey
 from voco_video.cache.segment import TensorSpec
 from voco_video.cache.store import FrameCache, PartialEntry, VerifyResult
 from voco_video.cache.writer import EntryWriter, GrowingWriter
+from voco_video.files.digest import digest_file
 
 __all__ = [
     "CacheEntry",

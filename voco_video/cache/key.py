@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
@@ -17,8 +15,6 @@ from voco_video.errors import CacheError
 
 FORMAT_VERSION = 1  # of keys, segments and manifests alike; part of every digest
 _HEX_DIGEST = re.compile("[0-9a-f]{64}")
-_READ_BYTES = 4 << 20
-_MULTITHREAD_FROM_BYTES = 1 << 20  # below this, starting threads costs more than they save
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,31 +84,6 @@ class CacheKey:
 
     def __hash__(self) -> int:
         return hash(self.digest)
-
-
-def digest_file(path: Path | str) -> str:
-    """Compute the BLAKE3 of a file's bytes, as 64 hex digits; on all cores when the file is large, in constant memory.
-
-    Raises:
-        CacheError: the file cannot be read.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.NamedTemporaryFile() as file:
-        ...     digest_file(file.name)[:16]
-        'af1349b9f5f9a1a6'
-    """
-    try:
-        size_bytes = os.stat(path).st_size
-        digest = blake3(max_threads=blake3.AUTO if size_bytes >= _MULTITHREAD_FROM_BYTES else 1)
-        # Not mapped: pages of a mapped file count as this process's memory for as long as they are mapped.
-        with open(path, "rb", buffering=0) as file:
-            buffer = memoryview(bytearray(min(size_bytes or _READ_BYTES, _READ_BYTES)))
-            while size := file.readinto(buffer):
-                digest.update(buffer[:size])
-        return digest.hexdigest()
-    except OSError as error:
-        raise CacheError(f"cannot read {str(path)!r} to compute its digest: {error.strerror}") from error
 
 
 def is_digest(value: object) -> bool:

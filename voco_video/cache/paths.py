@@ -198,20 +198,6 @@ def usage(directory: Path) -> tuple[int, float]:
     return sum(stat.st_size for stat in stats.values()), max((stat.st_mtime for stat in times), default=0.0)
 
 
-def default_cache_dir() -> Path:
-    """Return where the frame cache is by default; see `FrameCache`."""
-    cache_dir = os.environ.get("VOCO_VIDEO_CACHE_DIR")
-    if cache_dir:
-        return Path(cache_dir)
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "voco-video"
-    except RuntimeError as error:
-        raise UsageError(
-            "no home directory is known, so there is no place for the frame cache; give one with --cache-dir, "
-            "VOCO_VIDEO_CACHE_DIR or HOME"
-        ) from error
-
-
 def default_max_bytes() -> int:
     """Return above how many bytes the frame cache is pruned by default; see `FrameCache`."""
     max_bytes = os.environ.get("VOCO_VIDEO_CACHE_MAX_BYTES") or str(DEFAULT_MAX_BYTES)

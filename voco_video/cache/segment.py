@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from blake3 import blake3
 
-from voco_video.cache.key import FORMAT_VERSION, digest_file, is_digest
+from voco_video.cache.key import FORMAT_VERSION, is_digest
 from voco_video.errors import CacheError
+from voco_video.files.digest import digest_file, hash_threads
 
 PTS_SECONDS = "pts_seconds"
 MAX_SEGMENT_BYTES = 256 << 20  # limits memory where frames are large, as with the `full` compressor
@@ -189,7 +190,7 @@ def write_segment(directory: Path, index: int, batches: Sequence[Batch], *, key_
     The batches are streamed to the file one after the other and hashed on the way: nothing is concatenated in
     memory.
     """
-    hasher, size_bytes = blake3(max_threads=blake3.AUTO), 0
+    hasher, size_bytes = blake3(max_threads=hash_threads()), 0
     path = directory / segment_file(index)
     with open(path, "wb") as file:
         for chunk in _file_chunks(batches, key_digest):

@@ -18,7 +18,6 @@ from voco_video.cache.key import CacheKey
 from voco_video.cache.locks import WriteLock, os_errors_as_cache_errors
 from voco_video.cache.paths import (
     CachePaths,
-    default_cache_dir,
     default_max_bytes,
     is_complete,
     is_growing,
@@ -29,7 +28,7 @@ from voco_video.cache.segment import SegmentReader
 from voco_video.cache.segment_log import read_safe
 from voco_video.cache.writer import EntryWriter, GrowingWriter, closing_writer
 from voco_video.errors import CacheError, UsageError
-from voco_video.files.paths import expanded
+from voco_video.files.paths import default_cache_dir, expanded
 
 logger = logging.getLogger(__name__)
 

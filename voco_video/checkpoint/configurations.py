@@ -25,6 +25,7 @@ _SIZES = (
 _EPSILONS = ("rms_norm_eps", "layer_norm_eps", "norm_eps")
 _FACTORS = ("repetition_penalty", "temperature", "top_p", "typical_p", "length_penalty", "encoder_repetition_penalty")
 _COUNTS = ("top_k", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_length", "max_length", "num_beams")
+VIDEO_PROCESSOR = "video_preprocessor_config.json"
 _FIXED_TOWERS = ("clip_vision_model", "siglip_vision_model")
 _OF_PROCESSORS = ("size", "crop_size", "max_image_size", "image_mean", "image_std")
 
@@ -143,6 +144,8 @@ def read_images(folder: Path, config: Any, *, as_library: bool = False) -> Image
     family, processor = family_of(config), read_image_processor(folder)
     try:
         images = family.image_settings(processor, config)
+        if has_file(folder, VIDEO_PROCESSOR):
+            images = family.for_videos(images, read_settings(folder / VIDEO_PROCESSOR))
         return family.as_library(images, processor) if as_library else images
     except VocoVideoError as error:
         raise ModelError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from voco_video.cli.options import with_options, without
 from voco_video.cli.output import ProgressBar, print_json
 from voco_video.errors import UsageError
 from voco_video.files.paths import expanded, read_text_file
+from voco_video.files.urls import is_url, short_name
 from voco_video.options.answering import AnswerOptions, ViewOptions
 from voco_video.options.compression import CompressOptions, parse_compressor
 from voco_video.options.loading import LoadOptions
@@ -32,7 +34,7 @@ _ENTRY_DIGEST = re.compile(r"[0-9a-f]{6,64}")
 
 @with_options
 def ask(
-    path: Annotated[str, typer.Argument(help="A video, or a cache entry as `cache ls` prints it.", metavar="PATH")],
+    path: Annotated[str, typer.Argument(help="A video, a URL, or an entry as `cache ls` prints it.", metavar="PATH")],
     questions: Annotated[list[str] | None, typer.Argument(help="One or more questions.", metavar="QUESTION...")] = None,
     *,
     questions_file: Annotated[
@@ -73,6 +75,7 @@ def ask(
       voco-video ask clip.mp4 "Where does the ball go?" --show-frames --strip looked.png
       voco-video ask clip.mp4 "What happens?" --model ./never-trained-to-compress --compressor pool:16
       voco-video ask meeting.mp4 "When does the door open?" --policy relevant --max-voco-tokens 256
+      voco-video ask https://example.org/clip.mp4 "What happens?"
       voco-video ask 3f9a2c41 --chat
     """
     asked = gather_questions(questions, questions_file, chat=chat, json=json)
@@ -95,7 +98,7 @@ def ask(
     else:
         print_answers(answers, show_frames=show_frames)
     if show_frames:
-        write_strips(video, answers, strip or Path(f"{source_of(video).stem}-frames.png"), quiet=json)
+        write_strips(video, answers, strip or Path(f"{Path(short_name(source_of(video))).stem}-frames.png"), quiet=json)
     if len(answerable) < len(asked):
         print(f"{len(asked) - len(answerable)} of {len(asked)} questions were not asked", file=sys.stderr)
         raise typer.Exit(1)
@@ -130,7 +133,7 @@ def is_entry(path: str) -> bool:
 def open_compressed(
     model: VideoModel, path: str, sampling: Sampling, compression: CompressOptions, *, quiet: bool
 ) -> CompressedVideo:
-    """Open a cache entry by the beginning of its digest, or a video by its path, compressed if need be.
+    """Open a cache entry by the beginning of its digest, or a video by its path or URL, compressed if need be.
 
     The whole video is compressed; the window of the sampling is cut out of it afterwards.
     """
@@ -139,7 +142,7 @@ def open_compressed(
         video = model.open(path)
     else:
         whole = replace(sampling, start_seconds=None, end_seconds=None)
-        with ProgressBar(Path(path).name, quiet=quiet) as bar:
+        with ProgressBar(short_name(path), quiet=quiet) as bar:
             video = model.compress(path, **asdict(whole), **asdict(compression), on_progress=bar.show_frames)
         if not quiet:
             note = "cache hit" if video.from_cache else f"compressed in {video.result.total_seconds:.1f} s"  # type: ignore[union-attr]
@@ -250,12 +253,24 @@ def write_strips(video: CompressedVideo, answers: list[Answer], path: Path, *, q
 
     for number, answer in enumerate(answers):
         target = path if len(answers) == 1 else path.with_name(f"{path.stem}-{number + 1}{path.suffix}")
-        attention_strip(answer, source=source_of(video)).save(target)
+        attention_strip(answer, source=file_of(video)).save(target)
         if not quiet:
             print(f"frames and attention in {target}", file=sys.stderr)
 
 
-def source_of(video: CompressedVideo) -> Path:
-    """Return the file that a compressed video was made from; it may be gone by now."""
+def source_of(video: CompressedVideo) -> str:
+    """Return what a video was given as, or what its entry was made from."""
     entry = video.parts[0].entry
-    return Path(str(entry.facts.get("source") or entry.digest[:12]))
+    return (video.result.source if video.result else "") or str(entry.facts.get("source") or entry.digest[:12])
+
+
+def file_of(video: CompressedVideo) -> Path | None:
+    """Return the file that a video was made from, or a download of the same content; None where all are gone."""
+    from voco_video.video.downloads import Downloads
+
+    entry = video.parts[0].entry
+    given, recorded = video.result.source if video.result else "", str(entry.facts.get("source"))
+    for name in (given, recorded if os.path.isabs(recorded) else ""):  # one that is not whole is no file's
+        if name and not is_url(name) and os.path.isfile(expanded(name)):
+            return expanded(name)
+    return Downloads.beside(entry.directory.parents[1]).find(entry.key.video_digest)

@@ -28,6 +28,7 @@ def ls(cache_dir: opt.CacheDir = None, json: opt.Json = False) -> None:
       voco-video cache ls --json
     """
     from voco_video.cache import FrameCache
+    from voco_video.video.downloads import Downloads
 
     cache = FrameCache(cache_dir)
     entries = cache.entries()
@@ -39,6 +40,8 @@ def ls(cache_dir: opt.CacheDir = None, json: opt.Json = False) -> None:
         return
     print_entries(entries)
     print(f"{len(entries)} entries, {format_bytes(sum(e.size_bytes for e in entries))} in {cache.cache_dir}")
+    if downloads := Downloads.beside(cache.cache_dir).files():
+        print(f"{len(downloads)} downloads, {format_bytes(sum(path.stat().st_size for path in downloads))}")
     if partial:
         print(f"{len(partial)} unfinished: give their compress command again to finish, or `cache prune` to drop them")
     if left:
@@ -130,7 +133,7 @@ def prune(
 ) -> None:
     """Remove the entries that were unused longest until the rest fits, and what interrupted runs left behind.
 
-    An entry that a process is using stays.
+    The files of URLs go too. What a process is using stays.
 
     \b
     Examples:
@@ -138,9 +141,12 @@ def prune(
       voco-video cache prune --max-size 20G
     """
     from voco_video.cache import FrameCache
+    from voco_video.video.downloads import Downloads
 
-    removed = FrameCache(cache_dir).prune(parse_size(max_size) if max_size else None, partial=True)
-    print(f"removed {len(removed)} entries")
+    cache = FrameCache(cache_dir)
+    removed = cache.prune(parse_size(max_size) if max_size else None, partial=True)
+    num_downloads = Downloads.beside(cache.cache_dir).prune(0)
+    print(f"removed {len(removed)} entries" + (f" and {num_downloads} downloads" if num_downloads else ""))
 
 
 def parse_size(text: str) -> int:

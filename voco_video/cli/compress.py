@@ -17,6 +17,7 @@ from voco_video.cli.options import given, with_options
 from voco_video.cli.output import ProgressBar, format_bytes, print_json, print_table, unless_none
 from voco_video.errors import FILE_ERRORS, ModelError, UsageError, VideoError, VocoVideoError, with_name
 from voco_video.files.paths import expanded
+from voco_video.files.urls import is_url, short_name, shown_name
 from voco_video.options.compression import CompressOptions, StreamOptions
 from voco_video.options.fields import option_of
 from voco_video.options.loading import LoadOptions
@@ -35,7 +36,7 @@ VIDEO_SUFFIXES = frozenset(
 
 @with_options
 def compress(
-    paths: Annotated[list[str], typer.Argument(help="Videos, folders of videos, or patterns.", metavar="PATH...")],
+    paths: Annotated[list[str], typer.Argument(help="Videos, folders of them, patterns, or URLs.", metavar="PATH...")],
     *,
     model: opt.Model = "voco-tiny",
     sampling: Sampling,
@@ -66,6 +67,7 @@ def compress(
       voco-video compress videos/ --num-frames 16 --json > compressed.json
       voco-video compress 'videos/*.webm' --model ./my-checkpoint --num-voco-tokens 2 --storage int8
       voco-video compress clip.mp4 --model ./never-trained-to-compress --compressor pool:16
+      voco-video compress https://example.org/clip.mp4 s3://bucket/clip.mp4
       voco-video compress recording.ts --follow --fps 2
       voco-video compress rtsp://camera.local/1 --follow --name door
       ffmpeg -i camera.sdp -f mpegts - | voco-video compress - --follow --name yard
@@ -85,18 +87,18 @@ def compress(
     num_failed = 0
     for path in files:
         try:
-            with ProgressBar(path.name, quiet=json) as bar:
+            with ProgressBar(short_name(path), quiet=json) as bar:
                 video = loaded.compress(path, **asdict(sampling), **asdict(compression), on_progress=bar.show_frames)
             rows.append(summary(path, video))
         except (VocoVideoError, *FILE_ERRORS) as error:
             if len(files) == 1 or (isinstance(error, ModelError) and not rows):  # then no other file will do better
                 raise
             num_failed += 1
-            print(f"error: {with_name(error, path)}", file=sys.stderr)
+            print(f"error: {with_name(error, shown_name(path))}", file=sys.stderr)
         except KeyboardInterrupt:
             print_summary(rows, json=json)
             print(
-                f"interrupted in {path}; whole batches are kept, so the same command goes on from there",
+                f"interrupted in {shown_name(path)}; whole batches are kept, so the same command goes on from there",
                 file=sys.stderr,
             )
             raise typer.Exit(130) from None
@@ -106,8 +108,8 @@ def compress(
         raise typer.Exit(1)
 
 
-def expand_paths(paths: list[str]) -> list[Path]:
-    """List files as given, videos below folders, and matches of patterns, in order.
+def expand_paths(paths: list[str]) -> list[Path | str]:
+    """List files as given, videos below folders, matches of patterns, and URLs as text, in order.
 
     Of several paths, one that names nothing is kept as it is, and fails alone when its turn comes.
 
@@ -115,8 +117,11 @@ def expand_paths(paths: list[str]) -> list[Path]:
         UsageError: nothing but a folder without videos, or a pattern without matches.
         VideoError: not one of the files is there.
     """
-    files: list[Path] = []
+    files: list[Path | str] = []
     for name in paths:
+        if is_url(name):
+            files.append(name)
+            continue
         path = expanded(name)
         if os.path.isdir(path):  # which takes any name, however long
             found = sorted(p for p in path.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
@@ -132,19 +137,20 @@ def expand_paths(paths: list[str]) -> list[Path]:
         else:
             files.append(path)
     files = list(dict.fromkeys(files))
-    if not any(map(os.path.exists, files)):  # of several that are there the others are compressed
+    # Of several of which some are there, those are compressed.
+    if not any(is_url(file) or os.path.exists(file) for file in files):
         raise VideoError(f"{files[0]}: no such file")
     return files
 
 
-def summary(path: Path, video: CompressedVideo) -> dict[str, Any]:
+def summary(path: Path | str, video: CompressedVideo) -> dict[str, Any]:
     """Return what compressing one video gave, as plain values."""
     entry = video.parts[0].entry
     per_frame = entry.facts.get("num_vision_tokens")  # entries of other versions may lack what this one records
     vision_tokens = per_frame * entry.num_frames if isinstance(per_frame, int) else None
     kept_tokens = video.num_voco_tokens * entry.num_frames
     return {
-        "path": str(path),
+        "path": shown_name(path),
         "digest": entry.digest,
         "compressor": video.compressor,
         "from_cache": video.from_cache,
@@ -192,7 +198,7 @@ def print_summary(rows: list[dict[str, Any]], *, json: bool) -> None:
         )
         table.append(
             [
-                Path(row["path"]).name,
+                short_name(row["path"]),
                 row["digest"][:12],
                 str(row["num_frames"]),
                 f"{unless_none(row['vision_tokens'])} → {row['kept_tokens']}",

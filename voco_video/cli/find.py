@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voco_video.cli import options as opt
-from voco_video.cli.ask import is_entry, open_compressed, source_of
+from voco_video.cli.ask import file_of, is_entry, open_compressed, source_of
 from voco_video.cli.compress import expand_paths
 from voco_video.cli.options import with_options, without
 from voco_video.cli.output import ProgressBar, print_json, print_table
 from voco_video.errors import FILE_ERRORS, ModelError, UsageError, VideoError, VocoVideoError, with_name
+from voco_video.files.urls import short_name, shown_name
 from voco_video.options.compression import CompressOptions
 from voco_video.options.loading import LoadOptions
 from voco_video.options.sampling import Sampling
@@ -29,7 +30,7 @@ def find(
     arguments: Annotated[
         list[str],
         typer.Argument(
-            help="Videos, folders, patterns, or cache entries; then what to look for.", metavar="PATH... QUERY"
+            help="Videos, folders, patterns, URLs, or cache entries; then what to look for.", metavar="PATH... QUERY"
         ),
     ],
     *,
@@ -70,6 +71,7 @@ def find(
 
     loaded = load_model(model, **asdict(load), cache_dir=cache_dir)
     videos: list[CompressedVideo] = []
+    asked: dict[int, str] = {}  # how each video is shown: as it was given
     num_failed = 0
 
     def count_failed(name: object, error: Exception) -> None:
@@ -79,23 +81,25 @@ def find(
 
     for name in names:
         try:
-            videos.append(open_compressed(loaded, name, sampling, compression, quiet=json))
+            video = open_compressed(loaded, name, sampling, compression, quiet=json)
+            videos.append(video)
+            asked[id(video)] = source_of(video) if is_entry(name) else shown_name(name)
         except (VocoVideoError, *FILE_ERRORS) as error:
             if len(names) == 1 or (isinstance(error, ModelError) and not videos):  # then no other will do better
                 raise
-            count_failed(name, error)
+            count_failed(shown_name(name), error)
     with ProgressBar("searching", total=sum(video.num_frames for video in videos), quiet=json) as bar:
         found = find_moments(
             videos,
             query,
             num_moments=num_moments,
             on_progress=bar.advance,
-            on_error=None if len(names) == 1 else lambda video, error: count_failed(source_of(video), error),
+            on_error=None if len(names) == 1 else lambda video, error: count_failed(asked[id(video)], error),
         )
     if json:
-        print_json({"query": query, "moments": [moment_facts(one) for one in found]})
+        print_json({"query": query, "moments": [moment_facts(one, asked[id(one.video)]) for one in found]})
     else:
-        print_moments(found)
+        print_moments(found, [short_name(asked[id(one.video)]) for one in found])
     if strip is not None and found:
         write_moments(found, query, strip)
     if num_failed:
@@ -115,24 +119,24 @@ def _names(given: list[str]) -> list[str]:
         return [*dict.fromkeys(entries), *paths]
 
 
-def moment_facts(one: Found) -> dict[str, Any]:
-    """Return a moment as plain values."""
-    return {"path": str(source_of(one.video)), "entry": one.video.parts[0].entry.digest, **asdict(one.moment)}
+def moment_facts(one: Found, path: str) -> dict[str, Any]:
+    """Return a moment of the video that is shown as ``path`` as plain values."""
+    return {"path": path, "entry": one.video.parts[0].entry.digest, **asdict(one.moment)}
 
 
-def print_moments(found: list[Found]) -> None:
-    """Print a table of moments, best first."""
+def print_moments(found: list[Found], names: list[str]) -> None:
+    """Print a table of moments, best first, each with the name of its video."""
     from voco_video.answer.moments import format_seconds
 
     rows = [
         [
-            source_of(one.video).name,
+            name,
             format_seconds(one.moment.start_seconds),
             format_seconds(one.moment.end_seconds),
             f"{one.moment.score:.2f}",
             f"{one.moment.weight:.0%}",
         ]
-        for one in found
+        for one, name in zip(found, names, strict=True)
     ]
     print_table(["video", "from", "to", "score", "weight"], rows)
 
@@ -141,5 +145,5 @@ def write_moments(found: list[Found], query: str, path: Path) -> None:
     """Write one PNG with the best frame of each moment."""
     from voco_video.answer.pictures import moment_strip
 
-    sources = [source_of(one.video) for one in found]
+    sources = [file_of(one.video) for one in found]
     moment_strip([one.moment for one in found], sources=sources, title=query).save(path)

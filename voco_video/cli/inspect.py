@@ -11,18 +11,20 @@ import typer
 
 from voco_video.cli import options as opt
 from voco_video.cli.options import only, with_options
-from voco_video.cli.output import format_bytes, print_facts, print_json, print_table, unless_none
+from voco_video.cli.output import ProgressBar, format_bytes, print_facts, print_json, print_table, unless_none
 from voco_video.errors import UsageError
+from voco_video.files.urls import short_name
 from voco_video.options.compression import CompressOptions, parse_compressor
 from voco_video.options.sampling import Sampling
 
 if TYPE_CHECKING:
     from voco_video.cache import CacheEntry
+    from voco_video.video.sources import VideoLike
 
 
 @with_options
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A video.", metavar="PATH")],
+    path: Annotated[str, typer.Argument(help="A video, or its URL.", metavar="PATH")],
     *,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where the contact sheet goes. [default: <video>-sheet.png]")
@@ -44,20 +46,29 @@ def inspect(
       voco-video inspect clip.mp4
       voco-video inspect lecture.mkv --num-frames 24 -o lecture.png
       voco-video inspect clip.mp4 --keyframes --json
+      voco-video inspect https://example.org/clip.mp4
     """
     from voco_video.answer.pictures import contact_sheet
-    from voco_video.cache import FrameCache, digest_file
+    from voco_video.cache import FrameCache
+    from voco_video.compress import video_digest
+    from voco_video.video.downloads import Downloads
     from voco_video.video.reading import probe
+    from voco_video.video.sources import local_video
 
     if max_frames < 1:
         raise UsageError(f"--max-frames {max_frames}: draw at least 1 frame")
     wanted = None if compressor is None else parse_compressor(compressor)
-    info = probe(path)
-    frames, num_sampled = sampled_frames(path, sampling, max_frames=max_frames, decoder=reading.decoder)
-    target = output or Path(f"{path.stem}-sheet.png")
+    cache = FrameCache(cache_dir)
+    with (
+        ProgressBar(short_name(path), quiet=json) as bar,
+        local_video(path, downloads=Downloads.beside(cache.cache_dir), on_download=bar.show_bytes) as local,
+    ):
+        info = probe(local)
+        frames, num_sampled = sampled_frames(local, sampling, max_frames=max_frames, decoder=reading.decoder)
+        digest = video_digest(local)
+    target = output or Path(f"{Path(short_name(path)).stem}-sheet.png")
     contact_sheet(frames).save(target)
-    digest = digest_file(path)
-    entries = [e for e in FrameCache(cache_dir).entries() if e.key.video_digest == digest]
+    entries = [e for e in cache.entries() if e.key.video_digest == digest]
     entries = [e for e in entries if wanted is None or entry_facts(e)["compressor"] == str(wanted)]
     if json:
         print_json(
@@ -76,19 +87,19 @@ def inspect(
     print(f"contact sheet of {sampling}{drawn}: {target}")
 
 
-def sampled_frames(path: Path, sampling: Sampling, *, max_frames: int, decoder: str) -> tuple[Any, int]:
+def sampled_frames(video: VideoLike, sampling: Sampling, *, max_frames: int, decoder: str) -> tuple[Any, int]:
     """Return the sampled frames, thinned evenly to ``max_frames``, and how many there were."""
     import numpy as np
 
     from voco_video.answer.pictures import thumbnail_fit
     from voco_video.video.reading import open_video, read_frames
 
-    with open_video(path) as video:
-        pts = video.plan(sampling)
-        box = thumbnail_fit(video.info)
+    with open_video(video) as opened:
+        pts = opened.plan(sampling)
+        box = thumbnail_fit(opened.info)
     chosen = pts if len(pts) <= max_frames else pts[np.linspace(0, len(pts) - 1, max_frames).round().astype(int)]
     wanted = Sampling(timestamps=tuple(float(t) for t in chosen))
-    return read_frames(path, wanted, fit=box, backend=decoder), len(pts)
+    return read_frames(video, wanted, fit=box, backend=decoder), len(pts)
 
 
 def entry_facts(entry: CacheEntry) -> dict[str, Any]:
@@ -133,7 +144,7 @@ def print_entries(entries: list[CacheEntry]) -> None:
         rows.append(
             [
                 entry.digest[:12],
-                unless_none(facts["stream"] or facts["source"]).rpartition("/")[2],
+                short_name(unless_none(facts["stream"] or facts["source"])),
                 f"{facts['num_frames']}, growing" if facts["is_growing"] else str(facts["num_frames"]),
                 f"{facts['first_pts_seconds']:.1f}-{facts['last_pts_seconds']:.1f}",
                 unless_none(facts["sampling"]),

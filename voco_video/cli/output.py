@@ -108,11 +108,14 @@ class ProgressBar:
 
         disable = True if quiet else None
         self._bar = tqdm(desc=name, unit=unit, total=total, disable=disable, leave=keep, smoothing=0.1)
+        self._name, self._quiet = name, quiet
+        self._download: tqdm[Any] | None = None
 
     def __enter__(self) -> ProgressBar:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._end_download()
         self._bar.close()
 
     def show(self, done: int, total: int) -> None:
@@ -123,13 +126,34 @@ class ProgressBar:
         self._bar.update(done - self._bar.n)
 
     def show_frames(self, progress: Progress) -> None:
-        """Show how far a video is compressed."""
+        """Show how far a video is fetched, and then how far it is compressed."""
+        if progress.num_bytes is not None:
+            self.show_bytes(progress.num_bytes, progress.total_bytes)
+            return
+        self._end_download()
         if progress.waiting:
             self._bar.set_postfix_str("another process is compressing this video; waiting for it")
             return
         if self._bar.total is None:
             self._bar.set_postfix_str("")
         self.show(progress.num_frames, progress.total_frames)
+
+    def show_bytes(self, num_bytes: int, total_bytes: int | None) -> None:
+        """Show how far a URL's file is fetched, in a bar of its own."""
+        from tqdm import tqdm
+
+        if self._download is None:
+            self._download = tqdm(
+                desc=self._name, unit="B", unit_scale=True, unit_divisor=1024, disable=True if self._quiet else None,
+                leave=False,
+            )  # fmt: skip
+        self._download.total = total_bytes
+        self._download.update(num_bytes - self._download.n)
+
+    def _end_download(self) -> None:
+        if self._download is not None:
+            self._download.close()
+            self._download = None
 
     def advance(self, count: int) -> None:
         """Count so many more as done."""

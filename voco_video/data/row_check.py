@@ -54,7 +54,7 @@ def bad_rows(dataset: Dataset, *, model: str | None = None, max_length: int = MA
             else:
                 from voco_video.data.turns import check_turns
 
-                check_turns(backbone, row.turns, max_length=max_length, system=row.system)
+                check_turns(backbone, row.turns, max_length=max_length, system=row.system, has_frames=bool(row.media))
         except VocoVideoError as error:
             bad.append(BadRow(row.turns[0].row + 1, row.name, str(error)))
     return tuple(bad)

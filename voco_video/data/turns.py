@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -24,7 +24,7 @@ _MOST_TOKENS_PER_BYTE = 2  # usually at most 1; blanks before words and Unicode 
 
 
 def encode_turns(
-    backbone: Backbone, turns: Sequence[Turn], *, max_length: int, system: str = ""
+    backbone: Backbone, turns: Sequence[Turn], *, max_length: int, system: str = "", has_frames: bool = True
 ) -> tuple[list[int], list[int]]:
     """Encode a conversation as token ids, and return for each token the turn whose answer it belongs to (-1: none).
 
@@ -34,6 +34,7 @@ def encode_turns(
 
     Args:
         system: the conversation's system message; "" for the default of the chat template.
+        has_frames: whether it is about frames: then these are the ids behind the last of them.
 
     Raises:
         ModelError: the chat template refuses the conversation, loses a part of its text, or does not write turns one
@@ -41,8 +42,10 @@ def encode_turns(
         DataError: there is no answer, or the tokenizer knows none of its words.
         UsageError: not even the first turn fits.
     """
-    text, spans = conversation_spans(backbone, turns, system=system) if turns else ("", [(0, 0)])
-    token_ids, ends = backbone.encoded(text)
+    text, spans = "", [(0, 0)]
+    if turns:
+        text, spans = conversation_spans(backbone, turns, system=system, has_frames=has_frames)
+    token_ids, ends = backbone.encoded(text, has_frames=has_frames)
     ids, owners = list[int](), list[int]()
     turn = 0
     for token_id, end in zip(token_ids, ends, strict=True):
@@ -57,11 +60,13 @@ def encode_turns(
     return ids, owners
 
 
-def conversation_spans(backbone: Backbone, turns: Sequence[Turn], *, system: str = "") -> tuple[str, Spans]:
+def conversation_spans(
+    backbone: Backbone, turns: Sequence[Turn], *, system: str = "", has_frames: bool = True
+) -> tuple[str, Spans]:
     """Write a conversation as text, with the places of its answers; raises as `encode_turns` does, except on length."""
     if not any(turn.answer.strip() for turn in turns):
         raise DataError("it has no answer, so there is nothing to learn")
-    return (None if system else _joined(backbone, turns)) or _rendered(backbone, turns, system)
+    return (None if system else _joined(backbone, turns, has_frames)) or _rendered(backbone, turns, system, has_frames)
 
 
 def _says_something(backbone: Backbone, labels: Sequence[int]) -> bool:
@@ -70,21 +75,25 @@ def _says_something(backbone: Backbone, labels: Sequence[int]) -> bool:
     return bool(text.strip())
 
 
-def check_turns(backbone: Backbone, turns: Sequence[Turn], *, max_length: int, system: str = "") -> None:
+def check_turns(
+    backbone: Backbone, turns: Sequence[Turn], *, max_length: int, system: str = "", has_frames: bool = True
+) -> None:
     """Raise what `encode_turns` would raise, but count tokens only if there may be too many."""
-    text, _ = conversation_spans(backbone, turns, system=system)
+    text, _ = conversation_spans(backbone, turns, system=system, has_frames=has_frames)
     if _MOST_TOKENS_PER_BYTE * len(text.encode(errors="replace")) > max_length:
-        encode_turns(backbone, turns, max_length=max_length, system=system)
+        encode_turns(backbone, turns, max_length=max_length, system=system, has_frames=has_frames)
 
 
-def check_rendering(backbone: Backbone, turns: Sequence[Turn], *, max_length: int, system: str = "") -> None:
+def check_rendering(
+    backbone: Backbone, turns: Sequence[Turn], *, max_length: int, system: str = "", has_frames: bool = True
+) -> None:
     """Check that a conversation's token ids contain its questions and answers, and its labels the answers.
 
     Raises:
         ModelError: they do not, so training on such conversations would teach something else.
         DataError, UsageError: see `encode_turns`.
     """
-    ids, owners = encode_turns(backbone, turns, max_length=max_length, system=system)
+    ids, owners = encode_turns(backbone, turns, max_length=max_length, system=system, has_frames=has_frames)
     everything = _read_back(backbone, ids)
     for number, turn in enumerate(turns[: max(owners) + 1]):
         labels = _read_back(backbone, [i for i, owner in zip(ids, owners, strict=True) if owner == number])
@@ -126,26 +135,28 @@ class _RenderedTurn:
     told_rest: str
 
 
-def _rendered(backbone: Backbone, turns: Sequence[Turn], system: str = "") -> tuple[str, Spans]:
+def _rendered(
+    backbone: Backbone, turns: Sequence[Turn], system: str = "", has_frames: bool = True
+) -> tuple[str, Spans]:
     text = ""
     spans: Spans = []
-    for turn, told in zip(turns, _render_turns(backbone, turns, system), strict=True):
+    for turn, told in zip(turns, _render_turns(backbone, turns, system, has_frames), strict=True):
         first = len(text) + len(told.opening)
         text += f"{told.opening}{told.lead}{_typed(backbone, turn.answer)}{told.end}{told.rest}"
         spans.append((first, len(text) - len(told.rest)))
     return text, spans
 
 
-def _render_turns(backbone: Backbone, turns: Sequence[Turn], system: str) -> list[_RenderedTurn]:
+def _render_turns(backbone: Backbone, turns: Sequence[Turn], system: str, has_frames: bool) -> list[_RenderedTurn]:
     messages = [{"role": "system", "content": system}] if system else []
     rendered: list[_RenderedTurn] = []
     history = ""
     for turn in turns:
         question, answer = _typed(backbone, turn.question), _typed(backbone, turn.answer)
         messages.append({"role": "user", "content": question})
-        asked = backbone.conversation_text(messages)
+        asked = backbone.conversation_text(messages, has_frames=has_frames)
         messages.append({"role": "assistant", "content": answer})
-        told = backbone.conversation_text(messages, add_generation_prompt=False)
+        told = backbone.conversation_text(messages, has_frames=has_frames, add_generation_prompt=False)
         if not (asked.startswith(history) and told.startswith(history)):
             raise ModelError("the chat template changes earlier turns when others follow, so it cannot be trained on")
         # Some templates write other blanks before a given answer than before an answer to be generated.
@@ -197,10 +208,10 @@ class _Around:
 class _Known:
     """Facts about a tokenizer and its chat template."""
 
-    chat_template: str | None
+    layout: tuple[str | None, Any]
     end_tokens: tuple[str, ...]
     end_ids: frozenset[int]
-    around: list[_Around] | None = None
+    around: dict[bool, list[_Around]] = field(default_factory=dict)  # with frames, and without
 
 
 _known_tokenizers: WeakKeyDictionary[Any, _Known] = WeakKeyDictionary()
@@ -208,12 +219,13 @@ _known_tokenizers: WeakKeyDictionary[Any, _Known] = WeakKeyDictionary()
 
 def _known(backbone: Backbone) -> _Known:
     known = _known_tokenizers.get(backbone.tokenizer)
-    if known is None or known.chat_template != backbone.chat_template:
+    layout = backbone.chat_template, backbone.template.as_trained
+    if known is None or known.layout != layout:
         tokenizer = backbone.tokenizer
         ends = backbone.hf_model.generation_config.eos_token_id
         end_ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
         known = _Known(
-            chat_template=backbone.chat_template,
+            layout=layout,
             end_tokens=tuple(tokenizer.convert_ids_to_tokens(end_ids)),
             end_ids=frozenset(end_ids),
         )
@@ -221,12 +233,12 @@ def _known(backbone: Backbone) -> _Known:
     return known
 
 
-def _joined(backbone: Backbone, turns: Sequence[Turn]) -> tuple[str, Spans] | None:
+def _joined(backbone: Backbone, turns: Sequence[Turn], has_frames: bool = True) -> tuple[str, Spans] | None:
     """Do the same as `_rendered` from the texts around any turn, checked by one rendering; None if that differs.
 
     Rendering each turn took a third of a training step of voco-tiny.
     """
-    pieces = _around_turns(backbone)
+    pieces = _around_turns(backbone, has_frames)
     if not pieces:
         return None
     text, told = "", ""
@@ -245,26 +257,28 @@ def _joined(backbone: Backbone, turns: Sequence[Turn]) -> tuple[str, Spans] | No
         text += around.turn.rest
         told += f"{around.told_before}{question}{around.told_between}{answer}{around.turn.told_rest}"
         messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    return (text, spans) if told == backbone.conversation_text(messages, add_generation_prompt=False) else None
+    whole = backbone.conversation_text(messages, has_frames=has_frames, add_generation_prompt=False)
+    return (text, spans) if told == whole else None
 
 
-def _around_turns(backbone: Backbone) -> list[_Around]:
+def _around_turns(backbone: Backbone, has_frames: bool) -> list[_Around]:
     """Return the texts around a first turn and around later ones; none if the template has no such pattern."""
     known = _known(backbone)
-    if known.around is None:
+    if has_frames not in known.around:
         marks = [Turn(f"{number}question{number}", f"{number}answer{number}") for number in (1, 2)]
         try:
-            turns = _render_turns(backbone, marks, "")
+            turns = _render_turns(backbone, marks, "", has_frames)
         except ModelError:
             turns = []
-        known.around = []
+        around: list[_Around] = []
         for mark, turn in zip(marks, turns):
             asked, told = turn.opening.split(mark.question), turn.told_opening.split(mark.question)
             if not len(asked) == len(told) == 2:
-                known.around = []
+                around = []
                 break
-            known.around.append(_Around(asked[0], asked[1], told[0], told[1], turn))
-    return known.around
+            around.append(_Around(asked[0], asked[1], told[0], told[1], turn))
+        known.around[has_frames] = around
+    return known.around[has_frames]
 
 
 def _cut(ids: list[int], owners: list[int], max_length: int) -> tuple[list[int], list[int]]:

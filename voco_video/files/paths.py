@@ -43,6 +43,20 @@ def expanded(path: str | Path) -> Path:
         raise UsageError(f"{path}: there is no user {who[1:]!r}; write ./{path} for a folder of that name") from error
 
 
+def default_cache_dir() -> Path:
+    """Return where compressed videos and downloads are kept by default; see `voco_video.cache.FrameCache`."""
+    cache_dir = os.environ.get("VOCO_VIDEO_CACHE_DIR")
+    if cache_dir:
+        return Path(cache_dir)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "voco-video"
+    except RuntimeError as error:
+        raise UsageError(
+            "no home directory is known, so there is no place for the frame cache; give one with --cache-dir, "
+            "VOCO_VIDEO_CACHE_DIR or HOME"
+        ) from error
+
+
 def read_text_file(path: Path) -> str:
     """Read a text file in UTF-8, or in the encoding of its byte-order mark; the mark is left out.
 

@@ -259,7 +259,7 @@ class ConversationWriter:
 
 
 def lead_texts(around: AroundFrames, words: FrameWords) -> list[str]:
-    """Join what stands before each frame, ``[F]``: the opening, what the template has between, the processor's words."""
+    """Join what stands before each frame, ``[F]``: the opening, the template's text between, the processor's words."""
     return [(around.between if f else around.opening) + text for f, text in enumerate(words.before)]
 
 

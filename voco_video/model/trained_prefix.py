@@ -140,16 +140,7 @@ def _from_kv(
     at: Tensor,
     leads: Sequence[Sequence[int]],
 ) -> Prefix:
-    assert tokens.positions is not None
-    assert tokens.keys is not None
-    assert tokens.values is not None
-    axes = backbone.family.rotary_axes(backbone.hf_model.config)
-    source, target = tokens.positions.cpu().long()[is_seen], at[is_seen][:, 0]
-    if axes is not None:  # a frame moves as a whole, and along the axis of time a little further
-        elsewhere = target - places.times[:, None].expand_as(is_seen)[is_seen]
-        source, target = source.expand(3, -1), torch.stack([target, elsewhere, elsewhere])
-    keys, values = (_by_layer(backbone, tensor, is_seen) for tensor in (tokens.keys, tokens.values))
-    keys = rotate_keys(keys, source=source, target=target, inv_freq=backbone.inv_freq, axes=axes)
+    keys, values = placed_frames(backbone, tokens, is_seen, at, places.times)
     cache = DynamicCache()
     for layer, device in enumerate(backbone.layer_devices):
         cache.update(keys[layer, None].to(device), values[layer, None].to(device), layer)
@@ -159,6 +150,31 @@ def _from_kv(
     kept: list[Any] = list(cache.layers)
     layers = tuple((layer.keys.contiguous(), layer.values.contiguous()) for layer in kept)
     return Prefix(layers, places.text_start + num_learned, slots)
+
+
+def placed_frames(
+    backbone: Backbone, tokens: VocoTokens, is_seen: Tensor, at: Tensor, times: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Move the keys of frames in form kv to their places; return keys and values of every layer.
+
+    Args:
+        is_seen: which tokens to keep, bool ``[F, K]``.
+        at: their places, int64 ``[F, K, 1]``.
+        times: how much further each frame stands along the axis of time, ``[F]``; this is part of ``at``.
+
+    Returns:
+        ``[layers, kv_heads, tokens seen, head_dim]`` each.
+    """
+    assert tokens.positions is not None
+    assert tokens.keys is not None
+    assert tokens.values is not None
+    axes = backbone.family.rotary_axes(backbone.hf_model.config)
+    source, target = tokens.positions.cpu().long()[is_seen], at[is_seen][:, 0]
+    if axes is not None:  # a frame moves as a whole, and along the axis of time a little further
+        elsewhere = target if times is None else target - times[:, None].expand_as(is_seen)[is_seen]
+        source, target = source.expand(3, -1), torch.stack([target, elsewhere, elsewhere])
+    keys, values = (_by_layer(backbone, tensor, is_seen) for tensor in (tokens.keys, tokens.values))
+    return rotate_keys(keys, source=source, target=target, inv_freq=backbone.inv_freq, axes=axes), values
 
 
 def _read_words(

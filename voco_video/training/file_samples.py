@@ -25,7 +25,7 @@ from voco_video.options.sampling import Sampling
 from voco_video.stored_tokens import read_tokens
 from voco_video.training.batches import TokenKind, TrainingSample
 from voco_video.training.config import TrainConfig
-from voco_video.video.reading import read_frames
+from voco_video.video.reading import open_video
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,8 @@ class _SkipsBadRows:
         try:
             for media in row.media:
                 _existing(media)
-            check_turns(self.backbone, row.turns, max_length=self.max_length, system=row.system)
+            has_frames = bool(row.media)
+            check_turns(self.backbone, row.turns, max_length=self.max_length, system=row.system, has_frames=has_frames)
         except VocoVideoError as error:
             return str(error)
         return ""
@@ -90,7 +91,13 @@ class _SkipsBadRows:
                 continue
             row = self.rows[number]
             try:
-                encoded = encode_turns(self.backbone, row.turns, max_length=self.max_length, system=row.system)
+                encoded = encode_turns(
+                    self.backbone,
+                    row.turns,
+                    max_length=self.max_length,
+                    system=row.system,
+                    has_frames=bool(row.media),
+                )
                 return replace(self._read(row), system=row.system, encoded=encoded)
             except (VocoVideoError, *FILE_ERRORS) as error:
                 self.note_bad(number, error)
@@ -148,14 +155,23 @@ class Conversations(_SkipsBadRows):
     def __init__(self, rows: Sequence[Sample], config: TrainConfig, backbone: Backbone) -> None:
         super().__init__(rows, config, backbone)
         self.num_frames = config.num_frames
-        self.fit = backbone.images.fit
+        self.images = backbone.images
 
     def _read(self, row: Sample) -> TrainingSample:
-        frames = [np.zeros((0, self.fit.height, self.fit.width, 3), np.uint8)]
+        fit, batches, seconds = None, [], 0.0
         for media in row.media:
             sampling = Sampling(num_frames=self.num_frames if media.kind == "video" else 1)
-            frames.append(read_frames(_existing(media), sampling, fit=self.fit).pixels)
-        return TrainingSample(turns=row.turns, frames=np.concatenate(frames))
+            with open_video(_existing(media)) as video:
+                fit = fit or self.images.fit_for(video.info.width, video.info.height)  # one size for all of a row
+                batches.append(video.read(sampling, fit=fit))
+                seconds = max(seconds, video.info.duration_seconds)
+        fit = fit or self.images.fit
+        return TrainingSample(
+            turns=row.turns,
+            frames=np.concatenate([np.zeros((0, fit.height, fit.width, 3), np.uint8), *(b.pixels for b in batches)]),
+            pts_seconds=np.concatenate([np.empty(0), *(b.pts_seconds for b in batches)]),
+            duration_seconds=seconds if batches else None,
+        )
 
 
 class CachedConversations(_SkipsBadRows):
@@ -210,7 +226,14 @@ class CachedConversations(_SkipsBadRows):
 
     def _read(self, row: Sample) -> TrainingSample:
         paths = tuple(map(_existing, row.media))
-        return TrainingSample(turns=row.turns, read_tokens=partial(self._read_tokens, paths))
+        entries = [next(e for (path, _), e in self.entries.items() if path == own) for own in paths]
+        ends = [entry.facts.get("video", {}).get("duration_seconds") for entry in entries]
+        return TrainingSample(
+            turns=row.turns,
+            read_tokens=partial(self._read_tokens, paths),
+            pts_seconds=np.concatenate([entry.pts_seconds for entry in entries]),
+            duration_seconds=max(ends) if all(isinstance(end, (int, float)) for end in ends) else None,
+        )
 
     def _read_tokens(self, paths: tuple[Path, ...], kind: TokenKind) -> VocoTokens:
         return VocoTokens.cat([read_tokens(self.entries[path, kind]) for path in paths])
@@ -218,4 +241,4 @@ class CachedConversations(_SkipsBadRows):
 
 def options_for(kind: TokenKind) -> CompressOptions:
     """Return the options for compressing a video to a kind of tokens."""
-    return CompressOptions(compressor="full", form="kv") if kind == "full" else CompressOptions(form=kind)
+    return CompressOptions(compressor="full") if kind == "full" else CompressOptions(form=kind)

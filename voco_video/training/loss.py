@@ -9,10 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from voco_video.errors import UsageError
-from voco_video.model.tokens import Prefix
+from voco_video.model.tokens import Prefix, VocoTokens
+from voco_video.model.trained_prefix import placed_frames
 from voco_video.model.voco import VocoModel
-from voco_video.training.batches import IGNORED, TrainingBatch
+from voco_video.training.batches import IGNORED, LEARNED, TrainingBatch
+from voco_video.training.interleaved import Interleaved, interleave
 from voco_video.training.packed_attention import PACKED, PackedLayout, pad_prefix
+
+_SUMMED = ("loss", "cross_entropy", "num_labels", "num_correct")
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,10 @@ class TrainableVoco(nn.Module):
             of these tokens whether it is the likeliest (``correct``), its sample and its turn (``rows``, ``turns``),
             ``[M]``.
         """
-        vision_tokens = None if batch.pixels is None else self.voco.vision_tokens(batch.pixels)  # [ΣF, N, D]
+        if batch.parts:  # frames of one size at a time
+            outputs = [self(part, num_items_in_batch=num_items_in_batch or 1) for part in batch.parts]
+            return _joined(outputs, batch.parts, divide=num_items_in_batch is None)
+        vision_tokens = None if batch.pixels is None else self.voco.vision_tokens(batch.pixels)  # [ΣF, N, W]
         answers = self.answer_logits(batch, vision_tokens)
         cross_entropy = nn.functional.cross_entropy(answers.logits.float(), answers.labels, reduction="sum")
         loss = cross_entropy
@@ -82,7 +89,7 @@ class TrainableVoco(nn.Module):
     def _divergence(self, batch: TrainingBatch, vision_tokens: Tensor, student: AnswerLogits) -> Tensor:
         """Compute KL(full visibility || VoCo tokens), summed over labelled tokens; the teacher gets no gradient."""
         with torch.no_grad():
-            teacher = self._packed(batch, vision_tokens, num_voco_tokens=None)
+            teacher = self._at_full_visibility(batch, vision_tokens)
         return nn.functional.kl_div(
             student.logits.float().log_softmax(-1),
             teacher.logits.float().log_softmax(-1),
@@ -99,12 +106,26 @@ class TrainableVoco(nn.Module):
         k = batch.visibility.num_voco_tokens
         if vision_tokens is None:
             return self._from_cache(batch)
-        if k is not None and batch.visibility.form == "embeds":
+        if k is None:
+            return self._at_full_visibility(batch, vision_tokens)
+        if batch.visibility.form == "embeds":
             return self._fed_back(batch, vision_tokens, num_voco_tokens=k)
         return self._packed(batch, vision_tokens, num_voco_tokens=k)
 
+    def _at_full_visibility(self, batch: TrainingBatch, vision_tokens: Tensor) -> AnswerLogits:
+        """Run one pass over all tokens of frames: each frame alone, or all in one sequence as the model was trained."""
+        if self.voco.backbone.template.as_trained is None:
+            return self._packed(batch, vision_tokens, num_voco_tokens=None)
+        sequence = self.voco.frame_sequence(vision_tokens, 0)  # [ΣF, L, W]
+        start = len(self.voco.backbone.template.context_ids)
+        grid = _grid(self.voco, batch)
+        positions = self.voco.backbone.frame_positions(sequence.shape[1], grid=grid)[:, start:].T - start  # [K, C]
+        frames = sequence[:, start:]
+        untouched = self._zero(None) + 0.0 * frames.sum()  # a spare frame belongs to no sample
+        return self._after_embeds(batch, frames, untouched, positions=positions, is_vision=True)
+
     def _packed(self, batch: TrainingBatch, vision_tokens: Tensor, *, num_voco_tokens: int | None) -> AnswerLogits:
-        """Run one pass over frames and text, for keys and values or full visibility."""
+        """Run one pass over frames and text, for keys and values or, with frames first, full visibility."""
         frames = self._frame_sequence(vision_tokens, num_voco_tokens)  # [ΣF, L, D]
         layout = PackedLayout(
             num_frames=batch.num_frames,
@@ -112,7 +133,8 @@ class TrainableVoco(nn.Module):
             kept=num_voco_tokens or frames.shape[1],
             text_lengths=batch.text_lengths,
             num_spare_frames=len(frames) - sum(batch.num_frames),
-            frame_positions=self.voco.backbone.frame_positions(frames.shape[1]),
+            frame_positions=self.voco.backbone.frame_positions(frames.shape[1], grid=_grid(self.voco, batch)),
+            interleaved=self._interleaved(batch, span=num_voco_tokens or 0),
         )
         hidden = self._run(layout, frames, batch.input_ids)  # [ΣF*L + ΣT, D]
         untouched = self._zero(num_voco_tokens)
@@ -123,7 +145,7 @@ class TrainableVoco(nn.Module):
     def _run(self, layout: PackedLayout, frames: Tensor | None, input_ids: Tensor) -> Tensor:
         """Run the decoder over a packed row and return the last hidden states ``[ΣF*L + ΣT, D]``."""
         backbone = self.voco.backbone
-        row = backbone.embed(input_ids.flatten()[layout.text_places()])  # [ΣT, D]
+        row = self._embed(input_ids.flatten()[layout.text_places()])  # [ΣT, D]
         if frames is not None:
             row = torch.cat([frames.flatten(0, 1), backbone.widened(row, frames.shape[2])])
         hidden: Tensor = backbone.decoder(
@@ -138,34 +160,100 @@ class TrainableVoco(nn.Module):
     def _fed_back(self, batch: TrainingBatch, vision_tokens: Tensor, *, num_voco_tokens: int) -> AnswerLogits:
         """Run one pass over frames, then one over the embeddings that it gave, followed by text."""
         sequence = self.voco.frame_sequence(vision_tokens, num_voco_tokens)  # [ΣF, L, D]
-        hidden = self.voco.backbone.decode_frames(sequence, use_cache=False).last_hidden_state
+        grid = _grid(self.voco, batch)
+        hidden = self.voco.backbone.decode_frames(sequence, grid=grid, use_cache=False).last_hidden_state
         embeds = hidden[:, -num_voco_tokens:]  # [ΣF, k, D]
-        parts = embeds[: sum(batch.num_frames)].split(list(batch.num_frames))
-        return self._after_embeds(batch, parts, self._zero(num_voco_tokens) + 0.0 * embeds.sum())
+        return self._after_embeds(batch, embeds, self._zero(num_voco_tokens) + 0.0 * embeds.sum())
 
-    def _after_embeds(self, batch: TrainingBatch, embeds: Sequence[Tensor], untouched: Tensor) -> AnswerLogits:
-        """Run ``[BOS] VoCo embeddings text`` as one causal sequence for each sample; embeds ``[F, k, D]`` each."""
+    def _after_embeds(
+        self,
+        batch: TrainingBatch,
+        frames: Tensor,
+        untouched: Tensor,
+        *,
+        positions: Tensor | None = None,
+        is_vision: bool = False,
+    ) -> AnswerLogits:
+        """Run frames as input embeddings and the text as one causal sequence for each sample.
+
+        Args:
+            frames: ``[ΣF, K, W]``, of all samples and perhaps spare ones behind.
+            positions: of a frame's tokens from its first, ``[K, C]``; 0 to K - 1 when None.
+            is_vision: they are vision tokens, and not VoCo tokens.
+        """
+        backbone, length = self.voco.backbone, frames.shape[1]
+        positions = torch.arange(length)[:, None] if positions is None else positions
+        places = self._interleaved(batch, span=int(positions.max()) + 1 if length else 0, is_vision=is_vision)
+        words = backbone.widened(self._embed(batch.input_ids), frames.shape[2])  # [B, T, W]
+        parts = frames[: sum(batch.num_frames)].to(words).split(list(batch.num_frames))
+        before = backbone.widened(backbone.embed(backbone.template.frame_before_ids), frames.shape[2])
+        rows, texts, at = [], [], []
+        for sample, (own, text_length) in enumerate(zip(parts, batch.text_lengths, strict=True)):
+            text = words[sample, :text_length]
+            if places is None:
+                # Without frames there is no BOS either, as in `VocoModel.empty_prefix`.
+                start = torch.cat([before, own.flatten(0, 1)]) if len(own) else before[:0]
+                rows.append(torch.cat([start, text]))
+                texts.append(torch.arange(len(start), len(start) + text_length))
+            else:
+                in_frames, in_text = places[sample].order(length)
+                row = torch.cat([own.flatten(0, 1), text])
+                rows.append(row[torch.cat([in_frames, in_text]).argsort().to(row.device)])
+                texts.append(in_text)
+                at.append(_row_positions(places[sample], positions, in_frames, in_text))
+        longest = max(map(len, rows))
+        inputs = backbone.decoder_inputs(torch.stack([nn.functional.pad(r, (0, 0, 0, longest - len(r))) for r in rows]))
+        if positions.shape[1] > 1:  # padding on the right is never attended to
+            padded = torch.stack([nn.functional.pad(p, (0, longest - p.shape[1])) for p in at], dim=1)
+            inputs["position_ids"] = padded.to(words.device)  # [C, B, S + T]
+        hidden = backbone.decoder(**inputs, use_cache=False).last_hidden_state
+        found = [row[text.to(row.device)] for row, text in zip(hidden, texts, strict=True)]
+        return self._at_labels(batch, torch.cat(found), untouched)
+
+    def _interleaved(
+        self, batch: TrainingBatch, *, span: int, is_vision: bool = False
+    ) -> tuple[Interleaved, ...] | None:
+        """Place each sample's frames among its words; None for models that read frames first."""
+        if not batch.lead_lengths:
+            return None
+        return tuple(
+            interleave(self.voco.backbone, lengths, length, span=span, times=times if is_vision else None)
+            for lengths, length, times in zip(batch.lead_lengths, batch.text_lengths, batch.times, strict=True)
+        )
+
+    def _embed(self, input_ids: Tensor) -> Tensor:
+        """Embed token ids, and `LEARNED` as the embeddings that follow a video, ``[..., T] -> [..., T, D]``."""
         backbone = self.voco.backbone
-        before = backbone.embed(backbone.template.frame_before_ids)
-        text = backbone.embed(batch.input_ids)  # [B, T, D]
-        # Without frames there is no BOS either, as in `VocoModel.empty_prefix`.
-        starts = [torch.cat([before, e.to(text).flatten(0, 1)]) if len(e) else before[:0] for e in embeds]
-        longest = max(len(start) for start in starts)
-        rows = [
-            nn.functional.pad(torch.cat([start, words]), (0, 0, 0, longest - len(start)))
-            for start, words in zip(starts, text, strict=True)
-        ]  # [B, S + T, D]; padding on the right is never attended to
-        hidden = backbone.decoder(inputs_embeds=torch.stack(rows), use_cache=False).last_hidden_state
-        pairs = zip(hidden, starts, batch.text_lengths, strict=True)
-        texts = [row[len(start) : len(start) + length] for row, start, length in pairs]
-        return self._at_labels(batch, torch.cat(texts), untouched)
+        embeds = backbone.embed(input_ids.clamp_min(0))
+        is_learned = (input_ids == LEARNED).to(embeds.device)
+        learned = backbone.family.after_embeds(backbone.hf_model)
+        if learned is None or not is_learned.any():
+            return embeds
+        count = int(is_learned.sum()) // len(learned)
+        return embeds.masked_scatter(is_learned[..., None], learned.to(embeds).repeat(count, 1))
 
     def _from_cache(self, batch: TrainingBatch) -> AnswerLogits:
         """Run only the text, over frames from a cache."""
-        if batch.visibility.token_kind == "embeds":
-            return self._after_embeds(batch, [t.embeds for t in batch.tokens if t.embeds is not None], self._zero(None))
-        prefixes = [self.voco.prefix(tokens) for tokens in batch.tokens]
-        kept = batch.tokens[0].num_voco_tokens
+        tokens, untouched = batch.tokens, self._zero(None)
+        if tokens[0].embeds is not None:
+            frames = torch.cat([t.embeds for t in tokens if t.embeds is not None])
+            positions = None if tokens[0].positions is None else tokens[0].positions[0].long()
+            return self._after_embeds(
+                batch, frames, untouched, positions=positions, is_vision=not tokens[0].can_truncate
+            )
+        kept = tokens[0].num_voco_tokens
+        places = self._interleaved(batch, span=kept)
+        if places is not None:
+            layout = PackedLayout(
+                num_frames=batch.num_frames,
+                frame_length=kept,
+                kept=kept,
+                text_lengths=batch.text_lengths,
+                prefix=self._placed(tokens, places),
+                interleaved=places,
+            )
+            return self._at_labels(batch, self._run(layout, None, batch.input_ids), untouched)
+        prefixes = [self.voco.prefix(t) for t in tokens]
         layout = PackedLayout(
             num_frames=batch.num_frames,
             frame_length=prefixes[0].text_start - kept * (batch.num_frames[0] - 1),
@@ -175,7 +263,21 @@ class TrainableVoco(nn.Module):
         )
         if any(layout.text_start(len(p.frame_slots)) != p.text_start for p in prefixes):
             raise UsageError("frames of one batch were compressed with frame templates of different lengths")
-        return self._at_labels(batch, self._run(layout, None, batch.input_ids), self._zero(None))
+        return self._at_labels(batch, self._run(layout, None, batch.input_ids), untouched)
+
+    def _placed(self, tokens: Sequence[VocoTokens], places: Sequence[Interleaved]) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Move each sample's VoCo tokens to their places; per layer, padded, ``[B, kv_heads, S, head_dim]``."""
+        rows = []
+        for sample, at in zip(tokens, places, strict=True):
+            is_seen = torch.ones(sample.num_frames, sample.num_voco_tokens, dtype=torch.bool)
+            target = at.frames[:, None] + torch.arange(sample.num_voco_tokens)
+            rows.append(placed_frames(self.voco.backbone, sample, is_seen, target[..., None]))
+        layers = range(len(rows[0][0]))
+        # Copies made outside inference mode may be saved for the backward pass.
+        return tuple(
+            (pad_prefix([k[layer].clone() for k, _ in rows]), pad_prefix([v[layer].clone() for _, v in rows]))
+            for layer in layers
+        )
 
     def _frame_sequence(self, vision_tokens: Tensor, num_voco_tokens: int | None) -> Tensor:
         """Append k VoCo tokens to each frame, or none for None: ``[ΣF, N, D] -> [ΣF, L, D]``."""
@@ -209,3 +311,29 @@ def stack_prefixes(prefixes: Sequence[Prefix]) -> tuple[tuple[Tensor, Tensor], .
         return pad_prefix([prefix.layers[layer][which][0].clone() for prefix in prefixes])
 
     return tuple((stacked(layer, 0), stacked(layer, 1)) for layer in range(len(prefixes[0].layers)))
+
+
+def _grid(voco: VocoModel, batch: TrainingBatch) -> tuple[int, int] | None:
+    """Return rows and columns of the vision tokens of a batch's frames."""
+    return None if batch.pixels is None else voco.backbone.grid_of(*batch.pixels.shape[1:3])
+
+
+def _row_positions(places: Interleaved, positions: Tensor, in_frames: Tensor, in_text: Tensor) -> Tensor:
+    """Return the positions of one sample's row of frames and text, ``[C, S + T]``."""
+    frames = positions[None] + places.frames[:, None, None]  # [F, K, C]
+    frames[..., 0] += places.times[:, None]
+    row = torch.empty(positions.shape[1], len(in_frames) + len(in_text), dtype=torch.long)
+    row[:, in_frames] = frames.flatten(0, 1).T
+    row[:, in_text] = places.text
+    return row
+
+
+def _joined(outputs: Sequence[dict[str, Tensor]], parts: Sequence[TrainingBatch], *, divide: bool) -> dict[str, Tensor]:
+    """Join what the parts of a batch gave; their samples count on."""
+    firsts = torch.tensor([0, *(len(part.num_frames) for part in parts[:-1])]).cumsum(0).tolist()
+    joined = {name: torch.stack([out[name] for out in outputs]).sum() for name in _SUMMED}
+    joined |= {name: torch.cat([out[name] for out in outputs]) for name in ("correct", "turns")}
+    joined["rows"] = torch.cat([out["rows"] + first for out, first in zip(outputs, firsts, strict=True)])
+    if divide:
+        joined["loss"] = joined["loss"] / joined["num_labels"]
+    return joined

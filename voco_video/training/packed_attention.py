@@ -24,6 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from voco_video.errors import ModelError
 from voco_video.model.positions import CompactLayout
+from voco_video.training.interleaved import Interleaved
 
 PACKED = "voco_packed"
 
@@ -41,6 +42,7 @@ class PackedLayout:
         prefix: in place of frames in the row, per layer the keys and values ``[B, kv_heads, S, head_dim]`` that text
             sees, already rotated to their places.
         frame_positions: positions of a frame's sequence from its start, int64 ``[C, L]``; 0 to L - 1 when None.
+        interleaved: where each sample's frames and text stand, where there is text between frames.
     """
 
     num_frames: tuple[int, ...]
@@ -50,6 +52,7 @@ class PackedLayout:
     num_spare_frames: int = 0
     prefix: tuple[tuple[Tensor, Tensor], ...] | None = None
     frame_positions: Tensor | None = None
+    interleaved: tuple[Interleaved, ...] | None = None
 
     @property
     def total_frames(self) -> int:
@@ -100,6 +103,8 @@ class PackedLayout:
     def position_ids(self) -> Tensor:
         """Compute the row's compact positions, int64 ``[1, ΣF*L + ΣT]``, or with three coordinates ``[3, 1, ...]``."""
         within = self._within()
+        if self.interleaved is not None:
+            return self._interleaved_ids(within)
         counts = (*self.num_frames, self.num_spare_frames) if self.prefix is None else ()
         step = self._compact(1).num_voco_tokens if self.total_frames else 0
         frames = [f * step + within for count in counts for f in range(count)]
@@ -108,13 +113,34 @@ class PackedLayout:
         row = torch.cat([*frames, *texts], dim=1)  # [C, ΣF*L + ΣT]
         return row if len(row) == 1 else row[:, None]
 
+    def _interleaved_ids(self, within: Tensor) -> Tensor:
+        """Compute the positions of a row whose texts stand among its frames.
+
+        A frame's sequence is moved so that its kept tokens stand at their places. What is before them then stands below
+        0 at times, which no token sees but those of the same frame.
+        """
+        assert self.interleaved is not None
+        kept = within - within.amax(0)[self.frame_length - self.kept :].min() if self.total_frames else within
+        starts = torch.cat([sample.frames for sample in self.interleaved]) if self.total_frames else torch.zeros(0)
+        frames = [kept + int(start) for start in starts] + [within] * (
+            self.num_spare_frames if self.total_frames else 0
+        )
+        texts = [sample.text.expand(len(within), -1) for sample in self.interleaved]
+        row = torch.cat([*frames, *texts], dim=1)  # [C, ΣF*L + ΣT]
+        return row if len(row) == 1 else row[:, None]
+
     def text_mask(self) -> Tensor:
-        """Build the mask of texts, bool ``[B, 1, T, S + T]``: a token sees its sample's slots and text up to itself."""
-        lengths = torch.tensor(self.num_frames) * self.kept  # [B]
-        slots = torch.arange(self.prefix_length) < lengths[:, None]  # [B, S]
+        """Build the mask of texts, bool ``[B, 1, T, S + T]``: a token sees its sample's slots and text up to itself.
+
+        Where text stands among frames, it sees the slots of frames before it.
+        """
         longest, num_texts = self.longest_text, len(self.num_frames)
+        num_seen = torch.tensor(self.num_frames)[:, None].repeat(1, longest)  # [B, T], frames that a token sees
+        for row, sample in enumerate(self.interleaved or ()):
+            num_seen[row, : len(sample.text)] = sample.frames_before
+        slots = torch.arange(self.prefix_length) < num_seen[..., None] * self.kept  # [B, T, S]
         earlier = torch.ones(longest, longest, dtype=torch.bool).tril()
-        return torch.cat([slots[:, None].expand(-1, longest, -1), earlier.expand(num_texts, -1, -1)], dim=-1)[:, None]
+        return torch.cat([slots, earlier.expand(num_texts, -1, -1)], dim=-1)[:, None]
 
     def text_index(self) -> Tensor:
         """Return the token at each place of the padded texts (any token at padding), ``[B * T]``."""

@@ -12,14 +12,15 @@ from functools import lru_cache, partial
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
+from voco_video.compress import StageSeconds, compress_batch, frames_of
 from voco_video.data.samples import Sample as FileSample
 from voco_video.data.samples import Turn
-from voco_video.model.compressors import whole_frames
 from voco_video.model.tokens import VocoTokens
 from voco_video.model.voco import VocoModel
-from voco_video.options.compression import Form
+from voco_video.options.compression import CompressOptions, Compressor, Form
 from voco_video.shapes.questions import draw_questions
 from voco_video.shapes.rendering import render
 from voco_video.shapes.samples import MovingShapes, SceneSample
@@ -28,6 +29,7 @@ from voco_video.shapes.world import draw_scene, scene_rng
 from voco_video.training.batches import TokenKind, TrainingSample, Visibility
 from voco_video.training.config import MOVING_SHAPES, TrainConfig
 from voco_video.training.file_samples import CachedConversations, Conversations, read_rows
+from voco_video.video.frames import FrameBatch
 
 
 class SampleSource(Protocol):
@@ -72,7 +74,8 @@ class MovingShapesStream:
     def sample(self, index: int) -> TrainingSample:
         """Sample ``index``, 0 or more."""
         drawn = self.of(index).sample(index)
-        return TrainingSample(frames=drawn.frames, turns=tuple(map(as_turn, drawn.turns)))
+        turns = tuple(map(as_turn, drawn.turns))
+        return TrainingSample(frames=drawn.frames, turns=turns, pts_seconds=drawn.pts_seconds)
 
 
 class CompressedFrames:
@@ -81,8 +84,9 @@ class CompressedFrames:
     All vision tokens take 40 times the memory of VoCo tokens and are seldom needed, so they are computed each time.
     """
 
-    def __init__(self, frames: np.ndarray, model: VocoModel) -> None:
+    def __init__(self, frames: np.ndarray, pts_seconds: npt.NDArray[np.floating] | None, model: VocoModel) -> None:
         self.frames = frames
+        self.pts_seconds = np.asarray(np.arange(len(frames)) if pts_seconds is None else pts_seconds, np.float64)
         self.model = model
         self._tokens: dict[Form, VocoTokens] = {}
 
@@ -90,10 +94,16 @@ class CompressedFrames:
     def read_tokens(self, kind: TokenKind) -> VocoTokens:
         """Compress the frames, with all of the model's K VoCo tokens."""
         if kind == "full":
-            return whole_frames(self.model, self.model.vision_tokens(self.frames))
+            return self._compressed(Compressor("full"), self.model.form_of(Compressor("full")))
         if kind not in self._tokens:
-            self._tokens[kind] = self.model.compress(self.model.vision_tokens(self.frames), form=kind)
+            self._tokens[kind] = self._compressed(Compressor("voco"), kind)
         return self._tokens[kind]
+
+    def _compressed(self, compressor: Compressor, form: Form) -> VocoTokens:
+        options = CompressOptions(compressor=str(compressor), form=form)
+        pictures = iter([FrameBatch(self.frames, self.pts_seconds)])
+        batches = frames_of(self.model, compressor, options, pictures)
+        return VocoTokens.cat([compress_batch(self.model, b, compressor, options, StageSeconds()) for b in batches])
 
 
 class CompressedMovingShapes:
@@ -118,10 +128,13 @@ class CompressedMovingShapes:
         number = index % self.num_scenes
         if number not in self._scenes:
             drawn = self.stream.of(number).sample(number)
-            self._scenes[number] = (replace(drawn, frames=drawn.frames[:0]), CompressedFrames(drawn.frames, self.model))
+            compressed = CompressedFrames(drawn.frames, drawn.pts_seconds, self.model)
+            self._scenes[number] = replace(drawn, frames=drawn.frames[:0]), compressed
         drawn, compressed = self._scenes[number]
         turns = self.stream.of(number).turns(drawn, conversation=index)
-        return TrainingSample(turns=tuple(map(as_turn, turns)), read_tokens=compressed.read_tokens)
+        return TrainingSample(
+            turns=tuple(map(as_turn, turns)), read_tokens=compressed.read_tokens, pts_seconds=drawn.pts_seconds
+        )
 
 
 class CompressedSamples:
@@ -135,7 +148,8 @@ class CompressedSamples:
     def _sample(dataset: SampleSource, model: VocoModel, index: int) -> TrainingSample:
         sample = dataset.sample(index)
         assert sample.frames is not None
-        return replace(sample, frames=None, read_tokens=CompressedFrames(sample.frames, model).read_tokens)
+        compressed = CompressedFrames(sample.frames, sample.pts_seconds, model)
+        return replace(sample, frames=None, read_tokens=compressed.read_tokens)
 
 
 def as_turn(question: QuestionAnswer) -> Turn:
@@ -169,7 +183,8 @@ class MovingShapesQuestions:
         pts_seconds = (np.arange(count) + phase) / count * scene.duration_seconds
         questions = draw_questions(scene, rng, num_questions=6, at_seconds=float(pts_seconds[0]) if is_image else None)
         question = questions[index % len(questions)]
-        return TrainingSample(frames=render(scene, pts_seconds.tolist(), size=self.size), turns=(as_turn(question),))
+        frames = render(scene, pts_seconds.tolist(), size=self.size)
+        return TrainingSample(frames=frames, turns=(as_turn(question),), pts_seconds=pts_seconds)
 
 
 def open_dataset(config: TrainConfig, model: VocoModel, *, rows: Sequence[FileSample] | None = None) -> SampleSource:

@@ -1,6 +1,7 @@
 """A video file as frames with their times: `open_video`, `read_frames`, `probe`.
 
-    path -> one demux pass (every frame's time) -> Sampling picks frames -> decode just those -> FrameBatch
+    video -> a file here (`sources`) -> one demux pass (every frame's time) -> Sampling picks frames
+          -> decode just those -> FrameBatch
 
 Which frames come depends on the file and the `Sampling` alone, never on the backend that decodes them.
 """
@@ -8,7 +9,6 @@ Which frames come depends on the file and the `Sampling` alone, never on the bac
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import threading
 import time
@@ -28,11 +28,13 @@ from voco_video.video.container import Source, StreamFacts
 from voco_video.video.decode_plan import all_whole
 from voco_video.video.frames import FrameBatch
 from voco_video.video.media_files import as_video_errors
-from voco_video.video.other_readers import check_backend, open_reader
+from voco_video.video.other_readers import Reader, check_backend, open_reader
 from voco_video.video.packet_index import StreamIndex, scan
 from voco_video.video.picture_index import index_again, index_frames
+from voco_video.video.pictures import PictureReader, picture_facts, picture_index
 from voco_video.video.sampling import pick_frames
 from voco_video.video.scaling import MAX_PIXELS, Fit, FrameScaler, display_size
+from voco_video.video.sources import LocalVideo, VideoLike, local_video
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class VideoInfo:
     """What is known of a video before decoding it.
 
     Attributes:
+        path: of the file; a URL without its secrets, or what else the video is.
         width, height: pixels as displayed: upright, square pixels.
         rotation_degrees: clockwise turn that makes the stored picture upright (already applied to width and height).
         sample_aspect_ratio: width of a stored pixel over its height.
@@ -51,7 +54,7 @@ class VideoInfo:
         num_video_streams: more than 1 is possible; the one that FFmpeg calls best is read.
     """
 
-    path: Path
+    path: Path | str
     container: str
     codec: str
     width: int
@@ -72,12 +75,16 @@ class Video:
 
     Holds the times of all frames (about 30 bytes each). Until the first `batches` also what opening a small file has
     left: the open file, its packets and its decoder.
+
+    Attributes:
+        holding: closed with the video: what keeps the file here that it is read from.
     """
 
     def __init__(
-        self, path: Path, index: StreamIndex, facts: StreamFacts, backend: str, source: Source | None = None
+        self, local: LocalVideo, index: StreamIndex, facts: StreamFacts, backend: str, source: Source | None = None
     ) -> None:
-        self._path = path
+        self.holding = contextlib.ExitStack()
+        self._local = local
         self._index = index
         self._facts = facts
         self._backend = backend
@@ -93,7 +100,7 @@ class Video:
         height, width = self._display_size
         if height * width > MAX_PIXELS:
             raise VideoError(
-                f"{path}: its pictures would have {round(width)}x{round(height)} pixels, more than {MAX_PIXELS}; "
+                f"{local.name}: its pictures would have {round(width)}x{round(height)} pixels, more than {MAX_PIXELS}; "
                 "it is damaged, or no video"
             )
 
@@ -109,6 +116,7 @@ class Video:
             source.close()
         for batches in list(self._running):
             batches.close()
+        self.holding.close()
 
     @property
     def info(self) -> VideoInfo:
@@ -118,7 +126,7 @@ class Video:
         end_seconds = self._end_seconds
         duration = end_seconds - float(times[0])
         return VideoInfo(
-            path=self._path,
+            path=self._local.name,
             container=facts.container,
             codec=facts.codec,
             width=max(1, round(width)),
@@ -154,6 +162,11 @@ class Video:
         return self._decode_seconds
 
     @property
+    def _path(self) -> Path:
+        assert self._local.path is not None
+        return self._local.path
+
+    @property
     def _end_seconds(self) -> float:
         return float(self._index.to_seconds(self._index.end_pts))
 
@@ -178,6 +191,12 @@ class Video:
                 self._index = index_again(self._path)
                 self._pts_seconds = self._index.pts_seconds
         self._has_checked_keyframes = True
+
+    def read(self, sampling: Sampling, *, fit: Fit | None = None) -> FrameBatch:
+        """All planned frames at once, for when they fit in memory; raises what `batches` raises."""
+        num_frames = len(self.plan(sampling))
+        (batch,) = self.batches(sampling, fit=fit, batch_size=num_frames, prefetch_batches=0)
+        return batch
 
     def batches(
         self,
@@ -233,7 +252,7 @@ class Video:
                 yield batch
 
     def _contained(self, *arguments: Any) -> Iterator[FrameBatch]:
-        with as_video_errors(self._path):
+        with self._local.named_errors(), as_video_errors(self._local.path or self._local.name):
             yield from self._decode(*arguments)
 
     def _decode(
@@ -246,7 +265,7 @@ class Video:
         stop: threading.Event,
         source: Source | None,
     ) -> Iterator[FrameBatch]:
-        reader = open_reader(self._backend, self._path, self._index, self._facts, stop, source)
+        reader = self._open_reader(stop, source)
         facts = self._facts
         scaler = FrameScaler(
             fit,
@@ -255,7 +274,7 @@ class Video:
             sample_aspect_ratio=facts.sample_aspect_ratio,
             orientation=facts.orientation,
             coded_aspect=facts.coded_aspect,
-            name=str(self._path),
+            name=str(self._local.name),
         )
         num_left = len(plan) - first_frame
         pixels: npt.NDArray[np.uint8] | None = None
@@ -273,13 +292,20 @@ class Video:
         if pixels is not None:
             yield FrameBatch(pixels[: len(pts_seconds)], np.array(pts_seconds))
         if num_left == len(plan) and not stop.is_set():
-            raise VideoError(f"{self._path}: not one of {num_left} frames could be decoded")
+            raise VideoError(f"{self._local.name}: not one of {num_left} frames could be decoded")
+
+    def _open_reader(self, stop: threading.Event, source: Source | None) -> Reader:
+        if self._local.pictures is not None:
+            return PictureReader(self._local.pictures, stop)
+        return open_reader(self._backend, self._path, self._index, self._facts, stop, source)
 
 
-def open_video(path: str | os.PathLike[str], *, backend: str = "pyav") -> Video:
-    """Open a video file and list its frames' times; decodes one frame, to learn which way up it is.
+def open_video(path: VideoLike, *, backend: str = "pyav") -> Video:
+    """Open a video and list its frames' times; decodes one frame, to learn which way up it is.
 
     Args:
+        path: a file, a URL, bytes, an open file or pictures; see `voco_video.video.sources.local_video`. What had to be
+            copied here stays until the video is closed.
         backend: "pyav", "decord" or "torchcodec"; all give the same frames.
 
     Raises:
@@ -292,18 +318,28 @@ def open_video(path: str | os.PathLike[str], *, backend: str = "pyav") -> Video:
                 print(batch.pts_seconds, batch.pixels.shape)
     """
     check_backend(backend)
-    with as_video_errors(path), contextlib.ExitStack() as closing:
-        source = closing.enter_context(Source(path))
+    with contextlib.ExitStack() as holding:
+        video = _open_local(holding.enter_context(local_video(path)), backend)
+        video.holding = holding.pop_all()
+        return video
+
+
+def _open_local(local: LocalVideo, backend: str) -> Video:
+    if local.pictures is not None:
+        return Video(local, picture_index(local.pictures), picture_facts(local.pictures), backend)
+    assert local.path is not None
+    with as_video_errors(local.path), contextlib.ExitStack() as closing:
+        source = closing.enter_context(Source(local.path))
         packets, facts = scan(source)
         index = index_frames(source, packets)
         if source.kept_packets and backend == "pyav":
             closing.pop_all()  # the first reading uses it up
-            return Video(Path(path), index, facts, backend, source)
-    return Video(Path(path), index, facts, backend)
+            return Video(local, index, facts, backend, source)
+    return Video(local, index, facts, backend)
 
 
 def read_frames(
-    path: str | os.PathLike[str],
+    path: VideoLike,
     sampling: Sampling | None = None,
     *,
     fit: Fit | None = None,
@@ -318,12 +354,10 @@ def read_frames(
     """
     sampling = sampling or Sampling()
     with open_video(path, backend=backend) as video:
-        num_frames = len(video.plan(sampling))
-        (batch,) = video.batches(sampling, fit=fit, batch_size=num_frames, prefetch_batches=0)
-    return batch
+        return video.read(sampling, fit=fit)
 
 
-def probe(path: str | os.PathLike[str]) -> VideoInfo:
+def probe(path: VideoLike) -> VideoInfo:
     """What `open_video(path).info` says: size, times, codec. Reads the file once, decodes one frame."""
     with open_video(path) as video:
         return video.info

@@ -136,6 +136,14 @@ class Family(ABC):
         """
         return image_settings(processor)
 
+    def for_videos(self, images: ImageSettings, settings: dict[str, Any]) -> ImageSettings:
+        """Return the settings with what a ``video_preprocessor_config.json`` says, where it differs for videos.
+
+        Args:
+            settings: the content of that file.
+        """
+        return images
+
     def as_library(self, images: ImageSettings, processor: Any) -> ImageSettings:
         """Return the settings that follow the installed library where it differs from what the model was trained on."""
         return images
