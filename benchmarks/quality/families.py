@@ -10,6 +10,7 @@ one turn or more, with a system message or without. A row holds the largest diff
     greedy              answers of 8 tokens that are equal
     voco kv, embeds     VoCo tokens among words against one masked pass, written out
     pool                `pool:1` in both forms against the same
+    train               loss of the training pass on two answers against one from the library's logits
     kv against embeds   not an error: how far `full` in form `kv` is from the model as trained, for in that form frames
                         do not see each other, nor the words before them. Largest difference of logits, and beside it
                         the standard deviation of the logits
@@ -40,6 +41,7 @@ from tests.helpers.as_trained import (
     library_answer,
     system_of,
     text_ids,
+    training_losses,
 )
 from tests.helpers.masked_pass import one_pass
 from tests.helpers.tiny_families import tiny_family
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TOLERANCE = 1e-4
-LARGEST = ("logits", "voco_kv", "voco_embeds", "pool")
+LARGEST = ("logits", "voco_kv", "voco_embeds", "pool", "train")
 NUM_ANSWER_TOKENS = 8
 
 
@@ -108,6 +110,8 @@ def measure_case(row: dict[str, Any], name: str, model: VocoModel, hf_model: Any
     is_at_least("logits", full, expected)
     is_at_least("kv_against_embeds", full, ours("full", "kv"))
     row["standard_deviation"] = max(row["standard_deviation"], float(expected.std()))
+    losses = training_losses(hf_model, model, name, shown)
+    row["train"] = max(row["train"], abs(losses[0] - losses[1]))
     forms: tuple[Form, Form] = ("kv", "embeds")
     for form in forms:
         is_at_least(f"voco_{form}", ours("voco", form), one_pass(model, shown, turns, "voco", form))
@@ -119,7 +123,7 @@ def measure(settings: Settings) -> Report:
     return {"tolerance": TOLERANCE, "rows": [measure_family(name, settings) for name in REFERENCES]}
 
 
-HEADINGS = ["family", "prompt", "logits", "greedy", "voco kv", "voco embeds", "pool", "kv against embeds"]
+HEADINGS = ["family", "prompt", "logits", "greedy", "voco kv", "voco embeds", "pool", "train", "kv against embeds"]
 
 
 def family_table(report: Report) -> str:

@@ -13,15 +13,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.helpers.tiny_families import IDS
 from voco_video.compress import StageSeconds, compress_batch
+from voco_video.data.samples import Turn
 from voco_video.model.families import FrameTimes
 from voco_video.model.mixed_prefix import assemble
 from voco_video.model.tokens import Prefix, VocoTokens
 from voco_video.model.voco import VocoModel
 from voco_video.options.compression import CompressOptions, Form, parse_compressor
+from voco_video.training.batches import TrainingSample, Visibility, make_batch
+from voco_video.training.loss import TrainableVoco
 from voco_video.video.frames import FrameBatch, FrameGroups
 
 Turns = Sequence[tuple[str, str]]
@@ -284,6 +287,31 @@ REFERENCES = {
         outer=("<|vision_start|>", "<|vision_end|>"),
     ),
 }
+
+
+@torch.no_grad()
+def training_losses(hf_model: Any, model: VocoModel, name: str, shown: Shown) -> tuple[float, float]:
+    """The loss of the product's training pass on a conversation about a video, and that from the library's logits."""
+    turns = (Turn("What moves?", "A dog."), Turn("And then?", "It lies down."))
+    sample = TrainingSample(turns, shown.pixels, pts_seconds=shown.seconds, duration_seconds=shown.duration_seconds)
+    batch = make_batch(model.backbone, [sample], Visibility(None))
+    attention = model.backbone.text_config._attn_implementation
+    answers = TrainableVoco(model).answer_logits(batch, model.vision_tokens(batch.pixels))
+    model.backbone.decoder.set_attn_implementation(attention)
+
+    video = compressed(model, shown)
+    before = video.whole_ids(QUESTION)[: -len(text_ids(model, QUESTION))]
+    num_learned = int((batch.input_ids == -1).sum())
+    after = batch.input_ids[0, sum(batch.lead_lengths[0]) + num_learned :]
+    ids = torch.cat([torch.tensor(before), after])[None]
+    labels = torch.cat([torch.full((len(before),), -100), batch.labels[0, -len(after) :]])
+    logits = hf_model(input_ids=ids, **REFERENCES[name].inputs(model, shown, ids)).logits[0]
+    is_answer = labels[1:] >= 0
+    expected = nn.functional.cross_entropy(logits[:-1][is_answer], labels[1:][is_answer])
+    ours = nn.functional.cross_entropy(answers.logits, labels[1:][is_answer])
+    return float(ours), float(expected)
+
+
 REFERENCES["qwen3_vl_moe"] = REFERENCES["qwen3_vl"]
 
 

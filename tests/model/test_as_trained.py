@@ -30,6 +30,7 @@ from tests.helpers.as_trained import (
     library_ids,
     system_of,
     text_ids,
+    training_losses,
 )
 from tests.helpers.masked_pass import one_pass
 from tests.helpers.tiny_families import tiny_family
@@ -315,6 +316,13 @@ def test_one_frame_in_form_kv_is_the_same_where_no_words_stand_before_it(live):
     has_words = live.name in WITH_LABELS  # which no frame has seen in form kv
     assert (largest_difference(*logits) > 100 * TOLERANCE) == has_words
     assert (largest_difference(*logits) <= TOLERANCE) == (not has_words)
+
+
+def test_the_loss_of_training_is_that_of_the_librarys_logits(live):
+    for case in (Case(1), Case(5, fps=0.3, size=1), Case(4, fps=2.0, size=2)):
+        ours, expected = training_losses(live.hf_model, live.model, live.name, case.shown(live.name))
+        assert expected > 1
+        assert abs(ours - expected) <= TOLERANCE
 
 
 @pytest.mark.parametrize("compressor", ["voco", "pool:1", "full"])
