@@ -704,7 +704,6 @@ def test_a_chat_template_that_fails_is_an_error_when_it_is_asked(copy_of):
 
 ORIGINALS = {
     "internvl_chat": "OpenGVLab/InternVL3-1B-hf",
-    "llava_qwen": "llava-hf/llava-onevision-qwen2-7b-ov-hf",
     "llava_mistral": "llava-hf/llava-1.5-7b-hf",
     "minicpmv": "a conversion to the library's own layout",
     "some_new_vl": "a conversion to the library's own layout",

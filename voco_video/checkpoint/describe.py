@@ -21,8 +21,10 @@ from voco_video.checkpoint.files import (
 )
 from voco_video.checkpoint.loading import empty_model
 from voco_video.checkpoint.published import (
+    ONEVISION_MODEL_TYPE,
     PUBLISHED_MODEL_TYPE,
     PUBLISHED_NUM_VOCO_TOKENS,
+    OnevisionCheckpoint,
     PublishedCheckpoint,
     is_published,
     open_published,
@@ -116,7 +118,13 @@ def supported_models() -> list[SupportedModel]:
         for model_type, family in FAMILIES.items()
     ]
     tower, decoder = "clip_vision_model", "llama"
-    return [*kinds, SupportedModel(_PUBLISHED_TITLE, PUBLISHED_MODEL_TYPE, "published", tower, decoder, "1-D")]
+    return [
+        *kinds,
+        SupportedModel(_PUBLISHED_TITLE, PUBLISHED_MODEL_TYPE, "published", tower, decoder, "1-D"),
+        SupportedModel(
+            OnevisionCheckpoint.title, ONEVISION_MODEL_TYPE, "published", "siglip_vision_model", "qwen2", "1-D"
+        ),
+    ]
 
 
 def describe_checkpoint(path: str | Path) -> CheckpointFacts:
@@ -174,8 +182,8 @@ def _published_facts(checkpoint: PublishedCheckpoint) -> CheckpointFacts:
         checkpoint.config,
         checkpoint.images,
         checkpoint.stored_weights(torch.float32),
-        title="VoCo-LLaMA" if has_voco else "original LLaVA-1.5",
-        model_type=PUBLISHED_MODEL_TYPE,
+        title=checkpoint.title,
+        model_type=checkpoint.model_type,
         layout="published",
         num_voco_tokens=PUBLISHED_NUM_VOCO_TOKENS if has_voco else 0,
         trained=has_voco,
