@@ -1,6 +1,6 @@
 """Whether each family is asked as it was trained: its library's prompt, logits and answers, and what is kept otherwise.
 
-    python -m benchmarks.quality.families [--num-cases 40] [--seeds 0 1 2]
+    python -m benchmarks.quality.families [--num-cases 12] [--seeds 0 1]
 
 Tiny random models of every family are asked about random pictures: 1 to 8 of them, several shapes, 0.1 to 8 a second,
 one turn or more, with a system message or without. A row holds the largest difference over all cases:
@@ -62,7 +62,7 @@ NUM_ANSWER_TOKENS = 8
 class Settings:
     """How many random models and questions."""
 
-    num_cases: int = option(20, "videos and conversations of each model")
+    num_cases: int = option(12, "videos and conversations of each model")
     seeds: tuple[int, ...] = option((0, 1), "of the random weights")
     seed: int = option(0, "of the videos and conversations")
 

@@ -6,6 +6,7 @@ Run with -rP for the table of the largest differences.
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import (
+    CONFIG_MAPPING,
     AutoImageProcessor,
     InternVLConfig,
     LlavaConfig,
@@ -29,7 +31,7 @@ from voco_video.checkpoint.folder import load_voco_model, save_voco_model
 from voco_video.errors import ModelError
 from voco_video.model.backbone import CACHE_ARGUMENT
 from voco_video.model.compressors import compress_frames, whole_frames
-from voco_video.model.families import family_of
+from voco_video.model.families import REASONS, family_of
 from voco_video.model.positions import frame_positions, rotate_keys
 from voco_video.model.tokens import VocoTokens
 from voco_video.model.voco import VocoModel
@@ -420,6 +422,15 @@ def test_a_picture_of_several_coordinates_written_out():
         [0, 1, 2, 2, 2, 5, 6],
         [0, 1, 2, 3, 4, 5, 6],
     ]
+
+
+@pytest.mark.parametrize("model_type", REASONS)
+def test_a_family_that_cannot_be_supported_is_refused_with_the_reason(model_type, tmp_path):
+    assert model_type in CONFIG_MAPPING, "the library knows no such model"
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    for read in (load_voco_model, describe_checkpoint):
+        with pytest.raises(ModelError, match=re.escape(f"{model_type!r} is not supported ({REASONS[model_type]})")):
+            read(tmp_path)
 
 
 def test_an_unknown_family_is_named():

@@ -29,6 +29,19 @@ FAMILIES: dict[str, Family] = {
 }
 """`Family` by the ``model_type`` of a checkpoint's config.json."""
 
+_RECURRENT = "most of its layers keep a running state in place of keys and values, which no cache of frames can hold"
+_ITS_OWN_KEYS = "it writes the time of the last frame behind it, and turns keys by pairs of neighbouring numbers"
+REASONS = {
+    "gemma3": "its vision tokens see those behind them, and most of its layers see a window with other rotary angles",
+    "glm4v": _ITS_OWN_KEYS,
+    "glm4v_moe": _ITS_OWN_KEYS,
+    "glm46v": _ITS_OWN_KEYS,
+    "llava_next": "it cuts pictures into tiles and has no place for a video; LLaVA-NeXT-Video has one",
+    "qwen3_5": _RECURRENT,
+    "qwen3_5_moe": _RECURRENT,
+}
+"""Why some models that people ask for are not supported, by ``model_type``."""
+
 
 def family_of(config: Any) -> Family:
     """Find the family of a checkpoint's configuration.
@@ -38,8 +51,10 @@ def family_of(config: Any) -> Family:
     """
     family = FAMILIES.get(config.model_type)
     if family is None:
+        reason = REASONS.get(config.model_type)
         raise ModelError(
-            f"model_type {config.model_type!r} is not supported, only {', '.join(FAMILIES)}; see `voco-video models`"
+            f"model_type {config.model_type!r} is not supported{f' ({reason})' if reason else ''}, only "
+            f"{', '.join(FAMILIES)}; see `voco-video models`"
         )
     return family
 
