@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.helpers.published_layout import write_published
-from tests.helpers.tiny_families import FAMILIES, tiny_family
+from tests.helpers.tiny_families import EACH_FAMILY, tiny_family
 from voco_video.api import load_model
 from voco_video.checkpoint.convert import convert_checkpoint
 from voco_video.checkpoint.describe import describe_checkpoint
@@ -844,7 +844,7 @@ def test_every_sound_folder_loads(sound):
         assert load(folder).num_voco_tokens == facts.num_voco_tokens, kind
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EACH_FAMILY)
 def test_every_family_is_run_once_while_it_is_loaded(tmp_path, name, monkeypatch):
     save_voco_model(tiny_family(name), tmp_path)
     assert "num_vision_tokens" in load(tmp_path).backbone.__dict__

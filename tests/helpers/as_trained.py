@@ -84,8 +84,11 @@ class Compressed:
         num_vision_tokens = self.tokens.num_voco_tokens - len(before) - len(after)
         frame = [*before, *[vision] * num_vision_tokens, *after]
         learned = backbone.family.after_embeds(backbone.hf_model)
-        frames = [i for lead in self.leads(system_of(turns)) for i in [*lead, *frame]]
-        return [*frames, *[vision] * (0 if learned is None else len(learned)), *text_ids(self.model, turns)]
+        leads, last = self.leads(system_of(turns)), list[int]()
+        if len(leads) > self.tokens.num_frames:
+            *leads, last = leads
+        frames = [i for lead in leads for i in [*lead, *frame]]
+        return [*frames, *last, *[vision] * (0 if learned is None else len(learned)), *text_ids(self.model, turns)]
 
 
 def compressed(model: VocoModel, shown: Shown, compressor: str = "full", form: Form = "embeds") -> Compressed:
@@ -228,6 +231,7 @@ class Reference:
     inputs: Callable[[VocoModel, Shown, Tensor], dict[str, Any]]
     sizes: tuple[tuple[int, int], ...]
     outer: tuple[str, str] = ("", "")
+    outer_is_librarys: bool = False
 
 
 def _pixel_values(model: VocoModel, shown: Shown, ids: Tensor) -> dict[str, Any]:
@@ -284,6 +288,7 @@ REFERENCES = {
         _qwen3_frames,
         _qwen_inputs,
         SHAPES,
+        outer_is_librarys=True,
         outer=("<|vision_start|>", "<|vision_end|>"),
     ),
 }
@@ -302,7 +307,7 @@ def training_losses(hf_model: Any, model: VocoModel, name: str, shown: Shown) ->
     video = compressed(model, shown)
     before = video.whole_ids(QUESTION)[: -len(text_ids(model, QUESTION))]
     num_learned = int((batch.input_ids == -1).sum())
-    after = batch.input_ids[0, sum(batch.lead_lengths[0]) + num_learned :]
+    after = batch.input_ids[0, sum(map(len, video.leads())) + num_learned :]
     ids = torch.cat([torch.tensor(before), after])[None]
     labels = torch.cat([torch.full((len(before),), -100), batch.labels[0, -len(after) :]])
     logits = hf_model(input_ids=ids, **REFERENCES[name].inputs(model, shown, ids)).logits[0]
@@ -312,6 +317,28 @@ def training_losses(hf_model: Any, model: VocoModel, name: str, shown: Shown) ->
     return float(ours), float(expected)
 
 
+def _glm_video(told: Callable[[float], str]) -> Callable[[Shown, int], str]:
+    def text(shown: Shown, num_tokens: int) -> str:
+        picture = f"<|begin_of_image|>{'<image>' * num_tokens}<|end_of_image|>"
+        return "".join(picture + told(first) for first, _ in _pairs(shown))
+
+    return text
+
+
+def _glm_inputs(model: VocoModel, shown: Shown, ids: Tensor) -> dict[str, Any]:
+    """One token stands for pictures and frames; between the tokens for a video it is a frame's."""
+    return _qwen_inputs(model, shown, ids) | {"mm_token_type_ids": (ids == IDS["<image>"]).int() * 2}
+
+
+for _name, _told in (("glm4v", lambda seconds: str(int(seconds))), ("glm46v", lambda s: f"{s:.1f} seconds")):
+    REFERENCES[_name] = Reference(
+        _chatml_with("<|begin_of_video|><video><|end_of_video|>"),
+        _chatml,
+        _glm_video(_told),
+        _glm_inputs,
+        SHAPES,
+        outer=("<|begin_of_video|>", "<|end_of_video|>"),
+    )
 REFERENCES["qwen3_vl_moe"] = REFERENCES["qwen3_vl"]
 
 
@@ -320,7 +347,7 @@ def library_ids(model: VocoModel, name: str, shown: Shown, turns: Turns, *, vari
     reference = REFERENCES[name]
     grid = model.backbone.grid_of(*shown.pixels.shape[1:3])
     video = reference.video(shown, grid[0] * grid[1])
-    if variant == "library":
+    if variant == "library" or not reference.outer_is_librarys:
         video = video.join(reference.outer)
     text = reference.text(turns, video)
     return torch.tensor([model.backbone.tokenizer(text, add_special_tokens=False).input_ids])

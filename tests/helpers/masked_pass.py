@@ -62,7 +62,7 @@ def one_pass(model: VocoModel, shown: Shown, turns: Turns, compressor: str, form
         row.add(backbone.widened(embeds, sequence.shape[2]), at, -1, [True] * len(embeds))
         end += len(embeds)
 
-    for f, lead in enumerate(leads):
+    for f, lead in enumerate(leads[: video.tokens.num_frames]):
         begins = not shares_place or bool(lead) or f == 0
         if lead:
             add_words(backbone.embed(lead))
@@ -80,6 +80,8 @@ def one_pass(model: VocoModel, shown: Shown, turns: Turns, compressor: str, form
             row.add(kept, at[:, first:], -1, [True] * len(kept))
         goes_on = int(at[:, first:].max()) + 1 if backbone.template.as_trained.variant == "released" else begun + span
         end = max(end, goes_on)
+    for lead in leads[video.tokens.num_frames :]:
+        add_words(backbone.embed(lead))
     learned = backbone.family.after_embeds(backbone.hf_model)
     if learned is not None:
         add_words(learned)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, processors
@@ -19,6 +20,8 @@ from transformers import (
     AutoImageProcessor,
     AutoModelForImageTextToText,
     CLIPVisionConfig,
+    Glm4vConfig,
+    Glm46VConfig,
     InternVLConfig,
     LlamaConfig,
     LlavaConfig,
@@ -43,7 +46,8 @@ from voco_video.video.scaling import Fit
 
 SPECIAL = (
     *("<pad>", "<s>", "</s>", "<image>", "<video>", "<|vision_start|>", "<|vision_end|>", "<img>", "</img>"),
-    *("<fake_token_around_image>", "<global-img>"),
+    *("<fake_token_around_image>", "<global-img>", "<|begin_of_image|>", "<|end_of_image|>"),
+    *("<|begin_of_video|>", "<|end_of_video|>"),
 )
 VOCABULARY = (*SPECIAL, *string.printable)
 IDS = {token: i for i, token in enumerate(VOCABULARY)}
@@ -167,6 +171,32 @@ def _qwen2_5() -> Any:
     return Qwen2_5_VLConfig(vision_config=tower, text_config=TEXT | {"rope_parameters": rope}, **_VISION_IDS)
 
 
+_GLM_IDS = {
+    "image_token_id": IDS["<image>"],
+    "video_token_id": IDS["<video>"],
+    "image_start_token_id": IDS["<|begin_of_image|>"],
+    "image_end_token_id": IDS["<|end_of_image|>"],
+    "video_start_token_id": IDS["<|begin_of_video|>"],
+    "video_end_token_id": IDS["<|end_of_video|>"],
+}
+_GLM_TOWER = _QWEN_TOWER | {"depth": 2, "image_size": 16}
+
+
+def _glm4v() -> Any:
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.5}
+    return Glm4vConfig(vision_config=_GLM_TOWER, text_config=TEXT | {"rope_parameters": rope}, **_GLM_IDS)
+
+
+def _glm46v() -> Any:
+    """With the decoder of many experts, so that both are tried."""
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.5}
+    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "head_dim": 16}
+    text = {"model_type": "glm4v_moe_text", "rope_parameters": rope, "first_k_dense_replace": 1}
+    return Glm46VConfig(
+        vision_config=_GLM_TOWER | {"model_type": "glm4v_moe_vision"}, text_config=TEXT | experts | text, **_GLM_IDS
+    )
+
+
 def _qwen2() -> Any:
     tower = {
         "depth": 2,
@@ -248,11 +278,16 @@ FAMILIES = {
     "qwen3_vl": TinyFamily(_qwen3, _WIDE, 28, chat_template=PLAIN_TEMPLATE, library_inputs=_with_types),
     "qwen2_vl": TinyFamily(_qwen2, _WIDE, 28, chat_template=PLAIN_TEMPLATE, library_inputs=_with_types),
     "qwen3_vl_moe": TinyFamily(_qwen3_moe, _WIDE, 28, chat_template=PLAIN_TEMPLATE, library_inputs=_with_types),
+    "glm4v": TinyFamily(_glm4v, _WIDE, 28, chat_template=PLAIN_TEMPLATE, library_inputs=_with_types),
+    "glm46v": TinyFamily(_glm46v, _WIDE, 28, chat_template=PLAIN_TEMPLATE, library_inputs=_with_types),
     "llava_next_video": TinyFamily(
         _next_video, _SQUARE, 4, placeholder="<video>", adds_bos=True, library_inputs=_as_video
     ),
     "video_llama_3": TinyFamily(_video_llama3, _WIDE, 28, placeholder="<video>", library_inputs=_as_video_of_pairs),
 }
+
+TWINS = ("qwen2_vl", "qwen3_vl_moe", "glm46v")  # that share nearly all code with another of the same makers
+EACH_FAMILY = [pytest.param(name, marks=pytest.mark.exhaustive) if name in TWINS else name for name in FAMILIES]
 
 
 def tiny_tokenizer(*, chat_template: str = PLAIN_TEMPLATE, adds_bos: bool = False, extra: tuple[str, ...] = ()) -> Any:
@@ -283,6 +318,8 @@ FRAMES_FIRST = {
     "qwen3_vl": ("<|vision_start|>", "<|vision_end|>"),
     "qwen2_vl": ("<|vision_start|>", "<|vision_end|>"),
     "qwen3_vl_moe": ("<|vision_start|>", "<|vision_end|>"),
+    "glm4v": ("<|begin_of_image|>", "<|end_of_image|>"),
+    "glm46v": ("<|begin_of_image|>", "<|end_of_image|>"),
     "llava_next_video": ("<s>", "\n"),
     "video_llama_3": ("", "\n"),
 }

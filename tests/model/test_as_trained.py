@@ -33,7 +33,7 @@ from tests.helpers.as_trained import (
     training_losses,
 )
 from tests.helpers.masked_pass import one_pass
-from tests.helpers.tiny_families import tiny_family
+from tests.helpers.tiny_families import EACH_FAMILY, FAMILIES, tiny_family
 from voco_video.answer.generate import Message, answer_questions, generate, stream_answer
 from voco_video.checkpoint.folder import load_voco_model
 from voco_video.model.mixed_prefix import assemble
@@ -50,6 +50,7 @@ GOLDEN = {  # the cases of each
     "llava-1.5-7b-hf": (0, 1, 2, 3),
     "llava-onevision-qwen2-0.5b-ov-hf": (0, 1, 2, 3),
 }
+TIMES_BEHIND = ("glm4v", "glm46v")
 WITH_LABELS = ("smolvlm", "internvl", "qwen3_vl", "qwen3_vl_moe", "video_llama_3")  # times or numbers before frames
 TO_THE_END = AnswerOptions(max_new_tokens=8, stop_at_end=False)
 
@@ -123,6 +124,10 @@ class Live:
     hf_model: Any
 
 
+def test_every_family_is_held_against_the_library():
+    assert set(REFERENCES) == set(FAMILIES)
+
+
 def live_family(name: str, seed: int = 0) -> Live:
     template = REFERENCES[name].chat_template
     models = [
@@ -132,7 +137,7 @@ def live_family(name: str, seed: int = 0) -> Live:
     return Live(name, models[0], models[1], copy.deepcopy(models[0].backbone.hf_model))
 
 
-@pytest.fixture(scope="module", params=list(REFERENCES))
+@pytest.fixture(scope="module", params=EACH_FAMILY)
 def live(request) -> Live:
     return live_family(request.param)
 
@@ -295,12 +300,12 @@ def test_a_change_is_noticed(live):
     swapped = replace(shown, pixels=shown.pixels[[0, 1, 4, 5, 2, 3]])
     assert is_noticed(last_logits(model, compressed(model, swapped).prefix(), QUESTION))
     slower = replace(shown, seconds=shown.seconds * 3, duration_seconds=shown.duration_seconds * 3)
-    tells_time = live.name in ("smolvlm", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "video_llama_3")
+    tells_time = live.name in ("smolvlm", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "video_llama_3", *TIMES_BEHIND)
     assert is_noticed(last_logits(model, compressed(model, slower).prefix(), QUESTION)) == tells_time
     leads = video.leads()
-    assert all(leads[1:]) == (live.name in ("llava", *WITH_LABELS))  # words between frames
+    assert all(leads[1:]) == (live.name in ("llava", *WITH_LABELS, *TIMES_BEHIND))  # words between frames
     fewer = dict(enumerate([leads[0][:-2], *leads[1:]]))
-    counts = torch.full((len(leads),), video.tokens.num_voco_tokens)
+    counts = torch.full((video.tokens.num_frames,), video.tokens.num_voco_tokens)
     assert is_noticed(
         last_logits(model, assemble(model, video.tokens, counts=counts, texts=fewer, times=video.times), QUESTION)
     )
@@ -350,17 +355,19 @@ def test_frames_stand_between_the_words_whatever_is_kept_of_them(live, compresso
     kept = {"voco": 4, "pool:1": around + 1, "full": around + vision[0] * vision[1]}[compressor]
     learned = model.backbone.family.after_embeds(model.backbone.hf_model)
     num_learned = 0 if learned is None else len(learned)
-    num_words = sum(map(len, leads))
-    assert prefix.frame_slots.shape == (len(leads), kept)
-    assert prefix.length == num_words + len(leads) * kept + num_learned
-    spans = [kept] * len(leads)
-    if compressor != "voco" and live.name.startswith("qwen"):  # a picture takes as many positions as its longer side
-        spans = [around + (1 if compressor == "pool:1" else max(vision))] * len(leads)
+    num_words, num_frames = sum(map(len, leads)), video.tokens.num_frames
+    assert prefix.frame_slots.shape == (num_frames, kept)
+    assert prefix.length == num_words + num_frames * kept + num_learned
+    spans = [kept] * num_frames
+    if compressor != "voco" and live.name.startswith(
+        ("qwen", "glm")
+    ):  # a picture takes as many positions as its longer side
+        spans = [around + (1 if compressor == "pool:1" else max(vision))] * num_frames
     if compressor != "voco" and live.name in (
         "qwen2_vl",
         "qwen2_5_vl",
     ):  # all frames at the same rows and columns, apart in time
-        spans = [spans[0], *[0] * (len(leads) - 1)]
+        spans = [spans[0], *[0] * (num_frames - 1)]
     assert prefix.text_start == num_words + sum(spans) + num_learned
     logits = last_logits(model, prefix, QUESTION)
     other = compressed(model, replace(shown, pixels=255 - shown.pixels), compressor, form)

@@ -248,9 +248,9 @@ class OnevisionCheckpoint(PublishedCheckpoint):
     architecture: ClassVar[str] = "LlavaOnevisionForConditionalGeneration"
     decoder_config: ClassVar[Any] = Qwen2Config
     media_tokens: ClassVar[tuple[str, ...]] = (_IMAGE_TOKEN, _VIDEO_TOKEN)
-    voco_token_id: ClassVar[None] = None  # type: ignore[misc]
-    title: ClassVar[str] = "original LLaVA-OneVision"  # type: ignore[misc]
-    chat_template: ClassVar[str] = _ONEVISION_CHAT_TEMPLATE  # type: ignore[misc]
+    voco_token_id: ClassVar[None] = None
+    title: ClassVar[str] = "original LLaVA-OneVision"
+    chat_template: ClassVar[str] = _ONEVISION_CHAT_TEMPLATE
 
     def _config(self, vision: Any) -> Any:
         vision.num_hidden_layers = self._num_tower_layers(vision)

@@ -6,6 +6,7 @@ from typing import Any
 
 from voco_video.errors import ModelError
 from voco_video.model.families.family import Family, ImageSettings, image_settings
+from voco_video.model.families.glm4v import Glm4V, Glm4VMoe, Glm46V
 from voco_video.model.families.internvl import InternVL
 from voco_video.model.families.layout import AsTrained, FrameTimes, FrameWords, PromptTemplate, Variant
 from voco_video.model.families.llava import Llava
@@ -21,6 +22,9 @@ FAMILIES: dict[str, Family] = {
     "llava_next_video": LlavaNextVideo(),
     "smolvlm": SmolVLM(),
     "internvl": InternVL(),
+    "glm4v": Glm4V(),
+    "glm4v_moe": Glm4VMoe(),
+    "glm46v": Glm46V(),
     "qwen2_vl": Qwen2VL(),
     "qwen2_5_vl": QwenVL(),
     "qwen3_vl": Qwen3VL(),
@@ -30,12 +34,8 @@ FAMILIES: dict[str, Family] = {
 """`Family` by the ``model_type`` of a checkpoint's config.json."""
 
 _RECURRENT = "most of its layers keep a running state in place of keys and values, which no cache of frames can hold"
-_ITS_OWN_KEYS = "it writes the time of the last frame behind it, and turns keys by pairs of neighbouring numbers"
 REASONS = {
     "gemma3": "its vision tokens see those behind them, and most of its layers see a window with other rotary angles",
-    "glm4v": _ITS_OWN_KEYS,
-    "glm4v_moe": _ITS_OWN_KEYS,
-    "glm46v": _ITS_OWN_KEYS,
     "llava_next": "it cuts pictures into tiles and has no place for a video; LLaVA-NeXT-Video has one",
     "qwen3_5": _RECURRENT,
     "qwen3_5_moe": _RECURRENT,
@@ -65,6 +65,9 @@ __all__ = [
     "Family",
     "FrameTimes",
     "FrameWords",
+    "Glm4V",
+    "Glm4VMoe",
+    "Glm46V",
     "ImageSettings",
     "InternVL",
     "Llava",

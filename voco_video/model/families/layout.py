@@ -123,8 +123,10 @@ class FrameWords:
 
     Attributes:
         before: the text before each frame, and behind the one before it, ``[F]``.
-        after: the text behind the last frame.
+        after: the text behind the last frame, the same for all videos.
+        last: text before that which is not, and ends where a special token begins.
     """
 
     before: list[str]
     after: str = ""
+    last: str = ""

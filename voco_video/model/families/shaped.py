@@ -23,6 +23,7 @@ class ShapedFamily(Family):
     """
 
     image_processor = "Qwen2VLImageProcessor"
+    pictures_in_limits = 1  # how many pictures' pixels the processor's limits count together
 
     def merge_size(self, vision: Any) -> int:
         """Return the patches along each side of a vision token."""
@@ -36,7 +37,7 @@ class ShapedFamily(Family):
         """Keep the shape of pictures, within the processor's limits and `FRAME_TOKENS`."""
         limits = dict(processor.size)
         cell = self.cell(config.vision_config)
-        least, largest = limits["shortest_edge"], limits["longest_edge"]
+        least, largest = (limits[edge] // self.pictures_in_limits for edge in ("shortest_edge", "longest_edge"))
         most = max(least, min(largest, FRAME_TOKENS * cell**2), cell**2)
         num_tokens = most // cell**2
         rows = max(1, isqrt(num_tokens * FRAME_SHAPE[0] // FRAME_SHAPE[1]))
@@ -49,7 +50,10 @@ class ShapedFamily(Family):
         limits = images.any_shape or AnyShape(self.cell(config.vision_config), num_pixels, num_pixels)
         vision = config.vision_config
         return super().processor_settings(images, config) | {
-            "size": {"shortest_edge": limits.least_pixels, "longest_edge": limits.most_pixels},
+            "size": {
+                "shortest_edge": limits.least_pixels * self.pictures_in_limits,
+                "longest_edge": limits.most_pixels * self.pictures_in_limits,
+            },
             "patch_size": one_size(vision.patch_size),
             "temporal_patch_size": one_size(getattr(vision, "temporal_patch_size", 1)),
             "merge_size": self.merge_size(vision),
