@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers.tiny_families import FAMILIES, tiny_family
+from tests.helpers.tiny_families import EACH_FAMILY, FAMILIES, tiny_family
 from voco_video.data.samples import Turn
 from voco_video.errors import UsageError
 from voco_video.model.families import FrameTimes
@@ -26,7 +26,7 @@ TURNS = (Turn("what moves?", "a boat"), Turn("and then?", "it stops"))
 SEEN = [Visibility(None), Visibility(1), Visibility(3), Visibility(2, "embeds")]
 
 
-@pytest.fixture(scope="module", params=list(FAMILIES))
+@pytest.fixture(scope="module", params=EACH_FAMILY)
 def family(request) -> str:
     return request.param
 

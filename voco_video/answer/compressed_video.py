@@ -199,14 +199,14 @@ class CompressedVideo:
         """Position of the first frame's first token."""
         template = self.model.voco.backbone.template
         if template.as_trained:
-            return len(self._last_leads[0])
+            return len(self._last_leads[0]) + sum(map(len, self._last_leads[2:]))
         positions = read_tokens(self.parts[0].entry, 0, 1).positions
         return len(template.frame_before_ids) if positions is None else int(positions.min())
 
     @property
     def _words_per_frame(self) -> int:
         """The most tokens of text that stand before a frame; 0 with frames first."""
-        return len(self._last_leads[-1]) if self.model.voco.backbone.template.as_trained else 0
+        return len(self._last_leads[1]) if self.model.voco.backbone.template.as_trained else 0
 
     @cached_property
     def _last_leads(self) -> list[list[int]]:

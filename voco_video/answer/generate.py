@@ -266,7 +266,7 @@ def generate_steps(
             log_probs = logits.log_softmax(-1).gather(-1, token_ids[:, None])[:, 0]  # [B]
             new_ids = token_ids[:, None]
             attention_mask = torch.cat([attention_mask, mask.new_ones(batch_size, 1)], dim=1)
-            positions = (positions[:, -1:] + 1).clamp_min(prefix.next_position)
+            positions = positions[:, -1:] + 1
             has_ended |= torch.tensor([token in ends for token in token_ids.tolist()])
             is_over = bool(has_ended.all())
         yield token_ids, log_probs

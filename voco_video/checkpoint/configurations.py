@@ -90,15 +90,16 @@ def _check_rotations(text: Any, path: Path) -> None:
             raise ModelError(f"{path}: rope_parameters.{key} has to be a number above 0, not {shown(value)}")
     sections = rope.get("mrope_section")
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    num_frequencies = int(head_dim * (rope.get("partial_rotary_factor") or 1)) // 2
     if sections is not None and (
         not isinstance(sections, (list, tuple))
         or len(sections) != 3
         or not all(is_whole(n) for n in sections)
-        or sum(sections) != head_dim // 2
+        or sum(sections) != num_frequencies
     ):
         raise ModelError(
-            f"{path}: rope_parameters.mrope_section has to be three whole numbers that add up to {head_dim // 2}, half "
-            f"of a head, not {shown(sections)}"
+            f"{path}: rope_parameters.mrope_section has to be three whole numbers that add up to {num_frequencies}, "
+            f"half of what is turned of a head, not {shown(sections)}"
         )
 
 
