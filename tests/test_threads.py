@@ -20,7 +20,7 @@ from transformers import GenerationConfig
 import voco_video
 from tests.helpers.clips import Clip
 from tests.helpers.models import random_pixels, tiny_voco
-from tests.helpers.tiny_families import FAMILIES, tiny_family
+from tests.helpers.tiny_families import EACH_FAMILY, tiny_family
 from voco_video.answer.attention_scores import frame_keys, last_token_queries
 from voco_video.answer.compressed_video import CompressedVideo
 from voco_video.answer.generate import frame_attention, generate
@@ -296,7 +296,7 @@ def by_the_library(
     return out[:, longest:].tolist()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EACH_FAMILY)
 @pytest.mark.parametrize(("temperature", "penalty"), [(0.0, None), (0.8, None), (0.0, 1.5)])
 def test_tokens_are_those_that_the_library_generates(name, temperature, penalty):
     voco = tiny_family(name)
@@ -309,7 +309,7 @@ def test_tokens_are_those_that_the_library_generates(name, temperature, penalty)
         state = torch.get_rng_state()
         ours = [ids for ids, _ in generate(voco, prefix, prompts, options=options)]
         assert torch.equal(torch.get_rng_state(), state), "torch's own generator is the caller's"
-        assert ours == by_the_library(voco, prefix, prompts, options, penalty)
+        assert ours == [by_the_library(voco, prefix, [prompt], options, penalty)[0] for prompt in prompts]
         torch.set_rng_state(state)
 
 
@@ -383,7 +383,7 @@ def test_what_a_caller_has_set_stays_out_of_every_kind_of_entry(model, clips, co
             assert kept() == usual, setting
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EACH_FAMILY)
 def test_what_a_caller_has_set_stays_out_of_every_family(name):
     voco = tiny_family(name)
     fit = voco.backbone.images.fit
@@ -425,7 +425,7 @@ def test_what_a_caller_has_set_is_as_it_was_afterwards(model, videos):
 # ---------------------------------------------------------------------- one implementation of attention for one pass
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EACH_FAMILY)
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_another_attention_shares_the_weights_and_changes_nothing_else(name, attention):
     voco = tiny_family(name)

@@ -182,14 +182,15 @@ def _compress_local(
         per_frame = pictures_per_frame(model, compressor, options)
         num_resumed, total = writer.num_frames, -(-len(plan) // per_frame)
         report(Progress(num_resumed, total))
-        first, num_merged = next_planned(plan, num_resumed, per_frame, writer.last_pts_seconds)
+        is_given = sampling.timestamps is not None
+        first, num_merged = next_planned(plan, num_resumed, per_frame, writer.last_pts_seconds, keeps_count=is_given)
         if compressor.sees_frames and first < len(plan):
             fit = model.backbone.images.fit_for(video.info.width, video.info.height)
             size = fitting_batch_size(model, compressor, options, batching)
             batches = video.batches(sampling, fit=fit, batch_size=size * per_frame, first_frame=first)
         else:
             batches = _undecoded(plan[first:])
-        if sampling.timestamps is None:  # given timestamps may name a frame twice
+        if not is_given:  # given timestamps may name a frame twice
             batches = later_pictures(batches, writer.last_pts_seconds, num_merged)
         for batch in _timed(frames_of(model, compressor, options, batches), seconds):
             for part, tokens in batching.passes(

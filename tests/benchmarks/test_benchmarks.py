@@ -27,6 +27,7 @@ def bench():
     names = ("timing", "errors", "report", "shapes", "rivals", "ceiling", "compress", "compress_rivals", "answer")
     names += ("attention", "cache", "scaling", "decode", "guard", "clips", "haystacks", "needle", "seven_b", "__main__")
     names += ("recordings", "live", "two_events", "how_often", "steady", "answering", "train_modes", "own_world")
+    names += ("families",)
     module_of = importlib.import_module("benchmarks.report").module_of
     return SimpleNamespace(**{name: importlib.import_module(module_of(name)) for name in names})
 
@@ -716,3 +717,24 @@ def test_ways_that_answer_differently_are_not_timed(bench, tmp_path, monkeypatch
 def test_train_modes(bench, tmp_path):
     report = run(bench.train_modes, tmp_path)
     assert report["speedup"] > 1
+
+
+def test_families(bench, tmp_path, monkeypatch):
+    chosen = {name: bench.families.REFERENCES[name] for name in ("qwen2_5_vl", "smolvlm")}
+    monkeypatch.setattr(bench.families, "REFERENCES", chosen)
+    report = run(bench.families, tmp_path)
+    assert [row["family"] for row in report["rows"]] == list(chosen)
+    for row in report["rows"]:
+        assert row["num_cases"] == row["num_equal_prompts"] == row["num_equal_answers"] == 2
+        assert all(0 <= row[what] <= report["tolerance"] for what in bench.families.LARGEST)
+        assert row["kv_against_embeds"] > 100 * report["tolerance"]
+
+
+def test_the_table_of_families_in_docs_is_the_recorded_one(bench):
+    """All families are in it, equal in every case, and the page shows what was measured."""
+    report = json.loads((ROOT / "benchmarks" / "results" / "families.json").read_text())
+    assert [row["family"] for row in report["rows"]] == list(bench.families.REFERENCES)
+    for row in report["rows"]:
+        assert row["num_cases"] == row["num_equal_prompts"] == row["num_equal_answers"] >= 20
+        assert all(row[what] <= report["tolerance"] for what in bench.families.LARGEST)
+    assert bench.families.family_table(report).strip() in (ROOT / "docs" / "prompts.md").read_text()

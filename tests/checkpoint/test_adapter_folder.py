@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from tests.helpers.models import random_pixels
-from tests.helpers.tiny_families import FAMILIES, tiny_family
+from tests.helpers.tiny_families import EACH_FAMILY, tiny_family
 from voco_video.checkpoint.describe import describe_checkpoint
 from voco_video.checkpoint.finding import find_checkpoint
 from voco_video.checkpoint.folder import load_voco_model, save_voco_model
@@ -71,7 +71,7 @@ def base(tmp_path) -> Path:
     return save_voco_model(tiny_family("llava"), tmp_path / "base")
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EACH_FAMILY)
 def test_the_adapter_is_the_whole_model(tmp_path, name):
     base = save_voco_model(tiny_family(name), tmp_path / "base")
     before = digests(base)

@@ -16,10 +16,12 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from safetensors.torch import load_file, save_file
 
 from tests.helpers.published_layout import write_published
-from tests.helpers.tiny_families import FAMILIES, tiny_family
+from tests.helpers.tiny_families import EACH_FAMILY, tiny_family
 from voco_video.api import load_model
 from voco_video.checkpoint.convert import convert_checkpoint
 from voco_video.checkpoint.describe import describe_checkpoint
@@ -668,6 +670,9 @@ def test_a_tokenizer_of_another_model(copy_of, sound):
         load(folder)
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.23"), reason="before 5.23 the library drops one of the two tokens"
+)
 def test_a_tokenizer_with_two_tokens_of_one_id(copy_of):
     folder = copy_of("llava")
     change(folder / "tokenizer.json", "model.vocab.x", 40)
@@ -705,7 +710,6 @@ def test_a_chat_template_that_fails_is_an_error_when_it_is_asked(copy_of):
 
 ORIGINALS = {
     "internvl_chat": "OpenGVLab/InternVL3-1B-hf",
-    "llava_qwen": "llava-hf/llava-onevision-qwen2-7b-ov-hf",
     "llava_mistral": "llava-hf/llava-1.5-7b-hf",
     "minicpmv": "a conversion to the library's own layout",
     "some_new_vl": "a conversion to the library's own layout",
@@ -846,7 +850,7 @@ def test_every_sound_folder_loads(sound):
         assert load(folder).num_voco_tokens == facts.num_voco_tokens, kind
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EACH_FAMILY)
 def test_every_family_is_run_once_while_it_is_loaded(tmp_path, name, monkeypatch):
     save_voco_model(tiny_family(name), tmp_path)
     assert "num_vision_tokens" in load(tmp_path).backbone.__dict__

@@ -122,7 +122,7 @@ def test_one_bad_file_among_many_is_reported_and_the_rest_is_done(run, clip, tmp
         (["ask", "{clip}", ""], 2, "empty"),
         (["ask", "{clip}", "what?", "--chat", "--json"], 2, "--chat"),
         (["ask", "{clip}", "--questions", "none.txt"], 2, "none.txt"),
-        (["ask", "{clip}", "what?", "--start", "300"], 2, "no frame from 300 s on; frames lie at 0 to 7 s"),
+        (["ask", "{clip}", "what?", "--start", "300"], 2, "--start 300.0 is beyond the end"),
         (["ask", "{clip}", "what?", "--num-voco-tokens", "9"], 2, "--num-voco-tokens 9"),
         (["ask", "abcdef", "what?"], 1, "abcdef"),
         (["inspect", "none.mp4"], 1, "none.mp4"),
@@ -143,6 +143,7 @@ def test_ask_several_questions_in_a_window(run, clip, tmp_path):
     code, out, err = run(*arguments, "--num-voco-tokens", "1", "--max-new-tokens", "4", "--json")
     assert code == 0, err
     answers = json.loads(out)["answers"]
+    assert json.loads(out)["generation"] == {"temperature": 0.0, "differs_from_checkpoint": ""}
     assert [a["question"] for a in answers] == ["what moves?", "how many shapes are there?", "where is the star?"]
     assert {(a["num_frames"], a["num_voco_tokens"]) for a in answers} == {(3, 1)}
     code, out, err = run(*arguments, "--max-new-tokens", "4")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.helpers.models import random_pixels, tiny_voco
-from tests.helpers.tiny_families import FAMILIES, IDS, tiny_family
+from tests.helpers.tiny_families import EACH_FAMILY, IDS, tiny_family
 from voco_video.checkpoint.folder import load_voco_model
 from voco_video.data.samples import Dataset, Sample, Turn
 from voco_video.data.samples import Turn as Taught
@@ -102,7 +102,7 @@ def test_answers_are_the_tokens_that_training_taught(voco_tiny):
         assert ids[-1] == voco_tiny.backbone.hf_model.generation_config.eos_token_id
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EACH_FAMILY)
 def test_every_family_ranks_alike(name):
     """Chat templates that write contents as text or in parts, with an end token or without; plain and 3-D positions."""
     model = tiny_family(name)

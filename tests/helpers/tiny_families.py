@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, processors
@@ -19,27 +20,34 @@ from transformers import (
     AutoImageProcessor,
     AutoModelForImageTextToText,
     CLIPVisionConfig,
+    Glm4vConfig,
+    Glm46VConfig,
     InternVLConfig,
     LlamaConfig,
     LlavaConfig,
+    LlavaNextVideoConfig,
     LlavaOnevisionConfig,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2Config,
+    Qwen2VLConfig,
     Qwen3VLConfig,
+    Qwen3VLMoeConfig,
     SiglipVisionConfig,
     SmolVLMConfig,
+    VideoLlama3Config,
 )
 
 from voco_video.checkpoint.beside import prompt_template
 from voco_video.model.backbone import Backbone
-from voco_video.model.families import ImageSettings, PromptTemplate
+from voco_video.model.families import ImageSettings, PromptTemplate, Variant
 from voco_video.model.voco import VocoModel
 from voco_video.video.scaling import Fit
 
 SPECIAL = (
     *("<pad>", "<s>", "</s>", "<image>", "<video>", "<|vision_start|>", "<|vision_end|>", "<img>", "</img>"),
-    *("<fake_token_around_image>", "<global-img>"),
+    *("<fake_token_around_image>", "<global-img>", "<|begin_of_image|>", "<|end_of_image|>"),
+    *("<|begin_of_video|>", "<|end_of_video|>"),
 )
 VOCABULARY = (*SPECIAL, *string.printable)
 IDS = {token: i for i, token in enumerate(VOCABULARY)}
@@ -103,6 +111,26 @@ def _onevision() -> Any:
     )
 
 
+def _next_video() -> Any:
+    return LlavaNextVideoConfig(
+        vision_config=CLIPVisionConfig(**TOWER),
+        text_config=LlamaConfig(**TEXT),
+        image_token_index=IDS["<image>"],
+        video_token_index=IDS["<video>"],
+        image_grid_pinpoints=[[32, 32]],
+    )
+
+
+def _video_llama3() -> Any:
+    tower = {name: value for name, value in TOWER.items() if name != "image_size"} | {"patch_size": 4}
+    return VideoLlama3Config(
+        vision_config=tower,
+        text_config=Qwen2Config(**TEXT),
+        image_token_id=IDS["<image>"],
+        video_token_id=IDS["<video>"],
+    )
+
+
 def _smolvlm() -> Any:
     text = LlamaConfig(**TEXT).to_dict()
     return SmolVLMConfig(
@@ -143,6 +171,54 @@ def _qwen2_5() -> Any:
     return Qwen2_5_VLConfig(vision_config=tower, text_config=TEXT | {"rope_parameters": rope}, **_VISION_IDS)
 
 
+_GLM_IDS = {
+    "image_token_id": IDS["<image>"],
+    "video_token_id": IDS["<video>"],
+    "image_start_token_id": IDS["<|begin_of_image|>"],
+    "image_end_token_id": IDS["<|end_of_image|>"],
+    "video_start_token_id": IDS["<|begin_of_video|>"],
+    "video_end_token_id": IDS["<|end_of_video|>"],
+}
+_GLM_TOWER = _QWEN_TOWER | {"depth": 2, "image_size": 16}
+
+
+def _glm4v() -> Any:
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.5}
+    return Glm4vConfig(vision_config=_GLM_TOWER, text_config=TEXT | {"rope_parameters": rope}, **_GLM_IDS)
+
+
+def _glm46v() -> Any:
+    """With the decoder of many experts, so that both are tried."""
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.5}
+    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "head_dim": 16}
+    text = {"model_type": "glm4v_moe_text", "rope_parameters": rope, "first_k_dense_replace": 1}
+    return Glm46VConfig(
+        vision_config=_GLM_TOWER | {"model_type": "glm4v_moe_vision"}, text_config=TEXT | experts | text, **_GLM_IDS
+    )
+
+
+def _qwen2() -> Any:
+    tower = {
+        "depth": 2,
+        "embed_dim": 32,
+        "hidden_size": 64,
+        "num_heads": 2,
+        "mlp_ratio": 2,
+        "patch_size": 4,
+        "initializer_range": 0.2,
+    }
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+    return Qwen2VLConfig(vision_config=tower, text_config=TEXT | {"rope_parameters": rope}, **_VISION_IDS)
+
+
+def _qwen3_moe() -> Any:
+    tower = _QWEN_TOWER | {"depth": 3, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 16}
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "decoder_sparse_step": 1}
+    text = TEXT | experts | {"head_dim": 16, "rope_parameters": rope}
+    return Qwen3VLMoeConfig(vision_config=tower, text_config=text, **_VISION_IDS)
+
+
 def _qwen3() -> Any:
     tower = _QWEN_TOWER | {"depth": 3, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 16}
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}
@@ -173,6 +249,17 @@ def _with_types(processed: Any, ids: Tensor) -> dict[str, Any]:
     return dict(processed) | {"mm_token_type_ids": (ids == IDS["<image>"]).int()}
 
 
+def _as_video_of_pairs(processed: Any, ids: Tensor) -> dict[str, Any]:
+    """Still images have a token for each patch there, and the patches of a video's token stand together."""
+    _, rows, columns = processed["image_grid_thw"][0].tolist()
+    patches = processed["pixel_values"].view(rows // 2, 2, columns // 2, 2, -1).transpose(1, 2).flatten(0, 3)
+    return {
+        "pixel_values_videos": patches,
+        "video_grid_thw": processed["image_grid_thw"],
+        "video_merge_sizes": torch.tensor([2]),
+    }
+
+
 def _only_pixels(processed: Any, ids: Tensor) -> dict[str, Any]:
     return {"pixel_values": processed["pixel_values"]}
 
@@ -189,7 +276,18 @@ FAMILIES = {
     "internvl": TinyFamily(_internvl, _SQUARE, 4, chat_template=PLAIN_TEMPLATE, library_inputs=_only_pixels),
     "qwen2_5_vl": TinyFamily(_qwen2_5, _WIDE, 28, chat_template=PLAIN_TEMPLATE, library_inputs=_with_types),
     "qwen3_vl": TinyFamily(_qwen3, _WIDE, 28, chat_template=PLAIN_TEMPLATE, library_inputs=_with_types),
+    "qwen2_vl": TinyFamily(_qwen2, _WIDE, 28, chat_template=PLAIN_TEMPLATE, library_inputs=_with_types),
+    "qwen3_vl_moe": TinyFamily(_qwen3_moe, _WIDE, 28, chat_template=PLAIN_TEMPLATE, library_inputs=_with_types),
+    "glm4v": TinyFamily(_glm4v, _WIDE, 28, chat_template=PLAIN_TEMPLATE, library_inputs=_with_types),
+    "glm46v": TinyFamily(_glm46v, _WIDE, 28, chat_template=PLAIN_TEMPLATE, library_inputs=_with_types),
+    "llava_next_video": TinyFamily(
+        _next_video, _SQUARE, 4, placeholder="<video>", adds_bos=True, library_inputs=_as_video
+    ),
+    "video_llama_3": TinyFamily(_video_llama3, _WIDE, 28, placeholder="<video>", library_inputs=_as_video_of_pairs),
 }
+
+TWINS = ("qwen2_vl", "qwen3_vl_moe", "glm46v")  # that share nearly all code with another of the same makers
+EACH_FAMILY = [pytest.param(name, marks=pytest.mark.exhaustive) if name in TWINS else name for name in FAMILIES]
 
 
 def tiny_tokenizer(*, chat_template: str = PLAIN_TEMPLATE, adds_bos: bool = False, extra: tuple[str, ...] = ()) -> Any:
@@ -218,6 +316,12 @@ FRAMES_FIRST = {
     "internvl": ("<img>", "</img>\n"),
     "qwen2_5_vl": ("<|vision_start|>", "<|vision_end|>"),
     "qwen3_vl": ("<|vision_start|>", "<|vision_end|>"),
+    "qwen2_vl": ("<|vision_start|>", "<|vision_end|>"),
+    "qwen3_vl_moe": ("<|vision_start|>", "<|vision_end|>"),
+    "glm4v": ("<|begin_of_image|>", "<|end_of_image|>"),
+    "glm46v": ("<|begin_of_image|>", "<|end_of_image|>"),
+    "llava_next_video": ("<s>", "\n"),
+    "video_llama_3": ("", "\n"),
 }
 
 
@@ -227,16 +331,24 @@ def frames_first(name: str, tokenizer: Any) -> PromptTemplate:
     return PromptTemplate(before, after)
 
 
-def tiny_family(name: str, *, num_voco_tokens: int = 4, as_trained: bool = False) -> VocoModel:
+def tiny_family(
+    name: str,
+    *,
+    num_voco_tokens: int = 4,
+    as_trained: bool = False,
+    variant: Variant = "released",
+    chat_template: str | None = None,
+    seed: int = 0,
+) -> VocoModel:
     """A random `VocoModel` of a family, with frames first, or with the layout that its own files give."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     tiny = FAMILIES[name]
     model = AutoModelForImageTextToText.from_config(tiny.config(), attn_implementation="sdpa").eval()
     for parameter in model.parameters():  # norms of 1 and biases of 0 would hide a part that is left out
         parameter.data += 0.02 * torch.randn_like(parameter)
-    tokenizer = tiny_tokenizer(chat_template=tiny.chat_template, adds_bos=tiny.adds_bos)
+    tokenizer = tiny_tokenizer(chat_template=chat_template or tiny.chat_template, adds_bos=tiny.adds_bos)
     images = ImageSettings(tiny.fit, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
-    template = prompt_template(model.config, tokenizer) if as_trained else frames_first(name, tokenizer)
+    template = prompt_template(model.config, tokenizer, variant) if as_trained else frames_first(name, tokenizer)
     embeds = torch.randn(num_voco_tokens, 64) * 0.2
     return VocoModel(Backbone(model, tokenizer, images, template), embeds).eval()
 

@@ -157,9 +157,11 @@ def test_what_cannot_be_looked_at(viewer, tmp_path):
         ({}, AnswerOptions(16)),
         ({"max_new_tokens": 5, "temperature": 0, "do_sample": False, "num_beams": 1, "top_p": None}, AnswerOptions(5)),
         ({"temperature": 0.7}, AnswerOptions(16, 0.7)),
-        ({"temperature": 0.7, "do_sample": True, "seed": 3}, AnswerOptions(16, 0.7, 3)),
+        ({"temperature": 0.7, "do_sample": True, "seed": 3}, AnswerOptions(16, 0.7, seed=3)),
         ({"temperature": 0.7, "do_sample": False}, AnswerOptions(16)),
         ({"do_sample": True}, AnswerOptions(16, 1.0)),
+        ({"temperature": 0.5, "top_p": 0.9, "top_k": 20}, AnswerOptions(16, 0.5, top_p=0.9, top_k=20)),
+        ({"temperature": 0, "top_p": 0.9, "repetition_penalty": 1.1}, AnswerOptions(16, repetition_penalty=1.1)),
     ],
 )
 def test_settings_of_a_request(settings, expected, caplog):
@@ -169,9 +171,9 @@ def test_settings_of_a_request(settings, expected, caplog):
 
 def test_settings_that_do_not_exist_are_warned_of(caplog):
     Generation.of({"num_beams": 4, "top_p": 0.9}, max_new_tokens=16)
-    assert [record.args[0] for record in caplog.records] == ["num_beams"]
-    Generation.of({"top_p": 0.9, "temperature": 1}, max_new_tokens=16)
-    assert [record.args[0] for record in caplog.records] == ["num_beams", "top_p"]
+    assert [record.getMessage()[:11] for record in caplog.records] == ["num_beams=4"]
+    with pytest.raises(UsageError, match=r"top_p=1\.5"):
+        Generation.of({"temperature": 1, "top_p": 1.5}, max_new_tokens=16)
     with pytest.raises(UsageError, match="warm"):
         Generation.of({"temperature": "warm"}, max_new_tokens=16)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from tests.helpers.tiny_families import FAMILIES, tiny_family
+from tests.helpers.tiny_families import EACH_FAMILY, FAMILIES, tiny_family
 from voco_video.checkpoint.loading import resolve_attention
 from voco_video.model import cpu_attention
 from voco_video.model.cpu_attention import BLOCKED
@@ -65,7 +65,7 @@ def test_what_it_is_not_made_for_goes_to_sdpa(monkeypatch, case):
     assert torch.equal(found, ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, mask, **options)[0])
 
 
-@pytest.mark.parametrize("family", list(FAMILIES))
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_every_family_compresses_as_well_with_it(monkeypatch, family):
     model, fit = tiny_family(family), FAMILIES[family].fit
     generator = torch.Generator().manual_seed(1)

@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tests.helpers.tiny_families import FAMILIES, IDS, SPECIAL, tiny_family, tiny_tokenizer
+from tests.helpers.tiny_families import EACH_FAMILY, IDS, SPECIAL, tiny_family, tiny_tokenizer
 from voco_video.checkpoint.folder import load_voco_model
 from voco_video.errors import UsageError
 from voco_video.model.backbone import Backbone
@@ -27,7 +27,7 @@ def asked(backbone: Backbone, question: str) -> list[int]:
     return backbone.conversation_ids([{"role": "user", "content": question}])
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EACH_FAMILY)
 def test_no_family_reads_a_typed_special_token(name: str) -> None:
     backbone = tiny_family(name).backbone
     special_ids = set(backbone.tokenizer.all_special_ids) | {IDS[token] for token in SPECIAL}

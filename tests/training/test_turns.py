@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.helpers.tiny_families import FAMILIES, tiny_family
+from tests.helpers.tiny_families import EACH_FAMILY, tiny_family
 from voco_video.checkpoint.folder import load_voco_model
 from voco_video.data import turns as turns_module
 from voco_video.data.samples import Turn
@@ -60,7 +60,7 @@ def test_real_templates_teach_the_answers(shared: Path, name: str) -> None:
     assert turns_module._joined(backbone, TURNS) == turns_module._rendered(backbone, TURNS), "the fast way is the slow"
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EACH_FAMILY)
 def test_every_family_teaches_the_answers(name: str) -> None:
     """Contents as text and in parts; without an end token in the template, one is put behind each answer."""
     backbone = tiny_family(name).backbone

@@ -15,7 +15,7 @@ import torch
 from voco_video.answer.clock import clock_frames, clock_text, time_token_ids
 from voco_video.answer.entry_frames import EntryFrames, read_chosen, read_chunks, read_features
 from voco_video.answer.foreign import counted, foreign_note
-from voco_video.answer.frame_budget import FrameSelection, select_frames
+from voco_video.answer.frame_budget import FrameSelection, group_by_view, select_frames
 from voco_video.answer.frame_scorer import Retriever
 from voco_video.answer.generate import NUM_MOMENTS, Answer, Message, answer_questions, stream_answer
 from voco_video.answer.moments import Moment, find_moments
@@ -200,14 +200,14 @@ class CompressedVideo:
         """Position of the first frame's first token."""
         template = self.model.voco.backbone.template
         if template.as_trained:
-            return len(self._last_leads[0])
+            return len(self._last_leads[0]) + sum(map(len, self._last_leads[2:]))
         positions = read_tokens(self.parts[0].entry, 0, 1).positions
         return len(template.frame_before_ids) if positions is None else int(positions.min())
 
     @property
     def _words_per_frame(self) -> int:
         """The most tokens of text that stand before a frame; 0 with frames first."""
-        return len(self._last_leads[-1]) if self.model.voco.backbone.template.as_trained else 0
+        return len(self._last_leads[1]) if self.model.voco.backbone.template.as_trained else 0
 
     @cached_property
     def _last_leads(self) -> list[list[int]]:
@@ -332,6 +332,9 @@ class CompressedVideo:
         history: Sequence[Message] = ...,
         max_new_tokens: int = ...,
         temperature: float = ...,
+        top_p: float | None = ...,
+        top_k: int | None = ...,
+        repetition_penalty: float | None = ...,
         seed: int = ...,
         with_attention: bool = ...,
     ) -> Answer: ...
@@ -348,6 +351,9 @@ class CompressedVideo:
         history: Sequence[Message] = ...,
         max_new_tokens: int = ...,
         temperature: float = ...,
+        top_p: float | None = ...,
+        top_k: int | None = ...,
+        repetition_penalty: float | None = ...,
         seed: int = ...,
         with_attention: bool = ...,
     ) -> list[Answer]: ...
@@ -363,6 +369,9 @@ class CompressedVideo:
         history: Sequence[Message] = (),
         max_new_tokens: int = 64,
         temperature: float = 0.0,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        repetition_penalty: float | None = None,
         seed: int = 0,
         with_attention: bool = False,
     ) -> Answer | list[Answer]:
@@ -373,7 +382,7 @@ class CompressedVideo:
             num_voco_tokens: budget k per frame, at most K; all K when None.
             max_voco_tokens, policy, neighbours, clock_every_seconds: see `ViewOptions`.
             history: earlier turns, for a conversation.
-            max_new_tokens, temperature, seed: see `AnswerOptions`.
+            max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed: see `AnswerOptions`.
             with_attention: fill in `Answer.frame_attention`.
 
         >>> video.ask("What colour is the circle?").text                  # doctest: +SKIP
@@ -385,14 +394,14 @@ class CompressedVideo:
         options = ViewOptions(max_voco_tokens, policy, neighbours, clock_every_seconds)
         selections = [self.view(q, num_voco_tokens=num_voco_tokens, options=options) for q in questions]
         answers: dict[int, Answer] = {}
-        for selection, numbers in _group_by_view(selections):
+        for selection, numbers in group_by_view(selections):
             prefix = self._prefix(selection, options)
             group = answer_questions(
                 self.model.voco,
                 prefix,
                 [questions[i] for i in numbers],
                 history=history,
-                options=AnswerOptions(max_new_tokens, temperature, seed),
+                options=AnswerOptions(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed),
                 frame_pts_seconds=self.pts_seconds[selection.frames][: len(prefix.frame_slots)],  # none for text alone
                 with_attention=with_attention,
             )
@@ -422,6 +431,9 @@ class CompressedVideo:
         history: Sequence[Message] = (),
         max_new_tokens: int = 64,
         temperature: float = 0.0,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        repetition_penalty: float | None = None,
         seed: int = 0,
     ) -> Iterator[str]:
         """Yield the answer's text as it is generated; arguments as for `ask`.
@@ -440,13 +452,5 @@ class CompressedVideo:
             self._prefix(selection, options),
             question,
             history=history,
-            options=AnswerOptions(max_new_tokens, temperature, seed),
+            options=AnswerOptions(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed),
         )
-
-
-def _group_by_view(selections: Sequence[FrameSelection]) -> list[tuple[FrameSelection, list[int]]]:
-    """List each different selection with the numbers of the questions that see it."""
-    groups: dict[tuple[bytes, bytes], tuple[FrameSelection, list[int]]] = {}
-    for i, selection in enumerate(selections):
-        groups.setdefault(selection.key, (selection, []))[1].append(i)
-    return list(groups.values())

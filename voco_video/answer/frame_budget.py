@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -149,3 +150,11 @@ def _checked(scores: Floats | None, num_frames: int) -> Floats:
     if scores is None or len(scores) != num_frames:
         raise ValueError(f"{num_frames} frames need as many scores, not {None if scores is None else len(scores)}")
     return scores
+
+
+def group_by_view(selections: Sequence[FrameSelection]) -> list[tuple[FrameSelection, list[int]]]:
+    """List each different selection with the numbers of the questions that see it."""
+    groups: dict[tuple[bytes, bytes], tuple[FrameSelection, list[int]]] = {}
+    for i, selection in enumerate(selections):
+        groups.setdefault(selection.key, (selection, []))[1].append(i)
+    return list(groups.values())

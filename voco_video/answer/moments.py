@@ -51,9 +51,7 @@ def format_seconds(seconds: float, *, digits: int = 2, with_hours: bool = False)
     return f"{sign}{clock}:{whole % 60:02d}" + (f".{fraction:0{digits}d}" if digits else "")
 
 
-def find_moments(
-    scores: Floats, pts_seconds: Floats, *, num_moments: int, is_calibrated: bool = False
-) -> list[Moment]:
+def find_moments(scores: Floats, pts_seconds: Floats, *, num_moments: int, is_calibrated: bool = False) -> list[Moment]:
     """Find the stretches around the best frames, best first; scores in a stretch stay above half of its height.
 
     Height is measured from the median of all scores, so the unit of scores does not matter.

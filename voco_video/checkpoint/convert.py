@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, GenerationConfig, LlavaForConditionalGeneration
+from transformers import AutoModelForImageTextToText, GenerationConfig
 
 from voco_video.checkpoint.files import instead_of
 from voco_video.checkpoint.finding import find_checkpoint
@@ -180,5 +180,5 @@ def _write_settings(checkpoint: PublishedCheckpoint, folder: Path) -> None:
     ).save_pretrained(folder)
     if checkpoint.tokenizer is not None:
         checkpoint.tokenizer.save_pretrained(folder)
-    config.architectures = [LlavaForConditionalGeneration.__name__]
+    config.architectures = [checkpoint.architecture]
     config.save_pretrained(folder)

@@ -10,14 +10,17 @@ import torch
 
 from voco_video.checkpoint.adapter_folder import base_of
 from voco_video.checkpoint.beside import read_beside, read_beside_weights
-from voco_video.checkpoint.configurations import check_generation, checked_config
+from voco_video.checkpoint.configurations import checked_config
 from voco_video.checkpoint.files import StoredWeight, stored_weights, weight_files, weights_dtype
 from voco_video.checkpoint.finding import find_checkpoint, left_at_hub
+from voco_video.checkpoint.generation import check_generation, departures
 from voco_video.checkpoint.loading import empty_model
 from voco_video.checkpoint.needed import CONFIG
 from voco_video.checkpoint.published import (
+    ONEVISION_MODEL_TYPE,
     PUBLISHED_MODEL_TYPE,
     PUBLISHED_NUM_VOCO_TOKENS,
+    OnevisionCheckpoint,
     PublishedCheckpoint,
     is_published,
     open_published,
@@ -64,6 +67,7 @@ class CheckpointFacts:
         num_parameters: of tower, projector and decoder.
         about: what the weights know.
         base: the checkpoint that this one is a small adapter for; empty where it is whole.
+        generation: how answers differ from what its generation_config.json asks for; empty where they do not.
     """
 
     path: str
@@ -82,6 +86,7 @@ class CheckpointFacts:
     num_parameters: int
     about: str = ""
     base: str = ""
+    generation: str = ""
 
 
 _PUBLISHED_TITLE = "original LLaVA-1.5, VoCo-LLaMA"
@@ -91,6 +96,13 @@ _PARTS = {
     "llava_onevision": ("siglip_vision_model", "qwen2"),
     "smolvlm": ("smolvlm_vision", "llama"),
     "internvl": ("internvl_vision", "qwen2, qwen3"),
+    "glm4v": ("glm4v_vision", "glm4v_text"),
+    "glm4v_moe": ("glm4v_moe_vision", "glm4v_moe_text"),
+    "glm46v": ("glm4v_vision, glm4v_moe_vision", "glm4v_text, glm4v_moe_text"),
+    "llava_next_video": ("clip_vision_model", "llama, mistral"),
+    "qwen2_vl": ("qwen2_vl_vision", "qwen2_vl_text"),
+    "qwen3_vl_moe": ("qwen3_vl_moe_vision", "qwen3_vl_moe_text"),
+    "video_llama_3": ("video_llama_3_vision", "qwen2"),
     "qwen2_5_vl": ("qwen2_5_vl_vision", "qwen2_5_vl_text"),
     "qwen3_vl": ("qwen3_vl_vision", "qwen3_vl_text"),
 }
@@ -107,7 +119,13 @@ def supported_models() -> list[SupportedModel]:
         for model_type, family in FAMILIES.items()
     ]
     tower, decoder = "clip_vision_model", "llama"
-    return [*kinds, SupportedModel(_PUBLISHED_TITLE, PUBLISHED_MODEL_TYPE, "published", tower, decoder, "1-D")]
+    return [
+        *kinds,
+        SupportedModel(_PUBLISHED_TITLE, PUBLISHED_MODEL_TYPE, "published", tower, decoder, "1-D"),
+        SupportedModel(
+            OnevisionCheckpoint.title, ONEVISION_MODEL_TYPE, "published", "siglip_vision_model", "qwen2", "1-D"
+        ),
+    ]
 
 
 def describe_checkpoint(
@@ -169,8 +187,8 @@ def _published_facts(checkpoint: PublishedCheckpoint) -> CheckpointFacts:
         checkpoint.config,
         checkpoint.images,
         checkpoint.stored_weights(torch.float32),
-        title="VoCo-LLaMA" if has_voco else "original LLaVA-1.5",
-        model_type=PUBLISHED_MODEL_TYPE,
+        title=checkpoint.title,
+        model_type=checkpoint.model_type,
         layout="published",
         num_voco_tokens=PUBLISHED_NUM_VOCO_TOKENS if has_voco else 0,
         trained=has_voco,
@@ -195,7 +213,7 @@ def _facts(
 ) -> CheckpointFacts:
     family = family_of(config)
     dtype = weights_dtype(folder) or declared_dtype.removeprefix("torch.")
-    check_generation(folder, config.get_text_config(decoder=True).vocab_size)
+    generation = check_generation(folder, config.get_text_config(decoder=True).vocab_size)
     fit = images.fit
     return CheckpointFacts(
         path=str(folder),
@@ -213,6 +231,7 @@ def _facts(
         dtype=dtype,
         num_parameters=empty_model(config, weights, folder=folder).num_parameters,
         about=about,
+        generation=departures(generation or {}),
     )
 
 

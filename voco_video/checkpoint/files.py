@@ -40,7 +40,6 @@ _TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "adde
 # Layouts that need code of their own, which is never run; what holds the same model in the library's own layout.
 _INSTEAD = {
     "internvl_chat": "the conversion of the same model whose name ends in -hf, such as OpenGVLab/InternVL3-1B-hf",
-    "llava_qwen": "a conversion such as llava-hf/llava-onevision-qwen2-7b-ov-hf",
     "llava_mistral": "a LLaVA-1.5 or LLaVA-OneVision checkpoint of llava-hf, such as llava-hf/llava-1.5-7b-hf",
     "llava_mpt": "a LLaVA-1.5 or LLaVA-OneVision checkpoint of llava-hf, such as llava-hf/llava-1.5-7b-hf",
     "vila": "another family, such as Qwen/Qwen2.5-VL-7B-Instruct",

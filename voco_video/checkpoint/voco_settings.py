@@ -122,15 +122,16 @@ def _template(settings: Checked) -> PromptTemplate:
         tuple(settings.get(name, "a list of token ids", is_list_of(is_whole)))
         for name in ("frame_before_ids", "frame_after_ids", "text_before_ids")
     )
+    joins = settings.get("text_joins", "true, false or null", lambda v: v is None or isinstance(v, bool), None)
     if settings.get("as_trained", "an object or null", lambda v: v is None or isinstance(v, dict), None) is None:
-        return PromptTemplate(before, after, text_before)
+        return PromptTemplate(before, after, text_before, None, joins)
     layout, most = settings.below("as_trained"), len(before)
     as_trained = AsTrained(
         layout.get("num_context_ids", f"a whole number, at most {most}", lambda v: is_whole(v, most=most)),
         layout.get("pictures_per_frame", "a whole number from 1 on", lambda v: is_whole(v, least=1)),
         layout.get("variant", '"released" or "library"', is_one_of(*get_args(Variant))),
     )
-    return PromptTemplate(before, after, text_before, as_trained)
+    return PromptTemplate(before, after, text_before, as_trained, joins)
 
 
 def _images(settings: Checked, path: Path) -> ImageSettings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voco_video.cli import options as opt
-from voco_video.cli.options import as_said_here, given_flags, with_options, without
+from voco_video.cli.early import check_asked, check_drawing, check_model, is_entry
+from voco_video.cli.options import as_said_here, with_options, without
 from voco_video.cli.output import ProgressBar, print_json
 from voco_video.errors import UsageError
 from voco_video.files.paths import expanded, read_text_file
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from voco_video.answer.generate import Answer
     from voco_video.answer.moments import Moment
     from voco_video.api import VideoModel
-
-_ENTRY_DIGEST = re.compile(r"[0-9a-f]{6,64}")
 
 
 @with_options
@@ -76,21 +74,21 @@ def ask(
 
     \b
     Examples:
-      voco-video ask clip.mp4 "What happens?"
       voco-video ask clip.mp4 "Who is there?" "What are they doing?" --num-voco-tokens 1
       voco-video ask lecture.mkv --questions questions.txt --start 600 --end 660 --json
       voco-video ask clip.mp4 "Where does the ball go?" --show-frames --strip looked.png
       voco-video ask clip.mp4 "What happens?" --model smolvlm2-500m
       voco-video ask meeting.mp4 "When does the door open?" --policy relevant --max-voco-tokens 256
+      voco-video ask clip.mp4 "Tell a story about it." --temperature 0.7 --top-p 0.8 --seed 1
       voco-video ask https://example.org/clip.mp4 "What happens?"
       voco-video ask 3f9a2c41 --chat
     """
     asked = gather_questions(questions, questions_file, chat=chat, json=json)
     check_drawing(show_frames, strip, chat=chat)
-    if is_entry(path):
-        check_fits_entries([path])
-    if num_voco_tokens is not None:
-        compression = with_voco_tokens(compression, num_voco_tokens)
+    check_asked(path, asked, sampling)
+    check_model(model, revision=load.revision, num_voco_tokens=filter(None, [num_voco_tokens]))
+    compression = compression if num_voco_tokens is None else with_voco_tokens(compression, num_voco_tokens)
+    from voco_video.answer.choosing import generation_facts
     from voco_video.api import load_model
 
     loaded = load_model(model, **asdict(load), cache_dir=cache_dir)
@@ -108,7 +106,8 @@ def ask(
         return
     answers = video.ask(answerable, with_attention=show_frames, **generation)
     if json:
-        print_json({**video_facts(video), "answers": [answer_facts(a) for a in answers]})
+        settings = generation_facts(loaded.voco, answering)
+        print_json({**video_facts(video), "generation": settings, "answers": [answer_facts(a) for a in answers]})
     else:
         print_answers(answers, show_frames=show_frames)
     if show_frames:
@@ -145,36 +144,6 @@ def with_voco_tokens(compression: CompressOptions, num_voco_tokens: int) -> Comp
         return replace(compression, compressor="voco")
     parse_compressor(compression.compressor).check_budget(num_voco_tokens)
     return compression
-
-
-def is_entry(path: str) -> bool:
-    """Tell whether this is no file but the beginning of an entry's digest."""
-    return bool(_ENTRY_DIGEST.fullmatch(path)) and not Path(path).exists()
-
-
-def check_drawing(show_frames: bool, strip: Path | None, *, chat: bool) -> None:
-    """Refuse options of pictures where none will be drawn.
-
-    Raises:
-        UsageError: one is given.
-    """
-    if strip is not None and not show_frames:
-        raise UsageError(f"--strip {strip}: nothing is drawn without --show-frames")
-    if chat and show_frames:
-        raise UsageError("--show-frames: in a --chat nothing is drawn; leave out one of them")
-
-
-def check_fits_entries(entries: list[str]) -> None:
-    """Refuse options that say how frames are sampled and compressed, where all that is opened are finished entries.
-
-    Raises:
-        UsageError: one is given.
-    """
-    if flags := given_flags(Sampling, CompressOptions, but=("start_seconds", "end_seconds", "num_voco_tokens")):
-        raise UsageError(
-            f"{', '.join(flags)}: {entries[0]} is an entry of the cache, which is sampled and compressed already; "
-            "leave that out, or name the video"
-        )
 
 
 def open_compressed(
@@ -312,7 +281,7 @@ def print_answers(answers: list[Answer], *, show_frames: bool) -> None:
             print(attention_bars(answer))
     if cut := sum(answer.is_cut for answer in answers):
         which = "the answer" if len(answers) == 1 else f"{cut} of {len(answers)} answers"
-        print(f"note: {which} ended at the limit of --max-new-tokens, which \"…\" stands for", file=sys.stderr)
+        print(f'note: {which} ended at the limit of --max-new-tokens, which "…" stands for', file=sys.stderr)
     for note in dict.fromkeys(answer.note for answer in answers if answer.note and not answer.is_foreign):
         print(f"note: {as_said_here(note)}", file=sys.stderr)
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from voco_video.cli import options as opt
+from voco_video.cli.early import check_cache
 from voco_video.cli.inspect import entry_facts, print_entries
 from voco_video.cli.output import format_bytes, print_facts, print_json
 from voco_video.errors import CacheError, UsageError
@@ -27,6 +28,7 @@ def ls(cache_dir: opt.CacheDir = None, json: opt.Json = False) -> None:
       voco-video cache ls
       voco-video cache ls --json
     """
+    check_cache(cache_dir)
     from voco_video.cache import FrameCache
     from voco_video.video.downloads import Downloads
 
@@ -56,6 +58,7 @@ def info(entry: Digest, cache_dir: opt.CacheDir = None, json: opt.Json = False) 
     Examples:
       voco-video cache info 3f9a2c
     """
+    check_cache(cache_dir)
     from voco_video.cache import FrameCache
 
     found = FrameCache(cache_dir).find(entry)
@@ -86,6 +89,7 @@ def verify(
       voco-video cache verify
       voco-video cache verify 3f9a2c
     """
+    check_cache(cache_dir)
     from voco_video.cache import FrameCache
 
     results = FrameCache(cache_dir).verify(entry)
@@ -109,6 +113,7 @@ def rm(entries: Annotated[list[str], typer.Argument(metavar="ENTRY...")], cache_
     Examples:
       voco-video cache rm 3f9a2c 81b04e
     """
+    check_cache(cache_dir)
     from voco_video.cache import FrameCache
 
     cache = FrameCache(cache_dir)
@@ -140,6 +145,7 @@ def prune(
       voco-video cache prune
       voco-video cache prune --max-size 20G
     """
+    check_cache(cache_dir)
     from voco_video.cache import FrameCache
     from voco_video.video.downloads import Downloads
 

@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from voco_video.cli import options as opt
+from voco_video.cli.early import check_files
 from voco_video.cli.output import print_json, print_table
 from voco_video.cli.score import References, Root, Vocabulary, load_references
 from voco_video.errors import UsageError
-
-
-class MetricChoice(str, Enum):
-    """The metric in which runs are compared."""
-
-    exact_match = "exact_match"
-    strict = "strict"
-    token_f1 = "token_f1"
-    top1 = "top1"
-    top10 = "top10"
-    accuracy = "accuracy"
-    accuracy_plain = "accuracy_plain"
 
 
 def compare(
@@ -34,8 +22,12 @@ def compare(
         typer.Argument(help="Two or more; the first is what the others are compared with.", metavar="A B..."),
     ],
     metric: Annotated[
-        MetricChoice | None,
-        typer.Option(help="What to compare. [default: exact_match, of multiple choice accuracy]", show_default=False),
+        str | None,
+        typer.Option(
+            help="What to compare: exact_match, strict, token_f1, top1, top10, accuracy or accuracy_plain. [default: "
+            "exact_match, of multiple choice accuracy]",
+            metavar="NAME",
+        ),
     ] = None,
     references: References = None,
     root: Root = None,
@@ -58,6 +50,7 @@ def compare(
       voco-video compare runs/eval/predictions-k{1,2,4,8}.jsonl --out runs/sweep
       voco-video compare runs/k8.jsonl hqga.json --references msvd --root data/MSVD
     """
+    check_files(predictions)
     from voco_video.scoring.comparison import compare as compare_runs
     from voco_video.scoring.predictions import read_predictions, read_run_info
     from voco_video.scoring.report import comparison_notes, comparison_table, sweep_of, write_comparison
@@ -68,7 +61,7 @@ def compare(
         name: read_predictions(path, references=data, vocabulary=vocabulary)
         for name, path in zip(names, predictions, strict=True)
     }
-    comparison = compare_runs(runs, metric=metric.value if metric else None)
+    comparison = compare_runs(runs, metric=metric)
     files: tuple[Path, ...] = ()
     if out is not None:
         budgets = sweep_of([read_run_info(path) for path in predictions])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voco_video.cli import options as opt
+from voco_video.cli.early import check_model, check_video, similar_file
 from voco_video.cli.follow import check_followed, follow_source
 from voco_video.cli.options import given, with_options
 from voco_video.cli.output import ProgressBar, format_bytes, print_json, print_table, unless_none
@@ -72,16 +73,21 @@ def compress(
       voco-video compress rtsp://camera.local/1 --follow --name door
       ffmpeg -i camera.sdp -f mpegts - | voco-video compress - --follow --name yard
     """
-    from voco_video.api import load_model
-
+    check_model(model, revision=load.revision, num_voco_tokens=filter(None, [compression.num_voco_tokens]))
     if follow:
         check_followed(paths, sampling, compression)
+        from voco_video.api import load_model
+
         options = StreamOptions(fps=sampling.fps or 1.0, force=compression.force, **stream)
         follow_source(load_model(model, **asdict(load), cache_dir=cache_dir), paths[0], options, compression, json=json)
         return
     if stream:
         raise UsageError(f"{option_of(StreamOptions, next(iter(stream))).flags[0]} goes with --follow")
     files = expand_paths(paths)
+    if len(files) == 1:
+        check_video(str(files[0]), sampling)
+    from voco_video.api import load_model
+
     loaded = load_model(model, **asdict(load), cache_dir=cache_dir)
     rows: list[dict[str, Any]] = []
     num_failed = 0
@@ -141,7 +147,7 @@ def expand_paths(paths: list[str]) -> list[Path | str]:
     files = list(dict.fromkeys(files))
     # Of several of which some are there, those are compressed.
     if not any(is_url(file) or os.path.exists(file) for file in files):
-        raise VideoError(f"{files[0]}: no such file")
+        raise VideoError(f"{files[0]}: no such file{similar_file(str(files[0]))}")
     return files
 
 

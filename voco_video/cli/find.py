@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voco_video.cli import options as opt
-from voco_video.cli.ask import check_fits_entries, file_of, is_entry, open_compressed, source_of
+from voco_video.cli.ask import file_of, open_compressed, source_of
 from voco_video.cli.compress import expand_paths
+from voco_video.cli.early import check_model, check_searched, is_entry
 from voco_video.cli.options import with_options, without
 from voco_video.cli.output import ProgressBar, print_json, print_table
 from voco_video.errors import FILE_ERRORS, ModelError, UsageError, VideoError, VocoVideoError, with_name
@@ -49,8 +50,8 @@ def find(
 
     Videos that the cache does not have are compressed first. One that cannot be read is named, and the others are
     searched. A model that has learned to find frames, as voco-tiny has, also gives scores: above 0 the moment more
-    likely than not shows what was asked for, else it is called unlikely. With others only the order counts, and so it does
-    where a video is nothing that the model was trained on; a note says so.
+    likely than not shows what was asked for, else it is called unlikely. With others only the order counts, and
+    nothing does where a video is nothing that the model was trained on; a note says so.
 
     \b
     Examples:
@@ -61,7 +62,8 @@ def find(
     """
     if num_moments < 1:
         raise UsageError(f"--num-moments {num_moments}: look for 1 moment at least")
-    names, query = names_and_query(arguments)
+    names, query = names_and_query(arguments, sampling)
+    check_model(model, revision=load.revision)
     from voco_video.answer.generate import model_note
     from voco_video.api import find as find_moments
     from voco_video.api import load_model
@@ -103,19 +105,19 @@ def find(
         raise typer.Exit(1)
 
 
-def names_and_query(arguments: list[str]) -> tuple[list[str], str]:
+def names_and_query(arguments: list[str], sampling: Sampling) -> tuple[list[str], str]:
     """Split what stands on the command line into videos, with folders and patterns resolved, and the query.
 
     Raises:
-        UsageError: one of them is missing, or options cannot apply to what is searched.
+        UsageError: one of them is missing, or what stands there cannot be searched.
+        VideoError: no video is there.
     """
     if len(arguments) < 2:
         raise UsageError("give one video or more, and then what to look for")
     *paths, query = arguments
     if not query.strip():
         raise UsageError("the query is empty; say what to look for")
-    if all(map(is_entry, paths)):
-        check_fits_entries(paths)
+    check_searched(paths, query, sampling)
     return _names(paths), query
 
 

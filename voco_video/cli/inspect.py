@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voco_video.cli import options as opt
+from voco_video.cli.early import check_video
 from voco_video.cli.options import only, with_options
 from voco_video.cli.output import ProgressBar, format_bytes, print_facts, print_json, print_table, unless_none
 from voco_video.errors import UsageError
@@ -48,6 +49,10 @@ def inspect(
       voco-video inspect clip.mp4 --keyframes --json
       voco-video inspect https://example.org/clip.mp4
     """
+    if max_frames < 1:
+        raise UsageError(f"--max-frames {max_frames}: draw at least 1 frame")
+    wanted = None if compressor is None else parse_compressor(compressor)
+    check_video(path, sampling)
     from voco_video.answer.pictures import contact_sheet
     from voco_video.cache import FrameCache
     from voco_video.compress import video_digest
@@ -55,9 +60,6 @@ def inspect(
     from voco_video.video.reading import probe
     from voco_video.video.sources import local_video
 
-    if max_frames < 1:
-        raise UsageError(f"--max-frames {max_frames}: draw at least 1 frame")
-    wanted = None if compressor is None else parse_compressor(compressor)
     cache = FrameCache(cache_dir)
     with (
         ProgressBar(short_name(path), quiet=json) as bar,

@@ -86,6 +86,7 @@ def _readable(facts: CheckpointFacts) -> dict[str, Any]:
         "vision tokens": f"{facts.num_vision_tokens} per frame",
         "VoCo tokens": voco if facts.num_voco_tokens else "none: frames are kept as full or pool:K, or train it",
         "bytes per frame at K = 1": sizes,
+        "generation": facts.generation,
         "about": facts.about,
     }
     return {name: value for name, value in lines.items() if value}

@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
@@ -42,14 +41,6 @@ class Running:
 _running: ContextVar[Running] = ContextVar("running")
 
 
-class SplitChoice(str, Enum):
-    """A part of a data set."""
-
-    train = "train"
-    val = "val"
-    test = "test"
-
-
 def _model_names(begun: str) -> list[tuple[str, str]]:
     """Complete the name of a model on the command line."""
     from voco_video.checkpoint.recommended import RECOMMENDED
@@ -74,9 +65,11 @@ Annotations = Annotated[
     typer.Option(help="Annotations that are elsewhere: a file, or a folder to look in. [default: --root]"),
 ]
 Split = Annotated[
-    SplitChoice | None,
+    str | None,
     typer.Option(
-        help="Which part of the set. [default: test; val of egoschema, whose test answers are not public, and of mlvu]"
+        help="Which part of the set: train, val or test. [default: test; val of egoschema, whose test answers are not "
+        "public, and of mlvu]",
+        metavar="NAME",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -265,5 +258,5 @@ def as_flags(message: str, flags: Mapping[str, tuple[str, ...]]) -> str:
         message = re.sub(rf"\b{name}='([\w.:/,-]+)'", rf"{first} \1", message)
         message = re.sub(rf"\b{name}=(?=\S)", f"{first} ", message)
         if "_" in name:  # what is no word of its own
-            message = re.sub(rf"(?<![\w./-]){name}\b(?![\w./=-])", first, message)
+            message = re.sub(rf"(?<![\w./-]){name}\b(?![\w/=-]|\.\w)", first, message)
     return message

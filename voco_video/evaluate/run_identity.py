@@ -14,6 +14,7 @@ from blake3 import blake3
 from voco_video.api import VideoModel
 from voco_video.auto_compressor import settled
 from voco_video.checkpoint.fingerprints import cached_fingerprint
+from voco_video.checkpoint.generation import settings_in_force
 from voco_video.compress import cache_key
 from voco_video.data.samples import Dataset
 from voco_video.evaluate.options import EvalOptions
@@ -85,8 +86,9 @@ def answering_fingerprint(voco: VocoModel) -> str:
 def _prompt_format(voco: VocoModel) -> str:
     backbone = voco.backbone
     template = backbone.chat_template or getattr(backbone.tokenizer, "chat_template", None)
-    ends = backbone.hf_model.generation_config.eos_token_id
-    return repr((backbone.template, template, ends, voco.answering_form))
+    generation = backbone.hf_model.generation_config
+    settings = settings_in_force(generation, {})  # such as a penalty for repetition; most checkpoints have none
+    return repr((backbone.template, template, generation.eos_token_id, voco.answering_form, *settings.items()))
 
 
 def environment_info() -> dict[str, Any]:

@@ -18,25 +18,15 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from voco_video.errors import ModelError, UsageError
+from voco_video.model.computed_settings import changed_settings
 from voco_video.model.conversation import ConversationWriter, FrameTimes, Messages, lead_texts
 from voco_video.model.families import Family, ImageSettings, PromptTemplate, family_of, image_settings
 from voco_video.model.inference import check_not_forked, num_forks, undisturbed
-from voco_video.model.positions import frame_positions
+from voco_video.model.positions import frame_positions, rotate_keys
 from voco_video.model.typed_text import TypedText
 
 CACHE_ARGUMENT = "cache" if "cache" in BaseModelOutputWithPast.__annotations__ else "past_key_values"
 """What the library calls the keys and values that a forward pass goes on from: its 5.24 renamed `past_key_values`."""
-
-# What a configuration holds besides what changes the computing: names, versions, training, ends of texts, the head.
-_NOT_COMPUTED = frozenset(
-    {
-        *("architectures", "dtype", "torch_dtype", "transformers_version", "name_or_path", "auto_map", "use_cache"),
-        *("tie_word_embeddings", "vocab_size", "max_position_embeddings", "image_seq_length", "pretraining_tp"),
-        *("return_dict", "problem_type", "id2label", "label2id", "projection_dim", "chunk_size_feed_forward"),
-        *("gradient_checkpointing", "is_encoder_decoder", "use_image_newline_parameter", "image_grid_pinpoints"),
-    }
-)
-_NOT_COMPUTED_PARTS = ("token_id", "token_index", "dropout", "initializer", "output_", "attn_implementation")
 
 __all__ = ["Backbone", "ImageSettings", "PromptTemplate", "image_settings"]
 
@@ -125,6 +115,18 @@ class Backbone:
             )
         return self.decoder.rotary_emb.inv_freq
 
+    def moved_keys(self, keys: Tensor, *, source: Tensor, target: Tensor, axes: Tensor | None = None) -> Tensor:
+        """Move keys from the places they were computed at to others; arguments as of `positions.rotate_keys`."""
+        turns_neighbours = self.family.turns_neighbours(self.text_config)
+        return rotate_keys(
+            keys,
+            source=source,
+            target=target,
+            inv_freq=self.inv_freq,
+            axes=axes,
+            turns_neighbours=turns_neighbours,
+        )
+
     @property
     def computing_settings(self) -> str:
         """The settings that change what is computed though weights and their shapes stay the same, as JSON.
@@ -134,7 +136,7 @@ class Backbone:
         """
         config = self.hf_model.config
         parts = {"": config, "text": self.text_config, "vision": config.vision_config}
-        return json.dumps({name: _changed_settings(part) for name, part in parts.items()}, sort_keys=True)
+        return json.dumps({name: changed_settings(part) for name, part in parts.items()}, sort_keys=True)
 
     def pixel_values(self, pixels: np.ndarray) -> Tensor:
         """Turn decoded frames, uint8 ``[F, H, W, 3]``, into the vision tower's input ``[F, 3, H, W]`` on its device.
@@ -279,6 +281,8 @@ class Backbone:
     ) -> list[list[int]]:
         """Make the token ids that stand before each frame, ``[F]``: before the first also what opens a conversation.
 
+        One more list follows where words behind the last frame depend on the video (`FrameWords.last`).
+
         Args:
             system: its system message; "" for the chat template's own.
             marks: text right before some of the frames, by frame.
@@ -297,8 +301,11 @@ class Backbone:
         if system:
             messages.insert(0, {"role": "system", "content": system})
         around = self.writer.around_frames(messages, as_trained.variant)
-        texts = lead_texts(around, self.family.words(times))
-        return self.writer.ids_before_frames([text + (marks or {}).get(f, "") for f, text in enumerate(texts)])
+        words = self.family.words(times)
+        texts = lead_texts(around, words)
+        texts = [text + (marks or {}).get(f, "") for f, text in enumerate(texts)]
+        leads = self.writer.ids_before_frames(texts, joined=self.template.joins_text)
+        return [*leads, self.writer.ids_after_frames(words.last)] if words.last else leads
 
     def conversation_text(
         self, messages: Messages, *, has_frames: bool = True, add_generation_prompt: bool = True
@@ -320,20 +327,22 @@ class Backbone:
 
     def text_ids(self, text: str, *, has_frames: bool = True) -> list[int]:
         """Turn what `conversation_text` wrote into token ids, with those that every conversation begins with."""
-        if self.template.as_trained and has_frames:
+        if self.template.joins_text and has_frames:
             return self.writer.ids_after_frames(text)
-        return [*self._ids_before(text), *self.writer.token_ids(text)]
+        return [*self._ids_before(text, has_frames), *self.writer.token_ids(text)]
 
     def encoded(self, text: str, *, has_frames: bool = True) -> tuple[list[int], list[int]]:
         """Return the same token ids, and for each the place in the text behind its last character."""
-        if self.template.as_trained and has_frames:
+        if self.template.joins_text and has_frames:
             return self.writer.encoded_after_frames(text)
-        before = self._ids_before(text)
+        before = self._ids_before(text, has_frames)
         ids, ends = self.writer.encoded(text)
         return [*before, *ids], [0] * len(before) + ends
 
-    def _ids_before(self, text: str) -> Sequence[int]:
-        return self.writer.first_ids(text) if self.template.as_trained else self.template.text_before_ids
+    def _ids_before(self, text: str, has_frames: bool) -> Sequence[int]:
+        if self.template.as_trained is None:
+            return self.template.text_before_ids
+        return () if has_frames else self.writer.first_ids(text)
 
     @cached_property
     def _words_after(self) -> str:
@@ -358,27 +367,6 @@ def _by_detour(frames: Tensor, side: int) -> Tensor:
     size = frames.shape[2:]
     resized = nn.functional.interpolate(frames.cpu(), size=(side, side), mode="lanczos", antialias=True)
     return nn.functional.interpolate(resized, size=size, mode="lanczos", antialias=True).to(frames.device)
-
-
-def _changed_settings(config: Any) -> dict[str, Any]:
-    defaults = type(config)().to_dict()
-    return {
-        name: _plain(value)
-        for name, value in config.to_dict().items()
-        if name.strip("_") not in _NOT_COMPUTED
-        and not any(part in name for part in _NOT_COMPUTED_PARTS)
-        and not name.endswith("_config")  # a part with settings of its own
-        and _plain(value) != _plain(defaults.get(name))
-    }
-
-
-def _plain(value: Any) -> Any:
-    """Write a setting to JSON and read it again, so that equal settings compare equal."""
-    if isinstance(value, dict):
-        return {str(name): _plain(item) for name, item in value.items() if item is not None}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _over_same_weights(module: Any, config: Any, other_config: Any) -> Any:

@@ -114,7 +114,8 @@ class ConversationWriter:
             except Exception as error:  # a template is a program, and raises anything
                 failure = error
                 continue
-            lost = {m["role"] for m in typed if m["content"].strip() not in text}
+            written = _without_blanks(text)
+            lost = {m["role"] for m in typed if _without_blanks(m["content"]) not in written}
             has_place = not num_media or text.count(placeholder) == num_media
             if not lost and has_place:
                 return text
@@ -219,14 +220,17 @@ class ConversationWriter:
             as_trained=AsTrained(len(context), self.family.pictures_per_frame(self.config), variant),
         )
 
-    def ids_before_frames(self, texts: Sequence[str]) -> list[list[int]]:
+    def ids_before_frames(self, texts: Sequence[str], *, joined: bool = True) -> list[list[int]]:
         """Return the token ids of the texts that stand before each of some frames, ``[F]``; a frame's own are left out.
 
-        All are read as one text, since what a tokenizer makes of a text can depend on what stands before it.
+        Args:
+            joined: all are read as one text: what a tokenizer makes of a text can depend on what stands before it.
 
         Raises:
             ModelError: the tokenizer joins words and frames to other tokens.
         """
+        if not joined:
+            return [[*(() if f else self.first_ids(text)), *self.token_ids(text)] for f, text in enumerate(texts)]
         whole = "".join(text + self.frame_text for text in texts)
         ids = [*self.first_ids(whole), *self.token_ids(whole)]
         vision_id = self.family.vision_token_id(self.config)
@@ -257,6 +261,11 @@ class ConversationWriter:
 def lead_texts(around: AroundFrames, words: FrameWords) -> list[str]:
     """Join what stands before each frame, ``[F]``: the opening, the template's text between, the processor's words."""
     return [(around.between if f else around.opening) + text for f, text in enumerate(words.before)]
+
+
+def _without_blanks(text: str) -> str:
+    """Leave out what a chat template may change: some write a question on one line."""
+    return "".join(text.split())
 
 
 def _with_media(

@@ -20,7 +20,7 @@ from voco_video.errors import UsageError
 from voco_video.model.backbone import CACHE_ARGUMENT
 from voco_video.model.families import FrameTimes
 from voco_video.model.inference import undisturbed
-from voco_video.model.positions import places_among_text, rotate_keys
+from voco_video.model.positions import places_among_text
 from voco_video.model.tokens import Prefix, VocoTokens
 from voco_video.model.trained_prefix import trained_prefix, usual_times
 from voco_video.model.voco import VocoModel
@@ -62,7 +62,7 @@ def assemble(
         return model.empty_prefix()
     if model.backbone.template.as_trained:
         times = times or usual_times(tokens)
-        leads = [texts[f] for f in range(len(times))] if texts else model.backbone.lead_ids(times)
+        leads = [texts[f] for f in sorted(texts)] if texts else model.backbone.lead_ids(times)
         return trained_prefix(model.backbone, model.answering, tokens, counts=counts, times=times, leads=leads)
     if len(set(counts.tolist())) == 1 and not any(texts.values()):
         return model.prefix(tokens, num_voco_tokens=int(counts[0]))
@@ -99,7 +99,7 @@ def _from_kv(model: VocoModel, tokens: VocoTokens, counts: Tensor, texts: Texts)
     places, text_starts, text_start = places_among_text(tokens.positions, counts, lengths)
     is_seen = torch.arange(tokens.num_voco_tokens) < counts[:, None]  # [F, K]
     keys, values = (_by_layer(model, t, is_seen) for t in (tokens.keys, tokens.values))
-    keys = rotate_keys(keys, source=tokens.positions.cpu()[is_seen], target=places, inv_freq=backbone.inv_freq)
+    keys = backbone.moved_keys(keys, source=tokens.positions.cpu()[is_seen], target=places)
     cache, slots, first = DynamicCache(), [], 0
     runs = [f for f in range(num_frames) if lengths[f]]  # a run of frames goes up to the next text
     for start, stop in zip([0, *runs], [*runs, num_frames], strict=True):

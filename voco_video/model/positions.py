@@ -129,14 +129,12 @@ class TrainedPlaces:
         frames: of each frame's first token, int64 ``[F]``.
         times: how much further each frame stands along the axis of time, int64 ``[F]``.
         text_start: of the first token behind all frames.
-        next_position: the first position that no frame reaches; text that is generated stands there or later.
     """
 
     leads: Tensor
     frames: Tensor
     times: Tensor
     text_start: int
-    next_position: int
 
 
 def trained_places(
@@ -173,7 +171,7 @@ def trained_places(
         reach = max(reach, start + offset + 1, start + span)
         end = max(end, start + span) if skips_times else reach
     placed = torch.tensor([leads, frames, offsets], dtype=torch.long)  # [3, F]
-    return TrainedPlaces(placed[0], placed[1], placed[2], end, max(end, reach))
+    return TrainedPlaces(placed[0], placed[1], placed[2], end)
 
 
 def rotary_angles(positions: Tensor, inv_freq: Tensor) -> Tensor:
@@ -187,7 +185,13 @@ def rotary_angles(positions: Tensor, inv_freq: Tensor) -> Tensor:
 
 
 def rotate_keys(
-    keys: Tensor, *, source: Tensor, target: Tensor, inv_freq: Tensor, axes: Tensor | None = None
+    keys: Tensor,
+    *,
+    source: Tensor,
+    target: Tensor,
+    inv_freq: Tensor,
+    axes: Tensor | None = None,
+    turns_neighbours: bool = False,
 ) -> Tensor:
     """Move rotary keys from the positions they were computed at to new ones.
 
@@ -196,11 +200,12 @@ def rotate_keys(
         source, target: integer positions ``[T]``, or ``[C, T]`` with C coordinates.
         inv_freq: ``[rotary_dim / 2]``, the model's inverse frequencies; dimensions past ``rotary_dim`` pass unchanged.
         axes: the coordinate that each frequency turns by, int64 ``[rotary_dim / 2]``; needed for C > 1.
+        turns_neighbours: a frequency turns two numbers side by side, and not one of each half.
 
     Returns:
         Keys as the model would have computed them at ``target``, same shape and dtype. The rotation is done in float32.
 
-    Source: RoFormer (arXiv:2104.09864), equation 34, in the half-split arrangement of the Llama family.
+    Source: RoFormer (arXiv:2104.09864), equation 34; the Llama family has it in the half-split arrangement.
     """
     if source.ndim == 1:
         angles = rotary_angles(target, inv_freq) - rotary_angles(source, inv_freq)  # [T, R/2]
@@ -212,6 +217,10 @@ def rotate_keys(
         return keys
     cos, sin = angles.cos().float().to(keys.device), angles.sin().float().to(keys.device)
     half = inv_freq.shape[0]
+    if turns_neighbours:
+        first, second = keys.float()[..., : 2 * half].unflatten(-1, (half, 2)).unbind(-1)
+        pairs = torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1)  # [..., T, R/2, 2]
+        return torch.cat([pairs.flatten(-2), keys.float()[..., 2 * half :]], dim=-1).to(keys.dtype)
     first, second, rest = keys.float().split([half, half, keys.shape[-1] - 2 * half], dim=-1)
     moved = torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)  # [..., T, head_dim]
     return moved.to(keys.dtype)

@@ -102,18 +102,18 @@ class Prefix:
     Attributes:
         layers: per layer ``(keys, values)``, each ``[1, kv_heads, S, head_dim]`` and contiguous.
         text_start: position of the first text token.
-        next_position: the first position that no frame reaches, where generated text begins at the earliest; 0 where
-            that is `text_start` or before.
         frame_slots: cache slot of each VoCo token, ``[F, k]``; ``layers[l][0][0, :, frame_slots[f]]`` is frame f.
             -1 where a frame is seen with fewer than k.
         form: what it was assembled from.
+        prompt_ids: tokens that stand here before the text, placeholders of frames included, where a checkpoint's
+            penalty for repetition has to know them; empty where only the text counts.
     """
 
     layers: tuple[tuple[Tensor, Tensor], ...]
     text_start: int
     frame_slots: Tensor
     form: Form = "kv"
-    next_position: int = 0
+    prompt_ids: tuple[int, ...] = ()
 
     @property
     def length(self) -> int:

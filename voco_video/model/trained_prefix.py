@@ -8,8 +8,9 @@ one by one; their keys are moved to the same places, and the words are read ther
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from voco_video.model.backbone import CACHE_ARGUMENT, Backbone
 from voco_video.model.families import FrameTimes
 from voco_video.model.inference import undisturbed
 from voco_video.model.kv_layers import TailLayer
-from voco_video.model.positions import TrainedPlaces, rotate_keys, trained_places
+from voco_video.model.positions import TrainedPlaces, trained_places
 from voco_video.model.tokens import Prefix, VocoTokens
 from voco_video.options.compression import Form
 
@@ -48,8 +49,9 @@ def trained_prefix(
         tokens: of F frames, F at least 1.
         counts: how many of its first tokens each frame is seen with, int64 ``[F]``, 1 to K.
         times: of the frames.
-        leads: token ids of the text before each frame, ``[F]``, as `Backbone.lead_ids` gives them.
+        leads: token ids of the text before each frame, and behind the last, as `Backbone.lead_ids` gives them.
     """
+    leads, behind = leads[: tokens.num_frames], [i for ids in leads[tokens.num_frames :] for i in ids]
     within = _within(tokens)  # [F, K, C]
     is_seen = torch.arange(tokens.num_voco_tokens) < counts[:, None]  # [F, K]
     spans = within.amax(2).masked_fill(~is_seen, -1).amax(1) + 1  # [F]
@@ -66,7 +68,22 @@ def trained_prefix(
     at = within + places.frames[:, None, None]
     at[..., 0] += places.times[:, None]
     assemble = _from_embeds if tokens.form == "embeds" else _from_kv
-    return assemble(backbone, answering, tokens, is_seen, places, at, leads)
+    last_words = torch.cat([backbone.embed(behind), _learned(backbone)])  # [A, D]
+    prefix = assemble(backbone, answering, tokens, is_seen, places, at, leads, last_words)
+    ids = _prompt_ids(backbone, leads, counts, is_vision=is_vision)
+    placeholders = [backbone.family.vision_token_id(backbone.hf_model.config)] * len(_learned(backbone))
+    return replace(prefix, prompt_ids=(*ids, *behind, *placeholders))
+
+
+def _prompt_ids(
+    backbone: Backbone, leads: Sequence[Sequence[int]], counts: Tensor, *, is_vision: bool
+) -> Iterator[int]:
+    """Yield the token ids of words and frames, as the library's processor has them: one placeholder a vision token."""
+    template, placeholder = backbone.template, backbone.family.vision_token_id(backbone.hf_model.config)
+    before = template.frame_before_ids[len(template.context_ids) :] if is_vision else ()
+    after = template.frame_after_ids if is_vision else ()
+    for lead, count in zip(leads, counts.tolist(), strict=True):
+        yield from (*lead, *before, *[placeholder] * (count - len(before) - len(after)), *after)
 
 
 def usual_times(tokens: VocoTokens) -> FrameTimes:
@@ -99,6 +116,7 @@ def _from_embeds(
     places: TrainedPlaces,
     at: Tensor,
     leads: Sequence[Sequence[int]],
+    last_words: Tensor,
 ) -> Prefix:
     assert tokens.embeds is not None
     frames = tokens.embeds.to(backbone.device, backbone.dtype)  # [F, K, W]
@@ -113,9 +131,8 @@ def _from_embeds(
         num_seen, first = int(seen.sum()), length + len(lead)
         slots.append(torch.full(seen.shape, -1).masked_scatter(seen, torch.arange(first, first + num_seen)))
         length = first + num_seen
-    learned = _learned(backbone)
-    pieces.append(backbone.widened(learned, width))
-    positions.append((places.text_start + torch.arange(len(learned)))[:, None].expand(-1, num_axes))
+    pieces.append(backbone.widened(last_words, width))
+    positions.append((places.text_start + torch.arange(len(last_words)))[:, None].expand(-1, num_axes))
     sequence, position_ids = torch.cat(pieces)[None], torch.cat(positions).T  # [1, S, W], [C, S]
     layers = [TailLayer(sequence.shape[1]) for _ in range(backbone.text_config.num_hidden_layers)]
     inputs: dict[str, Any] = backbone.decoder_inputs(sequence)
@@ -125,10 +142,9 @@ def _from_embeds(
         backbone.decoder(**inputs, use_cache=True, **{CACHE_ARGUMENT: Cache(layers=list(layers))})
     return Prefix(
         tuple((layer.keys, layer.values) for layer in layers),
-        places.text_start + len(learned),
+        places.text_start + len(last_words),
         torch.stack(slots),
         "embeds",
-        next_position=places.next_position,
     )
 
 
@@ -140,6 +156,7 @@ def _from_kv(
     places: TrainedPlaces,
     at: Tensor,
     leads: Sequence[Sequence[int]],
+    last_words: Tensor,
 ) -> Prefix:
     keys, values = placed_frames(backbone, tokens, is_seen, at, places.times)
     cache = DynamicCache()
@@ -147,10 +164,10 @@ def _from_kv(
         cache.update(keys[layer, None].to(device), values[layer, None].to(device), layer)
     counts = is_seen.sum(1)
     slots = torch.full(is_seen.shape, -1).masked_scatter(is_seen, torch.arange(int(counts.sum())))
-    num_learned = _read_words(backbone, answering, cache, leads, counts, places)
+    _read_words(backbone, answering, cache, leads, last_words, counts, places)
     kept: list[Any] = list(cache.layers)
     layers = tuple((layer.keys.contiguous(), layer.values.contiguous()) for layer in kept)
-    return Prefix(layers, places.text_start + num_learned, slots, next_position=places.next_position)
+    return Prefix(layers, places.text_start + len(last_words), slots)
 
 
 def placed_frames(
@@ -175,7 +192,7 @@ def placed_frames(
         elsewhere = target if times is None else target - times[:, None].expand_as(is_seen)[is_seen]
         source, target = source.expand(3, -1), torch.stack([target, elsewhere, elsewhere])
     keys, values = (_by_layer(backbone, tensor, is_seen) for tensor in (tokens.keys, tokens.values))
-    return rotate_keys(keys, source=source, target=target, inv_freq=backbone.inv_freq, axes=axes), values
+    return backbone.moved_keys(keys, source=source, target=target, axes=axes), values
 
 
 def _read_words(
@@ -183,18 +200,18 @@ def _read_words(
     answering: Answering,
     cache: DynamicCache,
     leads: Sequence[Sequence[int]],
+    last_words: Tensor,
     counts: Tensor,
     places: TrainedPlaces,
-) -> int:
-    """Run all words through the decoder, each with the frames and the words before it; return the learned ones.
+) -> None:
+    """Run all words through the decoder, each with the frames and the words before it.
 
     The cache holds the frames, and then holds the words behind them: what stands where is said by positions alone.
     """
-    learned = _learned(backbone)
-    embeds = torch.cat([backbone.embed([i for ids in leads for i in ids]), learned])  # [T, D]
+    embeds = torch.cat([backbone.embed([i for ids in leads for i in ids]), last_words])  # [T, D]
     lengths = torch.tensor([len(ids) for ids in leads])
     starts = torch.cat([places.leads, torch.tensor([places.text_start])])
-    lengths = torch.cat([lengths, torch.tensor([len(learned)])])
+    lengths = torch.cat([lengths, torch.tensor([len(last_words)])])
     owners = torch.arange(len(starts)).repeat_interleave(lengths)  # [T], the frame that a word stands before
     first = lengths.cumsum(0) - lengths
     positions = starts[owners] + torch.arange(len(owners)) - first[owners]
@@ -216,7 +233,6 @@ def _read_words(
                 use_cache=True,
                 **{CACHE_ARGUMENT: cache},
             )
-    return len(learned)
 
 
 def _by_layer(backbone: Backbone, tensor: Tensor, is_seen: Tensor) -> Tensor:

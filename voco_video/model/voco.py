@@ -27,7 +27,7 @@ from voco_video.model.backbone import CACHE_ARGUMENT, Backbone
 from voco_video.model.families import FrameTimes
 from voco_video.model.inference import undisturbed
 from voco_video.model.kv_layers import LastTailLayer, PassIsOver, TailLayer
-from voco_video.model.positions import compact_positions, rotate_keys
+from voco_video.model.positions import compact_positions
 from voco_video.model.tokens import Prefix, VocoTokens
 from voco_video.model.trained_prefix import trained_prefix, usual_times
 from voco_video.options.compression import Compressor, Form, Forms
@@ -203,11 +203,8 @@ class VocoModel(nn.Module):
         assert tokens.keys is not None
         assert tokens.values is not None
         places, text_start = compact_positions(tokens.positions)
-        keys = rotate_keys(
-            self._by_layer(tokens.keys),
-            source=tokens.positions.flatten(),
-            target=places,
-            inv_freq=self.backbone.inv_freq,
+        keys = self.backbone.moved_keys(
+            self._by_layer(tokens.keys), source=tokens.positions.flatten(), target=places
         )  # [layers, kv_heads, F * k, head_dim]
         values = self._by_layer(tokens.values)
         slots = torch.arange(tokens.num_frames * tokens.num_voco_tokens).view(tokens.num_frames, -1)

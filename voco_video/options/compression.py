@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from voco_video.errors import UsageError
-from voco_video.options.fields import Options, option, same_option
+from voco_video.options.fields import Options, did_you_mean, option, same_option
 from voco_video.options.sampling import Sampling
 
 Form = Literal["kv", "embeds"]
@@ -44,7 +44,8 @@ class Compressor:
 
     def __post_init__(self) -> None:
         if self.name not in get_args(CompressorName):
-            raise UsageError(f"compressor={str(self)!r} is not one of {COMPRESSORS}")
+            meant = did_you_mean(self.name, (AUTO, *get_args(CompressorName)))
+            raise UsageError(f"compressor={str(self)!r} is not one of {COMPRESSORS}{meant}")
         if self.name == "pool" and (self.num_tokens is None or self.num_tokens < 1):
             raise UsageError(f"compressor={str(self)!r}: say how many tokens a frame keeps, 1 or more, as in pool:4")
         if self.name != "pool" and self.num_tokens is not None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass
+from difflib import get_close_matches
 from functools import cache
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from voco_video.errors import UsageError
@@ -116,7 +118,8 @@ class Option:
             UsageError: it is of another type, or beyond the limits.
         """
         if self.choices and value not in (*self.choices, *([None] if _fits(None, self.type) else [])):
-            raise UsageError(f"{self.name}={value!r} is not one of {', '.join(map(str, self.choices))}")
+            known = list(map(str, self.choices))
+            raise UsageError(f"{self.name}={value!r} is not one of {', '.join(known)}{did_you_mean(value, known)}")
         if not _fits(value, self.type):
             raise UsageError(f"{self.name}={value!r} has to be {_kind(self.type)}")
         if isinstance(value, Real) and not isinstance(value, bool) and (limits := self._broken_limits(float(value))):
@@ -166,6 +169,19 @@ def option_rows(owner: Any) -> list[tuple[str, str, str, str]]:
     ('storage', 'native or int8', 'native', "Keep the model's own type, or int8.")
     """
     return [(one.name, _kind(one.value_type), one.default_text, one.details.help) for one in options_of(owner)]
+
+
+def did_you_mean(value: object, known: Iterable[str], *, within: Path = Path()) -> str:
+    """Return a question after the known value that is spelt most like this one; empty where none is.
+
+    Args:
+        within: the folder of known files.
+
+    >>> did_you_mean("embed", ("kv", "embeds")), did_you_mean("pixels", ("kv", "embeds"))
+    ('; did you mean embeds?', '')
+    """
+    near = get_close_matches(str(value), list(known), n=1, cutoff=0.7)
+    return f"; did you mean {within / near[0]}?" if near else ""
 
 
 def _alternatives(kind: Any) -> tuple[Any, ...]:

@@ -180,7 +180,7 @@ def _text(backbone: Backbone, sample: TrainingSample, times: FrameTimes, *, max_
     leads = backbone.lead_ids(times, system=sample.system)
     learned = backbone.family.after_embeds(backbone.hf_model)
     before = [token for lead in leads for token in lead] + [LEARNED] * (0 if learned is None else len(learned))
-    return _Text([*before, *ids], [-1] * len(before) + owners, tuple(map(len, leads)))
+    return _Text([*before, *ids], [-1] * len(before) + owners, tuple(map(len, leads[: len(times)])))
 
 
 def _times(backbone: Backbone, sample: TrainingSample, tokens: VocoTokens | None) -> FrameTimes:

@@ -9,19 +9,21 @@ import numpy as np
 from voco_video.video.frames import FrameBatch
 
 
-def next_planned(plan: np.ndarray, num_frames: int, per_frame: int, last_pts_seconds: float | None) -> tuple[int, int]:
-    """Find where in the plan an interrupted run goes on: after its frames, by time if a damaged file gave fewer.
+def next_planned(
+    plan: np.ndarray, num_frames: int, per_frame: int, last_pts_seconds: float | None, *, keeps_count: bool
+) -> tuple[int, int]:
+    """Find where in the plan an interrupted run goes on: after its frames, by time, as a damaged file gives fewer.
 
     Args:
         num_frames: frames that are there already.
         per_frame: pictures of each.
         last_pts_seconds: the time of the last frame's first picture.
+        keeps_count: every planned picture was given, if need be another in its place: then it goes on by count.
 
     Returns:
         The place in the plan, and how many pictures from there on belong to the last frame.
     """
-    first = (num_frames - 1) * per_frame
-    if last_pts_seconds is None or (first < len(plan) and plan[first] == last_pts_seconds):
+    if last_pts_seconds is None or keeps_count:
         return min(num_frames * per_frame, len(plan)), 0
     return int(np.searchsorted(plan, last_pts_seconds, side="right")), per_frame - 1
 

@@ -243,6 +243,10 @@ class Family(ABC):
         """
         return None
 
+    def turns_neighbours(self, text_config: Any) -> bool:
+        """Whether the rotary embedding turns two numbers of a key side by side, and not one of each half."""
+        return False
+
     def decoder_inputs(self, sequence: Tensor, hidden_size: int) -> dict[str, Any]:
         """Return the decoder's arguments for input embeddings ``[B, T, W]``."""
         return {"inputs_embeds": sequence}

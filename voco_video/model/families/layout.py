@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -39,12 +39,20 @@ class PromptTemplate:
         text_before_ids: with frames first, what stands between the last frame and the conversation.
         as_trained: frames stand inside the first question, as the model's chat template and processor have it. None:
             frames first, then the whole conversation; so are models that were trained with that.
+        text_joins: whether text is tokenized as it stands behind a frame, or by itself, where many tokenizers begin
+            with a blank. None: behind a frame if ``as_trained``.
     """
 
     frame_before_ids: tuple[int, ...]
     frame_after_ids: tuple[int, ...]
     text_before_ids: tuple[int, ...] = ()
     as_trained: AsTrained | None = None
+    text_joins: bool | None = None
+
+    @property
+    def joins_text(self) -> bool:
+        """Whether text is tokenized as it stands behind a frame."""
+        return self.as_trained is not None if self.text_joins is None else self.text_joins
 
     @property
     def context_ids(self) -> tuple[int, ...]:
@@ -57,21 +65,16 @@ class PromptTemplate:
         return self.as_trained.pictures_per_frame if self.as_trained else 1
 
     def describe(self) -> dict[str, Any]:
-        """Return it as plain JSON values; with frames first there is no ``as_trained``, as in old files and keys."""
-        described = asdict(self)
-        if self.as_trained is None:
-            del described["as_trained"]
-        return described
+        """Return it as plain JSON values; what is None is left out, as in old files and keys."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     def __repr__(self) -> str:
         # Part of fingerprints, so a layout with frames first has to look as it always did.
         return f"PromptTemplate({', '.join(f'{name}={value!r}' for name, value in self._shown())})"
 
     def _shown(self) -> list[tuple[str, Any]]:
-        shown: list[tuple[str, Any]] = [
-            (name, getattr(self, name)) for name in ("frame_before_ids", "frame_after_ids", "text_before_ids")
-        ]
-        return shown if self.as_trained is None else [*shown, ("as_trained", self.as_trained)]
+        shown = [(each.name, getattr(self, each.name)) for each in fields(self)]
+        return [(name, value) for name, value in shown if value is not None]
 
 
 @dataclass(frozen=True)
@@ -120,8 +123,10 @@ class FrameWords:
 
     Attributes:
         before: the text before each frame, and behind the one before it, ``[F]``.
-        after: the text behind the last frame.
+        after: the text behind the last frame, the same for all videos.
+        last: text before that which is not, and ends where a special token begins.
     """
 
     before: list[str]
     after: str = ""
+    last: str = ""

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL and Qwen3-VL: a tower for pictures of any size, and positions of three coordinates (M-RoPE).
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: a tower for pictures of any size, and positions of three coordinates (M-RoPE).
 
 A vision token stands at (time, row, column), text at three equal numbers that go on from the largest one before it.
 VoCo tokens are text in this, so their keys move by the same rotation as everywhere.
@@ -7,7 +7,6 @@ VoCo tokens are text in this, so their keys move by the same rotation as everywh
 from __future__ import annotations
 
 from dataclasses import replace
-from math import isqrt
 from typing import Any
 
 import numpy as np
@@ -15,39 +14,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from voco_video.errors import ModelError
-from voco_video.model.families.family import AnyShape, Family, ImageSettings, one_size, settings_with
+from voco_video.model.families.family import ImageSettings, one_size
 from voco_video.model.families.layout import FrameTimes, FrameWords, PromptTemplate, Variant
-from voco_video.video.scaling import Fit
-
-FRAME_TOKENS = 252  # 12 rows of 21: a picture of 7:4, near the 16:9 of most videos
-FRAME_SHAPE = (4, 7)  # its height to its width
+from voco_video.model.families.shaped import ShapedFamily, picture_patches
 
 
-class QwenVL(Family):
-    """Two frames of a video are merged into one, and all stand at the same rows and columns, apart in time alone.
-
-    A frame has the size that the library picks for a picture of its shape, of at most `FRAME_TOKENS` vision tokens
-    where the checkpoint allows more; a saved model keeps its own limit.
-    """
+class QwenVL(ShapedFamily):
+    """Two frames of a video are merged into one, and all stand at the same rows and columns, apart in time alone."""
 
     title = "Qwen2.5-VL"
     positions = "M-RoPE"
     shares_place = True
-    image_processor = "Qwen2VLImageProcessor"
     vision_tower = "visual"
     projector = "visual.merger"
-
-    def image_settings(self, processor: Any, config: Any) -> ImageSettings:
-        """Keep the shape of pictures, within the processor's limits and `FRAME_TOKENS`."""
-        limits = dict(processor.size)
-        cell = _cell(config.vision_config)
-        least, largest = limits["shortest_edge"], limits["longest_edge"]
-        most = max(least, min(largest, FRAME_TOKENS * cell**2), cell**2)
-        num_tokens = most // cell**2
-        rows = max(1, isqrt(num_tokens * FRAME_SHAPE[0] // FRAME_SHAPE[1]))
-        fit = Fit(height=rows * cell, width=num_tokens // rows * cell, mode="stretch")
-        return replace(settings_with(processor, fit), any_shape=AnyShape(cell, least, most))
 
     def for_videos(self, images: ImageSettings, settings: dict[str, Any]) -> ImageSettings:
         """Take the limits for videos: for Qwen2-VL those of each frame."""
@@ -60,31 +39,9 @@ class QwenVL(Family):
             images, any_shape=replace(limits, least_pixels=least, most_pixels=max(least, min(limits.most_pixels, most)))
         )
 
-    def processor_settings(self, images: ImageSettings, config: Any) -> dict[str, Any]:
-        """Add the library's own limits on the number of pixels; both those of the box where frames have one size."""
-        num_pixels = images.fit.height * images.fit.width
-        limits = images.any_shape or AnyShape(_cell(config.vision_config), num_pixels, num_pixels)
-        vision = config.vision_config
-        return super().processor_settings(images, config) | {
-            "size": {"shortest_edge": limits.least_pixels, "longest_edge": limits.most_pixels},
-            "patch_size": one_size(vision.patch_size),
-            "temporal_patch_size": one_size(vision.temporal_patch_size),
-            "merge_size": vision.spatial_merge_size,
-        }
-
     def template(self, config: Any) -> PromptTemplate:
         """Return the tokens of start and end of vision, which the configuration names."""
         return PromptTemplate((config.vision_start_token_id,), (config.vision_end_token_id,))
-
-    def vision_token_id(self, config: Any) -> int:
-        """Return the token id for videos."""
-        token_id: int = config.video_token_id
-        return token_id
-
-    def placeholder(self, config: Any, tokenizer: Any) -> str:
-        """Return the token for videos."""
-        token: str = tokenizer.convert_ids_to_tokens(config.video_token_id)
-        return token
 
     def pictures_per_frame(self, config: Any) -> int:
         """Return the pictures that one patch of the tower reaches over in time."""
@@ -103,17 +60,6 @@ class QwenVL(Family):
         sections = config.get_text_config(decoder=True).rope_parameters["mrope_section"]
         return torch.arange(3).repeat_interleave(torch.tensor(sections))
 
-    def vision_grid(self, config: Any, fit: Fit) -> tuple[int, int]:
-        """Merge ``spatial_merge_size`` patches along each side of a vision token.
-
-        Raises:
-            ModelError: the box is not a whole number of vision tokens.
-        """
-        cell = _cell(config.vision_config)
-        if fit.height % cell or fit.width % cell:
-            raise ModelError(f"frames of {fit.height} x {fit.width} pixels: both have to be multiples of {cell}")
-        return fit.height // cell, fit.width // cell
-
     def vision_tokens(self, model: Any, pixel_values: Tensor, pictures_per_frame: int = 1) -> Tensor:
         """``[F * P, 3, H, W] -> [F, N, D]``; the tower keeps frames apart."""
         return torch.stack(self._features(model, pixel_values, pictures_per_frame).pooler_output)
@@ -123,8 +69,9 @@ class QwenVL(Family):
         pictures = pixel_values.unflatten(0, (-1, pictures_per_frame))  # [F, P, 3, H, W]
         if pictures_per_frame == 1:  # stands still for as long as the tower's patches reach
             pictures = pictures.expand(-1, one_size(vision.temporal_patch_size), -1, -1, -1)
-        patches = picture_patches(pictures, vision)  # [F, patches, features]
-        sides = (side // one_size(vision.patch_size) for side in pixel_values.shape[2:])
+        patch = one_size(vision.patch_size)
+        patches = picture_patches(pictures, patch, self.merge_size(vision))  # [F, patches, features]
+        sides = (side // patch for side in pixel_values.shape[2:])
         grid = torch.tensor([[1, *sides]], device=patches.device).expand(len(patches), -1)
         return model.get_image_features(pixel_values=patches.flatten(0, 1), image_grid_thw=grid, return_dict=True)
 
@@ -132,6 +79,12 @@ class QwenVL(Family):
         """Return (time, row, column) of every vision token, int64 ``[3, N]``; time stands still within a picture."""
         rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
         return torch.stack([torch.zeros_like(rows), rows, columns]).flatten(1)
+
+
+class Qwen2VL(QwenVL):
+    """As Qwen2.5-VL, but the axis of time counts frames."""
+
+    title = "Qwen2-VL"
 
 
 class Qwen3VL(QwenVL):
@@ -197,17 +150,7 @@ class Qwen3VL(QwenVL):
         }
 
 
-def picture_patches(pixel_values: Tensor, vision: Any) -> Tensor:
-    """Cut pictures as Qwen's image processor does, ``[F, P, 3, H, W] -> [F, patches, 3 * P * patch * patch]``.
+class Qwen3VLMoe(Qwen3VL):
+    """As Qwen3-VL, with a decoder of many experts."""
 
-    Patches that become one vision token stand together; each reaches over all P pictures of a frame.
-    """
-    patch, merge = one_size(vision.patch_size), vision.spatial_merge_size
-    cells = pixel_values.unflatten(4, (-1, merge, patch)).unflatten(3, (-1, merge, patch))
-    # [F, P, 3, rows, merge, patch, columns, merge, patch] -> [F, rows, columns, merge, merge, 3, P, patch, patch]
-    return cells.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).flatten(5).flatten(1, 4)
-
-
-def _cell(vision: Any) -> int:
-    """Count the pixels along each side of a vision token."""
-    return one_size(vision.patch_size) * int(vision.spatial_merge_size)
+    title = "Qwen3-VL-MoE"
