@@ -26,6 +26,7 @@ from voco_video.checkpoint.folder import load_voco_model, save_voco_model
 from voco_video.checkpoint.world import World
 from voco_video.compress import Progress, compress_video
 from voco_video.errors import CacheError, ModelError
+from voco_video.files.paths import expanded
 from voco_video.follow import Stream
 from voco_video.hub.upload import check_can_publish
 from voco_video.model.inference import undisturbed
@@ -99,7 +100,14 @@ def load_model(
         offline=offline,
     )
     folder = find_checkpoint(path, revision=revision, offline=offline)
-    return VideoModel(voco, cache, Retriever.load(folder, device=voco.backbone.device), World.load(folder))
+    retriever = Retriever.load(folder, device=voco.backbone.device)
+    return VideoModel(voco, cache, retriever, World.load(folder), _name_of(path))
+
+
+def _name_of(path: str | Path) -> str:
+    """Return what a model is called where it is shown."""
+    folder = expanded(path)
+    return "/".join(folder.resolve().parts[-2:]) if folder.is_dir() else str(path)
 
 
 @dataclass(frozen=True)
@@ -115,12 +123,14 @@ class VideoModel:
         retriever: what it has learned about finding frames; None leaves that to its attention.
         trained_on: what it was trained on, by which videos of something else are recognised; None where the checkpoint
             does not say.
+        name: what it is called: as it was asked for, or the last two parts of a folder's path. Entries record it.
     """
 
     voco: VocoModel
     cache: FrameCache
     retriever: Retriever | None = None
     trained_on: World | None = None
+    name: str = ""
     _batchings: dict[CompressOptions, Batching] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     from_pretrained = staticmethod(load_model)
@@ -209,6 +219,7 @@ class VideoModel:
             options=options,
             fingerprint=self.fingerprint,
             world=self.world,
+            model_name=self.name,
             batchings=self._batchings,
             on_progress=on_progress,
         )
@@ -356,6 +367,7 @@ class VideoStream(Stream):
             compress=compress,
             fingerprint=model.fingerprint,
             world=model.world,
+            model_name=model.name,
         )
 
     def __enter__(self) -> VideoStream:

@@ -101,6 +101,7 @@ def compress_video(
     options: CompressOptions = CompressOptions(),
     fingerprint: str | None = None,
     world: World | None = None,
+    model_name: str = "",
     batchings: dict[CompressOptions, Batching] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> CompressResult:
@@ -115,6 +116,7 @@ def compress_video(
             `voco_video.video.sources.local_video`. The same content is found in the cache however it is given.
         fingerprint: `VocoModel.fingerprint` where the caller has it already.
         world: what the model was trained on; the entry then records how many frames are of something else.
+        model_name: what the model is called, for the entry's facts.
         batchings: how many frames fit, by options; filled in for the next video that is compressed alike.
         on_progress: called with the state at the start and after every batch.
 
@@ -139,6 +141,7 @@ def compress_video(
             options=options,
             fingerprint=fingerprint,
             world=world,
+            model_name=model_name,
             batchings=batchings,
             report=report,
         )
@@ -154,6 +157,7 @@ def _compress_local(
     options: CompressOptions,
     fingerprint: str | None,
     world: World | None,
+    model_name: str,
     batchings: dict[CompressOptions, Batching] | None,
     report: Callable[[Progress], None],
 ) -> CompressResult:
@@ -204,7 +208,8 @@ def _compress_local(
         seconds.decode = video.decode_seconds
         with _clock(seconds, "write"):
             facts = _facts(model, local, video, sampling, compressor, int8_error)
-            entry = writer.finish(facts | (watcher.facts if watcher else {}))
+            named = {"model": model_name} if model_name else {}
+            entry = writer.finish(facts | named | (watcher.facts if watcher else {}))
     return CompressResult(entry, False, choice=choice, num_resumed_frames=num_resumed, seconds=seconds)
 
 

@@ -78,6 +78,7 @@ class Stream:
         compress: all but ``force`` counts.
         fingerprint: `VocoModel.fingerprint` where the caller has it already.
         world: what the model was trained on; the entry then records how many frames are of something else.
+        model_name: what the model is called, for the entry's facts.
 
     Attributes:
         key: of the entry.
@@ -102,6 +103,7 @@ class Stream:
         compress: CompressOptions = CompressOptions(),
         fingerprint: str | None = None,
         world: World | None = None,
+        model_name: str = "",
     ) -> None:
         compress, self.choice = with_compressor(model, compress, lambda _: None)
         compressor = parse_compressor(compress.compressor)
@@ -114,7 +116,8 @@ class Stream:
         self.key = identity.find_key(self._source, cache)
         self.seconds = StageSeconds()
         with ExitStack() as stack:
-            writer = stack.enter_context(cache.growing_writer(self.key, facts={}, restart=options.force))
+            named = {"model": model_name} if model_name else {}
+            writer = stack.enter_context(cache.growing_writer(self.key, facts=named, restart=options.force))
             batching = Batching(compress.batch_size)
             self._thread = SourceThread(
                 self._source,

@@ -148,7 +148,7 @@ def test_ask_several_questions_in_a_window(run, clip, tmp_path):
     assert {(a["num_frames"], a["num_voco_tokens"]) for a in answers} == {(3, 1)}
     code, out, err = run(*arguments, "--max-new-tokens", "4")
     assert out.count("> ") == 3
-    assert "cache hit" in err
+    assert err.startswith("voco-tiny · voco K=8 embeds · 8 frames at 1 fps · cached\n")
 
 
 def test_a_question_that_is_too_long_is_named_and_the_others_are_asked(run, clip, tmp_path):

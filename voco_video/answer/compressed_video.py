@@ -53,6 +53,10 @@ class AnsweringModel(Protocol):
         """What the model was trained on, or None where that is not known."""
 
     @property
+    def name(self) -> str:
+        """What the model is called; empty where it was not loaded by a name."""
+
+    @property
     def fingerprint(self) -> str:
         """64 hex digits over the compressing weights."""
 

@@ -16,9 +16,10 @@ from voco_video.cli import options as opt
 from voco_video.cli.early import check_asked, check_drawing, check_model, is_entry
 from voco_video.cli.options import as_said_here, with_options, without
 from voco_video.cli.output import ProgressBar, print_json
+from voco_video.cli.run_line import print_line, run_facts
 from voco_video.errors import UsageError
 from voco_video.files.paths import expanded, read_text_file
-from voco_video.files.urls import is_url, short_name
+from voco_video.files.urls import is_url, short_name, shown_name
 from voco_video.options.answering import AnswerOptions, ViewOptions
 from voco_video.options.compression import AUTO, CompressOptions, parse_compressor
 from voco_video.options.loading import LoadOptions
@@ -93,27 +94,41 @@ def ask(
 
     loaded = load_model(model, **asdict(load), cache_dir=cache_dir)
     answerable = [] if chat else fitting_questions(loaded, asked)
-    video = open_compressed(loaded, path, sampling, compression, quiet=json)
-    if show_frames and video.compressor == "none":
-        raise UsageError("--show-frames: compressor 'none' shows no frame, so no answer looked at any")
+    video, facts = open_compressed(loaded, path, sampling, compression, quiet=json)
+    print_line([facts], quiet=json)
+    check_shows_frames(video, show_frames)
     generation = {"num_voco_tokens": num_voco_tokens, **asdict(view), **asdict(answering)}
     del generation["stop_at_end"]
     if video.foreign_note and not anyway:
-        withhold_answers(video, path, asked, json=json)
-        raise typer.Exit(1)
+        withhold_answers(video, facts, asked, json=json)
     if chat:
         run_chat(video, asked, generation)
         return
     answers = video.ask(answerable, with_attention=show_frames, **generation)
     if json:
         settings = generation_facts(loaded.voco, answering)
-        print_json({**video_facts(video), "generation": settings, "answers": [answer_facts(a) for a in answers]})
+        print_json({**facts, "generation": settings, "answers": [answer_facts(a) for a in answers]})
     else:
         print_answers(answers, show_frames=show_frames)
     if show_frames:
-        write_strips(video, answers, strip or Path(f"{Path(short_name(source_of(video))).stem}-frames.png"), quiet=json)
-    if len(answerable) < len(asked):
-        print(f"{len(asked) - len(answerable)} of {len(asked)} questions were not asked", file=sys.stderr)
+        write_strips(video, answers, strip or Path(f"{Path(short_name(facts['path'])).stem}-frames.png"), quiet=json)
+    end_with(len(asked) - len(answerable), "questions were not asked", of=len(asked))
+
+
+def check_shows_frames(video: CompressedVideo, show_frames: bool) -> None:
+    """Refuse to show the frames of a compressor that keeps none.
+
+    Raises:
+        UsageError: that is asked for.
+    """
+    if show_frames and video.compressor == "none":
+        raise UsageError("--show-frames: compressor 'none' shows no frame, so no answer looked at any")
+
+
+def end_with(num_failed: int, what: str, *, of: int) -> None:
+    """Say how many failed, and end with exit code 1; go on where none did."""
+    if num_failed:
+        print(f"{num_failed} of {of} {what}", file=sys.stderr)
         raise typer.Exit(1)
 
 
@@ -148,10 +163,13 @@ def with_voco_tokens(compression: CompressOptions, num_voco_tokens: int) -> Comp
 
 def open_compressed(
     model: VideoModel, path: str, sampling: Sampling, compression: CompressOptions, *, quiet: bool
-) -> CompressedVideo:
+) -> tuple[CompressedVideo, dict[str, Any]]:
     """Open a cache entry by the beginning of its digest, or a video by its path or URL, compressed if need be.
 
     The whole video is compressed; the window of the sampling is cut out of it afterwards.
+
+    Returns:
+        The frames in the window, and the `run_facts` of the whole video.
     """
     start, end = sampling.start_seconds, sampling.end_seconds
     if is_entry(path):
@@ -160,12 +178,10 @@ def open_compressed(
         whole = replace(sampling, start_seconds=None, end_seconds=None)
         with ProgressBar(short_name(path), quiet=quiet) as bar:
             video = model.compress(path, **asdict(whole), **asdict(compression), on_progress=bar.show_frames)
-        if not quiet:
-            note = "cache hit" if video.from_cache else f"compressed in {video.result.total_seconds:.1f} s"  # type: ignore[union-attr]
-            print(f"{video.num_frames} frames, {note}", file=sys.stderr)
-            if video.result is not None and video.result.choice:
-                print(video.result.choice, file=sys.stderr)
-    return video if start is None and end is None else video[start:end]
+    facts = run_facts(video, source_of(video) if is_entry(path) else shown_name(path))
+    if facts["compressor_choice"] and not quiet:
+        print(facts["compressor_choice"], file=sys.stderr)
+    return (video if start is None and end is None else video[start:end]), facts
 
 
 def gather_questions(given: list[str] | None, file: Path | None, *, chat: bool, json: bool) -> list[str]:
@@ -245,23 +261,17 @@ def answer_facts(answer: Answer) -> dict[str, Any]:
     return facts
 
 
-def withhold_answers(video: CompressedVideo, path: str, questions: list[str], *, json: bool) -> None:
-    """Say, in place of answers, that the video is nothing that the model was trained on, and which model to ask."""
+def withhold_answers(video: CompressedVideo, facts: dict[str, Any], questions: list[str], *, json: bool) -> None:
+    """Say, in place of answers, that the video is nothing that the model was trained on; end with exit code 1."""
     from voco_video.checkpoint.recommended import DEFAULT
 
     if json:
         nothing = {"answer": None, "confidence": None, "is_foreign": True, "note": video.foreign_note}
-        print_json({**video_facts(video), "answers": [{"question": question, **nothing} for question in questions]})
+        print_json({**facts, "answers": [{"question": question, **nothing} for question in questions]})
     else:
-        source = str(source_of(video)) if is_entry(path) else path  # the entry is of this model
         print(f"no answer: {video.foreign_note}:")
-        print(f"  voco-video ask {shlex.join([source, *(questions or ['--chat'])])} --model {DEFAULT.short}")
-
-
-def video_facts(video: CompressedVideo) -> dict[str, Any]:
-    """Return what answers come from, as plain values."""
-    choice = video.result.choice if video.result else ""
-    return {"entry": video.parts[0].entry.digest, "compressor": video.compressor, "compressor_choice": choice}
+        print(f"  voco-video ask {shlex.join([facts['path'], *(questions or ['--chat'])])} --model {DEFAULT.short}")
+    raise typer.Exit(1)
 
 
 def print_answers(answers: list[Answer], *, show_frames: bool) -> None:

@@ -106,7 +106,11 @@ def verify(
 
 
 @app.command("rm")
-def rm(entries: Annotated[list[str], typer.Argument(metavar="ENTRY...")], cache_dir: opt.CacheDir = None) -> None:
+def rm(
+    entries: Annotated[list[str], typer.Argument(metavar="ENTRY...")],
+    cache_dir: opt.CacheDir = None,
+    json: opt.Json = False,
+) -> None:
     """Remove entries by the beginning of their digests; damaged ones too.
 
     \b
@@ -117,12 +121,17 @@ def rm(entries: Annotated[list[str], typer.Argument(metavar="ENTRY...")], cache_
     from voco_video.cache import FrameCache
 
     cache = FrameCache(cache_dir)
-    failed = []
+    removed, failed = [], []
     for prefix in entries:
         try:
-            print(f"removed {cache.remove(prefix)}")
+            removed.append(cache.remove(prefix))
         except CacheError as error:  # the others are removed all the same
             failed.append(error)
+        else:
+            if not json:
+                print(f"removed {removed[-1]}")
+    if json:
+        print_json({"removed": removed, "num_failed": len(failed)})
     for other in failed[1:]:
         print(f"error: {other}", file=sys.stderr)
     if failed:
@@ -135,6 +144,7 @@ def prune(
         str | None, typer.Option(help="Keep at most this much: 500M, 20G. [default: the cache's own limit]")
     ] = None,
     cache_dir: opt.CacheDir = None,
+    json: opt.Json = False,
 ) -> None:
     """Remove the entries that were unused longest until the rest fits, and what interrupted runs left behind.
 
@@ -145,13 +155,17 @@ def prune(
       voco-video cache prune
       voco-video cache prune --max-size 20G
     """
+    max_bytes = parse_size(max_size) if max_size else None
     check_cache(cache_dir)
     from voco_video.cache import FrameCache
     from voco_video.video.downloads import Downloads
 
     cache = FrameCache(cache_dir)
-    removed = cache.prune(parse_size(max_size) if max_size else None, partial=True)
+    removed = cache.prune(max_bytes, partial=True)
     num_downloads = Downloads.beside(cache.cache_dir).prune(0)
+    if json:
+        print_json({"removed": list(removed), "num_downloads": num_downloads})
+        return
     print(f"removed {len(removed)} entries" + (f" and {num_downloads} downloads" if num_downloads else ""))
 
 

@@ -16,6 +16,7 @@ from voco_video.cli.early import check_model, check_video, similar_file
 from voco_video.cli.follow import check_followed, follow_source
 from voco_video.cli.options import given, with_options
 from voco_video.cli.output import ProgressBar, format_bytes, print_json, print_table, unless_none
+from voco_video.cli.run_line import run_facts, run_line
 from voco_video.errors import FILE_ERRORS, ModelError, UsageError, VideoError, VocoVideoError, with_name
 from voco_video.files.paths import expanded
 from voco_video.files.urls import is_url, short_name, shown_name
@@ -158,13 +159,9 @@ def summary(path: Path | str, video: CompressedVideo) -> dict[str, Any]:
     vision_tokens = per_frame * entry.num_frames if isinstance(per_frame, int) else None
     kept_tokens = video.num_voco_tokens * entry.num_frames
     return {
-        "path": shown_name(path),
+        **run_facts(video, shown_name(path)),
         "digest": entry.digest,
-        "compressor": video.compressor,
-        "compressor_choice": video.result.choice if video.result else "",
         "is_foreign": bool(video.foreign_note),
-        "from_cache": video.from_cache,
-        "num_frames": entry.num_frames,
         "num_resumed_frames": video.result.num_resumed_frames if video.result else 0,
         "num_undecodable_frames": entry.facts.get("num_undecodable_frames"),
         "first_pts_seconds": float(entry.pts_seconds[0]),
@@ -196,6 +193,7 @@ def print_summary(rows: list[dict[str, Any]], *, json: bool) -> None:
         return
     if not rows:
         return
+    print(run_line(rows))
     stages = ["decode", "vision", "LLM", "write", "total"]
     columns = ["video", "entry", "frames", "vision → kept tokens", "ratio", "size", *stages]
     table = []

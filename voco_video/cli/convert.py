@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from voco_video.cli import options as opt
+from voco_video.cli.early import check_model
 from voco_video.cli.options import only, with_options
 from voco_video.cli.output import format_bytes, print_json
 from voco_video.options.loading import LoadOptions
@@ -36,6 +37,7 @@ def convert(
       voco-video convert VoCo-LLaMA-7B voco-llama-7b-hf
       voco-video convert liuhaotian/llava-v1.5-7b llava-7b-hf
     """
+    check_model(source, revision=load.revision)
     from voco_video.checkpoint.convert import convert_checkpoint
 
     result = convert_checkpoint(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from voco_video.cli.options import given_flags
-from voco_video.errors import CacheError, DataError, UsageError, VideoError
+from voco_video.errors import CacheError, DataError, ModelError, UsageError, VideoError
 from voco_video.files.paths import expanded
 from voco_video.files.urls import is_url
 from voco_video.options.compression import CompressOptions
@@ -184,6 +184,16 @@ def check_files(paths: Iterable[Path]) -> None:
             raise DataError(f"{path}: no such file{similar_file(str(path))}")
         if expanded(path).is_dir():
             raise DataError(f"{path} is a folder; name the file in it")
+
+
+def check_folder(checkpoint: Path) -> None:
+    """Refuse a checkpoint that is no folder here.
+
+    Raises:
+        ModelError: it is not.
+    """
+    if not is_there(str(checkpoint)):
+        raise ModelError(f"{checkpoint}: no such folder; a card is written into a checkpoint's own folder, so give one")
 
 
 def check_cache(cache_dir: Path | None) -> None:

@@ -79,9 +79,9 @@ def evaluate(
     check_for_matplotlib()
     check_model(model, revision=load.revision, num_voco_tokens=options.num_voco_tokens)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # every process would draw one over the other
+    data = load_video_set(dataset, root, split=split, annotations=annotations)
     from voco_video.evaluate import evaluate as run
 
-    data = load_video_set(dataset, root, split=split, annotations=annotations)
     options = with_vocabulary(options, rank_vocabulary, data, root=root, annotations=annotations)
     folder = out or Path("runs/eval") / f"{data.name}-{data.split}-{Path(model).name}{suffix_of(options)}"
     load_model = partial(load_for_rank, path=model, options=load, cache_dir=cache_dir)
@@ -89,6 +89,9 @@ def evaluate(
     loaded = load_model(int(os.environ.get("LOCAL_RANK", "0")) if num_workers == 1 else 0)
     facts = {"command": shlex.join(["voco-video", *sys.argv[1:]]), "model": model}
     is_quiet = json or processes.rank > 0
+    about = evaluated_facts(loaded, data, options)
+    if not is_quiet:
+        print(evaluated_line(about), file=sys.stderr)
     try:
         with ProgressBar("answering", unit="question", quiet=is_quiet, keep=True) as bar:
             result = run(
@@ -108,7 +111,31 @@ def evaluate(
         raise typer.Exit(130) from None
     if processes.rank == 0:
         reports = write_reports(result, skip_missing=options.skip_missing, facts=facts)
-        print_result(result, reports, json=json)
+        print_result(result, reports, about, json=json)
+
+
+def evaluated_facts(model: VideoModel, data: Dataset, options: EvalOptions) -> dict[str, Any]:
+    """Return which model answers from what, as plain values; None for what each video has for itself."""
+    from voco_video.auto_compressor import settled
+
+    compressor = settled(model.voco, options.compressor, num_voco_tokens=min(options.num_voco_tokens, default=None))
+    return {
+        "model": model.name,
+        "dataset": data.name,
+        "split": data.split,
+        "compressor": None if compressor is None else str(compressor),
+        "num_voco_tokens": [k for k in options.budgets(model.voco) if k is not None],
+        "form": None if compressor is None else model.voco.form_of(compressor, options.form),
+        "sampling": str(options.sampling),
+    }
+
+
+def evaluated_line(about: dict[str, Any]) -> str:
+    """Write `evaluated_facts` as one line: ``voco-tiny · voco K=1,8 embeds · msvd test · 1 fps``."""
+    budgets = ",".join(map(str, about["num_voco_tokens"]))
+    form = about["form"] or ""
+    what = f"voco K={budgets} {form}" if budgets else f"{about['compressor'] or 'a compressor for each video'} {form}"
+    return " · ".join([about["model"], what.rstrip(), f"{about['dataset']} {about['split']}", about["sampling"]])
 
 
 def suffix_of(options: EvalOptions) -> str:
@@ -191,11 +218,11 @@ def write_reports(result: EvalResult, *, skip_missing: bool, facts: dict[str, An
     return reports
 
 
-def print_result(result: EvalResult, reports: dict[str, Report], *, json: bool) -> None:
+def print_result(result: EvalResult, reports: dict[str, Report], about: dict[str, Any], *, json: bool) -> None:
     """Print the scores, notes about them, and where the files are."""
     if json:
         scores = {name: report.as_dict()["scores"] for name, report in reports.items()}
-        print_json({**asdict(result), "scores": scores})
+        print_json({**about, **asdict(result), "scores": scores})
         return
     from voco_video.scoring.report import default_stem
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voco_video.cli import options as opt
-from voco_video.cli.ask import file_of, open_compressed, source_of
+from voco_video.cli.ask import end_with, file_of, open_compressed
 from voco_video.cli.compress import expand_paths
 from voco_video.cli.early import check_model, check_searched, is_entry
 from voco_video.cli.options import with_options, without
 from voco_video.cli.output import ProgressBar, print_json, print_table
+from voco_video.cli.run_line import print_line
 from voco_video.errors import FILE_ERRORS, ModelError, UsageError, VideoError, VocoVideoError, with_name
 from voco_video.files.urls import short_name, shown_name
 from voco_video.options.compression import CompressOptions
@@ -70,7 +71,7 @@ def find(
 
     loaded = load_model(model, **asdict(load), cache_dir=cache_dir)
     videos: list[CompressedVideo] = []
-    asked: dict[int, str] = {}  # how each video is shown: as it was given
+    asked: dict[int, dict[str, Any]] = {}  # the run_facts of each
     num_failed = 0
 
     def count_failed(name: object, error: Exception) -> None:
@@ -80,29 +81,28 @@ def find(
 
     for name in names:
         try:
-            video = open_compressed(loaded, name, sampling, compression, quiet=json)
+            video, facts = open_compressed(loaded, name, sampling, compression, quiet=json)
             videos.append(video)
-            asked[id(video)] = source_of(video) if is_entry(name) else shown_name(name)
+            asked[id(video)] = facts
         except (VocoVideoError, *FILE_ERRORS) as error:
             if len(names) == 1 or (isinstance(error, ModelError) and not videos):  # then no other will do better
                 raise
             count_failed(shown_name(name), error)
+    print_line(list(asked.values()), quiet=json)
     with ProgressBar("searching", total=sum(video.num_frames for video in videos), quiet=json) as bar:
         found = find_moments(
             videos,
             query,
             num_moments=num_moments,
             on_progress=bar.advance,
-            on_error=None if len(names) == 1 else lambda video, error: count_failed(asked[id(video)], error),
+            on_error=None if len(names) == 1 else lambda video, error: count_failed(asked[id(video)]["path"], error),
         )
     show_moments(found, query, asked, note=model_note(loaded.voco), json=json)
     if not json:
         print_notes(found, videos, asked, note=model_note(loaded.voco))
     if strip is not None and found:
         write_moments(found, query, strip)
-    if num_failed:
-        print(f"{num_failed} of {len(names)} videos failed", file=sys.stderr)
-        raise typer.Exit(1)
+    end_with(num_failed, "videos failed", of=len(names))
 
 
 def names_and_query(arguments: list[str], sampling: Sampling) -> tuple[list[str], str]:
@@ -133,23 +133,26 @@ def _names(given: list[str]) -> list[str]:
         return [*dict.fromkeys(entries), *paths]
 
 
-def show_moments(found: list[Found], query: str, names: dict[int, str], *, note: str, json: bool) -> None:
+def show_moments(found: list[Found], query: str, videos: dict[int, dict[str, Any]], *, note: str, json: bool) -> None:
     """Print moments as a table or as JSON.
 
     Args:
-        names: how each video is shown, by its ``id``.
+        videos: the `run_facts` of each, by its ``id``.
         note: on the model.
     """
     if json:
-        moments = [moment_facts(one, names[id(one.video)]) for one in found]
-        print_json({"query": query, "note": note, "moments": moments})
+        moments = [moment_facts(one, videos[id(one.video)]["path"]) for one in found]
+        print_json({"query": query, "note": note, "videos": list(videos.values()), "moments": moments})
     else:
-        print_moments(found, [short_name(names[id(one.video)]) for one in found])
+        print_moments(found, [short_name(videos[id(one.video)]["path"]) for one in found])
 
 
-def print_notes(found: list[Found], videos: list[CompressedVideo], names: dict[int, str], *, note: str) -> None:
+def print_notes(
+    found: list[Found], videos: list[CompressedVideo], facts: dict[int, dict[str, Any]], *, note: str
+) -> None:
     """Say on standard error what the scores are worth, and what the model knows."""
-    for about in dict.fromkeys(f"{short_name(names[id(v)])}: {v.foreign_note}" for v in videos if v.foreign_note):
+    foreign = [(short_name(facts[id(video)]["path"]), video.foreign_note) for video in videos if video.foreign_note]
+    for about in dict.fromkeys(f"{name}: {why}" for name, why in foreign):
         print(f"note: scores mean nothing here: {about}", file=sys.stderr)
     likely = [one.moment.is_likely for one in found if not one.video.foreign_note]
     if likely and None in likely:

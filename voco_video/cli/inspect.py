@@ -84,7 +84,7 @@ def inspect(
         )
         return
     print_facts(asdict(info))
-    print_entries(entries)
+    print_entries(entries, name=short_name(path))
     drawn = "" if len(frames) == num_sampled else f", {len(frames)} of them drawn"
     print(f"contact sheet of {sampling}{drawn}: {target}")
 
@@ -127,6 +127,7 @@ def entry_facts(entry: CacheEntry) -> dict[str, Any]:
         "storage": settings.get("storage"),
         "dtype": settings.get("dtype"),
         "sampling": entry.facts.get("sampling"),
+        "model": entry.facts.get("model") or entry.key.model_fingerprint[:8],
         "model_fingerprint": entry.key.model_fingerprint,
         "size_bytes": entry.size_bytes,
         "bytes_per_frame": entry.bytes_per_frame,
@@ -134,8 +135,12 @@ def entry_facts(entry: CacheEntry) -> dict[str, Any]:
     }
 
 
-def print_entries(entries: list[CacheEntry]) -> None:
-    """Print a table of cache entries."""
+def print_entries(entries: list[CacheEntry], *, name: str | None = None) -> None:
+    """Print a table of cache entries.
+
+    Args:
+        name: what their video is called here; by default what it was called when it was compressed.
+    """
     if not entries:
         print("no entries in the cache")
         return
@@ -146,7 +151,7 @@ def print_entries(entries: list[CacheEntry]) -> None:
         rows.append(
             [
                 entry.digest[:12],
-                short_name(unless_none(facts["stream"] or facts["source"])),
+                name or short_name(unless_none(facts["stream"] or facts["source"])),
                 f"{facts['num_frames']}, growing" if facts["is_growing"] else str(facts["num_frames"]),
                 f"{facts['first_pts_seconds']:.1f}-{facts['last_pts_seconds']:.1f}",
                 unless_none(facts["sampling"]),
@@ -155,7 +160,7 @@ def print_entries(entries: list[CacheEntry]) -> None:
                 unless_none(facts["form"]),
                 unless_none(facts["dtype"] if facts["storage"] == "native" else facts["storage"]),
                 format_bytes(facts["size_bytes"]),
-                facts["model_fingerprint"][:8],
+                facts["model"],
             ]
         )
     print_table(columns, rows)

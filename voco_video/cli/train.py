@@ -45,9 +45,10 @@ def train(
         print_recipes(json=json)
         return
     from voco_video.training import load_config
-    from voco_video.training import train as run
 
     config = load_config(recipe, set_ or ())
+    from voco_video.training import train as run
+
     logging.getLogger("voco_video.training").setLevel(logging.INFO)
     with redirect_stdout(sys.stderr):  # the library prints its log lines; only the result belongs on standard output
         result = run(config, resume=resume)

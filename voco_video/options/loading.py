@@ -68,7 +68,8 @@ class LoadOptions(Options):
             )
         if self.weight_bits < 16:
             _check_quantization(self.torch_device, self.weight_bits)
-        _ = self.torch_device
+        if self.device not in ("auto", "cpu"):  # those are everywhere, and torch takes seconds to import
+            _ = self.torch_device
 
     @property
     def torch_device(self) -> torch.device:

@@ -1,0 +1,133 @@
+"""Mistakes at the command line: one line each, the right exit code, and no torch where none is needed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from voco_video.shapes.rendering import write_clip
+from voco_video.shapes.world import demo_scene
+
+# What is wrong, the exit code, and a part of the message. All of it is seen before torch is imported.
+LIGHT = [
+    ("ask none.mp4 what?", 1, "none.mp4: no such file"),
+    ("ask clpi.mp4 what?", 1, "did you mean clip.mp4?"),
+    ("ask . what?", 1, ". is a folder; give the video files in it"),
+    ("ask what? clip.mp4", 2, "'what?' is no file, but 'clip.mp4' is: the video comes first"),
+    ("ask clip.mp4 where is the star?", 2, 'put quotes around it: "where is the star?"'),
+    ("ask clip.mp4 copy.mp4 what?", 2, "'copy.mp4' is a file, and no question"),
+    ("ask clip.mp4", 2, "nothing to answer"),
+    ("ask clip.mp4 what? --start 100", 2, "--start 100.0 is beyond the end: clip.mp4 runs from 0 to 8 s"),
+    ("ask clip.mp4 what? --end 0", 2, "--end 0.0 is before the beginning"),
+    ("ask clip.mp4 what? --start 5 --end 4", 2, "--start 5.0 is not before --end 4.0"),
+    ("ask clip.mp4 what? --fps 0", 2, "--fps 0.0: has to be above 0"),
+    ("ask clip.mp4 what? --num-voco-tokens 9", 2, "--num-voco-tokens 9: this model has 8"),
+    ("ask clip.mp4 what? --num-voco-tokens 4 --compressor full", 2, "--num-voco-tokens 4 is for compressor 'voco'"),
+    ("ask clip.mp4 what? --form embed", 2, "--form embed is not one of kv, embeds; did you mean embeds?"),
+    ("ask clip.mp4 what? --compressor vcoo", 2, "did you mean voco?"),
+    ("ask clip.mp4 what? --policy relevent", 2, "did you mean relevant?"),
+    ("ask clip.mp4 what? --decoder pyva", 2, "did you mean pyav?"),
+    ("ask clip.mp4 what? --model ./none", 1, "no checkpoint './none': no such folder"),
+    ("ask clip.mp4 what? --model clip.mp4", 1, "clip.mp4 is no folder, so it is not a checkpoint folder"),
+    ("ask clip.mp4 what? --strip x.png", 2, "--strip x.png: nothing is drawn without --show-frames"),
+    ("ask clip.mp4 --chat --show-frames", 2, "--show-frames"),
+    ("ask clip.mp4 --chat --json", 2, "--chat talks to a person"),
+    ("ask 3f9a2c41 what? --fps 9 --form kv", 2, "--fps, --form: 3f9a2c41 is an entry of the cache"),
+    ("ask 3f9a2c41 what? --compressor full --batch-size 4", 2, "--compressor, --batch-size: 3f9a2c41 is an entry"),
+    ("find none.mp4 star", 1, "none.mp4: no such file"),
+    ("find clip.mp4", 2, "give one video or more, and then what to look for"),
+    ("find star clip.mp4", 2, "videos come first, then what to look for"),
+    ("find clip.mp4 the red star", 2, 'put quotes around it: "the red star"'),
+    ("find clip.mp4 star --start 100", 2, "--start 100.0 is beyond the end"),
+    ("find clip.mp4 star --num-moments 0", 2, "--num-moments 0"),
+    ("find 3f9a2c41 81b04e77 star --num-frames 4", 2, "--num-frames: 3f9a2c41 is an entry of the cache"),
+    ("find clip.mp4 star --model ./none", 1, "no checkpoint './none'"),
+    ("compress none.mp4", 1, "none.mp4: no such file"),
+    ("compress *.mpg", 2, "'*.mpg' matches no file"),
+    ("compress clip.mp4 --start 100", 2, "--start 100.0 is beyond the end"),
+    ("compress clip.mp4 --num-voco-tokens 9", 2, "--num-voco-tokens 9"),
+    ("compress clip.mp4 --fps 1 --num-frames 2", 2, "choose one way"),
+    ("compress clip.mp4 --compressor pool", 2, "--compressor pool: say how many tokens"),
+    ("compress clip.mp4 --storage int4", 2, "did you mean int8?"),
+    ("compress clip.mp4 --name door", 2, "--name goes with --follow"),
+    ("compress clip.mp4 --model voco-tny/", 1, "no checkpoint"),
+    ("inspect none.mp4", 1, "none.mp4: no such file"),
+    ("inspect . ", 1, ". is a folder"),
+    ("inspect clip.mp4 --max-frames 0", 2, "--max-frames 0"),
+    ("inspect clip.mp4 --start 100", 2, "--start 100.0 is beyond the end"),
+    ("inspect clip.mp4 --compressor voko", 2, "did you mean voco?"),
+    ("cache ls --cache-dir none", 1, "--cache-dir none: no such folder"),
+    ("cache info 3f9a2c41 --cache-dir none", 1, "--cache-dir none"),
+    ("cache verify --cache-dir none", 1, "--cache-dir none"),
+    ("cache rm 3f9a2c41 --cache-dir none", 1, "--cache-dir none"),
+    ("cache prune --cache-dir none", 1, "--cache-dir none"),
+    ("cache prune --max-size lots", 2, "--max-size 'lots'"),
+    ("score none.jsonl", 1, "none.jsonl: no such file"),
+    ("score none", 1, "none: no such file"),
+    ("score .", 1, ". is a folder"),
+    ("score predictions.jsonl --split val", 2, "name it with --references"),
+    ("compare predictions.jsonl none.jsonl", 1, "none.jsonl: no such file"),
+    ("eval msvd --root none", 1, "none: no such folder"),
+    ("eval msvd --root . --num-voco-tokens 1,99", 2, "--num-voco-tokens 99: this model has 8"),
+    ("eval msvd --root . --model ./none", 1, "no checkpoint './none'"),
+    ("eval msvd --root . --answer-by letters", 2, "did you mean letter?"),
+    ("train no-such-recipe", 2, "no-such-recipe"),
+    ("train --resume", 2, "name a recipe"),
+    ("card none", 1, "none: no such folder"),
+    ("convert none made", 1, "no checkpoint 'none'"),
+]
+
+# Runs each command in one process, which has imported no torch as yet, and tells what it printed.
+_RUN_ALL = """
+import contextlib, io, json, sys
+from voco_video.cli import main
+for line in json.load(sys.stdin):
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    sys.argv = ["voco-video", *line.split()]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+    print(json.dumps([code, out.getvalue(), err.getvalue(), "torch" in sys.modules]), flush=True)
+    if "torch" in sys.modules:
+        break  # what comes after could not be told
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("mistakes")
+    clip = write_clip(demo_scene(), folder / "clip.mp4", size=96)
+    (folder / "copy.mp4").write_bytes(clip.read_bytes())
+    (folder / "predictions.jsonl").write_text('{"question_id": "1", "prediction": "a"}\n')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def printed(folder) -> dict[str, list]:
+    """What every command of `LIGHT` printed, with its exit code, and whether torch was imported."""
+    lines = [line for line, _, _ in LIGHT]
+    ran = subprocess.run(
+        [sys.executable, "-c", _RUN_ALL],
+        input=json.dumps(lines),
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        check=True,
+    )
+    return dict(zip(lines, map(json.loads, ran.stdout.splitlines()), strict=False))
+
+
+@pytest.mark.parametrize(("line", "code", "message"), LIGHT, ids=[line for line, _, _ in LIGHT])
+def test_a_mistake_is_one_line_before_torch_is_imported(printed, line, code, message):
+    assert line in printed, "an earlier command imported torch"
+    got, out, err, has_torch = printed[line]
+    assert (got, out, has_torch) == (code, "", False), err
+    assert message in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1, err

@@ -1,0 +1,86 @@
+"""What a command worked with, in one line for people and in the same fields for machines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from voco_video.answer.compressed_video import CompressedVideo
+
+
+def run_facts(video: CompressedVideo, path: str) -> dict[str, Any]:
+    """Return which model made what of which video, as plain values.
+
+    Args:
+        video: all of its frames.
+        path: the video as it was asked for.
+    """
+    entry = video.parts[0].entry
+    return {
+        "path": path,
+        "entry": entry.digest,
+        "model": video.model.name or video.model.fingerprint[:8],
+        "compressor": video.compressor,
+        "compressor_choice": video.result.choice if video.result else "",
+        "num_voco_tokens": video.num_voco_tokens,
+        "form": video.form,
+        "sampling": str(entry.facts.get("sampling", "")),
+        "num_frames": video.num_frames,
+        "from_cache": video.from_cache,
+        "is_growing": entry.is_growing,
+        "total_seconds": video.result.total_seconds if video.result else 0.0,
+    }
+
+
+def run_line(videos: Sequence[Mapping[str, Any]]) -> str:
+    """Write one line on videos of one model, from their `run_facts`.
+
+    >>> facts = {"model": "voco-tiny", "compressor": "voco", "num_voco_tokens": 8, "form": "embeds", "num_frames": 10,
+    ...          "sampling": "1 fps", "from_cache": True, "is_growing": False, "total_seconds": 0.1}
+    >>> run_line([facts])
+    'voco-tiny · voco K=8 embeds · 10 frames at 1 fps · cached'
+    >>> run_line([facts, facts | {"from_cache": False, "total_seconds": 2.0}])
+    'voco-tiny · voco K=8 embeds · 2 videos, 20 frames at 1 fps · 1 cached, 1 compressed in 2.0 s'
+    """
+    kinds = dict.fromkeys(kept(v["compressor"], v["num_voco_tokens"], v["form"]) for v in videos)
+    many = f"{len(videos)} videos, " if len(videos) > 1 else ""
+    num_frames = sum(v["num_frames"] for v in videos)
+    samplings = " or ".join(dict.fromkeys(v["sampling"] for v in videos if v["sampling"]))
+    frames = f"{num_frames} {'frame' if num_frames == 1 else 'frames'}{_sampled(samplings)}"
+    return " · ".join([videos[0]["model"], ", ".join(kinds), many + frames, _state(videos)])
+
+
+def print_line(videos: Sequence[Mapping[str, Any]], *, quiet: bool) -> None:
+    """Print the line of these `run_facts` on standard error, for a person."""
+    if videos and not quiet:
+        print(run_line(videos), file=sys.stderr)
+
+
+def kept(compressor: str, num_voco_tokens: int | str, form: str | None) -> str:
+    """Write what is kept of a frame: ``voco K=8 embeds``."""
+    return compressor if compressor == "none" else f"{compressor} K={num_voco_tokens} {form or ''}".rstrip()
+
+
+def _sampled(sampling: str) -> str:
+    """Write how frames were sampled behind their number.
+
+    >>> [_sampled(text) for text in ("2 fps, 5-9 s", "at 1, 2 s (2 times)", "8 frames", "keyframes", "")]
+    [' at 2 fps, 5-9 s', ' at 1, 2 s (2 times)', ' (8 frames)', ' (keyframes)', '']
+    """
+    if not sampling:
+        return ""
+    if sampling.startswith("at "):
+        return f" {sampling}"
+    return f" at {sampling}" if " fps" in sampling else f" ({sampling})"
+
+
+def _state(videos: Sequence[Mapping[str, Any]]) -> str:
+    """Write whether videos came from the cache, and how long it took where they did not."""
+    cached = [video for video in videos if video["from_cache"]]
+    made = [video for video in videos if not video["from_cache"]]
+    seconds = f"compressed in {sum(video['total_seconds'] for video in made):.1f} s"
+    if not made:
+        return "growing" if any(video["is_growing"] for video in cached) else "cached"
+    return f"{len(cached)} cached, {len(made)} {seconds}" if cached else seconds
