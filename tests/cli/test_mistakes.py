@@ -131,3 +131,15 @@ def test_a_mistake_is_one_line_before_torch_is_imported(printed, line, code, mes
     assert message in err
     assert err.startswith("error: ")
     assert err.count("\n") == 1, err
+
+
+def test_words_that_only_look_like_one_question_are_asked(run, folder):
+    code, out, err = run("ask", folder / "clip.mp4", "who?", "where?", "--max-new-tokens", "1", "--json")
+    assert code == 0, err
+    assert [answer["question"] for answer in json.loads(out)["answers"]] == ["who?", "where?"]
+
+
+def test_a_cache_that_is_not_there_yet_is_empty(run):
+    code, out, _ = run("cache", "ls")
+    assert code == 0
+    assert "0 entries" in out

@@ -58,9 +58,17 @@ def print_line(videos: Sequence[Mapping[str, Any]], *, quiet: bool) -> None:
         print(run_line(videos), file=sys.stderr)
 
 
-def kept(compressor: str, num_voco_tokens: int | str, form: str | None) -> str:
-    """Write what is kept of a frame: ``voco K=8 embeds``."""
-    return compressor if compressor == "none" else f"{compressor} K={num_voco_tokens} {form or ''}".rstrip()
+def kept(compressor: str, num_voco_tokens: int, form: str | None) -> str:
+    """Write what is kept of a frame.
+
+    >>> kept("voco", 8, "embeds"), kept("pool:4", 4, "embeds"), kept("none", 0, None)
+    ('voco K=8 embeds', 'pool:4 embeds, 4 tokens a frame', 'none')
+    """
+    if compressor == "none":
+        return compressor
+    if compressor == "voco":
+        return f"voco K={num_voco_tokens} {form}"
+    return f"{compressor} {form}, {num_voco_tokens} tokens a frame"
 
 
 def _sampled(sampling: str) -> str:
