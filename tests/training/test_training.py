@@ -74,6 +74,7 @@ def test_twenty_steps_lower_the_loss_and_write_what_a_run_promises(tmp_path):
     for name in ("last", "best"):
         model = load_voco_model(folder / name)
         assert model.trained
+        assert not model.about, "what its base says of itself is not true of it"
         assert model.fingerprint() != load_voco_model(start).fingerprint()
 
 
