@@ -13,6 +13,7 @@ from typing import Any
 
 import typer.main
 
+from voco_video.checkpoint.recommended import RECOMMENDED
 from voco_video.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -29,6 +30,7 @@ BORROWED = {
 """Files of the site that are kept outside docs/, by their place on it."""
 COMMANDS_MARK = "<!-- every command -->"
 OPTIONS_MARK = "<!-- every option -->"
+RECOMMENDED_MARK = "<!-- recommended checkpoints -->"
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -47,7 +49,19 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     for place, path in BORROWED.items():
         markdown = markdown.replace(f"](../{path.relative_to(ROOT)}", f"]({place}")
     markdown = markdown.replace(COMMANDS_MARK, command_line_reference())
+    markdown = markdown.replace(RECOMMENDED_MARK, recommended_table())
     return markdown.replace(OPTIONS_MARK, option_tables().partition("\n")[2])
+
+
+def recommended_table() -> str:
+    """Return the checkpoints to begin with as a table."""
+    lines = ["| name | model | parameters | memory | tokens a frame | licence |", "|---|---|---|---|---|---|"]
+    for one in RECOMMENDED:
+        tokens = "by the picture's shape" if one.tokens_per_frame is None else one.tokens_per_frame
+        size, memory = f"{one.num_parameters / 1e9:.2f} billion", f"{one.weight_bytes / 1e9:.1f} GB"
+        link = f"[{one.hub_id}](https://huggingface.co/{one.hub_id})"
+        lines.append(f"| `{one.short}` | {link} | {size} | {memory} | {tokens} | {one.licence} |")
+    return "\n".join(lines)
 
 
 def commands() -> dict[str, Any]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from voco_video.answer.frame_scorer import FrameScorer, Retriever, question_states, token_features
-from voco_video.checkpoint.files import find_checkpoint
+from voco_video.checkpoint.finding import find_checkpoint
 from voco_video.checkpoint.folder import load_voco_model
 from voco_video.model.voco import VocoModel
 from voco_video.options.compression import Form

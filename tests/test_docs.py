@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.docs_pages import BORROWED, COMMANDS_MARK, OPTIONS_MARK, command_line_reference, commands
+from scripts.docs_pages import BORROWED, COMMANDS_MARK, OPTIONS_MARK, RECOMMENDED_MARK, command_line_reference, commands
 from tests.helpers.pages import (
     DOCS,
     PAGES,
@@ -112,7 +112,8 @@ def test_every_page_is_in_the_navigation():
 
 def test_the_command_line_page_has_every_command_and_option():
     text = command_line_reference()
-    for mark, page in ((COMMANDS_MARK, "command-line.md"), (OPTIONS_MARK, "options.md")):
+    marks = ((COMMANDS_MARK, "command-line.md"), (OPTIONS_MARK, "options.md"), (RECOMMENDED_MARK, "checkpoints.md"))
+    for mark, page in marks:
         assert mark in (ROOT / "docs" / page).read_text(encoding="utf-8")
     sections = dict(re.findall(r"^## voco-video ([\w ]+)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
     assert sections.keys() == commands().keys()

@@ -13,24 +13,37 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from voco_video.answer.compressed_video import CompressedVideo
 from voco_video.answer.entry_frames import EntryFrames
 from voco_video.answer.frame_scorer import Retriever
 from voco_video.answer.several_videos import Found, concat, find
 from voco_video.cache import FrameCache
-from voco_video.checkpoint.files import find_checkpoint
+from voco_video.checkpoint.finding import find_checkpoint
 from voco_video.checkpoint.fingerprints import cached_fingerprint
 from voco_video.checkpoint.folder import load_voco_model, save_voco_model
+from voco_video.checkpoint.world import World
 from voco_video.compress import Progress, compress_video
 from voco_video.errors import CacheError, ModelError
 from voco_video.follow import Stream
+from voco_video.hub.upload import check_can_publish
 from voco_video.model.inference import undisturbed
 from voco_video.model.memory import Batching
 from voco_video.model.voco import VocoModel
-from voco_video.options.compression import BatchSize, CompressOptions, Decoder, Form, Storage, StreamOptions, WhenBehind
+from voco_video.options.compression import (
+    AUTO,
+    BatchSize,
+    CompressOptions,
+    Decoder,
+    Form,
+    Storage,
+    StreamOptions,
+    WhenBehind,
+)
 from voco_video.options.loading import Layout, WeightBits
 from voco_video.options.sampling import Sampling
+from voco_video.publish.push import push_checkpoint
 from voco_video.stored_tokens import videos_with_frames_first
 from voco_video.video.sources import VideoLike
 
@@ -50,6 +63,8 @@ def load_model(
     weight_bits: WeightBits = 16,
     layout: Layout | None = None,
     num_voco_tokens: int | None = None,
+    revision: str | None = None,
+    offline: bool = False,
     cache_dir: str | Path | None = None,
     max_cache_bytes: int | None = None,
 ) -> VideoModel:
@@ -59,8 +74,9 @@ def load_model(
     (UsageError): it loads its own, and then computes in one thread, or it is started by ``spawn``.
 
     Args:
-        path, num_voco_tokens: see `voco_video.checkpoint.folder.load_voco_model`.
-        device, dtype, attn_implementation, device_map, weight_bits, layout: see
+        path, num_voco_tokens: see `voco_video.checkpoint.folder.load_voco_model`; also a short name, as
+            ``voco-video models`` lists them.
+        device, dtype, attn_implementation, device_map, weight_bits, layout, revision, offline: see
             `voco_video.options.loading.LoadOptions`.
         cache_dir: where compressed videos are kept; ``$VOCO_VIDEO_CACHE_DIR`` or ``~/.cache/voco-video`` when None.
         max_cache_bytes: the cache drops what was unused longest beyond this; ``$VOCO_VIDEO_CACHE_MAX_BYTES`` or 50 GB.
@@ -79,8 +95,11 @@ def load_model(
         weight_bits=weight_bits,
         layout=layout,
         num_voco_tokens=num_voco_tokens,
+        revision=revision,
+        offline=offline,
     )
-    return VideoModel(voco, cache, Retriever.load(find_checkpoint(path), device=voco.backbone.device))
+    folder = find_checkpoint(path, revision=revision, offline=offline)
+    return VideoModel(voco, cache, Retriever.load(folder, device=voco.backbone.device), World.load(folder))
 
 
 @dataclass(frozen=True)
@@ -94,11 +113,14 @@ class VideoModel:
         voco: the model.
         cache: where its results are kept.
         retriever: what it has learned about finding frames; None leaves that to its attention.
+        trained_on: what it was trained on, by which videos of something else are recognised; None where the checkpoint
+            does not say.
     """
 
     voco: VocoModel
     cache: FrameCache
     retriever: Retriever | None = None
+    trained_on: World | None = None
     _batchings: dict[CompressOptions, Batching] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     from_pretrained = staticmethod(load_model)
@@ -118,6 +140,12 @@ class VideoModel:
         what = f"compressing {self.voco.backbone.template}"
         return cached_fingerprint(self.voco, self.voco.fingerprint, what=what, cache_dir=self.cache.cache_dir)
 
+    @cached_property
+    def world(self) -> World | None:
+        """`trained_on`, unless the weights were trained further since."""
+        known = self.trained_on
+        return known if known is not None and known.belongs_to(self.voco, self.fingerprint) else None
+
     def compress(
         self,
         path: VideoLike,
@@ -128,7 +156,7 @@ class VideoModel:
         timestamps: Sequence[float] | None = None,
         start_seconds: float | None = None,
         end_seconds: float | None = None,
-        compressor: str = "voco",
+        compressor: str = AUTO,
         num_voco_tokens: int | None = None,
         form: Form | None = None,
         storage: Storage = "native",
@@ -180,7 +208,8 @@ class VideoModel:
             sampling=sampling,
             options=options,
             fingerprint=self.fingerprint,
-            batching=self._batchings.setdefault(options, Batching(options.batch_size)),
+            world=self.world,
+            batchings=self._batchings,
             on_progress=on_progress,
         )
         if not result.from_cache and result.entry.key.video_digest in self._frames_first:
@@ -198,7 +227,8 @@ class VideoModel:
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the model as an ordinary Hugging Face folder, which `load_model` reads back.
 
-        Its VoCo files go with it, and what it has learned about finding frames.
+        Its VoCo files go with it, and what it has learned about finding frames. Plain transformers opens it too, as an
+        `AutoModelForImageTextToText` and an `AutoProcessor`.
 
         >>> load_model("VoCo-LLaMA-7B").save_pretrained("voco-llama-7b-hf")     # doctest: +SKIP
         PosixPath('voco-llama-7b-hf')
@@ -206,7 +236,37 @@ class VideoModel:
         saved = save_voco_model(self.voco, folder)
         if self.retriever is not None:
             self.retriever.save(saved)
+        if self.world is not None:
+            self.world.save(saved)
         return saved
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        reports: Sequence[str | Path] = (),
+        private: bool | None = None,
+        revision: str | None = None,
+        message: str | None = None,
+    ) -> str:
+        """Publish the model at a hub with a model card; `load_model` and plain transformers load it by its name.
+
+        Weights are written in the type that they were loaded with. `HF_TOKEN` or `hf auth login` says who you are.
+
+        Args:
+            repo_id: ``user/name``; made where it is not there yet.
+            reports, private, revision, message: see `voco_video.publish.push.push_checkpoint`.
+
+        Returns:
+            The address of the commit.
+
+        >>> load_model("runs/mine/last", dtype="bfloat16").push_to_hub("me/mine")     # doctest: +SKIP
+        'https://huggingface.co/me/mine/commit/...'
+        """
+        check_can_publish(repo_id)
+        with TemporaryDirectory() as folder:
+            saved = self.save_pretrained(folder)
+            return push_checkpoint(saved, repo_id, reports=reports, private=private, revision=revision, message=message)
 
     def open_stream(
         self,
@@ -220,7 +280,7 @@ class VideoModel:
         end_marker: str | Path | None = None,
         when_behind: WhenBehind | None = None,
         starts_over: bool | None = None,
-        compressor: str = "voco",
+        compressor: str = AUTO,
         num_voco_tokens: int | None = None,
         form: Form | None = None,
         storage: Storage = "native",
@@ -289,7 +349,13 @@ class VideoStream(Stream):
     ) -> None:
         self._video_model = model
         super().__init__(
-            model.voco, source, cache=model.cache, options=options, compress=compress, fingerprint=model.fingerprint
+            model.voco,
+            source,
+            cache=model.cache,
+            options=options,
+            compress=compress,
+            fingerprint=model.fingerprint,
+            world=model.world,
         )
 
     def __enter__(self) -> VideoStream:

@@ -7,13 +7,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from voco_video.auto_compressor import frames_of_sampling, pictures_per_frame, settled, with_compressor
 from voco_video.cache import CacheEntry, CacheKey, FrameCache, digest_file
-from voco_video.errors import CacheError, VideoError
+from voco_video.checkpoint.world import Watcher, World
+from voco_video.errors import CacheError, UsageError, VideoError
 from voco_video.model.compressors import check_compressor, compress_frames, no_tokens
 from voco_video.model.inference import undisturbed
 from voco_video.model.memory import Batching, Frames
@@ -32,6 +35,7 @@ from voco_video.video.downloads import Downloads
 from voco_video.video.frames import FrameBatch, FrameGroups, grouped
 from voco_video.video.media_files import as_video_errors, check_readable
 from voco_video.video.reading import Video, open_video
+from voco_video.video.resuming import later_pictures, next_planned
 from voco_video.video.sources import LocalVideo, VideoLike, local_video
 
 _LARGE_BYTES = 256 << 20
@@ -73,6 +77,7 @@ class CompressResult:
         entry: the frames' VoCo tokens, or what another compressor kept, on disk.
         source: the video as it was given; a URL without its secrets.
         from_cache: True where nothing was decoded or compressed.
+        choice: why this compressor was chosen, in one line; empty where it was named or is the learned one.
         num_resumed_frames: frames kept from an interrupted run.
         seconds: by stage, for this run.
         total_seconds: wall-clock time of the call.
@@ -80,6 +85,7 @@ class CompressResult:
 
     entry: CacheEntry
     from_cache: bool
+    choice: str = ""
     num_resumed_frames: int = 0
     seconds: StageSeconds = field(default_factory=StageSeconds)
     total_seconds: float = 0.0
@@ -94,7 +100,8 @@ def compress_video(
     sampling: Sampling = Sampling(),
     options: CompressOptions = CompressOptions(),
     fingerprint: str | None = None,
-    batching: Batching | None = None,
+    world: World | None = None,
+    batchings: dict[CompressOptions, Batching] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> CompressResult:
     """Compress a video into the frame cache, or find it there.
@@ -107,7 +114,8 @@ def compress_video(
         path: any file that FFmpeg reads, a URL of one, its bytes, an open file or pictures; see
             `voco_video.video.sources.local_video`. The same content is found in the cache however it is given.
         fingerprint: `VocoModel.fingerprint` where the caller has it already.
-        batching: how many frames fit, where the caller knows from another video compressed alike.
+        world: what the model was trained on; the entry then records how many frames are of something else.
+        batchings: how many frames fit, by options; filled in for the next video that is compressed alike.
         on_progress: called with the state at the start and after every batch.
 
     Raises:
@@ -130,7 +138,8 @@ def compress_video(
             sampling=sampling,
             options=options,
             fingerprint=fingerprint,
-            batching=batching,
+            world=world,
+            batchings=batchings,
             report=report,
         )
     return replace(result, total_seconds=time.perf_counter() - started, source=str(local.name))
@@ -144,14 +153,19 @@ def _compress_local(
     sampling: Sampling,
     options: CompressOptions,
     fingerprint: str | None,
-    batching: Batching | None,
+    world: World | None,
+    batchings: dict[CompressOptions, Batching] | None,
     report: Callable[[Progress], None],
 ) -> CompressResult:
-    compressor = parse_compressor(options.compressor)
     _check_file(local)
-    key = entry_key(model, video_digest(local), sampling=sampling, options=options, fingerprint=fingerprint)
+    key_with = partial(entry_key, model, video_digest(local), sampling=sampling, fingerprint=fingerprint)
+    options, choice = with_compressor(
+        model, options, lambda auto: frames_of_sampling(model, local, cache, sampling, auto, key_with)
+    )
+    compressor = parse_compressor(options.compressor)
+    key = key_with(options=options)
     if not options.force and (entry := cache.get(key)) is not None:
-        return CompressResult(entry, from_cache=True)
+        return CompressResult(entry, from_cache=True, choice=choice)
     seconds = StageSeconds()
     with (
         open_video(local, backend=options.decoder) as video,
@@ -160,15 +174,16 @@ def _compress_local(
         ) as writer,
     ):
         if writer.entry is not None:  # another process finished it while this one waited
-            return CompressResult(writer.entry, from_cache=True)
+            return CompressResult(writer.entry, from_cache=True, choice=choice)
         plan = video.plan(sampling)
         int8_error: float | None = None
-        batching = batching or Batching(options.batch_size)
+        batching = ({} if batchings is None else batchings).setdefault(options, Batching(options.batch_size))
+        watcher = Watcher(world) if world else None
         per_frame = pictures_per_frame(model, compressor, options)
         num_resumed, total = writer.num_frames, -(-len(plan) // per_frame)
         report(Progress(num_resumed, total))
         is_given = sampling.timestamps is not None
-        first, num_merged = _next_planned(plan, num_resumed, per_frame, writer.last_pts_seconds, keeps_count=is_given)
+        first, num_merged = next_planned(plan, num_resumed, per_frame, writer.last_pts_seconds, keeps_count=is_given)
         if compressor.sees_frames and first < len(plan):
             fit = model.backbone.images.fit_for(video.info.width, video.info.height)
             size = fitting_batch_size(model, compressor, options, batching)
@@ -176,10 +191,10 @@ def _compress_local(
         else:
             batches = _undecoded(plan[first:])
         if not is_given:  # given timestamps may name a frame twice
-            batches = _later(batches, writer.last_pts_seconds, num_merged)
+            batches = later_pictures(batches, writer.last_pts_seconds, num_merged)
         for batch in _timed(frames_of(model, compressor, options, batches), seconds):
             for part, tokens in batching.passes(
-                batch, lambda part: compress_batch(model, part, compressor, options, seconds)
+                batch, lambda part: compress_batch(model, part, compressor, options, seconds, watcher)
             ):
                 if options.storage == "int8" and int8_error is None:
                     int8_error = checked_int8_error(model, tokens)
@@ -188,8 +203,9 @@ def _compress_local(
                 report(Progress(writer.num_frames, total))
         seconds.decode = video.decode_seconds
         with _clock(seconds, "write"):
-            entry = writer.finish(_facts(model, local, video, sampling, compressor, int8_error))
-    return CompressResult(entry, False, num_resumed, seconds)
+            facts = _facts(model, local, video, sampling, compressor, int8_error)
+            entry = writer.finish(facts | (watcher.facts if watcher else {}))
+    return CompressResult(entry, False, choice=choice, num_resumed_frames=num_resumed, seconds=seconds)
 
 
 def cache_key(
@@ -214,7 +230,9 @@ def entry_key(
     fingerprint: str | None = None,
 ) -> CacheKey:
     """Return the address of what a model makes of the video with this digest, 64 hex digits."""
-    compressor = parse_compressor(options.compressor)
+    compressor = settled(model, options.compressor, num_voco_tokens=options.num_voco_tokens)
+    if compressor is None:
+        raise UsageError("compressor='auto' depends on the number of frames here, so no entry can be named; name one")
     form = model.form_of(compressor, options.form)
     check_compressor(model, compressor, num_voco_tokens=options.num_voco_tokens, form=form)
     kind: dict[str, Any] = {"compressor": str(compressor)}
@@ -238,12 +256,6 @@ def entry_key(
     )
 
 
-def pictures_per_frame(model: VocoModel, compressor: Compressor, options: CompressOptions) -> int:
-    """Return how many pictures of a video become one frame."""
-    merges = compressor.sees_frames and options.merge_pictures
-    return model.backbone.template.pictures_per_frame if merges else 1
-
-
 def frames_of(
     model: VocoModel, compressor: Compressor, options: CompressOptions, batches: Iterator[FrameBatch]
 ) -> Iterator[FrameBatch | FrameGroups]:
@@ -253,40 +265,6 @@ def frames_of(
         yield from batches
     else:
         yield from grouped(batches, size, merges=options.merge_pictures)
-
-
-def _next_planned(
-    plan: np.ndarray, num_frames: int, per_frame: int, last_pts_seconds: float | None, *, keeps_count: bool
-) -> tuple[int, int]:
-    """Find where in the plan an interrupted run goes on: after its frames, by time, as a damaged file gives fewer.
-
-    Args:
-        num_frames: frames that are there already.
-        per_frame: pictures of each.
-        last_pts_seconds: the time of the last frame's first picture.
-        keeps_count: every planned picture was given, if need be another in its place: then it goes on by count.
-
-    Returns:
-        The place in the plan, and how many pictures from there on belong to the last frame.
-    """
-    if last_pts_seconds is None or keeps_count:
-        return min(num_frames * per_frame, len(plan)), 0
-    return int(np.searchsorted(plan, last_pts_seconds, side="right")), per_frame - 1
-
-
-def _later(batches: Iterator[FrameBatch], last_pts_seconds: float | None, num_merged: int) -> Iterator[FrameBatch]:
-    """Pass over pictures that an interrupted run had already: in a damaged file some stand in for others.
-
-    Args:
-        num_merged: further pictures to pass over, that the last frame was merged of.
-    """
-    for batch in batches:
-        first = 0 if last_pts_seconds is None else int(np.searchsorted(batch.pts_seconds, last_pts_seconds, "right"))
-        num_passed = min(num_merged, len(batch) - first)
-        num_merged -= num_passed
-        first += num_passed
-        if first < len(batch):
-            yield batch[first:] if first else batch
 
 
 def _undecoded(pts_seconds: np.ndarray) -> Iterator[FrameBatch]:
@@ -302,23 +280,30 @@ def compress_batch(
     compressor: Compressor,
     options: CompressOptions,
     seconds: StageSeconds,
+    watcher: Watcher | None = None,
 ) -> VocoTokens:
-    """Compress frames; the time it takes is added to ``seconds``."""
+    """Compress frames; the time it takes is added to ``seconds``, what they show to the ``watcher``'s counts."""
     if not compressor.sees_frames:
         return no_tokens(model, len(frames))
     if isinstance(frames, FrameGroups):
-        tokens = _compressed(model, frames.pixels.reshape(-1, *frames.pixels.shape[2:]), compressor, options, seconds)
+        pixels = frames.pixels.reshape(-1, *frames.pixels.shape[2:])
+        tokens = _compressed(model, pixels, compressor, options, seconds, watcher)
         return replace(tokens, seconds=torch.from_numpy(frames.seconds.copy()))
-    return _compressed(model, frames.pixels, compressor, options, seconds)
+    return _compressed(model, frames.pixels, compressor, options, seconds, watcher)
 
 
 def _compressed(
-    model: VocoModel, pixels: np.ndarray, compressor: Compressor, options: CompressOptions, seconds: StageSeconds
+    model: VocoModel,
+    pixels: np.ndarray,
+    compressor: Compressor,
+    options: CompressOptions,
+    seconds: StageSeconds,
+    watcher: Watcher | None = None,
 ) -> VocoTokens:
     with _clock(seconds, "vision", model):
         vision_tokens = model.vision_tokens(pixels)  # [F, N, D]
     with _clock(seconds, "llm", model):
-        return compress_frames(
+        tokens = compress_frames(
             model,
             vision_tokens,
             compressor,
@@ -326,6 +311,9 @@ def _compressed(
             form=model.form_of(compressor, options.form),
             grid=model.backbone.grid_of(*pixels.shape[1:3]),
         )
+        if watcher is not None:
+            watcher.look(vision_tokens)
+    return tokens
 
 
 def fitting_batch_size(model: VocoModel, compressor: Compressor, options: CompressOptions, batching: Batching) -> int:

@@ -18,7 +18,9 @@ from types import TracebackType
 import numpy as np
 from blake3 import blake3
 
+from voco_video.auto_compressor import with_compressor
 from voco_video.cache import CacheEntry, CacheKey, FrameCache, GrowingWriter
+from voco_video.checkpoint.world import FrameCounts, Watcher, World
 from voco_video.compress import (
     StageSeconds,
     compress_batch,
@@ -75,9 +77,11 @@ class Stream:
             FFmpeg opens.
         compress: all but ``force`` counts.
         fingerprint: `VocoModel.fingerprint` where the caller has it already.
+        world: what the model was trained on; the entry then records how many frames are of something else.
 
     Attributes:
         key: of the entry.
+        choice: why this compressor was chosen, in one line; empty where it was named or is the learned one.
         progress: as of the latest step.
         seconds: spent by stage, in this run. ``decode`` is what the thread that reads the source worked, not what it
             waited for; ``wait`` is what the model waited for frames.
@@ -97,7 +101,9 @@ class Stream:
         options: StreamOptions = StreamOptions(),
         compress: CompressOptions = CompressOptions(),
         fingerprint: str | None = None,
+        world: World | None = None,
     ) -> None:
+        compress, self.choice = with_compressor(model, compress, lambda _: None)
         compressor = parse_compressor(compress.compressor)
         if not compressor.sees_frames:
             raise UsageError("compressor 'none' keeps nothing of a frame, so there is nothing to follow a source for")
@@ -128,7 +134,15 @@ class Stream:
                 end_marker=None if options.end_marker is None else expanded(options.end_marker),
             )
             loop = _PublishingLoop(
-                model, cache, writer, self._thread, options, compress, batching=batching, seconds=self.seconds
+                model,
+                cache,
+                writer,
+                self._thread,
+                options,
+                compress,
+                batching=batching,
+                seconds=self.seconds,
+                watcher=Watcher(world, FrameCounts.of_fact(writer.facts.get("world"))) if world else None,
             )
             self._steps = loop.steps()
             self.progress = loop.progress()
@@ -223,10 +237,11 @@ class _PublishingLoop:
         *,
         batching: Batching,
         seconds: StageSeconds,
+        watcher: Watcher | None,
     ) -> None:
         self._model, self._cache, self._writer, self._thread = model, cache, writer, thread
         self._options, self._compress, self._batching, self._seconds = options, compress, batching, seconds
-        self._compressor = parse_compressor(compress.compressor)
+        self._compressor, self._watcher = parse_compressor(compress.compressor), watcher
         self._frames = _FramesOfPictures(model.backbone.template.pictures_per_frame, merges=compress.merge_pictures)
         self._has_begun = False
         self._unpublished_since: float | None = None
@@ -275,7 +290,8 @@ class _PublishingLoop:
         if self._unpublished_since is None:
             self._unpublished_since = time.monotonic()
         for part, tokens in self._batching.passes(
-            batch, lambda b: compress_batch(self._model, b, self._compressor, self._compress, self._seconds)
+            batch,
+            lambda b: compress_batch(self._model, b, self._compressor, self._compress, self._seconds, self._watcher),
         ):
             self._append_tokens(part, tokens)
 
@@ -297,7 +313,7 @@ class _PublishingLoop:
 
     def _publish(self, *, is_ended: bool = False) -> None:
         started = time.perf_counter()
-        self._writer.set_facts(self._thread.counts())
+        self._writer.set_facts(self._thread.counts() | (self._watcher.facts if self._watcher else {}))
         self._writer.publish(is_ended=is_ended)
         self._unpublished_since = None
         self._seconds.write += time.perf_counter() - started

@@ -24,7 +24,7 @@ def make_folders(folder: Path) -> dict[str, Path]:
     """One sound checkpoint of every kind below a folder, by kind."""
     from tests.helpers.published_layout import write_published
     from tests.helpers.tiny_families import tiny_family
-    from voco_video.checkpoint.files import find_checkpoint
+    from voco_video.checkpoint.finding import find_checkpoint
     from voco_video.checkpoint.folder import load_voco_model, save_voco_model
     from voco_video.training import TrainConfig
     from voco_video.training.trainable import choose_trainable, export_model

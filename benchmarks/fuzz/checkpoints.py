@@ -188,7 +188,7 @@ def _through_everything(path: Path, clip: Path, folder: Path, seed: int) -> Resu
         found = Result(error=_checked_message(str(error)))
     commands: list[tuple[str, ...]] = [("models", str(path)), ("convert", str(path), str(output / "converted"))]
     if found.error:
-        commands.append(("ask", str(clip), "What?", "--model", str(path), "--cache-dir", str(cache)))
+        commands.append(("ask", str(clip), "What?", "--anyway", "--model", str(path), "--cache-dir", str(cache)))
     if found.error or seed % TRAIN_EVERY == 0:
         output.mkdir(exist_ok=True)
         recipe = output / "train.yaml"

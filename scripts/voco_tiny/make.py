@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from voco_video.checkpoint.files import ASSETS
+from voco_video.checkpoint.finding import ASSETS
 from voco_video.checkpoint.folder import save_voco_model
 from voco_video.model.backbone import Backbone
 from voco_video.model.families import ImageSettings, PromptTemplate

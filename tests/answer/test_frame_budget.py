@@ -15,13 +15,14 @@ from tests.helpers.models import random_pixels, tiny_voco
 from voco_video.answer.attention_scores import attention_scores, frame_keys, last_token_queries
 from voco_video.answer.compressed_video import CompressedVideo
 from voco_video.answer.entry_frames import EntryFrames, read_chosen, read_chunks, read_features
-from voco_video.answer.frame_budget import by_relevance, context_budget, select_frames
+from voco_video.answer.frame_budget import by_relevance, select_frames
 from voco_video.answer.frame_scorer import FrameScorer, Retriever, question_states, token_features
 from voco_video.answer.generate import answer_note
 from voco_video.answer.moments import find_moments, frame_ends
 from voco_video.answer.search import FrameSearch
 from voco_video.answer.several_videos import concat
 from voco_video.api import VideoModel, find, load_model
+from voco_video.auto_compressor import context_budget
 from voco_video.cache import CacheKey, FrameCache
 from voco_video.errors import ModelError, UsageError
 from voco_video.model.backbone import CACHE_ARGUMENT

@@ -26,7 +26,8 @@ def bench():
     """The modules of `benchmarks`, which is no part of the installed package, by name."""
     names = ("timing", "errors", "report", "shapes", "rivals", "ceiling", "compress", "compress_rivals", "answer")
     names += ("attention", "cache", "scaling", "decode", "guard", "clips", "haystacks", "needle", "seven_b", "__main__")
-    names += ("recordings", "live", "two_events", "how_often", "steady", "answering", "train_modes", "families")
+    names += ("recordings", "live", "two_events", "how_often", "steady", "answering", "train_modes", "own_world")
+    names += ("families",)
     module_of = importlib.import_module("benchmarks.report").module_of
     return SimpleNamespace(**{name: importlib.import_module(module_of(name)) for name in names})
 
@@ -358,6 +359,26 @@ def test_how_often(bench, clips, tmp_path, monkeypatch):
     searched = report["rows"][0]
     assert searched["right"] == np.mean(list(searched["by_times"].values()))
     assert searched["mean_said"]["4"] > searched["mean_said"]["1"], "what is there more often is found more often"
+
+
+def test_own_world(bench, clips, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench.own_world, "CLIPS", clips)
+    report = run(bench.own_world, tmp_path)
+    recorded = {(r["kind"], r["name"]): r for r in report["rows"] if r["how"] == "recorded"}
+    assert {kind for kind, _ in recorded} == {"MovingShapes", "other worlds"}, "there is no footage here"
+    assert recorded["MovingShapes", "1 frame a second"]["num_videos"] == 2
+    for (kind, _), row in recorded.items():
+        is_right = row["foreign"] == 0 if kind == "MovingShapes" else row["foreign"] > 0.8
+        assert is_right, row
+        assert row["interval"][0] <= row["foreign"] <= row["interval"][1]
+    assert {r["name"] for r in report["rows"] if r["how"] == "stored"} == set(bench.own_world.STORED)
+
+
+def test_the_interval_of_a_share_holds_also_at_its_ends(bench):
+    low, high = bench.own_world.wilson(0, 100)
+    assert (round(low, 4), round(high, 4)) == (0.0, 0.037)
+    low, high = bench.own_world.wilson(50, 100)
+    assert (round(low, 3), round(high, 3)) == (0.404, 0.596)
 
 
 def test_repeated_needles_appear_as_often_as_they_should(bench, tmp_path):

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from voco_video.checkpoint.files import find_checkpoint
+from voco_video.checkpoint.finding import find_checkpoint
 
 mutate = importlib.import_module("benchmarks.fuzz.checkpoint_folders").mutate
 fuzz = importlib.import_module("benchmarks.fuzz.checkpoints")

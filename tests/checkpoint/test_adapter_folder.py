@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText
 from tests.helpers.models import random_pixels
 from tests.helpers.tiny_families import EACH_FAMILY, tiny_family
 from voco_video.checkpoint.describe import describe_checkpoint
-from voco_video.checkpoint.files import find_checkpoint
+from voco_video.checkpoint.finding import find_checkpoint
 from voco_video.checkpoint.folder import load_voco_model, save_voco_model
 from voco_video.errors import ModelError, UsageError
 from voco_video.training import TrainConfig, train
@@ -145,6 +145,8 @@ def test_a_base_from_the_hub_is_pinned_to_its_commit(tmp_path, base, monkeypatch
     config = joint("someone/llava-tiny", export="adapter")
     small = export_model(trained_model(config), tmp_path / "small", config)
     assert json.loads((small / "voco_config.json").read_text())["base"]["name"] == f"someone/llava-tiny@{commit}"
+    described = json.loads((small / "adapter_config.json").read_text())  # as peft names a base
+    assert (described["base_model_name_or_path"], described["revision"]) == ("someone/llava-tiny", commit)
     (repository / "refs" / "main").write_text("4" * 40)  # the id is another model by now
     assert load_voco_model(small).num_voco_tokens == 4
 

@@ -15,7 +15,7 @@ from tests.helpers.published_layout import VOCO_ID, write_published
 from voco_video.answer.generate import generate
 from voco_video.checkpoint.convert import convert_checkpoint
 from voco_video.checkpoint.describe import describe_checkpoint
-from voco_video.checkpoint.files import find_checkpoint
+from voco_video.checkpoint.finding import find_checkpoint
 from voco_video.checkpoint.folder import load_voco_model
 from voco_video.errors import ModelError, UsageError
 from voco_video.model.compressors import whole_frames
@@ -229,7 +229,7 @@ def test_models_lists_what_is_supported(run):
     for model_type in ("llava", "llava_onevision", "smolvlm", "internvl", "qwen2_5_vl", "qwen3_vl", "llava_llama"):
         assert model_type in out
     code, out, _ = run("models", "--json")
-    assert {kind["positions"] for kind in json.loads(out)} == {"1-D", "M-RoPE"}
+    assert {kind["positions"] for kind in json.loads(out)["families"]} == {"1-D", "M-RoPE"}
 
 
 def test_errors_on_the_command_line_are_one_line(run, tmp_path):

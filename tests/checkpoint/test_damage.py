@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from safetensors.torch import load_file, save_file
 
 from tests.helpers.published_layout import write_published
@@ -23,7 +25,8 @@ from tests.helpers.tiny_families import EACH_FAMILY, tiny_family
 from voco_video.api import load_model
 from voco_video.checkpoint.convert import convert_checkpoint
 from voco_video.checkpoint.describe import describe_checkpoint
-from voco_video.checkpoint.files import find_checkpoint, read_image_processor, read_tokenizer
+from voco_video.checkpoint.files import read_image_processor, read_tokenizer
+from voco_video.checkpoint.finding import find_checkpoint
 from voco_video.checkpoint.folder import load_voco_model, save_voco_model
 from voco_video.errors import ModelError, UsageError, VocoVideoError
 from voco_video.model.voco import VocoModel
@@ -667,6 +670,9 @@ def test_a_tokenizer_of_another_model(copy_of, sound):
         load(folder)
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.23"), reason="before 5.23 the library drops one of the two tokens"
+)
 def test_a_tokenizer_with_two_tokens_of_one_id(copy_of):
     folder = copy_of("llava")
     change(folder / "tokenizer.json", "model.vocab.x", 40)

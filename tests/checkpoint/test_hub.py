@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.helpers.tiny_families import tiny_family
-from voco_video.checkpoint.files import find_checkpoint
+from voco_video.checkpoint.finding import find_checkpoint
 from voco_video.checkpoint.folder import load_voco_model, save_voco_model
 from voco_video.errors import ModelError
 

@@ -143,6 +143,7 @@ def test_ask_several_questions_in_a_window(run, clip, tmp_path):
     code, out, err = run(*arguments, "--num-voco-tokens", "1", "--max-new-tokens", "4", "--json")
     assert code == 0, err
     answers = json.loads(out)["answers"]
+    assert json.loads(out)["generation"] == {"temperature": 0.0, "differs_from_checkpoint": ""}
     assert [a["question"] for a in answers] == ["what moves?", "how many shapes are there?", "where is the star?"]
     assert {(a["num_frames"], a["num_voco_tokens"]) for a in answers} == {(3, 1)}
     code, out, err = run(*arguments, "--max-new-tokens", "4")

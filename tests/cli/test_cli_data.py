@@ -58,7 +58,8 @@ def test_synth_refuses_what_cannot_be(tmp_path: Path, msvd: Path) -> None:
     assert isinstance(run("synth", msvd, "--layout", "llava", "--num-videos", 10).exception, UsageError)
     few = run("synth", tmp_path / "few", "--layout", "msvd", "--num-videos", 2)
     assert isinstance(few.exception, UsageError)
-    assert run("synth", tmp_path / "coco", "--layout", "coco", "--num-videos", 3).exit_code == 2
+    for options in (("--layout", "coco"), ("--layout", "msvd", "--media", "film")):
+        assert isinstance(run("synth", tmp_path / "coco", *options, "--num-videos", 3).exception, UsageError)
 
 
 # --- check
@@ -180,7 +181,9 @@ def test_errors_name_what_is_wrong(tmp_path: Path) -> None:
     assert isinstance(
         run("check", tmp_path / "rows.json", "--annotations", tmp_path, "--root", tmp_path).exception, UsageError
     )
-    assert run("check", "msvd", "--split", "dev").exit_code == 2
+    assert "split is 'dev', but msvd has train and val and test" in str(
+        run("check", "msvd", "--split", "dev").exception
+    )
 
 
 def test_why_broken_tells_images_and_videos(tmp_path: Path, msvd: Path) -> None:

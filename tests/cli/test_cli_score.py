@@ -107,7 +107,8 @@ def test_score_refuses_what_cannot_be(shapes: Path, tmp_path: Path) -> None:
     assert "none of its ids (such as v_1)" in str(error)
     assert isinstance(error_of("score", path, "--root", shapes), UsageError)
     assert isinstance(error_of("score", path, "--judge-base-url", "http://localhost/v1"), UsageError)
-    run("score", path, "--references", "coco", code=2)
+    for wrong in (["--references", "coco"], ["--references", "rows.json"], ["--references", "msvd", "--split", "dev"]):
+        assert isinstance(error_of("score", path, *wrong), UsageError)
     right = tmp_path / "right.json"
     right.write_text(json.dumps({one.question_id: one.answer for one in answered(shapes, num_right=0)}))
     onto_itself = ("score", right, "--references", "activitynet", "--root", shapes, "--out", tmp_path / "right")

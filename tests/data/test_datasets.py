@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from voco_video.data.conversations import load_conversations
-from voco_video.data.registry import load_dataset
+from voco_video.data.registry import load_dataset, load_video_set
 from voco_video.data.samples import Dataset, Media, Sample, Turn
-from voco_video.data.video_qa import ACTIVITYNET_TYPES, PUBLISHED_SIZES, load_video_qa, read_mapping
+from voco_video.data.video_qa import ACTIVITYNET_TYPES, PUBLISHED_SIZES, read_mapping
 from voco_video.errors import DataError, UsageError
 from voco_video.shapes.samples import draw_turns
 from voco_video.shapes.world import SPLITS, draw_scene, scene_rng
@@ -52,7 +52,7 @@ def asked(dataset: Dataset) -> list[tuple[str, str, str]]:
 
 @pytest.mark.parametrize(("dataset", "split"), [key for key in PUBLISHED_SIZES if key != ("msrvtt", "train")])
 def test_genuine_splits_have_the_published_sizes(shared: Path, dataset: str, split: str) -> None:
-    loaded = load_video_qa(dataset, shared / f"annotations/{dataset}-qa", split=split)
+    loaded = load_video_set(dataset, shared / f"annotations/{dataset}-qa", split=split)
     size = PUBLISHED_SIZES[dataset, split]
     assert (len(loaded.samples), loaded.num_questions) == (size.num_samples, size.num_questions)
     assert len(loaded.missing) == size.num_samples
@@ -63,11 +63,11 @@ def test_genuine_splits_have_the_published_sizes(shared: Path, dataset: str, spl
 
 
 def test_genuine_question_types(shared: Path) -> None:
-    msvd = load_video_qa("msvd", shared / "annotations/msvd-qa")
+    msvd = load_video_set("msvd", shared / "annotations/msvd-qa")
     # As published: what 8149, who 4552, how 370, when 58, where 28.
     types = Counter(turn.question_type for _, turn in msvd.questions())
     assert types == {"what": 8149, "who": 4552, "how": 370, "when": 58, "where": 28}
-    activitynet = load_video_qa("activitynet", shared / "annotations/activitynet-qa")
+    activitynet = load_video_set("activitynet", shared / "annotations/activitynet-qa")
     types = Counter(turn.question_type for _, turn in activitynet.questions())
     assert [types[name] for name in ACTIVITYNET_TYPES] == [800, 800, 800, 2094, 697, 318, 386, 606, 1499]
 
@@ -75,7 +75,7 @@ def test_genuine_question_types(shared: Path) -> None:
 def test_every_msvd_layout_says_the_same(shared: Path) -> None:
     folder = shared / "annotations/msvd-qa"
     hqga, pair, single = (
-        load_video_qa("msvd", folder, annotations=folder / name)
+        load_video_set("msvd", folder, annotations=folder / name)
         for name in ("hqga_test.csv", "videollava_test_q.rebuilt.json", "chatunivi_msvd_qa.json")
     )
     assert [path.name for path in pair.annotations] == [
@@ -92,7 +92,7 @@ def test_every_msvd_layout_says_the_same(shared: Path) -> None:
 def test_both_msrvtt_layouts_say_the_same(shared: Path) -> None:
     folder = shared / "annotations/msrvtt-qa"
     original, hqga = (
-        load_video_qa("msrvtt", folder, split="val", annotations=folder / name)
+        load_video_set("msrvtt", folder, split="val", annotations=folder / name)
         for name in ("val_qa.rebuilt_from_igvlm.json", "hqga_val.csv")
     )
     assert original.samples == hqga.samples
@@ -100,7 +100,7 @@ def test_both_msrvtt_layouts_say_the_same(shared: Path) -> None:
 
 
 def test_real_clip_is_found_under_its_mapped_name(shared: Path) -> None:
-    loaded = load_video_qa("msvd", shared / "clips", split="train", annotations=shared / "annotations/msvd-qa")
+    loaded = load_video_set("msvd", shared / "clips", split="train", annotations=shared / "annotations/msvd-qa")
     (sample,) = (sample for sample in loaded.samples if sample.has_all_media)
     assert sample.media == (Media("video", "QzulzuWr0Zw_20_45", shared / "clips/msvd/QzulzuWr0Zw_20_45.mp4"),)
     assert Turn("how many kids are rowing on a makeshift raft?", "four", "22409", "how", 22409) in sample.turns
@@ -184,7 +184,7 @@ def test_clips_are_found_whatever_their_suffix(tmp_path: Path, name: str, prefix
     write(tmp_path / "test_a.json", [{"answer": "yes", "type": 3, "question_id": "1"}])
     clip = touch(tmp_path / f"all/videos/{prefix}{name}{suffix}")
     touch(clip.with_name(f".{clip.name}"))
-    (sample,) = load_video_qa("activitynet", tmp_path).samples
+    (sample,) = load_video_set("activitynet", tmp_path).samples
     assert sample == Sample(name, (Media("video", name, clip),), (Turn("is it?", "yes", "1", "yes/no", 0),))
 
 
@@ -194,14 +194,14 @@ def test_msvd_clips_are_found_by_name_or_number(tmp_path: Path, file: str, video
     write(tmp_path / "MSVD-QA/test_qa.json", [MSVD_ROW | {"video_id": video}])
     write(tmp_path / "MSVD-QA/youtube_mapping.txt", "-4wsuPCjDBc_5_15 vid1\r\n-7KMZQEsJW4_205_208 vid2")
     clip = touch(tmp_path / "YouTubeClips" / file)
-    (sample,) = load_video_qa("msvd", tmp_path).samples
+    (sample,) = load_video_set("msvd", tmp_path).samples
     assert (sample.name, sample.media[0].path) == ("-4wsuPCjDBc_5_15", clip)
 
 
 def test_without_mapping_videos_keep_their_numbers(tmp_path: Path) -> None:
     write(tmp_path / "test_qa.json", [MSVD_ROW, MSVD_ROW | {"id": 8, "video_id": 2}])
     clip = touch(tmp_path / "vid2.avi")
-    samples = load_video_qa("msvd", tmp_path).samples
+    samples = load_video_set("msvd", tmp_path).samples
     assert [(sample.name, sample.media[0].path) for sample in samples] == [("vid1", None), ("vid2", clip)]
 
 
@@ -210,7 +210,7 @@ def test_of_several_suffixes_the_first_is_taken_and_links_in_circles_end(tmp_pat
     touch(tmp_path / "a/video1.webm")
     clip = touch(tmp_path / "b/video1.mp4")
     (tmp_path / "b/again").symlink_to(tmp_path, target_is_directory=True)
-    (sample,) = load_video_qa("msrvtt", tmp_path).samples
+    (sample,) = load_video_set("msrvtt", tmp_path).samples
     assert sample.media[0].path == clip
 
 
@@ -221,7 +221,7 @@ def test_published_name_near_the_root_goes_first(tmp_path: Path) -> None:
     for name in ("hqga_test.csv", "old/test_qa.json", "test_q.json", "test.csv", "test_qa.json"):
         text = "video,question,answer,qid\n1,who runs,man,7\n"
         path = write(tmp_path / name, text if name.endswith("csv") else [MSVD_ROW])
-        loaded = load_video_qa("msvd", tmp_path)
+        loaded = load_video_set("msvd", tmp_path)
         assert loaded.annotations == (path,)
         assert asked(loaded) == [("vid1", "who runs?", "man")]
 
@@ -230,8 +230,8 @@ def test_two_files_of_equal_right_are_refused(tmp_path: Path) -> None:
     for folder in ("one", "two"):
         write(tmp_path / folder / "test_qa.json", [MSVD_ROW])
     with pytest.raises(DataError, match=r"one/test_qa\.json and .*two/test_qa\.json could both"):
-        load_video_qa("msvd", tmp_path)
-    assert load_video_qa("msvd", tmp_path, annotations=tmp_path / "two").num_questions == 1
+        load_video_set("msvd", tmp_path)
+    assert load_video_set("msvd", tmp_path, annotations=tmp_path / "two").num_questions == 1
 
 
 def test_answers_are_joined_by_id(shared: Path, tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_answers_are_joined_by_id(shared: Path, tmp_path: Path) -> None:
     random.Random(0).shuffle(answers)
     write(tmp_path / "test_a.json", answers)
     (tmp_path / "test_q.json").write_bytes((folder / "test_q.json").read_bytes())
-    assert load_video_qa("activitynet", tmp_path).samples == load_video_qa("activitynet", folder).samples
+    assert load_video_set("activitynet", tmp_path).samples == load_video_set("activitynet", folder).samples
 
 
 Q = {"video_name": "a", "question": "is it", "question_id": "a_1"}
@@ -275,7 +275,7 @@ def test_one_clear_error(tmp_path: Path, files: dict[str, Any], message: str) ->
     for name, content in files.items():
         write(tmp_path / name, content)
     with pytest.raises(DataError, match=message):
-        load_video_qa("activitynet", tmp_path)
+        load_video_set("activitynet", tmp_path)
 
 
 @pytest.mark.parametrize("line", ["name", "name 7", "other vid1", "a name vid2"])
@@ -298,7 +298,7 @@ def test_csv_cells_are_text_even_where_they_look_like_nothing(tmp_path: Path) ->
     # pandas would read "null" and "NA" as missing values.
     with (tmp_path / "test.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["video", "question", "answer", "qid"], ["1", 'who says "NA", who', "null", "5"]])
-    assert asked(load_video_qa("msvd", tmp_path)) == [("vid1", 'who says "NA", who?', "null")]
+    assert asked(load_video_set("msvd", tmp_path)) == [("vid1", 'who says "NA", who?', "null")]
 
 
 # --- conversations
@@ -374,23 +374,6 @@ def test_broken_conversations_are_named(tmp_path: Path, row: dict[str, Any], mes
     path = write(tmp_path / "rows.json", [whole, row])
     with pytest.raises(DataError, match=rf"rows\.json, row 2: .*{message}"):
         load_conversations(path)
-
-
-# --- leaving out
-
-
-def test_missing_media_are_left_out_up_to_a_limit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    rows = [{"video": f"{n}.mp4", "question": "What?", "answer": "This."} for n in range(3)]
-    path = write(tmp_path / "rows.json", rows)
-    with pytest.raises(DataError, match="none would stay"):
-        load_conversations(path).with_media(max_missing=3)
-    touch(tmp_path / "1.mp4")
-    loaded = load_conversations(path)
-    with pytest.raises(DataError, match=r"2 of 3 samples of .*rows\.json have no media file \(0\.mp4, 2\.mp4\)"):
-        loaded.with_media(max_missing=1)
-    assert [sample.name for sample in loaded.with_media(max_missing=2).samples] == ["rows:2"]
-    assert "2 of 3 samples" in caplog.text
-    assert load_conversations(path).with_media(max_missing=2).with_media(max_missing=0).num_questions == 1
 
 
 def test_nothing_here_needs_torch() -> None:

@@ -24,8 +24,8 @@ from tests.helpers.choice_sets import (
 )
 from voco_video import cli
 from voco_video.data.check import check_dataset
-from voco_video.data.multiple_choice import CHOICE_SIZES, load_multiple_choice
-from voco_video.data.registry import CHOICE_SETS, load_dataset, published_size
+from voco_video.data.multiple_choice import CHOICE_SIZES
+from voco_video.data.registry import CHOICE_SETS, load_dataset, load_video_set, published_size
 from voco_video.data.samples import Dataset, SplitSize, Turn
 from voco_video.errors import DataError, UsageError
 
@@ -356,7 +356,7 @@ def test_one_clear_error(tmp_path: Path, dataset: str, content: dict[str, Any], 
             write_json(tmp_path / name, rows)
     name, split = dataset.split()
     with pytest.raises(DataError, match=message):
-        load_multiple_choice(name, tmp_path, split=split)
+        load_video_set(name, tmp_path, split=split)
 
 
 def test_a_file_that_is_no_parquet_is_named(tmp_path: Path) -> None:

@@ -14,11 +14,14 @@ from PIL import Image
 
 import voco_video
 from tests.helpers.clips import Clip
+from voco_video.auto_compressor import PlannedFrames, choose
+from voco_video.cache import FrameCache
+from voco_video.checkpoint.folder import without_voco_tokens
 from voco_video.errors import DataError, UsageError, VideoError
 from voco_video.integrations.generation import Generation
 from voco_video.integrations.visuals import Viewer
 from voco_video.options.answering import AnswerOptions
-from voco_video.options.compression import CompressOptions
+from voco_video.options.compression import CompressOptions, Compressor
 from voco_video.options.sampling import Sampling
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +55,7 @@ def test_an_image_is_a_video_of_one_frame(model, viewer):
     (part,) = viewer.look([image]).parts
     with torch.inference_mode():
         expected = model.voco.compress(
-            model.voco.vision_tokens(np.array(image)[None]), form=viewer.compression.form_for(model.voco.default_form)
+            model.voco.vision_tokens(np.array(image)[None]), form=model.voco.form_of(Compressor("voco"))
         )
     assert part.num_frames == 1
     for name, tensor in expected.tensors().items():
@@ -126,6 +129,21 @@ def test_budgets_and_compressors(model, clip):
         Viewer(model, num_voco_tokens=99)
 
 
+def test_visuals_that_are_joined_get_one_compressor(model, clip, tmp_path):
+    voco = without_voco_tokens(model.voco.backbone)
+    plain = voco_video.VideoModel(voco, FrameCache(tmp_path))
+    together = 3 + 1
+    voco.backbone.text_config.max_position_embeddings, before = 200, voco.backbone.context_length
+    try:
+        view = Viewer(plain, Sampling(num_frames=3)).look([clip, random_image(model, 0)])
+        expected = choose(voco, CompressOptions(), PlannedFrames(together, (voco.backbone.vision_grid,))).compressor
+    finally:
+        voco.backbone.text_config.max_position_embeddings = before
+    assert {part.compressor for part in view.parts} == {str(expected)}
+    assert expected.name == "pool"
+    assert view.prefix.frame_slots.shape[0] == together
+
+
 def test_what_cannot_be_looked_at(viewer, tmp_path):
     with pytest.raises(DataError, match="dict"):
         viewer.look([{"array": np.zeros(16), "sampling_rate": 16000}])
@@ -139,9 +157,11 @@ def test_what_cannot_be_looked_at(viewer, tmp_path):
         ({}, AnswerOptions(16)),
         ({"max_new_tokens": 5, "temperature": 0, "do_sample": False, "num_beams": 1, "top_p": None}, AnswerOptions(5)),
         ({"temperature": 0.7}, AnswerOptions(16, 0.7)),
-        ({"temperature": 0.7, "do_sample": True, "seed": 3}, AnswerOptions(16, 0.7, 3)),
+        ({"temperature": 0.7, "do_sample": True, "seed": 3}, AnswerOptions(16, 0.7, seed=3)),
         ({"temperature": 0.7, "do_sample": False}, AnswerOptions(16)),
         ({"do_sample": True}, AnswerOptions(16, 1.0)),
+        ({"temperature": 0.5, "top_p": 0.9, "top_k": 20}, AnswerOptions(16, 0.5, top_p=0.9, top_k=20)),
+        ({"temperature": 0, "top_p": 0.9, "repetition_penalty": 1.1}, AnswerOptions(16, repetition_penalty=1.1)),
     ],
 )
 def test_settings_of_a_request(settings, expected, caplog):
@@ -151,9 +171,9 @@ def test_settings_of_a_request(settings, expected, caplog):
 
 def test_settings_that_do_not_exist_are_warned_of(caplog):
     Generation.of({"num_beams": 4, "top_p": 0.9}, max_new_tokens=16)
-    assert [record.args[0] for record in caplog.records] == ["num_beams"]
-    Generation.of({"top_p": 0.9, "temperature": 1}, max_new_tokens=16)
-    assert [record.args[0] for record in caplog.records] == ["num_beams", "top_p"]
+    assert [record.getMessage()[:11] for record in caplog.records] == ["num_beams=4"]
+    with pytest.raises(UsageError, match=r"top_p=1\.5"):
+        Generation.of({"temperature": 1, "top_p": 1.5}, max_new_tokens=16)
     with pytest.raises(UsageError, match="warm"):
         Generation.of({"temperature": "warm"}, max_new_tokens=16)
 

@@ -114,7 +114,7 @@ def test_names_come_back_as_they_were(text):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("squeeze", "'squeeze' is not one of voco, full, pool:k"),
+        ("squeeze", "'squeeze' is not one of auto, voco, full, pool:k"),
         ("", "'' is not one of"),
         ("pool", "'pool': say how many tokens"),
         ("pool:0", "'pool:0': say how many tokens"),
@@ -447,7 +447,7 @@ def plain(tmp_path_factory, voco) -> Path:
 def test_a_plain_checkpoint_serves_every_compressor_but_voco(plain, clip, tmp_path):
     model = load_model(plain, cache_dir=tmp_path)
     with pytest.raises(ModelError, match=r"no trained VoCo tokens.*pool:4.*voco-video train"):
-        model.compress(clip)
+        model.compress(clip, compressor="voco")
     for name in ("pool:4", "full", "none"):
         answer = model.compress(clip, compressor=name, num_frames=2).ask("who?", max_new_tokens=2)
         assert "untrained" not in answer.note
@@ -483,6 +483,19 @@ def test_commands_take_a_compressor(run, clip, voco):
     assert "pool:4" in run("cache", "ls")[1]
 
 
+def test_commands_say_what_they_chose(run, clip, plain):
+    code, out, _ = run("compress", clip, "--model", plain, "--json")
+    (row,) = json.loads(out)
+    assert (code, row["compressor"]) == (0, "full")
+    assert row["compressor_choice"].startswith("compressor full: 8 frames fit the context")
+    for command in (["compress", clip], ["ask", clip, "who?", "--max-new-tokens", "1"]):
+        assert row["compressor_choice"] in run(*command, "--model", plain)[2]
+    found = json.loads(run("ask", clip, "who?", "--model", plain, "--json", "--max-new-tokens", "1")[1])
+    assert [found[name] for name in ("entry", "compressor")] == [row["digest"], "full"]
+    (row,) = json.loads(run("compress", clip, "--json")[1])
+    assert (row["compressor"], row["compressor_choice"]) == ("voco", "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -492,8 +505,9 @@ def test_commands_take_a_compressor(run, clip, voco):
         (["ask", "{clip}", "who?", "--compressor", "full", "--num-voco-tokens", "2"], 2, "is for compressor 'voco'"),
         (["ask", "{clip}", "who?", "--compressor", "none", "--show-frames"], 2, "--show-frames"),
         (["inspect", "{clip}", "--compressor", "zip"], 2, "--compressor zip"),
-        (["compress", "{clip}", "{clip}", "--model", "{plain}"], 1, "no trained VoCo tokens"),
-        (["ask", "{clip}", "who?", "--model", "{plain}"], 1, "--compressor"),
+        (["compress", "{clip}", "{clip}", "--model", "{plain}", "--compressor", "voco"], 1, "no trained VoCo tokens"),
+        (["ask", "{clip}", "who?", "--model", "{plain}", "--compressor", "voco"], 1, "--compressor"),
+        (["ask", "{clip}", "who?", "--model", "{plain}", "--num-voco-tokens", "2"], 1, "no trained VoCo tokens"),
     ],
 )
 def test_mistakes_are_one_clear_line(run, clip, plain, arguments, code, message):

@@ -109,7 +109,7 @@ def test_an_interrupted_run_keeps_what_fitted(tmp_path, clip):
             clip,
             options=CompressOptions(batch_size="auto"),
             on_progress=fail_later,
-            batching=sized(4),
+            batchings={CompressOptions(compressor="voco", batch_size="auto"): sized(4)},
             **arguments,
         )
     projector.most = 4

@@ -17,15 +17,15 @@ pytest.importorskip("openai", reason="the judge's client library is not installe
 
 from tests.helpers.judge_server import MODEL, YES, Response, completion, fails, says, serve
 from voco_video.errors import DataError, JudgeError, UsageError
+from voco_video.options.judging import Judging
 from voco_video.scoring.judge import (
     PROMPT,
-    AskOptions,
     Judgement,
-    JudgeOptions,
     JudgePrompt,
     UnparsableReplyError,
     Verdict,
     judge,
+    judging,
     parse_reply,
 )
 from voco_video.scoring.judge.cache import Reply, ReplyCache
@@ -49,11 +49,9 @@ def asked(number: int, prediction: str | None = "a dog", **changes: object) -> P
 
 
 def run(base_url: str, predictions: list[Prediction], *, cache_dir: Path | None = None, **changes: object) -> Judgement:
-    ask = AskOptions("judge", base_url, timeout_seconds=5, max_retries=3)
-    names = set(AskOptions.__dataclass_fields__)
-    ask = replace(ask, **{name: value for name, value in changes.items() if name in names})
-    others = {name: value for name, value in changes.items() if name not in names}
-    return judge(predictions, JudgeOptions(ask, **others), cache_dir=cache_dir, num_resamples=50)
+    options = {"judge_model": "judge", "judge_base_url": base_url, "judge_timeout": 5, "judge_retries": 3}
+    options |= {f"judge_{name}": value for name, value in changes.items()}
+    return judge(predictions, Judging(**options), cache_dir=cache_dir, num_resamples=50)
 
 
 def number_of(user: str) -> int:
@@ -241,7 +239,7 @@ NO_1 = Verdict(False, 1.0)
 def test_what_may_pass_is_tried_again(first: Response) -> None:
     with serve(lambda _, tries: first if tries == 0 else YES) as server:
         begun = time.monotonic()
-        judged = run(server.base_url, [asked(0)], timeout_seconds=0.7 if first.after_seconds else 5)
+        judged = run(server.base_url, [asked(0)], timeout=0.7 if first.after_seconds else 5)
         took = time.monotonic() - begun
     assert judged.questions[0].verdict == YES_5
     assert (judged.num_requests, judged.num_retries, judged.num_failures) == (2, 1, 0)
@@ -264,7 +262,7 @@ def test_what_may_pass_is_tried_again(first: Response) -> None:
 def test_what_gets_no_reply_is_a_counted_failure(response: Response, num_requests: int, why: str) -> None:
     with serve(lambda user, _: response if number_of(user) == 0 else YES) as server:
         timeout = 0.5 if response.after_seconds else 5
-        judged = run(server.base_url, [asked(0), asked(1), asked(2)], timeout_seconds=timeout)
+        judged = run(server.base_url, [asked(0), asked(1), asked(2)], timeout=timeout)
     assert why in judged.questions[0].failure
     assert (judged.num_no_reply, judged.num_unparsable, judged.num_yes) == (1, 0, 2)
     assert judged.num_requests == num_requests + 2
@@ -305,12 +303,15 @@ def test_no_credit_left_is_not_waited_for() -> None:
     assert len(server.requests) == 1
 
 
-def test_a_server_that_died_stops_everything_and_keeps_what_there_was(tmp_path: Path) -> None:
+def test_a_server_that_died_stops_everything_and_keeps_what_there_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging, "MAX_FAILURES_IN_A_ROW", 5)
     predictions = [asked(number) for number in range(60)]
     is_dead = False
     with serve(lambda user, _: fails(500) if is_dead or number_of(user) >= 10 else YES) as server:
         with pytest.raises(JudgeError, match="5 questions in a row got no reply"):
-            run(server.base_url, predictions, cache_dir=tmp_path, max_failures_in_a_row=5, max_retries=1, concurrency=2)
+            run(server.base_url, predictions, cache_dir=tmp_path, retries=1, concurrency=2)
         num_asked = len(server.tries)
         assert 10 < num_asked < 30
         server.answer = lambda *_: YES
@@ -321,11 +322,12 @@ def test_a_server_that_died_stops_everything_and_keeps_what_there_was(tmp_path: 
     assert len(server.requests) == 50
 
 
-def test_nobody_there() -> None:
+def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judging, "MAX_FAILURES_IN_A_ROW", 1)
     with serve(lambda *_: YES) as server:
         pass
     with pytest.raises(JudgeError, match="1 questions in a row"):
-        run(server.base_url, [asked(0)], max_retries=0, max_failures_in_a_row=1)
+        run(server.base_url, [asked(0)], retries=0)
 
 
 def test_no_more_requests_at_once_than_allowed() -> None:
@@ -347,11 +349,8 @@ def test_nobody_is_asked_twice(tmp_path: Path) -> None:
         assert (len(server.requests), again.num_asked, again.num_from_cache) == (2, 0, 2)
         assert (again.num_requests, again.questions, again.groups) == (0, first.questions, first.groups)
         assert again.prompt_tokens == first.prompt_tokens == 200
-        for changes in (
-            {"model": "other"},
-            {"prompt": JudgePrompt("Grade.", PROMPT.user)},
-            {"max_tokens": 65},
-        ):
+        (tmp_path / "prompt.txt").write_text(f"Grade.\n---\n{PROMPT.user}", encoding="utf-8")
+        for changes in ({"model": "other"}, {"prompt": tmp_path / "prompt.txt"}):
             assert run(server.base_url, predictions, cache_dir=tmp_path, **changes).num_from_cache == 0
         for changes in ({"prediction": "cat"}, {"answer": "cat"}, {"question": "what is number 9?"}):
             other = [replace(asked(0), **changes)]
@@ -427,15 +426,15 @@ def test_options_that_cannot_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     with pytest.raises(UsageError, match="set OPENAI_API_KEY"):
-        judge([asked(0)], JudgeOptions(AskOptions("judge")))
+        judge([asked(0)], Judging(judge_model="judge"))
     with pytest.raises(UsageError, match="http://"):
         run("localhost:8000/v1", [asked(0)])
     with pytest.raises(UsageError, match="both prices"):
-        JudgeOptions(AskOptions("judge"), price_per_million_in=1.0)
-    with pytest.raises(UsageError, match="concurrency 0"):
-        JudgeOptions(AskOptions("judge"), concurrency=0)
+        Judging(judge_model="judge", judge_price_per_million_in=1.0)
+    with pytest.raises(UsageError, match="concurrency=0"):
+        Judging(judge_model="judge", judge_concurrency=0)
     with pytest.raises(UsageError, match="timeout"):
-        AskOptions("judge", timeout_seconds=0)
+        Judging(judge_model="judge", judge_timeout=0)
     with pytest.raises(DataError, match="no predictions"):
         run("http://127.0.0.1:1/v1", [])
     (tmp_path / "file").write_text("")

@@ -6,6 +6,7 @@ import itertools
 import re
 import time
 from collections import Counter, defaultdict
+from dataclasses import replace
 from itertools import islice, product
 from pathlib import Path
 
@@ -28,11 +29,28 @@ from voco_video.shapes.world import (
     demo_scene,
     draw_scene,
     is_held_out,
-    reverse_scene,
     staggered_pairs,
 )
 
 SCENES = [draw_scene(1, split=split, index=index) for split in ("train", "test") for index in range(300)]
+
+OPPOSITE = {"still": "still", "left": "right", "right": "left", "up": "down", "down": "up"}
+
+
+def reverse_scene(scene: Scene) -> Scene:
+    """The scene backwards in time."""
+
+    def reversed_object(thing: ShapeObject) -> ShapeObject:
+        return replace(
+            thing,
+            motion=OPPOSITE[thing.motion],
+            start=thing.end,
+            end=thing.start,
+            appears_seconds=scene.duration_seconds - thing.disappears_seconds,
+            disappears_seconds=scene.duration_seconds - thing.appears_seconds,
+        )
+
+    return replace(scene, objects=tuple(map(reversed_object, scene.objects)))
 
 
 def questions_of(split: str, num_scenes: int, *, image: bool) -> list[QuestionAnswer]:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from tests.helpers.tiny_families import EACH_FAMILY, FAMILIES, tiny_family
 from voco_video.data.samples import Turn
+from voco_video.errors import UsageError
 from voco_video.model.families import FrameTimes
+from voco_video.model.families.family import AnyShape
 from voco_video.model.mixed_prefix import assemble
 from voco_video.model.voco import VocoModel
 from voco_video.options.compression import CompressOptions, Compressor
 from voco_video.training.batches import TrainingSample, Visibility, make_batch
+from voco_video.training.config import TrainConfig
+from voco_video.training.engine import _check_shapes
 from voco_video.training.loss import TrainableVoco
 from voco_video.training.samples import CompressedFrames
 
@@ -133,3 +139,18 @@ def test_pictures_are_merged_as_for_asking():
     options = CompressOptions(compressor="full")
     assert model.form_of(Compressor("full"), options.form) == "embeds"
     assert batch.times[0].pictures.tolist() == [[0.0, 2.5], [9.0, 9.0]]
+
+
+def test_sharded_training_takes_frames_of_one_size(tmp_path):
+    config = TrainConfig(output_dir=str(tmp_path), dataset="rows.json", deepspeed="deepspeed/zero3.json")
+    with pytest.raises(UsageError, match="per_device_batch_size=16: frames of this model keep the shape"):
+        _check_shapes(config, with_any_shape("qwen2_5_vl"))
+    _check_shapes(replace(config, per_device_batch_size=1), with_any_shape("qwen2_5_vl"))
+    _check_shapes(config, tiny_family("llava", as_trained=True))
+
+
+def with_any_shape(name: str) -> VocoModel:
+    model = tiny_family(name, as_trained=True)
+    images = replace(model.backbone.images, any_shape=AnyShape(8, 64, 2048))
+    model.backbone = replace(model.backbone, images=images)
+    return model

@@ -123,7 +123,9 @@ from voco_video.training.loss import TrainableVoco
 dist.init_process_group("gloo")
 mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (dist.get_world_size(),))
 plain, sharded = (TrainableVoco(tiny_voco()) for _ in range(2))
-sharded.voco.backbone.decoder.activation_checkpointing_enable({"use_reentrant": False})
+decoder = sharded.voco.backbone.decoder
+enable = getattr(decoder, "activation_checkpointing_enable", None) or decoder.gradient_checkpointing_enable
+enable({"use_reentrant": False})
 for layer in sharded.voco.backbone.decoder.layers:
     fully_shard(layer, mesh=mesh)
 fully_shard(sharded, mesh=mesh)

@@ -14,11 +14,14 @@ import torch
 
 from voco_video.answer.clock import clock_frames, clock_text, time_token_ids
 from voco_video.answer.entry_frames import EntryFrames, read_chosen, read_chunks, read_features
-from voco_video.answer.frame_budget import FrameSelection, context_budget, select_frames
+from voco_video.answer.foreign import counted, foreign_note
+from voco_video.answer.frame_budget import FrameSelection, group_by_view, select_frames
 from voco_video.answer.frame_scorer import Retriever
 from voco_video.answer.generate import NUM_MOMENTS, Answer, Message, answer_questions, stream_answer
 from voco_video.answer.moments import Moment, find_moments, weighted
 from voco_video.answer.search import FrameScores, FrameSearch
+from voco_video.auto_compressor import context_budget
+from voco_video.checkpoint.world import FrameCounts, World
 from voco_video.compress import CompressResult, StageSeconds
 from voco_video.errors import UsageError
 from voco_video.model.families import FrameTimes
@@ -44,6 +47,10 @@ class AnsweringModel(Protocol):
     @property
     def retriever(self) -> Retriever | None:
         """The model's learned scorers of frames, or None."""
+
+    @property
+    def world(self) -> World | None:
+        """What the model was trained on, or None where that is not known."""
 
     @property
     def fingerprint(self) -> str:
@@ -107,6 +114,19 @@ class CompressedVideo:
     def stage_seconds(self) -> StageSeconds:
         """Seconds this run spent on decoding, the vision tower, the LLM and writing."""
         return self.result.seconds if self.result else StageSeconds()
+
+    @cached_property
+    def foreign_note(self) -> str:
+        """A sentence that these frames are of something that the model was never trained on; empty if they are not.
+
+        Answers and scores mean nothing then. Empty also where the checkpoint does not say what it was trained on.
+        """
+        world = self.model.world
+        if world is None:
+            return ""
+        entries = {part.entry.digest: part.entry for part in self.parts}.values()
+        counts: list[FrameCounts | None] = [counted(world, entry) for entry in entries]
+        return foreign_note(world, [one for one in counts if one is not None])
 
     def __getitem__(self, window: slice) -> CompressedVideo:
         """Return the frames with ``start <= pts_seconds < stop``; a slice in seconds.
@@ -308,6 +328,9 @@ class CompressedVideo:
         history: Sequence[Message] = ...,
         max_new_tokens: int = ...,
         temperature: float = ...,
+        top_p: float | None = ...,
+        top_k: int | None = ...,
+        repetition_penalty: float | None = ...,
         seed: int = ...,
         with_attention: bool = ...,
     ) -> Answer: ...
@@ -324,6 +347,9 @@ class CompressedVideo:
         history: Sequence[Message] = ...,
         max_new_tokens: int = ...,
         temperature: float = ...,
+        top_p: float | None = ...,
+        top_k: int | None = ...,
+        repetition_penalty: float | None = ...,
         seed: int = ...,
         with_attention: bool = ...,
     ) -> list[Answer]: ...
@@ -339,6 +365,9 @@ class CompressedVideo:
         history: Sequence[Message] = (),
         max_new_tokens: int = 64,
         temperature: float = 0.0,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        repetition_penalty: float | None = None,
         seed: int = 0,
         with_attention: bool = False,
     ) -> Answer | list[Answer]:
@@ -349,7 +378,7 @@ class CompressedVideo:
             num_voco_tokens: budget k per frame, at most K; all K when None.
             max_voco_tokens, policy, neighbours, clock_every_seconds: see `ViewOptions`.
             history: earlier turns, for a conversation.
-            max_new_tokens, temperature, seed: see `AnswerOptions`.
+            max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed: see `AnswerOptions`.
             with_attention: fill in `Answer.frame_attention`.
 
         >>> video.ask("What colour is the circle?").text                  # doctest: +SKIP
@@ -361,14 +390,14 @@ class CompressedVideo:
         options = ViewOptions(max_voco_tokens, policy, neighbours, clock_every_seconds)
         selections = [self.view(q, num_voco_tokens=num_voco_tokens, options=options) for q in questions]
         answers: dict[int, Answer] = {}
-        for selection, numbers in _group_by_view(selections):
+        for selection, numbers in group_by_view(selections):
             prefix = self._prefix(selection, options)
             group = answer_questions(
                 self.model.voco,
                 prefix,
                 [questions[i] for i in numbers],
                 history=history,
-                options=AnswerOptions(max_new_tokens, temperature, seed),
+                options=AnswerOptions(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed),
                 frame_pts_seconds=self.pts_seconds[selection.frames][: len(prefix.frame_slots)],  # none for text alone
                 with_attention=with_attention,
             )
@@ -377,13 +406,14 @@ class CompressedVideo:
 
     def _with_notes(self, answer: Answer, selection: FrameSelection) -> Answer:
         """Add a note on frames that were not seen, and as evidence the moments that frames were chosen for."""
-        note = ". ".join(part for part in (selection.note, answer.note) if part)
+        note = ". ".join(part.removesuffix(".") for part in (self.foreign_note, selection.note) if part)
+        note = ". ".join(part for part in (note, answer.note) if part)
         evidence = answer.evidence
         if selection.policy in ("relevant", "elastic") and not evidence:
             moments = find_moments(self.frame_scores(answer.question), self.pts_seconds, num_moments=NUM_MOMENTS)
             seen = self.pts_seconds[selection.frames]
             evidence = tuple(weighted([m for m in moments if m.peak_seconds in seen]))
-        return replace(answer, note=note, evidence=evidence)
+        return replace(answer, note=note, evidence=evidence, is_foreign=bool(self.foreign_note))
 
     def stream(
         self,
@@ -397,6 +427,9 @@ class CompressedVideo:
         history: Sequence[Message] = (),
         max_new_tokens: int = 64,
         temperature: float = 0.0,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        repetition_penalty: float | None = None,
         seed: int = 0,
     ) -> Iterator[str]:
         """Yield the answer's text as it is generated; arguments as for `ask`.
@@ -408,20 +441,12 @@ class CompressedVideo:
         """
         options = ViewOptions(max_voco_tokens, policy, neighbours, clock_every_seconds)
         selection = self.view(question, num_voco_tokens=num_voco_tokens, options=options)
-        if selection.note:
-            log.warning(selection.note)
+        for note in filter(None, (self.foreign_note, selection.note)):
+            log.warning(note)
         return stream_answer(
             self.model.voco,
             self._prefix(selection, options),
             question,
             history=history,
-            options=AnswerOptions(max_new_tokens, temperature, seed),
+            options=AnswerOptions(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed),
         )
-
-
-def _group_by_view(selections: Sequence[FrameSelection]) -> list[tuple[FrameSelection, list[int]]]:
-    """List each different selection with the numbers of the questions that see it."""
-    groups: dict[tuple[bytes, bytes], tuple[FrameSelection, list[int]]] = {}
-    for i, selection in enumerate(selections):
-        groups.setdefault(selection.key, (selection, []))[1].append(i)
-    return list(groups.values())

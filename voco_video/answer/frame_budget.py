@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +13,6 @@ from voco_video.options.answering import ViewOptions
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.int64]
-
-TEXT_ROOM_TOKENS = 1024  # positions of the context left to question and answer; at most a quarter of it
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,21 +48,6 @@ class FrameSelection:
         if not self.policy or (not left_out and self.counts.min(initial=0) == self.counts.max(initial=0)):
             return ""
         return f"saw {len(self.frames)} of {self.num_frames} frames ({self.policy}, {self.num_tokens} tokens)"
-
-
-def context_budget(context_length: int | None, *, frame_length: int) -> int | None:
-    """Compute how many tokens of frames the model's context has room for; None if it has no limit.
-
-    Args:
-        context_length: positions that the model was trained on.
-        frame_length: positions before the first kept token.
-
-    >>> context_budget(4096, frame_length=578)
-    2494
-    """
-    if context_length is None:
-        return None
-    return max(1, context_length - frame_length - min(TEXT_ROOM_TOKENS, context_length // 4))
 
 
 def select_frames(
@@ -166,3 +150,11 @@ def _checked(scores: Floats | None, num_frames: int) -> Floats:
     if scores is None or len(scores) != num_frames:
         raise ValueError(f"{num_frames} frames need as many scores, not {None if scores is None else len(scores)}")
     return scores
+
+
+def group_by_view(selections: Sequence[FrameSelection]) -> list[tuple[FrameSelection, list[int]]]:
+    """List each different selection with the numbers of the questions that see it."""
+    groups: dict[tuple[bytes, bytes], tuple[FrameSelection, list[int]]] = {}
+    for i, selection in enumerate(selections):
+        groups.setdefault(selection.key, (selection, []))[1].append(i)
+    return list(groups.values())

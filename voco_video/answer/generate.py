@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import TextStreamer
 
+from voco_video.answer.choosing import TokenChooser, end_token_ids
 from voco_video.answer.moments import Moment, shared_moments
 from voco_video.errors import ModelError, UsageError
 from voco_video.model.backbone import CACHE_ARGUMENT
@@ -52,6 +53,8 @@ class Answer:
         evidence: the moments that it is based on, the most important first: those that were found for the question
             (policies ``relevant`` and ``elastic``), or those that the answer attended to, with ``with_attention``. Else
             empty.
+        is_foreign: whether the video is of something that the model was never trained on, so that text and confidence
+            mean nothing; ``note`` then begins with that.
         frame_pts_seconds: time of each frame, ``[F]``.
         frame_attention: each frame's share of the answer's attention to the video, ``[F]`` summing to 1; None without
             ``with_attention``.
@@ -71,6 +74,7 @@ class Answer:
     frame_attention: np.ndarray | None = field(default=None, repr=False)
     video_attention: float | None = None
     evidence: tuple[Moment, ...] = ()
+    is_foreign: bool = False
 
     def __str__(self) -> str:
         return self.text
@@ -180,7 +184,7 @@ def stream_answer(
     if problem := beyond_context(model, prefix, len(prompt)):
         log.warning(problem.strip())
     text = _GrowingText(model.backbone.tokenizer, skip_special_tokens=True)
-    ends = _end_token_ids(model) if options.stop_at_end else set()
+    ends = end_token_ids(model) if options.stop_at_end else set()
     for token_ids, _ in generate_steps(model, prefix, [prompt], options=options):
         if int(token_ids[0]) in ends:
             break
@@ -221,7 +225,7 @@ def generate(
     Returns:
         For each prompt the new token ids, the end token left out, and the geometric mean of their probabilities.
     """
-    ends = _end_token_ids(model) if options.stop_at_end else set()
+    ends = end_token_ids(model) if options.stop_at_end else set()
     steps = list(generate_steps(model, prefix, prompts, options=options))
     new_ids, log_probs = (torch.stack(tensors, dim=1).cpu() for tensors in zip(*steps, strict=True))  # [B, A] each
     return [_until_end(ids, row, ends) for ids, row in zip(new_ids.tolist(), log_probs, strict=True)]
@@ -240,14 +244,13 @@ def generate_steps(
         no meaning for a prompt that has ended.
     """
     backbone, batch_size = model.backbone, len(prompts)
-    ends = _end_token_ids(model) if options.stop_at_end else set()
+    ends = end_token_ids(model) if options.stop_at_end else set()
     with undisturbed():
-        input_ids, mask = _left_padded(prompts, backbone.device)  # [B, T] each
+        new_ids, mask = _left_padded(prompts, backbone.device)  # [B, T] each
         attention_mask = torch.cat([mask.new_ones(batch_size, prefix.length), mask], dim=1)  # [B, S + T]
         positions = prefix.text_start + (mask.cumsum(1) - 1).clamp_min(0)  # [B, T]
-        processors = _processors(model, input_ids, attention_mask, positions, options)
-        random = torch.Generator(backbone.device).manual_seed(options.seed)
-        cache, is_padded, new_ids = prefix.to_cache(batch_size), not mask.all(), input_ids
+        chooser = TokenChooser(model, prompts, options, before=prefix.prompt_ids)
+        cache, is_padded = prefix.to_cache(batch_size), not mask.all()
         has_ended = torch.zeros(batch_size, dtype=torch.bool)
     for _ in range(options.max_new_tokens):
         with undisturbed(), model.answering(prefix.form):
@@ -259,10 +262,9 @@ def generate_steps(
                 **{CACHE_ARGUMENT: cache},
             ).last_hidden_state
             logits = backbone.logits(hidden[:, -1:])[:, 0].float()  # [B, vocabulary]
-            token_ids = _chosen(processors(input_ids, logits.clone()), options, random)  # [B]
+            token_ids = chooser.choose(logits)  # [B]
             log_probs = logits.log_softmax(-1).gather(-1, token_ids[:, None])[:, 0]  # [B]
             new_ids = token_ids[:, None]
-            input_ids = torch.cat([input_ids, new_ids], dim=1)
             attention_mask = torch.cat([attention_mask, mask.new_ones(batch_size, 1)], dim=1)
             positions = positions[:, -1:] + 1
             has_ended |= torch.tensor([token in ends for token in token_ids.tolist()])
@@ -270,13 +272,6 @@ def generate_steps(
         yield token_ids, log_probs
         if is_over:
             return
-
-
-def _chosen(scores: Tensor, options: AnswerOptions, random: torch.Generator) -> Tensor:
-    """Choose one token for each row of scores, ``[B, vocabulary] -> [B]``: the likeliest, or a random one."""
-    if options.temperature:
-        return torch.multinomial(scores.softmax(-1), 1, generator=random)[:, 0]
-    return scores.argmax(-1)
 
 
 @undisturbed()
@@ -327,43 +322,6 @@ def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tupl
         input_ids[row, longest - len(prompt) :] = torch.as_tensor(prompt)
         mask[row, longest - len(prompt) :] = 1
     return input_ids.to(device), mask.to(device)
-
-
-def _processors(
-    model: VocoModel, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, options: AnswerOptions
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return what changes logits: options and a checkpoint's settings, such as a penalty for repetition."""
-
-    def prepared(model: Any, input_ids: Tensor, logits_processor: Any, **others: Any) -> Any:
-        return logits_processor
-
-    processors: Callable[[Tensor, Tensor], Tensor] = model.backbone.hf_model.generate(
-        input_ids,
-        generation_config=_generation_config(model, options),
-        attention_mask=attention_mask,
-        position_ids=positions,  # else some models keep their own for the next call
-        custom_generate=prepared,
-    )
-    return processors
-
-
-def _generation_config(model: VocoModel, options: AnswerOptions) -> Any:
-    from transformers import GenerationConfig
-
-    # If it shall not stop, use an id outside the vocabulary: None would be replaced by the model's own end tokens.
-    ends = sorted(_end_token_ids(model)) if options.stop_at_end else [model.backbone.text_config.vocab_size]
-    return GenerationConfig(
-        max_new_tokens=options.max_new_tokens,
-        do_sample=options.temperature > 0,
-        temperature=options.temperature or None,
-        eos_token_id=ends or None,
-        pad_token_id=ends[0] if ends and options.stop_at_end else 0,
-    )
-
-
-def _end_token_ids(model: VocoModel) -> set[int]:
-    ends: int | list[int] | None = model.backbone.hf_model.generation_config.eos_token_id
-    return set() if ends is None else set(ends) if isinstance(ends, list) else {ends}
 
 
 def _until_end(ids: list[int], log_probs: Tensor, ends: set[int]) -> tuple[list[int], float]:

@@ -20,13 +20,17 @@ from blake3 import blake3
 from safetensors.torch import save_file
 from torch import Tensor
 
-from voco_video.checkpoint.files import VOCO_CONFIG, find_checkpoint, stored_weights, weight_files
+from voco_video.checkpoint.files import stored_weights, weight_files
+from voco_video.checkpoint.finding import find_checkpoint
+from voco_video.checkpoint.needed import VOCO_CONFIG
+from voco_video.checkpoint.recommended import full_name
 from voco_video.checkpoint.voco_settings import Base, read_voco_settings
 from voco_video.errors import ModelError
 from voco_video.files.checked_values import Checked, is_number, is_whole
 from voco_video.files.paths import expanded
 from voco_video.files.settings import FETCH_AGAIN, has_file, read_settings
 from voco_video.files.weights import add_to_digest, read_small_weights
+from voco_video.hub.names import HubName
 from voco_video.model.backbone import Backbone
 
 CHANGED_WEIGHTS = "changed.safetensors"
@@ -38,13 +42,16 @@ def describe_base(path: str | Path) -> Base:
     """Describe a base by its path or id, as it is now."""
     folder = find_checkpoint(path)
     is_snapshot = folder.parent.name == "snapshots" and not expanded(path).exists()
-    name = f"{str(path).partition('@')[0]}@{folder.name}" if is_snapshot else str(path)
+    name = f"{full_name(str(path)).partition('@')[0]}@{folder.name}" if is_snapshot else str(path)
     is_folder = expanded(path).is_dir()
     return Base(str(folder.resolve()) if is_folder else name, stored_digest(folder))
 
 
-def base_of(folder: Path) -> Base | None:
+def base_of(folder: Path, *, offline: bool = False) -> Base | None:
     """Find the base that a checkpoint's folder refers to; None where it holds everything itself.
+
+    Args:
+        offline: as in `find_checkpoint`.
 
     Raises:
         ModelError: the base is not here, or is not what it was.
@@ -55,7 +62,7 @@ def base_of(folder: Path) -> Base | None:
     if base is None:
         return None
     try:
-        found = find_checkpoint(base.name)
+        found = find_checkpoint(base.name, offline=offline)
     except ModelError as error:
         raise ModelError(f"{folder} is an adapter for {base.name!r}: {error}; or correct `base` in {path}") from error
     if stored_digest(found) != base.digest:
@@ -103,9 +110,11 @@ def write_changes(
     renamed = {_PEFT_PREFIX + name.replace(".default.", "."): tensor for name, tensor in lora.items()}
     save_file(_plain(renamed), folder / LORA_WEIGHTS, {"format": "pt"})
     modules = sorted({name.partition(".lora_")[0] for name in lora})  # by whole names: towers have a q_proj too
+    named = HubName.parse(lora_settings["base"])
     config = {
         "peft_type": "LORA",
-        "base_model_name_or_path": lora_settings["base"],
+        "base_model_name_or_path": lora_settings["base"] if named is None else named.repo_id,
+        "revision": None if named is None else named.revision,
         "r": lora_settings["rank"],
         "lora_alpha": lora_settings["alpha"],
         "lora_dropout": 0.0,

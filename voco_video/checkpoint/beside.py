@@ -11,7 +11,8 @@ from jinja2 import TemplateSyntaxError
 
 from voco_video.checkpoint.adapter_folder import read_changes
 from voco_video.checkpoint.configurations import check_frames, check_token_ids, read_images
-from voco_video.checkpoint.files import CONFIG, RETRIEVAL_WEIGHTS, VOCO_CONFIG, read_tokenizer
+from voco_video.checkpoint.files import RETRIEVAL_WEIGHTS, read_tokenizer
+from voco_video.checkpoint.needed import CONFIG, VOCO_CONFIG
 from voco_video.checkpoint.voco_settings import VocoSettings, read_voco_embeds, read_voco_settings
 from voco_video.errors import ModelError, UsageError
 from voco_video.files.settings import FETCH_AGAIN, first_line, has_file

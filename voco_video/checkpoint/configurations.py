@@ -6,13 +6,16 @@ range, layers that are not there, token ids that no vocabulary holds, or frames 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from voco_video.checkpoint.files import CONFIG, GENERATION_CONFIG, read_config, read_image_processor
+from voco_video.checkpoint.files import read_config, read_image_processor
+from voco_video.checkpoint.needed import CONFIG
 from voco_video.errors import ModelError, VocoVideoError
-from voco_video.files.checked_values import Checked, is_number, is_whole
+from voco_video.files.checked_values import is_number, is_whole
+from voco_video.files.processor_files import PROCESSOR_SETTINGS
 from voco_video.files.settings import FETCH_AGAIN, first_line, has_file, read_settings, shown
 from voco_video.model.families import ImageSettings, family_of
 
@@ -23,8 +26,6 @@ _SIZES = (
     *("num_position_embeddings", "max_position_embeddings", "scale_factor", "tokens_per_second", "image_seq_length"),
 )
 _EPSILONS = ("rms_norm_eps", "layer_norm_eps", "norm_eps")
-_FACTORS = ("repetition_penalty", "temperature", "top_p", "typical_p", "length_penalty", "encoder_repetition_penalty")
-_COUNTS = ("top_k", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_length", "max_length", "num_beams")
 VIDEO_PROCESSOR = "video_preprocessor_config.json"
 _FIXED_TOWERS = ("clip_vision_model", "siglip_vision_model")
 _OF_PROCESSORS = ("size", "crop_size", "max_image_size", "image_mean", "image_std")
@@ -162,6 +163,23 @@ def read_images(folder: Path, config: Any, *, as_library: bool = False) -> Image
         ) from error
 
 
+def write_images(folder: Path, images: ImageSettings, config: Any) -> None:
+    """Write how frames are prepared into a folder's image processor, unless the one that is there says the same."""
+    names = [name for name in PROCESSOR_SETTINGS[:2] if has_file(folder, name)]
+    try:
+        if names and read_images(folder, config) == images:
+            return
+    except ModelError:  # of another family, or no image processor at all
+        pass
+    settings = family_of(config).processor_settings(images, config)
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    if "processor_config.json" in names:
+        path = folder / "processor_config.json"
+        joint = read_settings(path)
+        if "image_processor" in joint:  # the library reads this one first
+            path.write_text(json.dumps(joint | {"image_processor": settings}, indent=2) + "\n")
+
+
 def check_frames(images: ImageSettings, config: Any, path: Path) -> int:
     """Refuse frames that the tower cannot take.
 
@@ -202,26 +220,3 @@ def check_token_ids(ids: Iterable[int], vocab_size: int, path: Path, key: str) -
     for token in ids:
         if not 0 <= token < vocab_size:
             raise ModelError(f"{path}: {key}: token id {token} is not below the model's vocab_size {vocab_size}")
-
-
-def check_generation(folder: Path, vocab_size: int) -> bool:
-    """Tell whether a folder has a generation_config.json, its values within their limits.
-
-    Raises:
-        ModelError: it is damaged, or names a key whose value cannot be right.
-    """
-    path = folder / GENERATION_CONFIG
-    if not has_file(folder, GENERATION_CONFIG):
-        return False
-    settings = read_settings(path)
-    checked = Checked(settings, path)
-    for key in ("eos_token_id", "pad_token_id", "bos_token_id"):
-        checked.get(
-            key, "a token id, a list of them or null", lambda v: all(is_whole(i, least=-1) for i in _numbers(v)), None
-        )
-    check_token_ids(_numbers(settings.get("eos_token_id")), vocab_size, path, "eos_token_id")
-    for key in _FACTORS:
-        checked.get(key, "a number above 0", lambda v: v is None or (is_number(v) and v >= 0), None)
-    for key in _COUNTS:
-        checked.get(key, "a whole number", lambda v: v is None or is_whole(v), None)
-    return True

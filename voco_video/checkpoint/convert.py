@@ -12,8 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, GenerationConfig
 
-from voco_video.checkpoint.files import CONFIG, find_checkpoint, instead_of
+from voco_video.checkpoint.files import instead_of
+from voco_video.checkpoint.finding import find_checkpoint
 from voco_video.checkpoint.folder import write_voco_files
+from voco_video.checkpoint.needed import CONFIG
 from voco_video.checkpoint.published import (
     PUBLISHED_MODEL_TYPE,
     PUBLISHED_NUM_VOCO_TOKENS,
@@ -46,17 +48,24 @@ class ConvertResult:
 
 
 def convert_checkpoint(
-    source: str | Path, output: str | Path, *, num_voco_tokens: int | None = None, about: str = ""
+    source: str | Path,
+    output: str | Path,
+    *,
+    num_voco_tokens: int | None = None,
+    about: str = "",
+    revision: str | None = None,
+    offline: bool = False,
 ) -> ConvertResult:
     """Write a LLaVA-1.5 or VoCo-LLaMA checkpoint of the published layout as `load_voco_model` and the library read it.
 
     Weights keep their type. Memory holds one file of weights at a time; pickles are read as weights alone.
 
     Args:
-        source: a folder, or a hub id in the local Hugging Face cache.
+        source: a folder, or a hub id.
         output: a folder that is empty or does not exist.
         num_voco_tokens: K of a VoCo-LLaMA checkpoint, 2 as it was trained.
         about: one sentence on what the weights know, shown to users.
+        revision, offline: as in `find_checkpoint`.
 
     Raises:
         ModelError: the source is not in a published layout, or some of it is missing.
@@ -65,7 +74,7 @@ def convert_checkpoint(
     >>> convert_checkpoint("VoCo-LLaMA-7B", "voco-llama-7b-hf").num_voco_tokens  # doctest: +SKIP
     2
     """
-    checkpoint = _published(find_checkpoint(source))
+    checkpoint = _published(find_checkpoint(source, revision=revision, offline=offline), offline=offline)
     num_voco_tokens = _checked_budget(checkpoint, num_voco_tokens)
     folder = _empty_folder(Path(output))
     voco_row = torch.empty(0, checkpoint.settings["hidden_size"])
@@ -93,7 +102,7 @@ def convert_checkpoint(
     return ConvertResult(folder, num_voco_tokens, len(files), size_bytes)
 
 
-def _published(folder: Path) -> PublishedCheckpoint:
+def _published(folder: Path, *, offline: bool) -> PublishedCheckpoint:
     settings = read_settings(folder / CONFIG)
     if not is_published(settings):
         instead = instead_of(settings) or "it as it is"
@@ -101,7 +110,7 @@ def _published(folder: Path) -> PublishedCheckpoint:
             f"{folder} has model_type {shown(settings.get('model_type'))}, not {PUBLISHED_MODEL_TYPE!r}: it is not "
             f"in a published layout, so there is nothing to convert; use {instead}"
         )
-    return open_published(folder, settings)
+    return open_published(folder, settings, offline=offline)
 
 
 def _checked_budget(checkpoint: PublishedCheckpoint, num_voco_tokens: int | None) -> int:

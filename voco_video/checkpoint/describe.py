@@ -10,16 +10,12 @@ import torch
 
 from voco_video.checkpoint.adapter_folder import base_of
 from voco_video.checkpoint.beside import read_beside, read_beside_weights
-from voco_video.checkpoint.configurations import check_generation, checked_config
-from voco_video.checkpoint.files import (
-    CONFIG,
-    StoredWeight,
-    find_checkpoint,
-    stored_weights,
-    weight_files,
-    weights_dtype,
-)
+from voco_video.checkpoint.configurations import checked_config
+from voco_video.checkpoint.files import StoredWeight, stored_weights, weight_files, weights_dtype
+from voco_video.checkpoint.finding import find_checkpoint, left_at_hub
+from voco_video.checkpoint.generation import check_generation, departures
 from voco_video.checkpoint.loading import empty_model
+from voco_video.checkpoint.needed import CONFIG
 from voco_video.checkpoint.published import (
     ONEVISION_MODEL_TYPE,
     PUBLISHED_MODEL_TYPE,
@@ -71,6 +67,7 @@ class CheckpointFacts:
         num_parameters: of tower, projector and decoder.
         about: what the weights know.
         base: the checkpoint that this one is a small adapter for; empty where it is whole.
+        generation: how answers differ from what its generation_config.json asks for; empty where they do not.
     """
 
     path: str
@@ -89,6 +86,7 @@ class CheckpointFacts:
     num_parameters: int
     about: str = ""
     base: str = ""
+    generation: str = ""
 
 
 _PUBLISHED_TITLE = "original LLaVA-1.5, VoCo-LLaMA"
@@ -130,11 +128,14 @@ def supported_models() -> list[SupportedModel]:
     ]
 
 
-def describe_checkpoint(path: str | Path) -> CheckpointFacts:
+def describe_checkpoint(
+    path: str | Path, *, revision: str | None = None, offline: bool = False, update: bool = False
+) -> CheckpointFacts:
     """Describe a checkpoint from its settings and the heads of its files.
 
     Args:
-        path: a folder, a hub id in the local Hugging Face cache, or the name of an embedded model.
+        path, revision, offline, update: as in `find_checkpoint`. Of a hub id nothing but small files is fetched, where
+            these say it all.
 
     Raises:
         ModelError: there is none, or voco-video does not run on it.
@@ -143,17 +144,18 @@ def describe_checkpoint(path: str | Path) -> CheckpointFacts:
     >>> facts.num_voco_tokens, facts.num_vision_tokens
     (8, 64)
     """
-    folder = find_checkpoint(path)
-    base, voco = base_of(folder), read_voco_settings(folder)
+    folder = find_checkpoint(path, revision=revision, offline=offline, update=update, weights=False)
+    base, voco = base_of(folder, offline=offline), read_voco_settings(folder)
     if base is not None and voco is not None:
-        facts = describe_checkpoint(base.name)
+        facts = describe_checkpoint(base.name, offline=offline)
         read_beside_weights(folder)
         added = {name: getattr(voco, name) for name in ("num_voco_tokens", "trained", "about")}
         return replace(facts, path=str(folder), base=base.name, **added)
     read_beside_weights(folder)
     settings = read_settings(folder / CONFIG)
-    if is_published(settings):
-        return _published_facts(open_published(folder, settings))
+    if is_published(settings):  # whether its weights hold a tower says how large it is
+        folder = find_checkpoint(path, revision=revision, offline=offline)
+        return _published_facts(open_published(folder, settings, offline=offline))
     config = checked_config(folder)
     family = family_of(config)
     return _facts(
@@ -172,8 +174,8 @@ def describe_checkpoint(path: str | Path) -> CheckpointFacts:
 
 
 def _stored(folder: Path) -> dict[str, StoredWeight] | None:
-    """Read the heads of a folder's weights; None for a configuration without weights."""
-    if not any(folder.glob("*.safetensors*")) and not any(folder.glob("*.bin*")):
+    """Read the heads of a folder's weights; None for a configuration without weights, or where they stayed at a hub."""
+    if left_at_hub(folder) or not (any(folder.glob("*.safetensors*")) or any(folder.glob("*.bin*"))):
         return None
     return stored_weights(weight_files(folder), dtype=torch.float32)
 
@@ -211,7 +213,7 @@ def _facts(
 ) -> CheckpointFacts:
     family = family_of(config)
     dtype = weights_dtype(folder) or declared_dtype.removeprefix("torch.")
-    check_generation(folder, config.get_text_config(decoder=True).vocab_size)
+    generation = check_generation(folder, config.get_text_config(decoder=True).vocab_size)
     fit = images.fit
     return CheckpointFacts(
         path=str(folder),
@@ -229,6 +231,7 @@ def _facts(
         dtype=dtype,
         num_parameters=empty_model(config, weights, folder=folder).num_parameters,
         about=about,
+        generation=departures(generation or {}),
     )
 
 

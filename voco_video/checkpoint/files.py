@@ -16,31 +16,26 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
+from voco_video.checkpoint.needed import CONFIG, VOCABULARIES, weight_names
 from voco_video.errors import ModelError
-from voco_video.files.paths import expanded
+from voco_video.files.processor_files import CHAT_TEMPLATE_JSON, CHAT_TEMPLATE_TEXT, PROCESSOR_SETTINGS
 from voco_video.files.settings import (
     FETCH_AGAIN,
     check_content,
     first_line,
     has_file,
-    is_there,
     read_settings,
     read_text,
     shown,
 )
 from voco_video.files.weights import read_weights
 
-CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
-VOCO_CONFIG, VOCO_WEIGHTS = "voco_config.json", "voco.safetensors"
+GENERATION_CONFIG = "generation_config.json"
 RETRIEVAL_WEIGHTS = "retrieval.safetensors"
-ASSETS = Path(__file__).parents[1] / "assets"
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _TABLES = (".position_ids", ".inv_freq", ".num_batches_tracked")  # no weights; every model makes them for itself
-_VOCABULARIES = ("tokenizer.json", "tokenizer.model")
-_TOKENIZER_FILES = (*_VOCABULARIES, "tokenizer_config.json")
-_TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json")
-_CHAT_TEMPLATE = "chat_template.jinja"
-_PROCESSOR_SETTINGS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+_TOKENIZER_FILES = (*VOCABULARIES, "tokenizer_config.json")
+_TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", CHAT_TEMPLATE_JSON)
 
 # Layouts that need code of their own, which is never run; what holds the same model in the library's own layout.
 _INSTEAD = {
@@ -52,36 +47,6 @@ _INSTEAD = {
 }
 _INSTEAD_OF_VILA = _INSTEAD["vila"]
 _INSTEAD_OF_OTHERS = "a conversion to the library's own layout, often under the same name with -hf at its end"
-
-
-def find_checkpoint(path: str | Path) -> Path:
-    """Find the folder of a checkpoint: a path, an embedded model's name, or a hub id in the local Hugging Face cache.
-
-    Args:
-        path: ``name@revision`` pins a hub id to a branch, a tag or a commit.
-
-    Raises:
-        ModelError: nothing of that name is here; nothing is downloaded.
-    """
-    folder = expanded(path)
-    for candidate in (folder, ASSETS / str(path)):
-        if any(has_file(candidate, name) for name in (CONFIG, VOCO_CONFIG)):
-            return candidate
-    if is_there(folder):
-        lacks = f"holds no {CONFIG} (nor, as an adapter does, {VOCO_CONFIG})" if folder.is_dir() else "is no folder"
-        raise ModelError(f"{folder} {lacks}, so it is not a checkpoint folder")
-    known = ", ".join(sorted(p.name for p in ASSETS.iterdir() if p.is_dir())) if ASSETS.is_dir() else "none"
-    name, _, revision = str(path).partition("@")
-    try:
-        from huggingface_hub import snapshot_download
-
-        return Path(snapshot_download(name, revision=revision or None, local_files_only=True))
-    except Exception as error:
-        fetch = f"hf download {name}" + (f" --revision {revision}" if revision else "")
-        raise ModelError(
-            f"no checkpoint {str(path)!r}: not a folder, not an embedded model ({known}), and not in the local Hugging "
-            f"Face cache. Fetch a hub model first with `{fetch}`"
-        ) from error
 
 
 # ---------------------------------------------------------------------- what the library reads
@@ -135,7 +100,7 @@ def read_image_processor(folder: Path) -> Any:
     Raises:
         ModelError: there is none, or one that cannot be read here.
     """
-    found = {name: read_settings(folder / name) for name in _PROCESSOR_SETTINGS if has_file(folder, name)}
+    found = {name: read_settings(folder / name) for name in PROCESSOR_SETTINGS if has_file(folder, name)}
     declared = found.get("preprocessor_config.json") or found.get("processor_config.json", {}).get("image_processor")
     for key in ("image_mean", "image_std"):
         if found and key not in (declared if isinstance(declared, dict) else {}):
@@ -161,9 +126,9 @@ def read_tokenizer(folder: Path, *, config: Any = None) -> Any:
     if not any(has_file(folder, name) for name in _TOKENIZER_FILES):
         return None
     settings = {name: read_settings(folder / name) for name in _TOKENIZER_SETTINGS if has_file(folder, name)}
-    if has_file(folder, _CHAT_TEMPLATE):
-        read_text(folder / _CHAT_TEMPLATE)
-    found = [folder / name for name in _VOCABULARIES if has_file(folder, name)]
+    if has_file(folder, CHAT_TEMPLATE_TEXT):
+        read_text(folder / CHAT_TEMPLATE_TEXT)
+    found = [folder / name for name in VOCABULARIES if has_file(folder, name)]
     if not found and not has_file(folder, "vocab.json"):
         raise ModelError(f"{folder} holds tokenizer_config.json without tokenizer.json: {FETCH_AGAIN}")
     for path in found:
@@ -178,10 +143,10 @@ def read_tokenizer(folder: Path, *, config: Any = None) -> Any:
         if not (folder / "tokenizer.json").is_file():
             reason += " Its tokenizer.model needs two packages: pip install sentencepiece protobuf"
         raise ModelError(reason) from error
-    beside = settings.get("chat_template.json", {})
+    beside = settings.get(CHAT_TEMPLATE_JSON, {})
     if tokenizer.chat_template is None and beside:
         if not isinstance(beside.get("chat_template"), str):
-            raise ModelError(f"{folder / 'chat_template.json'}: chat_template has to be text; {FETCH_AGAIN}")
+            raise ModelError(f"{folder / CHAT_TEMPLATE_JSON}: chat_template has to be text; {FETCH_AGAIN}")
         tokenizer.chat_template = beside["chat_template"]
     return tokenizer
 
@@ -195,22 +160,9 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         ModelError: there are none, or the list of shards is damaged.
     """
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if has_file(folder, name):
-            return [folder / name]
-        if has_file(folder, f"{name}.index.json"):
-            return _shards(folder / f"{name}.index.json")
+    if names := weight_names(folder, lambda name: has_file(folder, name)):
+        return [folder / name for name in names]
     raise ModelError(f"{folder} holds no weights: neither model.safetensors nor pytorch_model.bin, nor shards of them")
-
-
-def _shards(index: Path) -> list[Path]:
-    names = read_settings(index).get("weight_map")
-    if not isinstance(names, dict) or not names:
-        raise ModelError(f"{index}: weight_map has to name the file of every weight, not {shown(names)}; {FETCH_AGAIN}")
-    for weight, name in names.items():
-        if not isinstance(name, str) or name != Path(name).name or name in ("", ".", "..") or len(name) > 255:
-            raise ModelError(f"{index}: weight_map[{shown(weight)}] has to name a file beside it, not {shown(name)}")
-    return [index.parent / name for name in sorted(set(names.values()))]
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,11 @@ from torch import Tensor
 
 from voco_video.checkpoint.adapter_folder import apply_changes, base_of, describe_base, write_changes
 from voco_video.checkpoint.beside import Beside, read_beside, with_voco_settings
-from voco_video.checkpoint.configurations import checked_config
-from voco_video.checkpoint.files import CONFIG, VOCO_CONFIG, VOCO_WEIGHTS, find_checkpoint, stored_weights, weight_files
+from voco_video.checkpoint.configurations import checked_config, write_images
+from voco_video.checkpoint.files import stored_weights, weight_files
+from voco_video.checkpoint.finding import find_checkpoint
 from voco_video.checkpoint.loading import check_runs, load_image_text_model
+from voco_video.checkpoint.needed import CONFIG, VOCO_CONFIG, VOCO_WEIGHTS
 from voco_video.checkpoint.published import (
     PUBLISHED_NUM_VOCO_TOKENS,
     PublishedCheckpoint,
@@ -32,6 +34,7 @@ from voco_video.checkpoint.published import (
 )
 from voco_video.checkpoint.voco_settings import FORMAT, Base, read_voco_embeds, read_voco_settings
 from voco_video.errors import UsageError
+from voco_video.files.processor_files import ProcessorFiles
 from voco_video.files.settings import read_settings
 from voco_video.files.weights import FileState
 from voco_video.model.adapters import (
@@ -44,7 +47,7 @@ from voco_video.model.adapters import (
     save_adapters,
 )
 from voco_video.model.backbone import Backbone
-from voco_video.model.families import ImageSettings, PromptTemplate, family_of
+from voco_video.model.families import ImageSettings, PromptTemplate
 from voco_video.model.inference import undisturbed
 from voco_video.model.voco import VocoModel
 from voco_video.options.compression import Form
@@ -62,13 +65,15 @@ def load_voco_model(
     weight_bits: WeightBits = 16,
     layout: Layout | None = None,
     num_voco_tokens: int | None = None,
+    revision: str | None = None,
+    offline: bool = False,
 ) -> VocoModel:
     """Load a checkpoint for inference.
 
     Args:
-        path: a folder, a hub id already in the local Hugging Face cache (``name`` or ``name@revision``), or the name of
-            an embedded model (``voco-tiny``).
-        device, dtype, attn_implementation, device_map, weight_bits, layout: see `LoadOptions`.
+        path: a folder, the name of an embedded model (``voco-tiny``), or a hub id (``user/name``, or
+            ``user/name@revision``), which is fetched where it is not in the local Hugging Face cache.
+        device, dtype, attn_implementation, device_map, weight_bits, layout, revision, offline: see `LoadOptions`.
         num_voco_tokens: for a published checkpoint, how many VoCo tokens a frame gets (2, as it was trained); for one
             without VoCo tokens, how many untrained ones to give it (none). Otherwise the checkpoint decides.
 
@@ -79,26 +84,27 @@ def load_voco_model(
     >>> load_voco_model("voco-tiny").num_voco_tokens
     8
     """
-    options = LoadOptions(device, dtype, attn_implementation, device_map, weight_bits, layout)
-    return _load(find_checkpoint(path), options, num_voco_tokens)
+    options = LoadOptions(device, dtype, attn_implementation, device_map, weight_bits, layout, revision, offline)
+    return _load(find_checkpoint(path, revision=revision, offline=offline), options, num_voco_tokens)
 
 
 def _load(folder: Path, options: LoadOptions, num_voco_tokens: int | None) -> VocoModel:
-    base = base_of(folder)
+    base = base_of(folder, offline=options.offline)
     if base is not None:
-        model = _load(find_checkpoint(base.name), options, None)
-        sources = model.sources + _states(folder)
+        model = _load(find_checkpoint(base.name, offline=options.offline), options, None)
+        sources, processor_files = model.sources + _states(folder), model.processor_files
         model = _with_adapter(model.backbone, folder, num_voco_tokens)
-        model.sources = sources
+        model.sources, model.processor_files = sources, processor_files
         return model
     settings = read_settings(folder / CONFIG)
     if is_published(settings):
-        checkpoint = open_published(folder, settings)
+        checkpoint = open_published(folder, settings, offline=options.offline)
         sources = _states(checkpoint.folder) + _states(checkpoint.tower)  # before they are read
         model = _load_published(checkpoint, options, num_voco_tokens)
     else:
         sources = _states(folder)
         model = _load_hugging_face(folder, options, num_voco_tokens)
+        model.processor_files = ProcessorFiles.read(folder, getattr(model.backbone.tokenizer, "chat_template", None))
     model.sources = sources
     return model
 
@@ -136,8 +142,7 @@ def save_voco_model(
         voco_embeds = state_dict["voco_embeds"]  # type: ignore[assignment]
         weights = {n.removeprefix(prefix): t for n, t in state_dict.items() if n.startswith(prefix)}
     backbone.hf_model.save_pretrained(folder, state_dict=weights, max_shard_size=max_shard_size)
-    if backbone.tokenizer is not None:
-        backbone.tokenizer.save_pretrained(folder)
+    model.processor_files.write(folder, backbone.tokenizer)
     _write_own_voco_files(model, folder, voco_embeds)
     return folder
 
@@ -247,8 +252,7 @@ def write_voco_files(
     if base is not None:
         settings["base"] = asdict(base)
     (folder / VOCO_CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
-    processor = family_of(config).processor_settings(images, config)
-    (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
+    write_images(folder, images, config)
 
 
 def _load_hugging_face(folder: Path, options: LoadOptions, num_voco_tokens: int | None) -> VocoModel:

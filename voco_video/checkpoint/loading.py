@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, GenerationConfig
+from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-from voco_video.checkpoint.configurations import check_generation
-from voco_video.checkpoint.files import CONFIG, GENERATION_CONFIG, StoredWeight
+from voco_video.checkpoint.files import StoredWeight
+from voco_video.checkpoint.generation import check_generation, check_processors, read_generation
+from voco_video.checkpoint.needed import CONFIG
 from voco_video.errors import ModelError, UsageError
 from voco_video.files.settings import FETCH_AGAIN, first_line
 from voco_video.files.weights import is_finite
@@ -63,7 +64,7 @@ def load_image_text_model(
         UsageError: an option that needs what is not installed.
         ModelError: weights are missing, do not fit or hold NaN, or the model does not fit the devices.
     """
-    has_generation = check_generation(folder, config.get_text_config(decoder=True).vocab_size)
+    has_generation = check_generation(folder, config.get_text_config(decoder=True).vocab_size) is not None
     empty = empty_model(config, weights, folder=folder)
     left_out = empty.weights_left_out
     if left_out:
@@ -101,9 +102,9 @@ def load_image_text_model(
     _check_complete(model, loading_info, folder)
     _check_finite(model, weights, folder)
     if has_generation:
-        model.generation_config = _read_generation(folder)
-        if model.generation_config.eos_token_id is None:  # without it no answer would end
-            model.generation_config.eos_token_id = config.get_text_config(decoder=True).eos_token_id
+        ends = getattr(config.get_text_config(decoder=True), "eos_token_id", None)  # not every decoder's names one
+        model.generation_config = read_generation(folder, eos_token_id=ends)
+        check_processors(model, folder)
     return model.eval()
 
 
@@ -272,13 +273,6 @@ def check_runs(backbone: Backbone, folder: Path) -> None:
         raise ModelError(f"{folder / CONFIG}: a frame has {count} vision tokens, not {expected} as its settings say")
     if not is_sound:
         raise ModelError(f"the model in {folder} gives NaN or infinite numbers; correct its {CONFIG}, or {FETCH_AGAIN}")
-
-
-def _read_generation(folder: Path) -> Any:
-    try:
-        return GenerationConfig.from_pretrained(folder)
-    except Exception as error:  # the library raises anything
-        raise ModelError(f"{folder / GENERATION_CONFIG} cannot be read: {first_line(error)}") from error
 
 
 def _quantization(config: Any, options: LoadOptions) -> Any:

@@ -19,15 +19,15 @@ from transformers import AddedToken, LlamaConfig, LlavaConfig, LlavaOnevisionCon
 
 from voco_video.checkpoint.configurations import check_config, check_frames, read_images
 from voco_video.checkpoint.files import (
-    CONFIG,
     StoredWeight,
-    find_checkpoint,
     instead_of,
     read_config,
     read_tokenizer,
     stored_weights,
     weight_files,
 )
+from voco_video.checkpoint.finding import find_checkpoint
+from voco_video.checkpoint.needed import CONFIG
 from voco_video.errors import ModelError
 from voco_video.files.checked_values import Checked, is_one_of, is_text, is_whole
 from voco_video.files.settings import first_line, is_there
@@ -295,11 +295,12 @@ def is_published(settings: Mapping[str, Any]) -> bool:
     return settings.get("model_type") in (PUBLISHED_MODEL_TYPE, ONEVISION_MODEL_TYPE)
 
 
-def open_published(folder: Path, settings: dict[str, Any]) -> PublishedCheckpoint:
+def open_published(folder: Path, settings: dict[str, Any], *, offline: bool = False) -> PublishedCheckpoint:
     """Open a checkpoint of a published layout with the vision tower that its config.json names.
 
     Args:
         settings: its config.json.
+        offline: as in `find_checkpoint`.
 
     Raises:
         ModelError: settings are missing or of another model than LLaVA-1.5, or there is no such tower here.
@@ -330,7 +331,7 @@ def open_published(folder: Path, settings: dict[str, Any]) -> PublishedCheckpoin
     name = checked.get("mm_vision_tower", "the name of a vision tower", lambda value: is_text(value) and value != "")
     beside = folder / name
     try:
-        tower = find_checkpoint(beside if is_there(beside) else name)
+        tower = find_checkpoint(beside if is_there(beside) else name, offline=offline)
     except ModelError as error:
         raise ModelError(f"{path}: mm_vision_tower {name!r}: {error}") from error
     return (OnevisionCheckpoint if is_onevision else PublishedCheckpoint)(folder, settings, tower)

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from voco_video.checkpoint.files import VOCO_CONFIG, VOCO_WEIGHTS
+from voco_video.checkpoint.needed import VOCO_CONFIG, VOCO_WEIGHTS
 from voco_video.errors import ModelError, UsageError
 from voco_video.files.checked_values import Checked, is_list_of, is_number, is_one_of, is_text, is_whole
 from voco_video.files.settings import FETCH_AGAIN, has_file, read_settings, shown

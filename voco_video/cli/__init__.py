@@ -24,6 +24,7 @@ from voco_video.cli import (
     find,
     inspect,
     models,
+    push,
     score,
     train,
 )
@@ -53,6 +54,7 @@ app.command("demo")(demo.demo)
 app.command("models")(models.models)
 app.command("convert")(convert.convert)
 app.command("card")(card.card)
+app.command("push")(push.push)
 app.add_typer(cache.app, name="cache")
 app.add_typer(data.app, name="data")
 
@@ -73,6 +75,7 @@ def main() -> None:
     logging.addLevelName(logging.INFO, "note")
     logging.addLevelName(logging.WARNING, "warning")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("voco_video.hub").setLevel(logging.INFO)  # what is fetched may be gigabytes
     try:
         app()
     except VocoVideoError as error:

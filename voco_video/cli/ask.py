@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -19,7 +20,7 @@ from voco_video.errors import UsageError
 from voco_video.files.paths import expanded, read_text_file
 from voco_video.files.urls import is_url, short_name
 from voco_video.options.answering import AnswerOptions, ViewOptions
-from voco_video.options.compression import CompressOptions, parse_compressor
+from voco_video.options.compression import AUTO, CompressOptions, parse_compressor
 from voco_video.options.loading import LoadOptions
 from voco_video.options.sampling import Sampling
 
@@ -51,6 +52,9 @@ def ask(
     compression: Annotated[CompressOptions, without("num_voco_tokens", "force")],
     view: ViewOptions,
     answering: Annotated[AnswerOptions, without("stop_at_end")],
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Answer even where the video is nothing that the model was trained on.")
+    ] = False,
     show_frames: Annotated[
         bool, typer.Option("--show-frames", help="Show where the answer looked, here and as a PNG.")
     ] = False,
@@ -67,19 +71,23 @@ def ask(
     from that while answering, so changing them costs nothing. Where frames are more than the model has room for, or
     than --max-voco-tokens, --policy chooses among them, and the answer says so.
 
+    A checkpoint that knows what it was trained on, as voco-tiny does, says so where a video is something else, in place
+    of an answer, and the exit code is 1.
+
     \b
     Examples:
-      voco-video ask clip.mp4 "What happens?"
       voco-video ask clip.mp4 "Who is there?" "What are they doing?" --num-voco-tokens 1
       voco-video ask lecture.mkv --questions questions.txt --start 600 --end 660 --json
       voco-video ask clip.mp4 "Where does the ball go?" --show-frames --strip looked.png
-      voco-video ask clip.mp4 "What happens?" --model ./never-trained-to-compress --compressor pool:16
+      voco-video ask clip.mp4 "What happens?" --model smolvlm2-500m
       voco-video ask meeting.mp4 "When does the door open?" --policy relevant --max-voco-tokens 256
+      voco-video ask clip.mp4 "Tell a story about it." --temperature 0.7 --top-p 0.8 --seed 1
       voco-video ask https://example.org/clip.mp4 "What happens?"
       voco-video ask 3f9a2c41 --chat
     """
     asked = gather_questions(questions, questions_file, chat=chat, json=json)
-    parse_compressor(compression.compressor).check_budget(num_voco_tokens)
+    compression = compression if num_voco_tokens is None else with_voco_tokens(compression, num_voco_tokens)
+    from voco_video.answer.choosing import generation_facts
     from voco_video.api import load_model
 
     loaded = load_model(model, **asdict(load), cache_dir=cache_dir)
@@ -89,12 +97,16 @@ def ask(
         raise UsageError("--show-frames: compressor 'none' shows no frame, so no answer looked at any")
     generation = {"num_voco_tokens": num_voco_tokens, **asdict(view), **asdict(answering)}
     del generation["stop_at_end"]
+    if video.foreign_note and not anyway:
+        withhold_answers(video, path, asked, json=json)
+        raise typer.Exit(1)
     if chat:
         run_chat(video, asked, generation)
         return
     answers = video.ask(answerable, with_attention=show_frames, **generation)
     if json:
-        print_json({"entry": video.parts[0].entry.digest, "answers": [answer_facts(a) for a in answers]})
+        settings = generation_facts(loaded.voco, answering)
+        print_json({**video_facts(video), "generation": settings, "answers": [answer_facts(a) for a in answers]})
     else:
         print_answers(answers, show_frames=show_frames)
     if show_frames:
@@ -125,6 +137,14 @@ def fitting_questions(model: VideoModel, questions: list[str]) -> list[str]:
     return fitting
 
 
+def with_voco_tokens(compression: CompressOptions, num_voco_tokens: int) -> CompressOptions:
+    """Choose the compressor that makes VoCo tokens, as many of which are wanted; refuse another one."""
+    if compression.compressor == AUTO:
+        return replace(compression, compressor="voco")
+    parse_compressor(compression.compressor).check_budget(num_voco_tokens)
+    return compression
+
+
 def is_entry(path: str) -> bool:
     """Tell whether this is no file but the beginning of an entry's digest."""
     return bool(_ENTRY_DIGEST.fullmatch(path)) and not Path(path).exists()
@@ -147,6 +167,8 @@ def open_compressed(
         if not quiet:
             note = "cache hit" if video.from_cache else f"compressed in {video.result.total_seconds:.1f} s"  # type: ignore[union-attr]
             print(f"{video.num_frames} frames, {note}", file=sys.stderr)
+            if video.result is not None and video.result.choice:
+                print(video.result.choice, file=sys.stderr)
     return video if start is None and end is None else video[start:end]
 
 
@@ -174,6 +196,7 @@ def run_chat(video: CompressedVideo, first: list[str], generation: dict[str, Any
 
     voco = video.model.voco
     note = answer_note(voco, voco.empty_prefix()) if video.compressor == "none" else model_note(voco)
+    note = ". ".join(part for part in (video.foreign_note, note) if part)
     if note:
         print(f"note: {note}", file=sys.stderr)
     history: list[Message] = []
@@ -208,10 +231,11 @@ def answer_facts(answer: Answer) -> dict[str, Any]:
     facts = {
         "question": answer.question,
         "answer": answer.text,
-        "confidence": answer.confidence,
+        "confidence": None if answer.is_foreign else answer.confidence,
         "num_frames": answer.num_frames,
         "num_voco_tokens": answer.num_voco_tokens,
         "seconds": answer.seconds,
+        "is_foreign": answer.is_foreign,
         "note": answer.note,
         "evidence": [asdict(moment) for moment in answer.evidence],
     }
@@ -224,19 +248,41 @@ def answer_facts(answer: Answer) -> dict[str, Any]:
     return facts
 
 
+def withhold_answers(video: CompressedVideo, path: str, questions: list[str], *, json: bool) -> None:
+    """Say, in place of answers, that the video is nothing that the model was trained on, and which model to ask."""
+    from voco_video.checkpoint.recommended import DEFAULT
+
+    if json:
+        nothing = {"answer": None, "confidence": None, "is_foreign": True, "note": video.foreign_note}
+        print_json({**video_facts(video), "answers": [{"question": question, **nothing} for question in questions]})
+    else:
+        source = str(source_of(video)) if is_entry(path) else path  # the entry is of this model
+        print(f"no answer: {video.foreign_note}:")
+        print(f"  voco-video ask {shlex.join([source, *(questions or ['--chat'])])} --model {DEFAULT.short}")
+
+
+def video_facts(video: CompressedVideo) -> dict[str, Any]:
+    """Return what answers come from, as plain values."""
+    choice = video.result.choice if video.result else ""
+    return {"entry": video.parts[0].entry.digest, "compressor": video.compressor, "compressor_choice": choice}
+
+
 def print_answers(answers: list[Answer], *, show_frames: bool) -> None:
     """Print answers for a person; each with its question where there are several."""
+    for note in dict.fromkeys(answer.note for answer in answers if answer.is_foreign):
+        print(f"this means nothing: {note}")
     for answer in answers:
         if len(answers) > 1:
             print(f"> {answer.question}")
-        print(f"{answer.text or '(an empty answer)'}   [confidence {answer.confidence:.0%}]")
+        confidence = "" if answer.is_foreign else f"   [confidence {answer.confidence:.0%}]"  # it would mean nothing
+        print(f"{answer.text or '(an empty answer)'}{confidence}")
         if answer.evidence and not show_frames:
             print(f"rests on {', '.join(format_moment(m) for m in answer.evidence)}")
         if show_frames:
             from voco_video.answer.pictures import attention_bars
 
             print(attention_bars(answer))
-    for note in dict.fromkeys(answer.note for answer in answers if answer.note):
+    for note in dict.fromkeys(answer.note for answer in answers if answer.note and not answer.is_foreign):
         print(f"note: {note}", file=sys.stderr)
 
 

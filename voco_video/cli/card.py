@@ -23,6 +23,6 @@ def card(
       voco-video eval msvd --root data/MSVD --model runs/mine/last --num-voco-tokens 1,4 --out runs/mine/msvd
       voco-video card runs/mine/last runs/mine/msvd/predictions-k*.scores.json
     """
-    from voco_video.evaluate.model_card import write_model_card
+    from voco_video.publish.model_card import write_model_card
 
     print(write_model_card(checkpoint, reports or []))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -16,26 +15,18 @@ from voco_video.cli.score import References, Root, Vocabulary, load_references
 from voco_video.errors import UsageError
 
 
-class MetricChoice(str, Enum):
-    """The metric in which runs are compared."""
-
-    exact_match = "exact_match"
-    strict = "strict"
-    token_f1 = "token_f1"
-    top1 = "top1"
-    top10 = "top10"
-    accuracy = "accuracy"
-    accuracy_plain = "accuracy_plain"
-
-
 def compare(
     predictions: Annotated[
         list[Path],
         typer.Argument(help="Two or more; the first is what the others are compared with.", metavar="A B..."),
     ],
     metric: Annotated[
-        MetricChoice | None,
-        typer.Option(help="What to compare. [default: exact_match, of multiple choice accuracy]", show_default=False),
+        str | None,
+        typer.Option(
+            help="What to compare: exact_match, strict, token_f1, top1, top10, accuracy or accuracy_plain. [default: "
+            "exact_match, of multiple choice accuracy]",
+            metavar="NAME",
+        ),
     ] = None,
     references: References = None,
     root: Root = None,
@@ -68,7 +59,7 @@ def compare(
         name: read_predictions(path, references=data, vocabulary=vocabulary)
         for name, path in zip(names, predictions, strict=True)
     }
-    comparison = compare_runs(runs, metric=metric.value if metric else None)
+    comparison = compare_runs(runs, metric=metric)
     files: tuple[Path, ...] = ()
     if out is not None:
         budgets = sweep_of([read_run_info(path) for path in predictions])

@@ -66,7 +66,7 @@ def compress(
       voco-video compress lecture.mkv --fps 0.5 --start 600 --end 1200
       voco-video compress videos/ --num-frames 16 --json > compressed.json
       voco-video compress 'videos/*.webm' --model ./my-checkpoint --num-voco-tokens 2 --storage int8
-      voco-video compress clip.mp4 --model ./never-trained-to-compress --compressor pool:16
+      voco-video compress clip.mp4 --model smolvlm2-500m --compressor pool:16
       voco-video compress https://example.org/clip.mp4 s3://bucket/clip.mp4
       voco-video compress recording.ts --follow --fps 2
       voco-video compress rtsp://camera.local/1 --follow --name door
@@ -90,6 +90,8 @@ def compress(
             with ProgressBar(short_name(path), quiet=json) as bar:
                 video = loaded.compress(path, **asdict(sampling), **asdict(compression), on_progress=bar.show_frames)
             rows.append(summary(path, video))
+            if rows[-1]["compressor_choice"] and not json:
+                print(f"{short_name(path)}: {rows[-1]['compressor_choice']}", file=sys.stderr)
         except (VocoVideoError, *FILE_ERRORS) as error:
             if len(files) == 1 or (isinstance(error, ModelError) and not rows):  # then no other file will do better
                 raise
@@ -153,6 +155,8 @@ def summary(path: Path | str, video: CompressedVideo) -> dict[str, Any]:
         "path": shown_name(path),
         "digest": entry.digest,
         "compressor": video.compressor,
+        "compressor_choice": video.result.choice if video.result else "",
+        "is_foreign": bool(video.foreign_note),
         "from_cache": video.from_cache,
         "num_frames": entry.num_frames,
         "num_resumed_frames": video.result.num_resumed_frames if video.result else 0,

@@ -9,16 +9,21 @@ from typing import Annotated
 import typer
 
 from voco_video.cli import options as opt
+from voco_video.cli.options import only, with_options
 from voco_video.cli.output import format_bytes, print_json
+from voco_video.options.loading import LoadOptions
 
 
+@with_options
 def convert(
-    source: Annotated[str, typer.Argument(help="Checkpoint in a published layout: a folder or a cached hub id.")],
+    source: Annotated[str, typer.Argument(help="Checkpoint in a published layout: a folder or a hub id.")],
     output: Annotated[Path, typer.Argument(help="Folder to write; empty or not there yet.")],
+    *,
     num_voco_tokens: Annotated[
         int | None, typer.Option(help="VoCo tokens per frame of a VoCo-LLaMA checkpoint. [default: 2, as trained]")
     ] = None,
     about: Annotated[str, typer.Option(help="One sentence on what the weights know, shown with answers.")] = "",
+    load: Annotated[LoadOptions, only("revision", "offline")],
     json: opt.Json = False,
 ) -> None:
     """Write an original LLaVA-1.5 or VoCo-LLaMA checkpoint as an ordinary Hugging Face folder.
@@ -33,11 +38,12 @@ def convert(
     """
     from voco_video.checkpoint.convert import convert_checkpoint
 
-    result = convert_checkpoint(source, output, num_voco_tokens=num_voco_tokens, about=about)
+    result = convert_checkpoint(
+        source, output, num_voco_tokens=num_voco_tokens, about=about, revision=load.revision, offline=load.offline
+    )
     if json:
         print_json(asdict(result))
         return
     has = f"{result.num_voco_tokens} VoCo tokens per frame" if result.num_voco_tokens else "no VoCo tokens"
     print(f"{result.folder}: {format_bytes(result.size_bytes)} in {result.num_files} file(s) of weights, {has}")
-    print(f'ask with it: voco-video ask clip.mp4 "What happens?" --model {result.folder}', end="")
-    print("" if result.num_voco_tokens else " --compressor pool:4")
+    print(f'ask with it: voco-video ask clip.mp4 "What happens?" --model {result.folder}')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from voco_video.cli import options as opt
 from voco_video.cli.output import ProgressBar, print_json, print_table
+from voco_video.data.registry import MIX665K, VIDEO_SETS
 
 if TYPE_CHECKING:
     from voco_video.data.check import CheckReport, MediaStatus
@@ -22,31 +22,19 @@ app = typer.Typer(
 _NUM_SHOWN = 10
 
 
-class LayoutChoice(str, Enum):
-    """The data set whose layout a MovingShapes set is written in."""
-
-    msvd = "msvd"
-    msrvtt = "msrvtt"
-    activitynet = "activitynet"
-    llava = "llava"
-
-
-class MediaChoice(str, Enum):
-    """The media of a MovingShapes set."""
-
-    video = "video"
-    image = "image"
-
-
 @app.command("synth")
 def synth(
     out: Annotated[Path, typer.Argument(help="Where the set goes: a new folder.", metavar="OUT")],
-    layout: Annotated[LayoutChoice, typer.Option(help="Whose layout to write.")],
+    layout: Annotated[
+        str, typer.Option(help="Whose layout to write: msvd, msrvtt, activitynet or llava.", metavar="NAME")
+    ],
     num_videos: Annotated[int, typer.Option(help="Clips of all splits together: 60 % train, 15 % val, 25 % test.")],
     seed: Annotated[int, typer.Option(help="Another seed gives other scenes.")] = 0,
     questions_per_video: Annotated[int, typer.Option(help="Questions (with llava: turns) about each clip.")] = 10,
     size: Annotated[int, typer.Option(help="Side of the clips, pixels; even.")] = 240,
-    media: Annotated[MediaChoice, typer.Option(help="Clips, or (with llava) images.")] = MediaChoice.video,
+    media: Annotated[
+        str, typer.Option(help="Clips (video), or with llava also pictures (image).", metavar="NAME")
+    ] = "video",
     json: opt.Json = False,
 ) -> None:
     """Write a MovingShapes data set: clips of moving shapes with questions and true answers.
@@ -64,18 +52,18 @@ def synth(
     with ProgressBar("writing", unit="clip", quiet=json) as bar:
         written = write_dataset(
             out,
-            layout=layout.value,
+            layout=layout,
             num_videos=num_videos,
             seed=seed,
             questions_per_video=questions_per_video,
             size=size,
-            media=media.value,
+            media=media,
             progress=bar.show,
         )
     if json:
-        print_json({"path": str(written), "layout": layout.value, "num_videos": num_videos, "seed": seed})
+        print_json({"path": str(written), "layout": layout, "num_videos": num_videos, "seed": seed})
     else:
-        print(f"{num_videos} {media.value}s in {written}, layout {layout.value}, seed {seed}")
+        print(f"{num_videos} {media}s in {written}, layout {layout}, seed {seed}")
 
 
 @app.command("check")
@@ -83,8 +71,7 @@ def check(
     dataset: Annotated[
         str,
         typer.Argument(
-            help="msvd, msrvtt, activitynet, egoschema, nextqa, videomme, mlvu, llava-mix665k, or a .json or .jsonl of "
-            "conversations.",
+            help=f"{', '.join((*VIDEO_SETS, MIX665K))}, or a .json or .jsonl of conversations.",
             metavar="DATASET",
         ),
     ],
@@ -125,7 +112,7 @@ def check(
         report = check_dataset(
             dataset,
             root,
-            split=split.value if split else None,
+            split=split,
             annotations=annotations,
             open_media=open_media,
             model=model,

@@ -7,7 +7,6 @@ import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from enum import Enum
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +17,7 @@ import typer
 from voco_video.cli import options as opt
 from voco_video.cli.options import with_options
 from voco_video.cli.output import ProgressBar, print_json, print_table
+from voco_video.data.registry import CHOICE_SETS, VIDEO_QA_SETS, load_video_set
 from voco_video.errors import UsageError
 from voco_video.evaluate.options import EvalOptions
 from voco_video.options.loading import LoadOptions
@@ -32,24 +32,12 @@ if TYPE_CHECKING:
 _NUM_SHOWN = 3
 
 
-class DatasetChoice(str, Enum):
-    """A data set that can be evaluated on."""
-
-    msvd = "msvd"
-    msrvtt = "msrvtt"
-    activitynet = "activitynet"
-    egoschema = "egoschema"
-    nextqa = "nextqa"
-    videomme = "videomme"
-    mlvu = "mlvu"
-
-
 @with_options
 def evaluate(
     dataset: Annotated[
-        DatasetChoice,
+        str,
         typer.Argument(
-            help="msvd, msrvtt or activitynet; multiple choice: egoschema, nextqa, videomme or mlvu.", metavar="DATASET"
+            help=f"{', '.join(VIDEO_QA_SETS)}; multiple choice: {', '.join(CHOICE_SETS)}.", metavar="DATASET"
         ),
     ],
     *,
@@ -89,10 +77,9 @@ def evaluate(
     """
     check_for_matplotlib()
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # every process would draw one over the other
-    from voco_video.data.registry import load_dataset
     from voco_video.evaluate import evaluate as run
 
-    data = load_dataset(dataset.value, root, split=split.value if split else None, annotations=annotations)
+    data = load_video_set(dataset, root, split=split, annotations=annotations)
     options = with_vocabulary(options, rank_vocabulary, data, root=root, annotations=annotations)
     folder = out or Path("runs/eval") / f"{data.name}-{data.split}-{Path(model).name}{suffix_of(options)}"
     load_model = partial(load_for_rank, path=model, options=load, cache_dir=cache_dir)
@@ -140,11 +127,10 @@ def with_vocabulary(
         return options
     if data.is_multiple_choice:
         raise UsageError(f"--rank-vocabulary {size}: {data.name} is multiple choice; use --answer-by likelihood")
-    from voco_video.data.registry import load_dataset
     from voco_video.evaluate import answer_vocabulary
 
     place = annotations.parent if annotations is not None and annotations.is_file() else annotations
-    train = load_dataset(data.name, root, split="train", annotations=place)
+    train = load_video_set(data.name, root, split="train", annotations=place)
     return replace(options, vocabulary=answer_vocabulary(train, size))
 
 

@@ -49,7 +49,8 @@ def find(
 
     Videos that the cache does not have are compressed first. One that cannot be read is named, and the others are
     searched. With a model that has learned to find frames, a score above 0 says that the moment more likely than not
-    shows what was asked for; with others only the order counts.
+    shows what was asked for; with others only the order counts. Where a video is nothing that the model was trained on,
+    as real footage is for voco-tiny, scores mean nothing, and a note says so.
 
     \b
     Examples:
@@ -96,10 +97,9 @@ def find(
             on_progress=bar.advance,
             on_error=None if len(names) == 1 else lambda video, error: count_failed(asked[id(video)], error),
         )
-    if json:
-        print_json({"query": query, "moments": [moment_facts(one, asked[id(one.video)]) for one in found]})
-    else:
-        print_moments(found, [short_name(asked[id(one.video)]) for one in found])
+    show_moments(found, query, asked, json=json)
+    for note in dict.fromkeys(f"{short_name(asked[id(v)])}: {v.foreign_note}" for v in videos if v.foreign_note):
+        print(f"note: scores mean nothing here: {note}", file=sys.stderr)
     if strip is not None and found:
         write_moments(found, query, strip)
     if num_failed:
@@ -119,9 +119,22 @@ def _names(given: list[str]) -> list[str]:
         return [*dict.fromkeys(entries), *paths]
 
 
+def show_moments(found: list[Found], query: str, names: dict[int, str], *, json: bool) -> None:
+    """Print moments as a table or as JSON.
+
+    Args:
+        names: how each video is shown, by its ``id``.
+    """
+    if json:
+        print_json({"query": query, "moments": [moment_facts(one, names[id(one.video)]) for one in found]})
+    else:
+        print_moments(found, [short_name(names[id(one.video)]) for one in found])
+
+
 def moment_facts(one: Found, path: str) -> dict[str, Any]:
     """Return a moment of the video that is shown as ``path`` as plain values."""
-    return {"path": path, "entry": one.video.parts[0].entry.digest, **asdict(one.moment)}
+    where = {"path": path, "entry": one.video.parts[0].entry.digest}
+    return {**where, **asdict(one.moment), "is_foreign": bool(one.video.foreign_note)}
 
 
 def print_moments(found: list[Found], names: list[str]) -> None:
@@ -133,8 +146,7 @@ def print_moments(found: list[Found], names: list[str]) -> None:
             name,
             format_seconds(one.moment.start_seconds),
             format_seconds(one.moment.end_seconds),
-            f"{one.moment.score:.2f}",
-            f"{one.moment.weight:.0%}",
+            *(("–", "–") if one.video.foreign_note else (f"{one.moment.score:.2f}", f"{one.moment.weight:.0%}")),
         ]
         for one, name in zip(found, names, strict=True)
     ]

@@ -47,6 +47,8 @@ def follow_source(
     from voco_video.api import VideoStream
 
     stream = VideoStream(model, source, options, compression)
+    if stream.choice and not json:
+        print(stream.choice, file=sys.stderr)
     try:
         with stream, _progress_line(quiet=json) as show:
             is_announced = json
@@ -73,6 +75,8 @@ def print_followed(stream: Stream, *, json: bool) -> None:
     facts = {
         "source": stream.source_name,
         "name": stream.name,
+        "compressor": entry.key.settings.get("compressor", "voco"),
+        "compressor_choice": stream.choice,
         "digest": entry.digest,
         "is_growing": entry.is_growing,
         "num_frames": entry.num_frames,

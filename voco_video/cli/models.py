@@ -8,28 +8,42 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voco_video.cli import options as opt
+from voco_video.cli.options import only, with_options
 from voco_video.cli.output import format_bytes, print_facts, print_json, print_table
+from voco_video.options.loading import LoadOptions
 
 if TYPE_CHECKING:
     from voco_video.checkpoint.describe import CheckpointFacts
+    from voco_video.checkpoint.recommended import Recommended
 
 
+@with_options
 def models(
-    path: Annotated[str | None, typer.Argument(help="Checkpoint folder, cached hub id, or embedded model.")] = None,
+    path: Annotated[
+        str | None, typer.Argument(help="Checkpoint folder, hub id, short name, or embedded model.", metavar="NAME")
+    ] = None,
+    *,
+    load: Annotated[LoadOptions, only("revision", "offline")],
+    update: Annotated[bool, typer.Option("--update", help="Ask the hub what this name stands for now.")] = False,
     json: opt.Json = False,
 ) -> None:
-    """List the models that voco-video runs on, or say what a checkpoint is without loading its weights.
+    """List checkpoints to begin with and the families that voco-video runs on, or say what a checkpoint is.
+
+    A short name stands for its hub id wherever a model is named. Weights are not loaded here.
+
+    Of a hub id only small files are fetched. A name that was fetched before stands for the same commit until --update.
 
     \b
     Examples:
       voco-video models
       voco-video models voco-tiny
-      voco-video models llava-hf/llava-1.5-7b-hf --json
+      voco-video models smolvlm2-500m --json
     """
     from voco_video.checkpoint.describe import describe_checkpoint, supported_models
+    from voco_video.checkpoint.recommended import DEFAULT, RECOMMENDED
 
     if path is not None:
-        facts = describe_checkpoint(path)
+        facts = describe_checkpoint(path, revision=load.revision, offline=load.offline, update=update)
         if json:
             print_json(asdict(facts))
         else:
@@ -37,10 +51,22 @@ def models(
         return
     supported = supported_models()
     if json:
-        print_json([asdict(kind) for kind in supported])
+        recommended = [{**asdict(one), "weight_bytes": one.weight_bytes, "command": one.command} for one in RECOMMENDED]
+        print_json({"recommended": recommended, "families": [asdict(kind) for kind in supported]})
         return
+    columns = ["name", "parameters", "memory", "tokens a frame", "licence", "model"]
+    print_table(columns, [_row(one) for one in RECOMMENDED])
+    print("Memory is that of the weights in 16 bits, computed from their number; a question takes some more.")
+    print("Tokens a frame are vision tokens, before any compression. Licences are as the models' cards state them.")
+    print(f"Ask one: {DEFAULT.command}", end="\n\n")
     columns = ["family", "model_type", "layout", "tower", "decoder", "positions"]
     print_table(columns, [list(asdict(kind).values()) for kind in supported])
+
+
+def _row(one: Recommended) -> list[str]:
+    tokens = "by its shape" if one.tokens_per_frame is None else str(one.tokens_per_frame)
+    size = f"{one.num_parameters / 1e9:.2f} billion"
+    return [one.short, size, format_bytes(one.weight_bytes), tokens, one.licence, one.hub_id]
 
 
 def _readable(facts: CheckpointFacts) -> dict[str, Any]:
@@ -58,8 +84,9 @@ def _readable(facts: CheckpointFacts) -> dict[str, Any]:
         "dtype": facts.dtype,
         "frames": facts.frame_size,
         "vision tokens": f"{facts.num_vision_tokens} per frame",
-        "VoCo tokens": voco if facts.num_voco_tokens else "none: compress with pool:K or full, or train it",
+        "VoCo tokens": voco if facts.num_voco_tokens else "none: frames are kept as full or pool:K, or train it",
         "bytes per frame at K = 1": sizes,
+        "generation": facts.generation,
         "about": facts.about,
     }
     return {name: value for name, value in lines.items() if value}

@@ -14,7 +14,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
@@ -25,15 +24,22 @@ from voco_video.errors import VocoVideoError
 from voco_video.options.fields import Option, Options, options_of
 
 
-class SplitChoice(str, Enum):
-    """A part of a data set."""
+def _model_names(begun: str) -> list[tuple[str, str]]:
+    """Complete the name of a model on the command line."""
+    from voco_video.checkpoint.recommended import RECOMMENDED
 
-    train = "train"
-    val = "val"
-    test = "test"
+    known = [("voco-tiny", "embedded; coloured shapes alone"), *((one.short, one.hub_id) for one in RECOMMENDED)]
+    return [(name, about) for name, about in known if name.startswith(begun.lower())]
 
 
-Model = Annotated[str, typer.Option(help="Checkpoint folder, cached hub id, or embedded model.", metavar="PATH")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="Checkpoint folder, hub id, short name as `models` lists them, or embedded model.",
+        metavar="NAME",
+        autocompletion=_model_names,
+    ),
+]
 CacheDir = Annotated[
     Path | None, typer.Option(help="Frame cache. [default: $VOCO_VIDEO_CACHE_DIR or ~/.cache/voco-video]")
 ]
@@ -42,9 +48,11 @@ Annotations = Annotated[
     typer.Option(help="Annotations that are elsewhere: a file, or a folder to look in. [default: --root]"),
 ]
 Split = Annotated[
-    SplitChoice | None,
+    str | None,
     typer.Option(
-        help="Which part of the set. [default: test; val of egoschema, whose test answers are not public, and of mlvu]"
+        help="Which part of the set: train, val or test. [default: test; val of egoschema, whose test answers are not "
+        "public, and of mlvu]",
+        metavar="NAME",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from voco_video.cli import options as opt
-from voco_video.cli.evaluate import DatasetChoice
 from voco_video.cli.options import with_options
 from voco_video.cli.output import ProgressBar, print_json, print_table
 from voco_video.errors import UsageError
@@ -18,10 +17,9 @@ from voco_video.options.judging import Judging
 
 if TYPE_CHECKING:
     from voco_video.data.samples import Dataset
-    from voco_video.scoring.judge import JudgeOptions
 
 References = Annotated[
-    DatasetChoice | None,
+    str | None,
     typer.Option(help="The set that is answered; not needed for what `voco-video eval` wrote.", metavar="DATASET"),
 ]
 Root = Annotated[
@@ -69,15 +67,15 @@ def score(
     """
     from voco_video.scoring.report import default_stem, score_file, write_report
 
-    options = judge_options(judging)
-    with ProgressBar("judging", unit="question", quiet=json or options is None) as bar:
+    is_judged = judging.judge_model is not None
+    with ProgressBar("judging", unit="question", quiet=json or not is_judged) as bar:
         report = score_file(
             predictions,
             references=load_references(references, root=root, annotations=annotations, split=split),
             vocabulary=vocabulary,
             skip_missing=skip_missing,
-            judge_options=options,
-            judge_cache_dir=judging.judge_cache_dir or (default_judge_cache_dir() if options else None),
+            judging=judging,
+            judge_cache_dir=judging.judge_cache_dir or (default_judge_cache_dir() if is_judged else None),
             facts={"command": shlex.join(["voco-video", *sys.argv[1:]])},
             progress=bar.show,
         )
@@ -92,7 +90,7 @@ def score(
 
 
 def load_references(
-    dataset: DatasetChoice | None, *, root: Path | None, annotations: Path | None, split: opt.SplitChoice | None
+    dataset: str | None, *, root: Path | None, annotations: Path | None, split: str | None
 ) -> Dataset | None:
     """Load the questions that are answered; None where the predictions hold them.
 
@@ -100,7 +98,7 @@ def load_references(
         UsageError: a folder is given and no set is named.
         DataError: the annotations are missing or broken.
     """
-    from voco_video.data.registry import load_dataset
+    from voco_video.data.registry import load_video_set
 
     if dataset is None:
         if root is not None or annotations is not None:
@@ -108,33 +106,7 @@ def load_references(
         return None
     if root is None and annotations is not None:
         root = annotations.parent if annotations.is_file() else annotations
-    return load_dataset(dataset.value, root, split=split.value if split else None, annotations=annotations)
-
-
-def judge_options(judging: Judging) -> JudgeOptions | None:
-    """Make the judge's options; None where no model is named.
-
-    Raises:
-        DataError: the file of the prompt cannot be read, or lacks something.
-        UsageError: one price without the other.
-    """
-    from voco_video.scoring.judge import PROMPT, AskOptions, JudgeOptions, JudgePrompt
-
-    if judging.judge_model is None:
-        return None
-    return JudgeOptions(
-        AskOptions(
-            judging.judge_model,
-            judging.judge_base_url,
-            timeout_seconds=judging.judge_timeout,
-            max_retries=judging.judge_retries,
-        ),
-        prompt=PROMPT if judging.judge_prompt is None else JudgePrompt.from_file(judging.judge_prompt),
-        api_key_env=judging.judge_api_key_env,
-        concurrency=judging.judge_concurrency,
-        price_per_million_in=judging.judge_price_per_million_in,
-        price_per_million_out=judging.judge_price_per_million_out,
-    )
+    return load_video_set(dataset, root, split=split, annotations=annotations)
 
 
 def default_judge_cache_dir() -> Path:

@@ -32,23 +32,16 @@ Of long files only parts were read.
 
 from __future__ import annotations
 
-import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from voco_video.data.choices import without_labels
 from voco_video.data.files import Row, Tree, named_values, read_rows
 from voco_video.data.letters import LETTERS
-from voco_video.data.samples import Dataset, SplitSize, Turn
-from voco_video.data.video_sets import (
-    AnnotationFiles,
-    VideoQuestion,
-    check_set,
-    check_unique,
-    samples_of,
-    with_question_mark,
-)
+from voco_video.data.samples import SplitSize, Turn
+from voco_video.data.video_sets import AnnotationFiles, VideoQuestion, with_question_mark
 from voco_video.errors import DataError
 
 CHOICE_SIZES = {
@@ -93,40 +86,22 @@ _DEFAULT_SPLITS = {"egoschema": "val", "mlvu": "val"}
 _MLVU_TASKS = "[1-7]_(plotQA|needle|ego|count|order|anomaly_reco|topic_reasoning)"
 
 
-def load_multiple_choice(
-    dataset: str,
-    root: str | os.PathLike[str],
-    *,
-    split: str | None = None,
-    annotations: str | os.PathLike[str] | None = None,
-) -> Dataset:
-    """Load a split of one of the four sets: one sample a video, with all its questions.
-
-    Videos without a file are kept, with no path. Questions without a public answer (EgoSchema's test) have the answer
-    "".
+def read_choices(dataset: str, paths: tuple[Path, ...], split: str) -> list[VideoQuestion]:
+    """Read the questions of one of the four sets. Those without a public answer (EgoSchema's test) have the answer "".
 
     Args:
-        dataset: "egoschema", "nextqa", "videomme" or "mlvu".
-        root: the folder with the clips, at any depth, and with the annotations unless they are given.
-        split: one of the set's, see CHOICE_SIZES; None: `default_split`.
-        annotations: a file (for MLVU that of one task, which is then read alone) or a folder to look in instead.
+        paths: the files, as `choice_files` finds them; of MLVU one task's alone will do.
 
     Raises:
-        UsageError: an unknown set or split.
-        DataError: no annotations, more than one file that could be meant, or an invalid row.
-
-    >>> load_multiple_choice("nextqa", "data/NExT-QA", split="val").num_questions  # doctest: +SKIP
-    4996
+        DataError: an invalid row, no question of the split, or two of one id.
     """
-    split = split or default_split(dataset)
-    check_set(dataset, split, CHOICE_SIZES)
-    files = choice_files(dataset, split)
-    paths = files.find(annotations or root, split)
-    if not paths:
-        raise DataError(files.absent(annotations or root, split))
     questions = list(_READERS[dataset](paths, split))
-    check_unique(questions, paths[0])
-    return Dataset(dataset, split, paths, samples_of(questions, Tree(Path(root))))
+    if not questions:
+        raise DataError(f"{paths[0]}: has no question of this split")
+    question_id, count = Counter(question.turn.question_id for question in questions).most_common(1)[0]
+    if count > 1:
+        raise DataError(f"{paths[0]}: question id {question_id} is there {count} times")
+    return questions
 
 
 def default_split(dataset: str) -> str:

@@ -6,14 +6,15 @@ import os
 from pathlib import Path
 
 from voco_video.data.conversations import find_mix665k, load_conversations
-from voco_video.data.multiple_choice import CHOICE_SIZES, choice_files, default_split, load_multiple_choice
+from voco_video.data.files import Tree
+from voco_video.data.multiple_choice import CHOICE_SIZES, choice_files, default_split, read_choices
 from voco_video.data.samples import Dataset, SplitSize
-from voco_video.data.video_qa import PUBLISHED_SIZES, QA_FILES, load_video_qa
-from voco_video.data.video_sets import check_set
-from voco_video.errors import UsageError
+from voco_video.data.video_qa import PUBLISHED_SIZES, QA_FILES, read_video_qa
+from voco_video.data.video_sets import AnnotationFiles, samples_of
+from voco_video.errors import DataError, UsageError
 
-VIDEO_QA_SETS = ("msvd", "msrvtt", "activitynet")
-CHOICE_SETS = ("egoschema", "nextqa", "videomme", "mlvu")
+VIDEO_QA_SETS = tuple(dict.fromkeys(name for name, _ in PUBLISHED_SIZES))
+CHOICE_SETS = tuple(dict.fromkeys(name for name, _ in CHOICE_SIZES))
 VIDEO_SETS = (*VIDEO_QA_SETS, *CHOICE_SETS)
 MIX665K = "llava-mix665k"
 CONVERSATION_SUFFIXES = (".json", ".jsonl")
@@ -36,22 +37,62 @@ def load_dataset(
 
     Raises:
         UsageError: an unknown data set or split, or annotations given for a conversation file, which holds its own.
-        DataError: see `load_video_qa`, `load_multiple_choice` and `load_conversations`.
+        DataError: see `load_video_set` and `load_conversations`.
 
     >>> load_dataset("msvd", "data/MSVD", split="train").num_questions  # doctest: +SKIP
     30933
     """
     check_dataset_name(dataset)
-    if dataset in VIDEO_QA_SETS:
-        return load_video_qa(dataset, root or ".", split=split or default_split(dataset), annotations=annotations)
-    if dataset in CHOICE_SETS:
-        return load_multiple_choice(dataset, root or ".", split=split, annotations=annotations)
+    if dataset in VIDEO_SETS:
+        return load_video_set(dataset, root, split=split, annotations=annotations)
     if dataset == MIX665K:
         root = Path(root or ".")
         return load_conversations(annotations or find_mix665k(root), media_dir=root)
     if annotations is not None:
         raise UsageError(f"annotations is {str(annotations)!r}, but {dataset} holds its own: leave one of them out")
     return load_conversations(dataset, media_dir=root)
+
+
+def load_video_set(
+    dataset: str,
+    root: str | os.PathLike[str] | None = None,
+    *,
+    split: str | None = None,
+    annotations: str | os.PathLike[str] | None = None,
+) -> Dataset:
+    """Load a split of a video set: one sample a video, with all its questions.
+
+    Videos without a file are kept, with no path.
+
+    Args:
+        dataset: a name of VIDEO_SETS.
+        root: the folder with the clips, at any depth, and with the annotations unless they are given; None: the
+            current one.
+        split: one of the set's; None: `default_split`.
+        annotations: a file (of a pair the one with the questions; of MLVU that of one task) or a folder to look in.
+
+    Raises:
+        UsageError: an unknown set or split.
+        DataError: no annotations, more than one file that could be meant, or an invalid row.
+
+    >>> load_video_set("nextqa", "data/NExT-QA", split="val").num_questions  # doctest: +SKIP
+    4996
+    """
+    split = split or default_split(dataset)
+    check_split(dataset, split)
+    files, place, tree = _annotation_files(dataset, split), annotations or root or ".", Tree(Path(root or "."))
+    paths = files.find(place, split)
+    if not paths:
+        raise DataError(files.absent(place, split))
+    if dataset in VIDEO_QA_SETS:
+        paths, questions = read_video_qa(dataset, paths, tree)
+    else:
+        questions = read_choices(dataset, paths, split)
+    return Dataset(dataset, split, paths, samples_of(questions, tree))
+
+
+def _annotation_files(dataset: str, split: str) -> AnnotationFiles:
+    return choice_files(dataset, split) if dataset in CHOICE_SETS else QA_FILES
 
 
 def check_dataset_name(dataset: str) -> None:
@@ -71,12 +112,16 @@ def published_size(dataset: str, split: str) -> SplitSize | None:
 
 
 def check_split(dataset: str, split: str) -> None:
-    """Refuse a split that a video set does not have.
+    """Refuse a name that is no video set, and a split that the set does not have.
 
     Raises:
         UsageError: always with the names that there are.
     """
-    check_set(dataset, split, PUBLISHED_SIZES | CHOICE_SIZES)
+    splits = [known for name, known in (*PUBLISHED_SIZES, *CHOICE_SIZES) if name == dataset]
+    if not splits:
+        raise UsageError(f"dataset is {dataset!r}, but has to be one of {', '.join(VIDEO_SETS)}")
+    if split not in splits:
+        raise UsageError(f"split is {split!r}, but {dataset} has {' and '.join(splits)}")
 
 
 def absent_annotations(dataset: str, place: str | os.PathLike[str], split: str) -> str:
@@ -85,5 +130,5 @@ def absent_annotations(dataset: str, place: str | os.PathLike[str], split: str) 
     Raises:
         DataError: no such place, or two files that fit equally well.
     """
-    files = choice_files(dataset, split) if dataset in CHOICE_SETS else QA_FILES
+    files = _annotation_files(dataset, split)
     return "" if files.find(place, split) else files.absent(place, split)

@@ -72,13 +72,14 @@ def prompts_of(model: str) -> Backbone:
     from voco_video.checkpoint.adapter_folder import base_of
     from voco_video.checkpoint.beside import read_beside
     from voco_video.checkpoint.configurations import checked_config
-    from voco_video.checkpoint.files import CONFIG, find_checkpoint
+    from voco_video.checkpoint.finding import find_checkpoint
+    from voco_video.checkpoint.needed import CONFIG
     from voco_video.checkpoint.published import is_published, open_published
     from voco_video.checkpoint.voco_settings import read_voco_settings
     from voco_video.files.settings import read_settings
     from voco_video.model.backbone import Backbone
 
-    folder = find_checkpoint(model)
+    folder = find_checkpoint(model, weights=False)
     base = base_of(folder)
     if base is not None:
         voco = read_voco_settings(folder)

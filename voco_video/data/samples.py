@@ -3,18 +3,13 @@
     annotation file -> Dataset(samples) -> Sample(media, turns) -> Media(path), Turn(question, answer)
 
 Every loader returns these, whatever the layout of its files. Media without a file stay in their sample, with no path:
-the reader of the samples decides whether to leave them out (`with_media`) or to count their questions as unanswered.
+the reader of the samples decides whether to leave them out or to count their questions as unanswered.
 """
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-
-from voco_video.errors import DataError
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,24 +121,3 @@ class Dataset:
         """Return every question with its sample, in the published order, which may separate a video's questions."""
         pairs = [(sample, turn) for sample in self.samples for turn in sample.turns]
         return sorted(pairs, key=lambda pair: pair[1].row)
-
-    def with_media(self, *, max_missing: int) -> Dataset:
-        """Keep the samples whose media are all there, and log those that are left out.
-
-        Args:
-            max_missing: number of samples that may be left out.
-
-        Raises:
-            DataError: more samples lack media, or none would remain.
-        """
-        complete = tuple(sample for sample in self.samples if sample.has_all_media)
-        num_missing = len(self.samples) - len(complete)
-        if num_missing == 0:
-            return self
-        lost = f"{num_missing} of {len(self.samples)} samples of {self.annotations[0]} have no media file"
-        names = f"{', '.join(self.missing[:3])}{', ...' if len(self.missing) > 3 else ''}"
-        if num_missing > max_missing or not complete:
-            allowed = f"at most {max_missing} may be left out" if complete else "none would stay"
-            raise DataError(f"{lost} ({names}), but {allowed}; `voco-video data check` lists them")
-        log.warning("%s (%s) and are left out", lost, names)
-        return replace(self, samples=complete)

@@ -13,7 +13,6 @@ Answers are joined by question id, never by their place in the file.
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,14 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voco_video.data.files import Row, Tree, read_rows
-from voco_video.data.samples import Dataset, SplitSize, Turn
-from voco_video.data.video_sets import (
-    AnnotationFiles,
-    VideoQuestion,
-    check_set,
-    samples_of,
-    with_question_mark,
-)
+from voco_video.data.samples import SplitSize, Turn
+from voco_video.data.video_sets import AnnotationFiles, VideoQuestion, with_question_mark
 from voco_video.errors import DataError
 
 MAPPING_NAME = "youtube_mapping.txt"
@@ -63,40 +56,26 @@ PUBLISHED_SIZES = {
 """Videos with questions, and questions, by set and split."""
 
 
-def load_video_qa(
-    dataset: str,
-    root: str | os.PathLike[str],
-    *,
-    split: str = "test",
-    annotations: str | os.PathLike[str] | None = None,
-) -> Dataset:
-    """Load a split of one of the three sets: one sample a video, with all its questions.
+def read_video_qa(dataset: str, paths: tuple[Path, ...], tree: Tree) -> tuple[tuple[Path, ...], list[VideoQuestion]]:
+    """Read the questions of one of the three sets.
 
     Questions get the "?" that ActivityNet-QA and the CSV files leave out. Videos have the names of their clips (from
-    MSVD's youtube_mapping.txt, if that is there). Videos without a file are kept, with no path.
+    MSVD's youtube_mapping.txt, if that is there).
 
     Args:
-        dataset: "msvd", "msrvtt" or "activitynet".
-        root: the folder with the clips, at any depth, and with the annotations unless they are given.
-        split: "train", "val" or "test".
-        annotations: a file (of a pair the one with the questions) or a folder to look in instead.
+        paths: the file of questions, as QA_FILES finds it.
+        tree: the folder with the clips.
+
+    Returns:
+        All files that were read, and the questions.
 
     Raises:
-        UsageError: an unknown set or split.
-        DataError: no annotations, more than one file that could be meant, or an invalid row.
-
-    >>> load_video_qa("msvd", "data/MSVD", split="test").num_questions  # doctest: +SKIP
-    13157
+        DataError: an invalid row.
     """
-    check_set(dataset, split, PUBLISHED_SIZES)
-    paths = QA_FILES.find(annotations or root, split)
-    if not paths:
-        raise DataError(QA_FILES.absent(annotations or root, split))
-    tree = Tree(Path(root))
     rows = list(read_rows(paths[0]))
     answers_path = None if rows[0].has("answer") else answers_of(rows[0])
     questions = list(_read(dataset, rows, answers_path, _naming(dataset, paths[0].parent, tree)))
-    return Dataset(dataset, split, (*paths, *([answers_path] if answers_path else ())), samples_of(questions, tree))
+    return (*paths, *([answers_path] if answers_path else ())), questions
 
 
 def _rank(name: str, depth: int, split: str) -> tuple[int, ...] | None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from voco_video.data.files import Tree
-from voco_video.data.samples import Media, Sample, SplitSize, Turn
-from voco_video.errors import DataError, UsageError
+from voco_video.data.samples import Media, Sample, Turn
+from voco_video.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -78,23 +77,6 @@ class AnnotationFiles:
         return (path, beside) if beside is not None and beside.is_file() else (path,)
 
 
-def check_set(dataset: str, split: str, sizes: Mapping[tuple[str, str], SplitSize]) -> None:
-    """Refuse a set or split that does not exist.
-
-    Args:
-        sizes: has a key for each split of each set.
-
-    Raises:
-        UsageError: always with the names that there are.
-    """
-    splits = [known for name, known in sizes if name == dataset]
-    if not splits:
-        known = ", ".join(dict.fromkeys(name for name, _ in sizes))
-        raise UsageError(f"dataset is {dataset!r}, but has to be one of {known}")
-    if split not in splits:
-        raise UsageError(f"split is {split!r}, but {dataset} has {' and '.join(splits)}")
-
-
 def samples_of(questions: Sequence[VideoQuestion], tree: Tree) -> tuple[Sample, ...]:
     """Group questions into one sample a video; videos without a file have no path."""
     turns: dict[str, list[Turn]] = {}
@@ -118,16 +100,3 @@ def with_question_mark(question: str) -> str:
     'is the athlete wearing trousers?'
     """
     return question if question.endswith(("?", ".", "!")) else f"{question}?"
-
-
-def check_unique(questions: Sequence[VideoQuestion], path: Path) -> None:
-    """Refuse a file without questions, or with two of the same id.
-
-    Raises:
-        DataError: always naming the file.
-    """
-    if not questions:
-        raise DataError(f"{path}: has no question of this split")
-    question_id, count = Counter(question.turn.question_id for question in questions).most_common(1)[0]
-    if count > 1:
-        raise DataError(f"{path}: question id {question_id} is there {count} times")

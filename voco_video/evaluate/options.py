@@ -9,7 +9,7 @@ from voco_video.data.choices import LETTER_PROMPT, filled_prompt
 from voco_video.data.samples import Turn
 from voco_video.errors import UsageError
 from voco_video.options.answering import MAX_QUESTIONS_PER_BATCH, AnswerOptions, Policy, ViewOptions
-from voco_video.options.compression import BatchSize, CompressOptions, Decoder, Form, Storage, parse_compressor
+from voco_video.options.compression import BatchSize, CompressOptions, Decoder, Form, Storage
 from voco_video.options.fields import Options, option, same_option
 from voco_video.options.sampling import Sampling
 
@@ -131,14 +131,17 @@ class EvalOptions(Options):
         return filled_prompt(self.prompt_for(is_multiple_choice=bool(turn.options)), turn.question, turn.options)
 
     def budgets(self, model: VocoModel) -> tuple[int | None, ...]:
-        """List every k to answer from; (None,) for compressors without VoCo tokens.
+        """List every k to answer from; (None,) for compressors without VoCo tokens, and where each video has its own.
 
         Raises:
             UsageError, ModelError: the model or the compressor has no k tokens.
         """
+        from voco_video.auto_compressor import settled
         from voco_video.model.compressors import check_compressor
 
-        compressor = parse_compressor(self.compressor)
+        compressor = settled(model, self.compressor, num_voco_tokens=min(self.num_voco_tokens, default=None))
+        if compressor is None:  # each video gets as many tokens a frame as fit
+            return (None,)
         form = model.form_of(compressor, self.compression.form)
         for k in self.num_voco_tokens or (None,):
             check_compressor(model, compressor, num_voco_tokens=k, form=form)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from blake3 import blake3
 
 from voco_video.api import VideoModel
+from voco_video.auto_compressor import settled
 from voco_video.checkpoint.fingerprints import cached_fingerprint
+from voco_video.checkpoint.generation import settings_in_force
 from voco_video.compress import cache_key
 from voco_video.data.samples import Dataset
 from voco_video.evaluate.options import EvalOptions
@@ -35,12 +37,13 @@ def run_settings(
         for video in questions
         for t in video.turns
     ]
+    compressor = settled(model.voco, options.compressor, num_voco_tokens=min(options.num_voco_tokens, default=None))
     # Only the key's settings are used, which are the same for every file; this file surely exists.
     cache = cache_key(
         model.voco,
         dataset.annotations[0],
         sampling=options.sampling,
-        options=options.compression,
+        options=replace(options.compression, compressor=str(compressor or "full")),
         fingerprint=model.fingerprint,
     )
     return {
@@ -58,7 +61,7 @@ def run_settings(
             what=f"answering {_prompt_format(model.voco)}",
             cache_dir=model.cache.cache_dir,
         ),
-        "cache": dict(cache.settings),
+        "cache": {**cache.settings, **({} if compressor else {"compressor": options.compressor})},
         **asdict(options.view),
         "prompt": options.prompt_for(is_multiple_choice=is_choice),
         **({"answer_by": options.answer_by} if is_choice else {}),
@@ -83,8 +86,9 @@ def answering_fingerprint(voco: VocoModel) -> str:
 def _prompt_format(voco: VocoModel) -> str:
     backbone = voco.backbone
     template = backbone.chat_template or getattr(backbone.tokenizer, "chat_template", None)
-    ends = backbone.hf_model.generation_config.eos_token_id
-    return repr((backbone.template, template, ends, voco.answering_form))
+    generation = backbone.hf_model.generation_config
+    settings = settings_in_force(generation, {})  # such as a penalty for repetition; most checkpoints have none
+    return repr((backbone.template, template, generation.eos_token_id, voco.answering_form, *settings.items()))
 
 
 def environment_info() -> dict[str, Any]:

@@ -33,8 +33,9 @@ class Generation:
     def of(settings: Mapping[str, Any], *, max_new_tokens: int) -> Generation:
         r"""Read a harness's settings of a request.
 
-        ``max_new_tokens``, ``do_sample``, ``temperature``, ``seed`` and ``until`` are used; a temperature only if
-        ``do_sample`` is not false. Beams and truncated sampling are not supported: a warning says so.
+        ``max_new_tokens``, ``do_sample``, ``temperature``, ``top_p``, ``top_k``, ``repetition_penalty``, ``seed`` and
+        ``until`` are used; what is for sampling only if ``do_sample`` is not false. Beams are not supported: a warning
+        says so. What a task leaves out is the checkpoint's own.
 
         Args:
             max_new_tokens: default for settings without it.
@@ -45,16 +46,12 @@ class Generation:
         >>> Generation.of({"temperature": 0, "until": ["\\n"]}, max_new_tokens=16).until
         ('\\n',)
         """
+        if settings.get("num_beams") not in (None, 0, 1):
+            log.warning("num_beams=%r has no effect: answers are greedy, or sampled", settings["num_beams"])
         temperature = _temperature(settings)
-        for name in ("num_beams", *(("top_p", "top_k") if temperature else ())):
-            if settings.get(name) not in (None, 0, 1):
-                log.warning("%s=%r has no effect: answers are greedy, or sampled by temperature", name, settings[name])
-        limit = settings.get("max_new_tokens")
-        options = AnswerOptions(
-            max_new_tokens=max_new_tokens if limit is None else int(limit),
-            temperature=temperature,
-            seed=int(settings.get("seed") or 0),
-        )
+        names = ("max_new_tokens", "repetition_penalty", "seed", *(("top_p", "top_k") if temperature else ()))
+        given = {name: settings[name] for name in names if settings.get(name) is not None}
+        options = AnswerOptions(**{"max_new_tokens": max_new_tokens, "temperature": temperature, **given})
         until = settings.get("until") or ()
         stops = (until,) if isinstance(until, str) else tuple(until)
         return Generation(options, tuple(stop for stop in stops if stop and stop != HARNESS_DEFAULT_STOP))

@@ -27,7 +27,7 @@ from voco_video.errors import UsageError
 from voco_video.evaluate.processes import device_of
 from voco_video.integrations.generation import Generation
 from voco_video.integrations.visuals import PICTURE_ERRORS, HarnessView, Viewer
-from voco_video.options.compression import CompressOptions, Decoder
+from voco_video.options.compression import AUTO, CompressOptions, Decoder
 from voco_video.options.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class VocoVideo(lmms):
     """A voco-video model as lmms-eval calls it. Frames come before the text, whatever their place in the question.
 
     Args:
-        pretrained: a checkpoint folder, a cached hub id, or an embedded model; see `load_model`.
+        pretrained: a checkpoint folder, a hub id, or an embedded model; see `load_model`.
         fps, num_frames: see `Sampling`; 1 fps when neither is given. An image is one frame.
         compressor, form, storage, decoder: see `CompressOptions`.
         num_voco_tokens: budget k per frame to answer from; the cache keeps all K.
@@ -60,7 +60,7 @@ class VocoVideo(lmms):
         *,
         fps: float | None = None,
         num_frames: int | None = None,
-        compressor: str = "voco",
+        compressor: str = AUTO,
         num_voco_tokens: int | None = None,
         form: Any = None,
         storage: Any = "native",

@@ -17,13 +17,15 @@ from voco_video.answer.compressed_video import CompressedVideo
 from voco_video.answer.generate import answer_questions
 from voco_video.answer.several_videos import concat
 from voco_video.api import VideoModel
+from voco_video.auto_compressor import PlannedFrames, choose, planned_frames, settled
 from voco_video.errors import FILE_ERRORS, DataError, VideoError
 from voco_video.evaluate.answer_likelihood import Ranker
 from voco_video.model.compressors import check_compressor
 from voco_video.model.tokens import Prefix
 from voco_video.options.answering import AnswerOptions
-from voco_video.options.compression import CompressOptions, parse_compressor
+from voco_video.options.compression import AUTO, CompressOptions
 from voco_video.options.sampling import Sampling
+from voco_video.video.reading import open_video
 
 # What PIL raises for pictures that are damaged (SyntaxError for PNG) or absurdly large.
 PICTURE_ERRORS = (*FILE_ERRORS, Image.DecompressionBombError, SyntaxError, struct.error)
@@ -49,9 +51,12 @@ class Viewer:
     num_voco_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        compressor = parse_compressor(self.compression.compressor)
-        form = self.model.voco.form_of(compressor, self.compression.form)
-        check_compressor(self.model.voco, compressor, num_voco_tokens=self.num_voco_tokens, form=form)
+        model = self.model.voco
+        compressor = settled(model, self.compression.compressor, num_voco_tokens=self.num_voco_tokens)
+        if compressor is not None:
+            object.__setattr__(self, "compression", replace(self.compression, compressor=str(compressor)))
+            form = model.form_of(compressor, self.compression.form)
+            check_compressor(model, compressor, num_voco_tokens=self.num_voco_tokens, form=form)
 
     def look(self, visuals: Sequence[Any]) -> HarnessView:
         """Compress the videos and images that a question is about, or find them in the frame cache.
@@ -64,9 +69,30 @@ class Viewer:
             DataError: something else among them, such as audio.
             VideoError: a file that is not there or cannot be decoded.
         """
-        return HarnessView(self, tuple(self._compressed(visual) for visual in visuals))
+        viewer = self if self.compression.compressor != AUTO or len(visuals) < 2 else self._for_all(visuals)
+        return HarnessView(self, tuple(viewer.compressed(visual) for visual in visuals))
 
-    def _compressed(self, visual: Any) -> CompressedVideo:
+    def _for_all(self, visuals: Sequence[Any]) -> Viewer:
+        """Choose one compressor with which all frames of all visuals fit, since they are joined."""
+        each = [self._planned(visual) for visual in visuals]
+        together = PlannedFrames(
+            sum(one.num_frames for one in each),
+            tuple({grid for one in each for grid in one.grids}),
+            min(one.first_seconds for one in each),
+            max(one.last_seconds for one in each),
+        )
+        compressor = choose(self.model.voco, self.compression, together).compressor
+        return replace(self, compression=replace(self.compression, compressor=str(compressor)))
+
+    def _planned(self, visual: Any) -> PlannedFrames:
+        if not isinstance(visual, (str, Path)):
+            fit = self.model.voco.backbone.images.fit_for(*visual.size)
+            return PlannedFrames(1, (self.model.voco.backbone.grid_of(fit.height, fit.width),))
+        with open_video(visual, backend=self.compression.decoder) as video:
+            return planned_frames(self.model.voco, video, self.sampling, self.compression)
+
+    def compressed(self, visual: Any) -> CompressedVideo:
+        """Compress one video or image, or find it in the frame cache."""
         if isinstance(visual, Image.Image):
             return self._compressed_image(visual)
         if isinstance(visual, (str, Path)):

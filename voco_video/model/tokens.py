@@ -20,21 +20,21 @@ class VocoTokens:
 
     Attributes:
         form: ``"kv"`` or ``"embeds"``.
-        seconds: float64 ``[F, P]``, the times of the P pictures of each frame; None where it is one picture.
         positions: int32 ``[F, K]`` for ``kv``: the positions that the keys are rotated for. For ``embeds`` int32
             ``[F, K, C]``, counted from the frame's first token, where vision tokens have C coordinates; else None.
         keys, values: ``[F, layers, kv_heads, K, head_dim]`` for ``kv``.
         embeds: ``[F, K, D]`` for ``embeds``.
         can_truncate: whether the first k of a frame's K tokens can stand for it, as VoCo tokens can.
+        seconds: float64 ``[F, P]``, the times of the P pictures of each frame; None where it is one picture.
     """
 
     form: Form
-    seconds: Tensor | None = None
     positions: Tensor | None = None
     keys: Tensor | None = None
     values: Tensor | None = None
     embeds: Tensor | None = None
     can_truncate: bool = True
+    seconds: Tensor | None = None
 
     def __post_init__(self) -> None:
         expected = {"kv": ["positions", "keys", "values"], "embeds": ["embeds"]}[self.form]
@@ -105,12 +105,15 @@ class Prefix:
         frame_slots: cache slot of each VoCo token, ``[F, k]``; ``layers[l][0][0, :, frame_slots[f]]`` is frame f.
             -1 where a frame is seen with fewer than k.
         form: what it was assembled from.
+        prompt_ids: tokens that stand here before the text, placeholders of frames included, where a checkpoint's
+            penalty for repetition has to know them; empty where only the text counts.
     """
 
     layers: tuple[tuple[Tensor, Tensor], ...]
     text_start: int
     frame_slots: Tensor
     form: Form = "kv"
+    prompt_ids: tuple[int, ...] = ()
 
     @property
     def length(self) -> int:

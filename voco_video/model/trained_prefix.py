@@ -8,8 +8,9 @@ one by one; their keys are moved to the same places, and the words are read ther
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,21 @@ def trained_prefix(
     at[..., 0] += places.times[:, None]
     assemble = _from_embeds if tokens.form == "embeds" else _from_kv
     last_words = torch.cat([backbone.embed(behind), _learned(backbone)])  # [A, D]
-    return assemble(backbone, answering, tokens, is_seen, places, at, leads, last_words)
+    prefix = assemble(backbone, answering, tokens, is_seen, places, at, leads, last_words)
+    ids = _prompt_ids(backbone, leads, counts, is_vision=is_vision)
+    placeholders = [backbone.family.vision_token_id(backbone.hf_model.config)] * len(_learned(backbone))
+    return replace(prefix, prompt_ids=(*ids, *behind, *placeholders))
+
+
+def _prompt_ids(
+    backbone: Backbone, leads: Sequence[Sequence[int]], counts: Tensor, *, is_vision: bool
+) -> Iterator[int]:
+    """Yield the token ids of words and frames, as the library's processor has them: one placeholder a vision token."""
+    template, placeholder = backbone.template, backbone.family.vision_token_id(backbone.hf_model.config)
+    before = template.frame_before_ids[len(template.context_ids) :] if is_vision else ()
+    after = template.frame_after_ids if is_vision else ()
+    for lead, count in zip(leads, counts.tolist(), strict=True):
+        yield from (*lead, *before, *[placeholder] * (count - len(before) - len(after)), *after)
 
 
 def usual_times(tokens: VocoTokens) -> FrameTimes:

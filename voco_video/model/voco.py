@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from voco_video.errors import ModelError, UsageError
+from voco_video.files.processor_files import ProcessorFiles
 from voco_video.files.weights import FileState, add_to_digest
 from voco_video.model.adapters import adapters_off, base_parameters
 from voco_video.model.backbone import CACHE_ARGUMENT, Backbone
@@ -50,9 +51,11 @@ class VocoModel(nn.Module):
 
     Attributes:
         sources: the files that all weights came from, as they were then; empty where they came from elsewhere.
+        processor_files: what the library's own processor reads, as it came with them.
     """
 
     sources: tuple[FileState, ...] = ()
+    processor_files: ProcessorFiles = ProcessorFiles()
 
     def __init__(
         self,

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from voco_video.errors import UsageError
 from voco_video.options.fields import Options, option
 
 Policy = Literal["uniform", "recent", "relevant", "elastic"]
 MAX_QUESTIONS_PER_BATCH = 32
+MIN_TEMPERATURE = 1e-6  # below, scores divided by it may not be finite
+MIN_PENALTY = 0.01
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,41 @@ class ViewOptions(Options):
 class AnswerOptions(Options):
     """How answers are generated.
 
+    What is None is taken from the checkpoint's generation_config.json. By default the likeliest token is taken, also
+    where that file says to sample. With a temperature each question of a batch is sampled as if it were asked alone.
+
     With ``stop_at_end=False`` an answer always has ``max_new_tokens`` tokens, whatever the model says.
     """
 
     max_new_tokens: int = option(64, "Cut an answer after this many tokens.", at_least=1)
     temperature: float = option(0.0, "0 takes the likeliest token; above 0 samples.", at_least=0)
+    top_p: float | None = option(
+        None,
+        "Sample from the likeliest tokens that have this share together.",
+        above=0,
+        at_most=1,
+        unset="the checkpoint's, or all",
+    )
+    top_k: int | None = option(
+        None, "Sample from this many of the likeliest tokens; 0: all.", at_least=0, unset="the checkpoint's, or 50"
+    )
+    repetition_penalty: float | None = option(
+        None,
+        "Make tokens that were said less likely; 1: not at all.",
+        at_least=MIN_PENALTY,
+        at_most=1 / MIN_PENALTY,
+        unset="the checkpoint's, or 1",
+    )
     seed: int = option(0, "For sampling.")
     stop_at_end: bool = option(True, "Stop at the model's end-of-text token.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if 0 < self.temperature < MIN_TEMPERATURE:
+            raise UsageError(f"temperature={self.temperature}: has to be 0, or {MIN_TEMPERATURE:g} or more")
+        for name in ("top_p", "top_k"):
+            if getattr(self, name) is not None and not self.temperature:
+                raise UsageError(
+                    f"{name}={getattr(self, name)} is for sampling, and temperature=0 takes the likeliest token; "
+                    "give a temperature above 0"
+                )

@@ -22,7 +22,9 @@ BatchSize = int | Literal["auto"]
 Decoder = Literal["pyav", "decord", "torchcodec"]
 WhenBehind = Literal["wait", "thin"]
 CompressorName = Literal["voco", "full", "pool", "none"]
-COMPRESSORS = "voco, full, pool:k (as in pool:4), none"
+COMPRESSORS = "auto, voco, full, pool:k (as in pool:4), none"
+AUTO = "auto"
+"""Stands for the compressor that `voco_video.auto_compressor` chooses."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,9 @@ class CompressOptions(Options):
     """
 
     compressor: str = option(
-        "voco",
-        "voco (learned), full (all vision tokens), pool:K (averaged to K, needs no training), none (text alone).",
+        AUTO,
+        "voco (learned), full (all vision tokens), pool:K (averaged to K, needs no training), none (text alone), or "
+        "auto: voco where it is trained, else full or the largest pool:K with which all frames fit the context.",
         metavar="NAME",
     )
     num_voco_tokens: int | None = option(
@@ -137,7 +140,8 @@ class CompressOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        parse_compressor(self.compressor).check_budget(self.num_voco_tokens)
+        if self.compressor != AUTO:
+            parse_compressor(self.compressor).check_budget(self.num_voco_tokens)
         check_batch_size(self.batch_size)
 
 

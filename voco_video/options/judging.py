@@ -11,7 +11,11 @@ from voco_video.options.fields import Options, option
 
 @dataclass(frozen=True)
 class Judging(Options):
-    """Which chat model judges answers, where it is, and how it is asked; without a model nothing is judged."""
+    """Which chat model judges answers, where it is, and how it is asked; without a model nothing is judged.
+
+    An endpoint other than OpenAI's may need no key. Before each retry the client waits as long as the endpoint's
+    Retry-After says if that is at most a minute, and otherwise half a second, doubled with each retry up to 8 seconds.
+    """
 
     judge_model: str | None = option(None, "Also ask this chat model whether answers are right.")
     judge_base_url: str | None = option(
@@ -38,3 +42,5 @@ class Judging(Options):
             for name in ("judge_base_url", "judge_prompt"):
                 if (value := getattr(self, name)) is not None:
                     raise UsageError(f"{name}={str(value)!r} is for a judge: name one with judge_model=NAME")
+        if (self.judge_price_per_million_in is None) != (self.judge_price_per_million_out is None):
+            raise UsageError("a cost takes both prices, that of tokens in and that of tokens out")

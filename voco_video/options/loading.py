@@ -20,13 +20,13 @@ DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 @dataclass(frozen=True)
 class LoadOptions(Options):
-    """Where weights go and what they become.
+    """Where weights come from and go, and what they become.
 
     ``device="auto"`` takes CUDA where there is one; ``dtype="auto"`` is bfloat16 on CUDA and float32 elsewhere;
     ``attn_implementation="auto"`` is flash-attn (the flash-attn extra) on CUDA in 16 bit where it is installed, blocked
     (`voco_video.model.cpu_attention`) in bfloat16 on processors that compute in it, else sdpa. ``device_map`` may also
     name a device for every part of the model. ``weight_bits`` of 8 or 4 stores the decoder's matrices in bitsandbytes'
-    types.
+    types. ``offline`` does for one call what ``HF_HUB_OFFLINE=1`` does for all.
 
     Raises:
         UsageError: an option that cannot be right, or not on this machine.
@@ -51,6 +51,10 @@ class LoadOptions(Options):
         "Where frames and words stand: as the model was released, or as the installed transformers writes them.",
         unset="released, or as recorded in voco_config.json",
     )
+    revision: str | None = option(
+        None, "Branch, tag or commit of a hub id; user/name@revision says the same.", unset="main"
+    )
+    offline: bool = option(False, "Ask no hub; what was fetched before is used.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

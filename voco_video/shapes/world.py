@@ -10,9 +10,8 @@ path, so nothing is ever hidden behind something else.
 
 Two facts are built in for honest measurements:
 
-- The world looks the same backwards: `reverse_scene` maps it onto itself with left/right, up/down and
-  before/after exchanged. Without the order of frames, or from the middle frame alone, questions about these
-  can only be guessed.
+- The world looks the same backwards, with left/right, up/down and before/after exchanged. Without the order
+  of frames, or from the middle frame alone, questions about these can only be guessed.
 - A sixth of colour x shape x axis of motion is held out of "train" and "val" (`is_held_out`); every "test"
   scene has at least one such object.
 """
@@ -47,7 +46,6 @@ MOTIONS = ("still", "left", "right", "up", "down")
 PLACES = ("top left", "top", "top right", "left", "centre", "right", "bottom left", "bottom", "bottom right")
 SPLITS = ("train", "val", "test")
 
-_OPPOSITE = {"still": "still", "left": "right", "right": "left", "up": "down", "down": "up"}
 _AXIS = {"still": 0, "left": 1, "right": 1, "up": 2, "down": 2}
 
 # Grid lines 0.33 apart, radius at most 0.13, jitter at most 0.03: neighbours keep 0.01 between them and the
@@ -332,26 +330,6 @@ def staggered_pairs(scene: Scene) -> list[tuple[ShapeObject, ShapeObject]]:
     spans = [(o.appears_seconds / scene.duration_seconds, o.disappears_seconds / scene.duration_seconds) for o in timed]
     pairs = [(i, j) for i in range(len(timed)) for j in range(i + 1, len(timed))]
     return [(timed[i], timed[j]) for i, j in pairs if _is_staggered(spans[i], spans[j])]
-
-
-def reverse_scene(scene: Scene) -> Scene:
-    """Reverse a scene in time.
-
-    >>> reverse_scene(demo_scene()).objects[1].motion
-    'right'
-    """
-    return replace(scene, objects=tuple(_reverse(o, scene.duration_seconds) for o in scene.objects))
-
-
-def _reverse(thing: ShapeObject, duration_seconds: float) -> ShapeObject:
-    return replace(
-        thing,
-        motion=_OPPOSITE[thing.motion],
-        start=thing.end,
-        end=thing.start,
-        appears_seconds=duration_seconds - thing.disappears_seconds,
-        disappears_seconds=duration_seconds - thing.appears_seconds,
-    )
 
 
 def demo_scene() -> Scene:

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import torch
 
-from voco_video.checkpoint.files import find_checkpoint
+from voco_video.checkpoint.finding import find_checkpoint
 from voco_video.checkpoint.voco_settings import read_voco_settings
 from voco_video.errors import UsageError
 from voco_video.shapes.scene_view import FAMILIES
@@ -50,7 +50,8 @@ def _check_engine(config: TrainConfig) -> None:
         raise UsageError(f"lora_rank={config.lora_rank} needs peft: pip install 'voco-video[train]'")
     for name in config.report_to:
         if name in ("tensorboard", "wandb") and find_spec(name) is None:
-            raise UsageError(f"report_to={list(config.report_to)}: {name} is not installed: pip install {name}")
+            package = "'voco-video[train]'" if name == "tensorboard" else name
+            raise UsageError(f"report_to={list(config.report_to)}: {name} is not installed: pip install {package}")
 
 
 def num_devices() -> int:

@@ -28,7 +28,7 @@ class RunOptions(Options):
     output_dir: str = option(
         MISSING, "Folder of the run: checkpoints to resume from, `last/` and `best/` models, logs and curves."
     )
-    model: str = option("voco-tiny", "Checkpoint to start from: a folder, a cached hub id, or an embedded model.")
+    model: str = option("voco-tiny", "Checkpoint to start from: a folder, a hub id, or an embedded model.")
     num_voco_tokens: int | None = option(
         None, "K, for a checkpoint that has no VoCo tokens yet; otherwise the checkpoint decides.", at_least=1
     )

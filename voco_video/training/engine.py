@@ -96,6 +96,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
     if not model.num_voco_tokens:
         raise UsageError(f"{config.model} has no VoCo tokens yet; set num_voco_tokens to how many to train, such as 2")
     config.check_choices(model.num_voco_tokens)
+    _check_shapes(config, model)
     dataset = open_dataset(config, model, rows=rows)  # before adapters are added: caches are found by the weights
     first = next(sample for index in count() if (sample := dataset.sample(index)).turns)
     check_rendering(model.backbone, first.turns, max_length=config.max_length, system=first.system)
@@ -105,7 +106,9 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
     arguments = training_arguments(config, num_steps=num_steps)
     trainable = TrainableVoco(model, distillation_weight=config.distillation_weight)
     if config.gradient_checkpointing:
-        model.backbone.decoder.activation_checkpointing_enable({"use_reentrant": False})
+        decoder = model.backbone.decoder  # before transformers 5.23 the method has its older name alone
+        enable = getattr(decoder, "activation_checkpointing_enable", None) or decoder.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     logger.info("training %.2f M parameters for %d steps", num_trained / 1e6, num_steps)
     trainer = VocoTrainer(trainable, arguments, config, dataset=dataset, num_steps=num_steps)
     if trainer.is_world_process_zero():
@@ -129,6 +132,20 @@ def _as_raised(error: VocoVideoError) -> VocoVideoError:
     """Restore an error that a worker process raised: torch puts the worker's whole traceback into its message."""
     _, mark, message = str(error).rpartition(f"{type(error).__module__}.{type(error).__qualname__}: ")
     return type(error)(message.strip()) if mark and "Original Traceback" in str(error) else error
+
+
+def _check_shapes(config: TrainConfig, model: VocoModel) -> None:
+    """Refuse batches whose frames may differ in size where all devices have to make the same number of passes.
+
+    Raises:
+        UsageError: `per_device_batch_size` is above 1 there.
+    """
+    is_sharded, has_shapes = bool(config.fsdp or config.deepspeed), model.backbone.images.any_shape is not None
+    if is_sharded and has_shapes and config.dataset != MOVING_SHAPES and config.per_device_batch_size > 1:
+        raise UsageError(
+            f"per_device_batch_size={config.per_device_batch_size}: frames of this model keep the shape of their "
+            "video, and a batch takes one pass for each shape, which sharded training cannot; set it to 1"
+        )
 
 
 def _loading_device(config: TrainConfig) -> str:

@@ -241,4 +241,4 @@ class CachedConversations(_SkipsBadRows):
 
 def options_for(kind: TokenKind) -> CompressOptions:
     """Return the options for compressing a video to a kind of tokens."""
-    return CompressOptions(compressor="full") if kind == "full" else CompressOptions(form=kind)
+    return CompressOptions(compressor="full") if kind == "full" else CompressOptions(compressor="voco", form=kind)

@@ -39,7 +39,7 @@ class AnyShape:
         Source: Qwen2-VL (arXiv:2409.12191), as its image processor computes it.
 
         >>> AnyShape(28, 3136, 252 * 784).size_of(1080, 1920), AnyShape(28, 3136, 252 * 784).size_of(1920, 1080)
-        ((308, 560), (560, 308))
+        ((308, 588), (588, 308))
         """
         rows, columns = (max(1, round(side / self.cell)) for side in (height, width))
         area = rows * columns * self.cell**2

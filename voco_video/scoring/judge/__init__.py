@@ -7,15 +7,12 @@ and replies {'pred': 'yes' or 'no', 'score': 0 to 5}. Four things differ: temper
 as a failure and never scored; scores keep their decimals; replies are kept, together with the judge's id.
 """
 
-from voco_video.scoring.judge.asking import AskOptions
-from voco_video.scoring.judge.judging import Judgement, JudgeOptions, judge
+from voco_video.scoring.judge.judging import Judgement, judge
 from voco_video.scoring.judge.prompt import PROMPT, JudgePrompt
 from voco_video.scoring.judge.replies import UnparsableReplyError, Verdict, parse_reply
 
 __all__ = [
     "PROMPT",
-    "AskOptions",
-    "JudgeOptions",
     "JudgePrompt",
     "Judgement",
     "UnparsableReplyError",

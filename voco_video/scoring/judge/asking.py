@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import email.utils
+import os
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from voco_video.errors import JudgeError, UsageError
-from voco_video.options.fields import same_option
 from voco_video.options.judging import Judging
 from voco_video.scoring.judge.cache import Reply
 
@@ -21,38 +20,12 @@ if TYPE_CHECKING:
 _HOPELESS_STATUSES = (401, 403, 404)
 _HOPELESS_CODES = ("insufficient_quota", "invalid_api_key", "model_not_found")
 _MAX_WAIT_SECONDS = 60.0
+_LOCAL_KEY = "none"  # a local endpoint needs no key, but the client insists on one
+MAX_REPLY_TOKENS = 64
 
 
 class NoReplyError(Exception):
     """One question got no reply after all retries; other questions may still get one."""
-
-
-@dataclass(frozen=True)
-class AskOptions:
-    """How a request is made.
-
-    Attributes:
-        model: the judge, as the endpoint names it.
-        base_url: the endpoint, up to and including "/v1"; None: OpenAI's own, or $OPENAI_BASE_URL.
-        timeout_seconds: for one try.
-        max_retries: tries after the first. The client waits before each, as long as the endpoint's Retry-After says
-            if that is at most a minute, and otherwise for half a second, doubled with each retry, at most 8 seconds.
-        max_tokens: a reply is cut after this many tokens.
-    """
-
-    model: str
-    base_url: str | None = None
-    timeout_seconds: float = same_option(Judging, "judge_timeout")
-    max_retries: int = same_option(Judging, "judge_retries")
-    max_tokens: int = 64
-
-    def __post_init__(self) -> None:
-        if self.timeout_seconds <= 0:
-            raise UsageError(f"timeout_seconds={self.timeout_seconds:g}: a judge's timeout has to be above 0 seconds")
-        if self.max_retries < 0 or self.max_tokens < 1:
-            raise UsageError(
-                f"max_retries={self.max_retries} has to be 0 or more, and max_tokens={self.max_tokens} 1 or more"
-            )
 
 
 class Endpoint:
@@ -64,10 +37,16 @@ class Endpoint:
         num_retries: how many of these were retries.
 
     Raises:
-        UsageError: the client library is not installed, or the address is not one of HTTP.
+        UsageError: there is no key for OpenAI's own endpoint, the client library is not installed, or the address is
+            not one of HTTP.
     """
 
-    def __init__(self, options: AskOptions, *, api_key: str) -> None:
+    def __init__(self, options: Judging) -> None:
+        key = os.environ.get(options.judge_api_key_env)
+        if not key and options.judge_base_url is None:
+            raise UsageError(
+                f"the judge needs a key: set {options.judge_api_key_env}, or name another endpoint or variable"
+            )
         try:
             import openai
         except ImportError as error:
@@ -75,10 +54,10 @@ class Endpoint:
         self.options = options
         self._openai = openai
         self._client = openai.OpenAI(
-            api_key=api_key,
-            base_url=options.base_url,
-            timeout=options.timeout_seconds,
-            max_retries=options.max_retries,
+            api_key=key or _LOCAL_KEY,
+            base_url=options.judge_base_url,
+            timeout=options.judge_timeout,
+            max_retries=options.judge_retries,
             http_client=openai.DefaultHttpxClient(
                 event_hooks={"request": [self._before_request], "response": [self._after_response]}
             ),
@@ -107,18 +86,18 @@ class Endpoint:
         turns: Any = list(messages)
         try:
             made: Any = self._client.chat.completions.create(
-                model=self.options.model,
+                model=self.options.judge_model or "",
                 messages=turns,
                 temperature=0,
-                max_tokens=self.options.max_tokens,
+                max_tokens=MAX_REPLY_TOKENS,
             )
         except self._openai.APIStatusError as error:
             reason = f"status {error.status_code}, {_one_line(error)}"
             if _is_hopeless(error.status_code, error.code):
-                raise JudgeError(f"{self.base_url} will not judge with {self.options.model}: {reason}") from error
+                raise JudgeError(f"{self.base_url} will not judge with {self.options.judge_model}: {reason}") from error
             raise NoReplyError(f"{reason}{_tries(error)}") from error
         except self._openai.APITimeoutError as error:
-            raise NoReplyError(f"no reply within {self.options.timeout_seconds:g} s{_tries(error)}") from error
+            raise NoReplyError(f"no reply within {self.options.judge_timeout:g} s{_tries(error)}") from error
         except self._openai.APIError as error:
             raise NoReplyError(f"{_one_line(error.__cause__ or error)}{_tries(error)}") from error
         except self._openai.OpenAIError as error:

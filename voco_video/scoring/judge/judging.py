@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import closing
@@ -13,61 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from voco_video.errors import DataError, JudgeError, UsageError
-from voco_video.options.fields import same_option
+from voco_video.errors import DataError, JudgeError
 from voco_video.options.judging import Judging
 from voco_video.scoring.bootstrap import NUM_RESAMPLES, Estimate, number_clusters, resample
-from voco_video.scoring.judge.asking import AskOptions, Endpoint, NoReplyError
+from voco_video.scoring.judge.asking import MAX_REPLY_TOKENS, Endpoint, NoReplyError
 from voco_video.scoring.judge.cache import Reply, ReplyCache, reply_key
 from voco_video.scoring.judge.prompt import PROMPT, JudgePrompt
 from voco_video.scoring.judge.replies import UnparsableReplyError, Verdict, parse_reply
 from voco_video.scoring.metrics import group_rows
 from voco_video.scoring.predictions import Prediction
 
-_LOCAL_KEY = "none"  # a local endpoint needs no key, but the client insists on one
-
-
-@dataclass(frozen=True)
-class JudgeOptions:
-    """Who judges, and how.
-
-    Attributes:
-        ask: model, endpoint, retries; see `AskOptions`.
-        prompt: what is asked.
-        api_key_env: the environment variable that holds the key. An endpoint given by `ask.base_url` may need none.
-        concurrency: requests at a time.
-        max_failures_in_a_row: judging stops after so many questions in a row without a reply.
-        price_per_million_in, price_per_million_out: price of a million tokens, in any currency; None: no cost is
-            reported.
-    """
-
-    ask: AskOptions
-    prompt: JudgePrompt = PROMPT
-    api_key_env: str = same_option(Judging, "judge_api_key_env")
-    concurrency: int = same_option(Judging, "judge_concurrency")
-    max_failures_in_a_row: int = 20
-    price_per_million_in: float | None = None
-    price_per_million_out: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.concurrency < 1 or self.max_failures_in_a_row < 1:
-            raise UsageError(
-                f"concurrency {self.concurrency} or max_failures_in_a_row {self.max_failures_in_a_row} is below 1"
-            )
-        if (self.price_per_million_in is None) != (self.price_per_million_out is None):
-            raise UsageError("a cost takes both prices, that of tokens in and that of tokens out")
-
-    @property
-    def api_key(self) -> str:
-        """The key from the environment.
-
-        Raises:
-            UsageError: there is none, and the endpoint is OpenAI's own.
-        """
-        key = os.environ.get(self.api_key_env)
-        if not key and self.ask.base_url is None:
-            raise UsageError(f"the judge needs a key: set {self.api_key_env}, or name another endpoint or variable")
-        return key or _LOCAL_KEY
+MAX_FAILURES_IN_A_ROW = 20  # after so many questions without a reply judging stops
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +141,7 @@ class _Outcome:
 
 def judge(
     predictions: Sequence[Prediction],
-    options: JudgeOptions,
+    options: Judging,
     *,
     dataset: str = "",
     cache_dir: Path | None = None,
@@ -201,26 +156,28 @@ def judge(
 
     Args:
         predictions: one for each question.
-        options: who judges.
+        options: who judges, with a ``judge_model``.
         dataset: as in `voco_video.scoring.metrics.score`.
         cache_dir: where replies are kept; None: nowhere.
         num_resamples, seed: of the intervals.
         progress: called with (questions done, questions to ask).
 
     Raises:
-        DataError: there are no predictions, or the cache cannot be written.
+        DataError: there are no predictions, the prompt cannot be used, or the cache cannot be written.
         UsageError: no key, no client library, or a wrong address.
         JudgeError: the endpoint refuses this judge altogether, or does not reply.
     """
     if not predictions:
         raise DataError("there are no predictions to judge")
-    with closing(Endpoint(options.ask, api_key=options.api_key)) as endpoint, ReplyCache(cache_dir) as cache:
-        keys = [_key(prediction, options, endpoint.base_url) for prediction in predictions]
+    prompt = PROMPT if options.judge_prompt is None else JudgePrompt.from_file(options.judge_prompt)
+    with closing(Endpoint(options)) as endpoint, ReplyCache(cache_dir) as cache:
+        judge_id = (endpoint.base_url, options.judge_model, MAX_REPLY_TOKENS, prompt.hash)
+        keys = [_key(prediction, judge_id) for prediction in predictions]
         to_judge = {key: prediction for key, prediction in zip(keys, predictions, strict=True) if key is not None}
         outcomes = {key: _Outcome(reply) for key in to_judge if (reply := cache.get(key)) is not None}
         num_from_cache = len(outcomes)
         to_ask = {key: prediction for key, prediction in to_judge.items() if key not in outcomes}
-        with closing(_ask_all(to_ask, endpoint, options, progress)) as asked:
+        with closing(_ask_all(to_ask, endpoint, prompt, options.judge_concurrency, progress)) as asked:
             for key, outcome in asked:
                 outcomes[key] = outcome
                 if outcome.reply is not None:
@@ -230,7 +187,7 @@ def judge(
         for prediction, key in zip(predictions, keys, strict=True)
     )
     return Judgement(
-        judge=_identity(options, endpoint.base_url),
+        judge=_identity(prompt, options, endpoint.base_url),
         groups=_groups(predictions, questions, dataset=dataset, num_resamples=num_resamples, seed=seed),
         questions=questions,
         num_unanswered=keys.count(None),
@@ -254,12 +211,12 @@ def _outcome_counts(questions: Sequence[Judged]) -> dict[str, Any]:
     }
 
 
-def _usage(replies: Sequence[Reply], options: JudgeOptions) -> dict[str, Any]:
+def _usage(replies: Sequence[Reply], options: Judging) -> dict[str, Any]:
     """Sum up tokens and their cost, by the names of `Judgement`'s fields."""
     counted = [reply for reply in replies if reply.prompt_tokens is not None]
     tokens_in = sum(reply.prompt_tokens or 0 for reply in counted)
     tokens_out = sum(reply.completion_tokens or 0 for reply in counted)
-    price_in, price_out = options.price_per_million_in, options.price_per_million_out
+    price_in, price_out = options.judge_price_per_million_in, options.judge_price_per_million_out
     cost = None
     if counted and price_in is not None and price_out is not None:
         cost = (tokens_in * price_in + tokens_out * price_out) / 1e6
@@ -272,42 +229,42 @@ def _usage(replies: Sequence[Reply], options: JudgeOptions) -> dict[str, Any]:
     }
 
 
-def _key(prediction: Prediction, options: JudgeOptions, base_url: str) -> str | None:
+def _key(prediction: Prediction, judge_id: tuple[object, ...]) -> str | None:
     """Return the key of a prediction's reply in the cache; None where there is nothing to judge."""
     if prediction.prediction is None:
         return None
-    judge_id = (base_url, options.ask.model, options.ask.max_tokens, options.prompt.hash)
     return reply_key(*judge_id, prediction.question, prediction.answer, prediction.prediction)
 
 
-def _identity(options: JudgeOptions, base_url: str) -> dict[str, Any]:
+def _identity(prompt: JudgePrompt, options: Judging, base_url: str) -> dict[str, Any]:
     return {
-        "model": options.ask.model,
+        "model": options.judge_model,
         "base_url": base_url,
-        "prompt_hash": options.prompt.hash,
-        "prompt": "voco-video" if options.prompt == PROMPT else "given",
+        "prompt_hash": prompt.hash,
+        "prompt": "voco-video" if prompt == PROMPT else "given",
         "temperature": 0,
-        "max_tokens": options.ask.max_tokens,
+        "max_tokens": MAX_REPLY_TOKENS,
     }
 
 
 def _ask_all(
     to_ask: Mapping[str, Prediction],
     endpoint: Endpoint,
-    options: JudgeOptions,
+    prompt: JudgePrompt,
+    concurrency: int,
     progress: Callable[[int, int], None] | None,
 ) -> Generator[tuple[str, _Outcome], None, None]:
     """Ask several questions at a time and yield the outcomes as they come."""
-    pool = ThreadPoolExecutor(options.concurrency, thread_name_prefix="judge")
+    pool = ThreadPoolExecutor(concurrency, thread_name_prefix="judge")
     num_failures_in_a_row = 0
     try:
         keys: dict[Future[_Outcome], str] = {
-            pool.submit(_ask, endpoint, options.prompt, prediction): key for key, prediction in to_ask.items()
+            pool.submit(_ask, endpoint, prompt, prediction): key for key, prediction in to_ask.items()
         }
         for num_done, future in enumerate(as_completed(keys), start=1):
             outcome = future.result()
             num_failures_in_a_row = 0 if outcome.reply is not None else num_failures_in_a_row + 1
-            if num_failures_in_a_row == options.max_failures_in_a_row:
+            if num_failures_in_a_row == MAX_FAILURES_IN_A_ROW:
                 raise JudgeError(
                     f"{endpoint.base_url}: {num_failures_in_a_row} questions in a row got no reply, the last one: "
                     f"{outcome.failure}. The replies so far are kept: the same command resumes"

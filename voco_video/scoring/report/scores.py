@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from voco_video.data.letters import LETTERS, read_letter
 from voco_video.data.registry import published_size
 from voco_video.data.samples import Dataset
+from voco_video.options.judging import Judging
 from voco_video.scoring.bootstrap import Estimate
 from voco_video.scoring.metrics import MEANS, Scores, official_free, score, with_answers
 from voco_video.scoring.predictions import LoadedPredictions, Prediction, load_predictions, read_run_info
@@ -22,7 +23,7 @@ from voco_video.scoring.report.writing import NAMES, bullet_lines, fact_lines, j
 from voco_video.version import __version__
 
 if TYPE_CHECKING:
-    from voco_video.scoring.judge import Judgement, JudgeOptions
+    from voco_video.scoring.judge import Judgement
 
 _NORMALISATION = (
     "Exact match and token F1 compare normalised texts: lower case, no punctuation, no articles, the words zero to "
@@ -111,7 +112,7 @@ def score_file(
     references: Dataset | None = None,
     vocabulary: str | os.PathLike[str] | None = None,
     skip_missing: bool = False,
-    judge_options: JudgeOptions | None = None,
+    judging: Judging | None = None,
     judge_cache_dir: Path | None = None,
     facts: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -123,7 +124,7 @@ def score_file(
         references: the questions with their answers; None: the predictions file holds them.
         vocabulary: see `voco_video.scoring.predictions.load_predictions`.
         skip_missing: leave out unanswered questions instead of counting them as wrong.
-        judge_options: options of a judge, for its verdicts as well; None: no judge.
+        judging: who judges, for verdicts as well; None, or without a model: nobody.
         judge_cache_dir: where the judge's replies are kept; None: nowhere.
         facts: further facts for the report, such as the command.
         progress: called with (questions judged, questions to judge).
@@ -140,12 +141,10 @@ def score_file(
     run = read_run_info(path)
     dataset, split = (references.name, references.split) if references else _set_of(run)
     judgement = None
-    if judge_options is not None:
+    if judging is not None and judging.judge_model is not None:
         from voco_video.scoring.judge import judge
 
-        judgement = judge(
-            loaded.predictions, judge_options, dataset=dataset, cache_dir=judge_cache_dir, progress=progress
-        )
+        judgement = judge(loaded.predictions, judging, dataset=dataset, cache_dir=judge_cache_dir, progress=progress)
     return Report(
         Path(path),
         dataset,

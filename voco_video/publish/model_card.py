@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from voco_video.api import load_model
+from huggingface_hub import EvalResult, ModelCardData
+
 from voco_video.checkpoint.describe import CheckpointFacts, describe_checkpoint
+from voco_video.checkpoint.folder import load_voco_model
 from voco_video.errors import DataError, UsageError
 from voco_video.files.paths import expanded
 from voco_video.scoring.report.writing import NAMES, table_lines
 
 CARD = "README.md"
+_TASK = "video-text-to-text"
 _MARK = "<!-- made by voco-video card -->"
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -36,38 +39,52 @@ def write_model_card(checkpoint: str | Path, reports: Sequence[str | Path]) -> P
     >>> write_model_card("runs/mine/last", ["runs/eval/predictions-k1.scores.json"])      # doctest: +SKIP
     PosixPath('runs/mine/last/README.md')
     """
-    facts = describe_checkpoint(checkpoint)
     card = expanded(checkpoint) / CARD
     if not card.parent.is_dir():
         raise UsageError(f"{checkpoint}: a card is written into a checkpoint's own folder, so give one")
     if card.exists() and _MARK not in card.read_text(encoding="utf-8"):
         raise UsageError(f"{card} was written by somebody; move it away first")
-    evaluations = {Path(report): _read(Path(report)) for report in reports}
-    _check_model(checkpoint, evaluations)
-    card.write_text(model_card(facts, list(evaluations.values())), encoding="utf-8")
+    card.write_text(card_of(checkpoint, reports), encoding="utf-8")
     return card
 
 
-def model_card(facts: CheckpointFacts, reports: Sequence[Mapping[str, Any]]) -> str:
+def card_of(checkpoint: str | Path, reports: Sequence[str | Path], *, name: str | None = None) -> str:
+    """Make the text of a checkpoint's card; errors as of `write_model_card`.
+
+    Args:
+        checkpoint: as `load_voco_model` takes it.
+        reports: as of `write_model_card`.
+        name: of the model; that of its folder by default.
+    """
+    facts = describe_checkpoint(checkpoint)
+    evaluations = {Path(report): _read(Path(report)) for report in reports}
+    _check_model(checkpoint, evaluations)
+    return model_card(facts, list(evaluations.values()), name=name)
+
+
+def model_card(facts: CheckpointFacts, reports: Sequence[Mapping[str, Any]], *, name: str | None = None) -> str:
     """Write the card's text.
 
     Args:
         facts: description of the checkpoint.
         reports: `Report.as_dict` of evaluations of it.
+        name: of the model; that of its folder by default.
     """
-    head = ["---", "library_name: voco-video", "pipeline_tag: video-text-to-text"]
+    name = name or Path(facts.path).name
     base = facts.base.partition("@")[0]
-    if base and not Path(base).is_absolute():
-        head.append(f"base_model: {base}")
-    name = Path(facts.path).name
-    lines = [*head, "tags: [video-question-answering, token-compression]", "---", _MARK, "", f"# {name}", ""]
+    metadata = ModelCardData(
+        library_name="voco-video",
+        pipeline_tag=_TASK,
+        base_model=base if base and not Path(base).is_absolute() else None,
+        tags=["video-question-answering", "token-compression"],
+        model_name=name,
+        eval_results=[result for report in reports for result in _results(report)] or None,
+    )
+    lines = ["---", metadata.to_yaml(), "---", _MARK, "", f"# {name}", ""]
     if facts.about:
         lines += [facts.about, ""]
     lines += [*_described(facts), "", "## Measured", "", *_measured(reports), "", "## Use", ""]
-    compressor = "" if facts.num_voco_tokens else " --compressor pool:4"
-    return "\n".join(
-        [*lines, "```bash", f'voco-video ask clip.mp4 "What happens?" --model {name}{compressor}', "```", ""]
-    )
+    return "\n".join([*lines, "```bash", f'voco-video ask clip.mp4 "What happens?" --model {name}', "```", ""])
 
 
 def _described(facts: CheckpointFacts) -> list[str]:
@@ -93,6 +110,25 @@ def _measured(reports: Sequence[Mapping[str, Any]]) -> list[str]:
     commands = list(dict.fromkeys(f"`{r['run']['command']}`" for r in reports if r["run"].get("command")))
     notes = list(dict.fromkeys(note for report in reports for note in report["notes"]))
     return [*table_lines(columns, rows), "", f"{ranges} {', '.join(commands)}.", *notes]
+
+
+def _results(report: Mapping[str, Any]) -> list[EvalResult]:
+    """Put an evaluation into the form that a hub shows beside a model."""
+    cells = dict(zip(("kept of a frame", "frames", "storage"), _row(report, [])[1:4]))
+    return [
+        EvalResult(
+            task_type=_TASK,
+            dataset_type=report["dataset"],
+            dataset_name=report["dataset"],
+            dataset_split=report["split"],
+            metric_type=metric,
+            metric_name=f"{NAMES[metric]}, in percent",
+            metric_value=round(100 * measured["value"], 1),
+            metric_args=cells,
+        )
+        for metric, measured in report["scores"]["overall"]["metrics"].items()
+        if measured is not None and measured["value"] is not None
+    ]
 
 
 def _row(report: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
@@ -135,7 +171,7 @@ def _check_model(checkpoint: str | Path, reports: Mapping[Path, Mapping[str, Any
         if dtype not in _DTYPES:
             raise DataError(f"{path} was made with weights as {dtype!r}, which is none of {', '.join(_DTYPES)}")
         if dtype not in fingerprints:
-            fingerprints[dtype] = load_model(checkpoint, device="cpu", dtype=dtype).fingerprint
+            fingerprints[dtype] = load_voco_model(checkpoint, device="cpu", dtype=dtype).fingerprint()
         if settings["model_fingerprint"] != fingerprints[dtype]:
             raise DataError(
                 f"{path} is of a model with fingerprint {settings['model_fingerprint'][:12]}, not of {checkpoint} "

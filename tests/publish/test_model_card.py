@@ -8,12 +8,13 @@ import sys
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 from voco_video import cli
-from voco_video.checkpoint.files import find_checkpoint
+from voco_video.checkpoint.finding import find_checkpoint
 from voco_video.checkpoint.folder import load_voco_model, save_voco_model
 from voco_video.errors import DataError, UsageError
-from voco_video.evaluate.model_card import write_model_card
+from voco_video.publish.model_card import write_model_card
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +46,15 @@ def test_a_card_from_an_evaluation(evaluated, capsys):
     text = (evaluated / "mine" / "README.md").read_text()
     assert text.startswith("---\nlibrary_name: voco-video\npipeline_tag: video-text-to-text\n")
     assert "8 VoCo tokens a frame, trained" in text
+    results = {(one.metric_args["kept of a frame"], one.metric_type): one for one in ModelCard(text).data.eval_results}
     for report in reports:
         measured = json.loads(report.read_text())["scores"]["overall"]["metrics"]["exact_match"]["value"]
         k = report.name.split("-k")[1].partition(".")[0]
         (row,) = (line for line in text.splitlines() if line.startswith(f"| msvd test | {k} VoCo (embeds) |"))
         assert f"| num_frames 2 | native | 10 | {100 * measured:.1f}" in row
+        result = results[f"{k} VoCo (embeds)", "exact_match"]
+        assert (result.dataset_type, result.dataset_split) == ("msvd", "test")
+        assert result.metric_value == round(100 * measured, 1)
     assert "voco-video eval msvd" in text
     assert load_voco_model(evaluated / "mine").num_voco_tokens == 8, "a card is no part of the model"
 

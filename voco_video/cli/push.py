@@ -1,0 +1,38 @@
+"""``voco-video push``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def push(
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder.")],
+    repo: Annotated[str, typer.Argument(help="Its name at the hub: user/name. Made where it is not there yet.")],
+    reports: Annotated[
+        list[Path] | None, typer.Argument(help="predictions*.scores.json for its card.", metavar="REPORT...")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Only you can read a repository that is made.")] = False,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, made where it is not there yet. [default: main]")
+    ] = None,
+    message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
+) -> None:
+    """Publish a checkpoint at the Hugging Face Hub, with a model card where it has no README.md.
+
+    Only what the model needs goes there. Log in with `hf auth login`, or set HF_TOKEN.
+
+    \b
+    Examples:
+      voco-video push runs/mine/last me/mine --private
+      voco-video push runs/mine/last me/mine runs/mine/msvd/predictions-k*.scores.json
+    """
+    from voco_video.publish.push import push_checkpoint
+
+    print(
+        push_checkpoint(
+            checkpoint, repo, reports=reports or [], private=private or None, revision=revision, message=message
+        )
+    )

@@ -1,0 +1,1 @@
+"""The Hugging Face Hub: files that are fetched by name, and folders that are published under one."""

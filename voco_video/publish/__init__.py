@@ -1,0 +1,1 @@
+"""What a checkpoint is published with, and how: its model card, and the way to a hub."""
