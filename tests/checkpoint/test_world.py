@@ -17,7 +17,7 @@ from tests.helpers.clips import Clip
 from tests.helpers.models import random_pixels, tiny_voco
 from voco_video.answer.compressed_video import CompressedVideo
 from voco_video.answer.foreign import MAX_FRAMES, counted, counted_by_tokens, foreign_note
-from voco_video.checkpoint.files import find_checkpoint
+from voco_video.checkpoint.finding import find_checkpoint
 from voco_video.checkpoint.world import (
     SHRINKAGE,
     VISION,
