@@ -388,7 +388,7 @@ def command(hub: HubServer, home: Path, *arguments: object, **environment: str) 
 @pytest.mark.slow
 def test_asking_by_name_on_a_fresh_machine(hub, tmp_path, monkeypatch, run):
     clip, home = Clip("clip.mp4").write(tmp_path), tmp_path / "home"
-    question = ("ask", clip, "What moves?", "--model", "user/name")
+    question = ("ask", clip, "What moves?", "--anyway", "--model", "user/name")
     hub.add("user/name", find_checkpoint("voco-tiny"))
     first = command(hub, home, *question)
     assert first.returncode == 0, first.stderr

@@ -327,7 +327,7 @@ CONFIG_VALUES = [
     ("qwen2_5_vl", "vision_config.fullatt_block_indexes", [7], "fullatt_block_indexes has to name layers from 0 to 2"),
     ("qwen2_5_vl", "text_config.rope_parameters.mrope_section", [2, 3], "mrope_section"),
     ("qwen2_5_vl", "text_config.rope_parameters.mrope_section", [9, 9, 9], "mrope_section .*add up to 8"),
-    ("qwen2_5_vl", "vision_start_token_id", 10**6, "frame_before_ids: token id 1000000 is not below"),
+    ("qwen2_5_vl", "video_token_id", 10**6, "the tokenizer does not know token id 1000000 of config.json"),
     ("published", "hidden_size", ..., "hidden_size is missing, and has to be a whole number from 1 on"),
     ("published", "num_hidden_layers", 10**9, "num_hidden_layers is 1000000000"),
     ("published", "bos_token_id", None, "bos_token_id has to be a token id, not None"),

@@ -8,7 +8,7 @@ import pytest
 
 from tests.helpers.tiny_families import tiny_family
 from voco_video.checkpoint.adapter_folder import describe_base
-from voco_video.checkpoint.files import find_checkpoint
+from voco_video.checkpoint.finding import find_checkpoint
 from voco_video.checkpoint.folder import save_voco_model
 from voco_video.checkpoint.recommended import RECOMMENDED, full_name, similar_names
 from voco_video.cli.options import _model_names

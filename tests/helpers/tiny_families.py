@@ -46,11 +46,11 @@ from voco_video.video.scaling import Fit
 
 SPECIAL = (
     *("<pad>", "<s>", "</s>", "<image>", "<video>", "<|vision_start|>", "<|vision_end|>", "<img>", "</img>"),
-    *("<fake_token_around_image>", "<global-img>", "<|begin_of_image|>", "<|end_of_image|>"),
-    *("<|begin_of_video|>", "<|end_of_video|>"),
+    *("<fake_token_around_image>", "<global-img>"),
 )
 VOCABULARY = (*SPECIAL, *string.printable)
 IDS = {token: i for i, token in enumerate(VOCABULARY)}
+GLM_TOKENS = ("<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>")  # behind the others
 
 # Half of the families write conversations with contents in parts, and pass over plain strings in silence.
 PLAIN_TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ '\\n' }}{% endfor %}assistant:"
@@ -174,17 +174,18 @@ def _qwen2_5() -> Any:
 _GLM_IDS = {
     "image_token_id": IDS["<image>"],
     "video_token_id": IDS["<video>"],
-    "image_start_token_id": IDS["<|begin_of_image|>"],
-    "image_end_token_id": IDS["<|end_of_image|>"],
-    "video_start_token_id": IDS["<|begin_of_video|>"],
-    "video_end_token_id": IDS["<|end_of_video|>"],
+    "image_start_token_id": len(IDS),
+    "image_end_token_id": len(IDS) + 1,
+    "video_start_token_id": len(IDS) + 2,
+    "video_end_token_id": len(IDS) + 3,
 }
+_GLM_TEXT = TEXT | {"vocab_size": len(IDS) + len(GLM_TOKENS)}
 _GLM_TOWER = _QWEN_TOWER | {"depth": 2, "image_size": 16}
 
 
 def _glm4v() -> Any:
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.5}
-    return Glm4vConfig(vision_config=_GLM_TOWER, text_config=TEXT | {"rope_parameters": rope}, **_GLM_IDS)
+    return Glm4vConfig(vision_config=_GLM_TOWER, text_config=_GLM_TEXT | {"rope_parameters": rope}, **_GLM_IDS)
 
 
 def _glm46v() -> Any:
@@ -193,7 +194,9 @@ def _glm46v() -> Any:
     experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "head_dim": 16}
     text = {"model_type": "glm4v_moe_text", "rope_parameters": rope, "first_k_dense_replace": 1}
     return Glm46VConfig(
-        vision_config=_GLM_TOWER | {"model_type": "glm4v_moe_vision"}, text_config=TEXT | experts | text, **_GLM_IDS
+        vision_config=_GLM_TOWER | {"model_type": "glm4v_moe_vision"},
+        text_config=_GLM_TEXT | experts | text,
+        **_GLM_IDS,
     )
 
 
@@ -238,6 +241,7 @@ class TinyFamily:
     num_placeholders: int | None = None
     chat_template: str = PARTS_TEMPLATE
     adds_bos: bool = False
+    extra: tuple[str, ...] = ()
     library_inputs: Callable[[Any, Tensor], dict[str, Any]] = field(default=lambda processed, ids: dict(processed))
 
 
@@ -278,8 +282,10 @@ FAMILIES = {
     "qwen3_vl": TinyFamily(_qwen3, _WIDE, 28, chat_template=PLAIN_TEMPLATE, library_inputs=_with_types),
     "qwen2_vl": TinyFamily(_qwen2, _WIDE, 28, chat_template=PLAIN_TEMPLATE, library_inputs=_with_types),
     "qwen3_vl_moe": TinyFamily(_qwen3_moe, _WIDE, 28, chat_template=PLAIN_TEMPLATE, library_inputs=_with_types),
-    "glm4v": TinyFamily(_glm4v, _WIDE, 28, chat_template=PLAIN_TEMPLATE, library_inputs=_with_types),
-    "glm46v": TinyFamily(_glm46v, _WIDE, 28, chat_template=PLAIN_TEMPLATE, library_inputs=_with_types),
+    "glm4v": TinyFamily(_glm4v, _WIDE, 28, chat_template=PLAIN_TEMPLATE, extra=GLM_TOKENS, library_inputs=_with_types),
+    "glm46v": TinyFamily(
+        _glm46v, _WIDE, 28, chat_template=PLAIN_TEMPLATE, extra=GLM_TOKENS, library_inputs=_with_types
+    ),
     "llava_next_video": TinyFamily(
         _next_video, _SQUARE, 4, placeholder="<video>", adds_bos=True, library_inputs=_as_video
     ),
@@ -346,7 +352,8 @@ def tiny_family(
     model = AutoModelForImageTextToText.from_config(tiny.config(), attn_implementation="sdpa").eval()
     for parameter in model.parameters():  # norms of 1 and biases of 0 would hide a part that is left out
         parameter.data += 0.02 * torch.randn_like(parameter)
-    tokenizer = tiny_tokenizer(chat_template=chat_template or tiny.chat_template, adds_bos=tiny.adds_bos)
+    template = chat_template or tiny.chat_template
+    tokenizer = tiny_tokenizer(chat_template=template, adds_bos=tiny.adds_bos, extra=tiny.extra)
     images = ImageSettings(tiny.fit, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
     template = prompt_template(model.config, tokenizer, variant) if as_trained else frames_first(name, tokenizer)
     embeds = torch.randn(num_voco_tokens, 64) * 0.2

@@ -61,8 +61,7 @@ def samples_of(family: str, *, shapes: tuple[tuple[int, int], ...] = ()) -> list
 def asked_logits(model: VocoModel, sample: TrainingSample, visibility: Visibility) -> torch.Tensor:
     """The logits that asking gives at every labelled token: prefix from compressed frames, text behind it."""
     alone = make_batch(model.backbone, [sample], visibility)
-    before = sum(alone.lead_lengths[0]) + int((alone.input_ids == -1).sum())
-    ids = alone.input_ids[:, before:]
+    before = int((alone.input_ids == -1).sum())
     prefix = model.empty_prefix()
     if len(sample.frames):
         kind = "full" if visibility.num_voco_tokens is None else visibility.form
@@ -70,8 +69,9 @@ def asked_logits(model: VocoModel, sample: TrainingSample, visibility: Visibilit
         times = FrameTimes.of(sample.pts_seconds if tokens.seconds is None else tokens.seconds.numpy(), 12.0)
         counts = torch.full((tokens.num_frames,), tokens.num_voco_tokens)
         leads = dict(enumerate(model.backbone.lead_ids(times, system=sample.system)))
+        before += sum(map(len, leads.values()))
         prefix = assemble(model, tokens, counts=counts, texts=leads, times=times)
-    logits = model(ids, prefix=prefix)[0][0, :-1]
+    logits = model(alone.input_ids[:, before:], prefix=prefix)[0][0, :-1]
     return logits[alone.labels[0, before + 1 :] >= 0]
 
 

@@ -71,7 +71,12 @@ def find_checkpoint(
         )
     if revision is not None and name.revision != revision:
         raise UsageError(f"revision={revision!r} contradicts {path}; give one of them")
-    return _find_by_name(name, offline=offline, weights=weights, update=update)
+    try:
+        return _find_by_name(name, offline=offline, weights=weights, update=update)
+    except ModelError as error:
+        if meant := " or ".join(similar_names(str(path))):
+            raise ModelError(f"{error}. Did you mean {meant}?") from error
+        raise
 
 
 def _find_by_name(name: HubName, *, offline: bool, weights: bool, update: bool) -> Path:
@@ -94,6 +99,8 @@ def _find_by_name(name: HubName, *, offline: bool, weights: bool, update: bool) 
     if not {CONFIG, VOCO_CONFIG} & set(small):
         raise ModelError(f"{name} holds no {CONFIG}, so it is not a checkpoint; it has {_some(listing.files)}")
     folder = download(name, listing, small)
+    if further := [file for file in _named_files(folder) if file in listing.files and file not in small]:
+        download(name, listing, further)
     if weights and not _is_adapter(folder):
         needed = weight_names(folder, listing.files.__contains__)
         if not needed or not set(needed) <= set(listing.files):
@@ -130,6 +137,8 @@ def _is_whole(cached: Snapshot, *, weights: bool, strict: bool) -> bool:
     if cached.names is not None:
         if not cached.has_all(small_files(cached.names)):
             return False
+        if not cached.has_all(_named_files(folder).intersection(cached.names)):
+            return False
     elif strict and not (
         any(cached.has_all([name]) for name in PROCESSOR_SETTINGS)
         and any(cached.has_all([name]) for name in (*VOCABULARIES, "vocab.json"))
@@ -141,6 +150,14 @@ def _is_whole(cached: Snapshot, *, weights: bool, strict: bool) -> bool:
     has = cached.names.__contains__ if cached.names is not None else lambda name: cached.has_all([name])
     needed = weight_names(folder, has)
     return bool(needed or cached.names is not None) and cached.has_all(needed)
+
+
+def _named_files(folder: Path) -> set[str]:
+    """Return the names of files that a voco_config.json says belong to it; what is wrong with it is found later."""
+    if not has_file(folder, VOCO_CONFIG):
+        return set()
+    files = read_settings(folder / VOCO_CONFIG).get("files")
+    return {name for name in files if isinstance(name, str)} if isinstance(files, list) else set()
 
 
 def _is_adapter(folder: Path) -> bool:

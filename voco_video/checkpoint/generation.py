@@ -175,7 +175,7 @@ def settings_in_force(generation_config: GenerationConfig, options: Mapping[str,
         options: values of `AnswerOptions` by name; None leaves one to the checkpoint.
 
     >>> settings_in_force(GenerationConfig(repetition_penalty=1.05, top_k=20), {"temperature": 0.0, "top_k": None})
-    {'temperature': 0.0, 'repetition_penalty': 1.05}
+    {'repetition_penalty': 1.05, 'temperature': 0.0}
     """
     names = (*ALWAYS_USED, *(USED_TO_SAMPLE if options.get("temperature") else ()))
     of_file = {name: getattr(generation_config, name, None) for name in names}

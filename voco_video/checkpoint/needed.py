@@ -19,7 +19,7 @@ _SMALL_FILES = (
     *VOCABULARIES,
     *("merges.txt", CHAT_TEMPLATE_JSON, CHAT_TEMPLATE_TEXT, "additional_chat_templates/*.jinja"),
     *("model.safetensors.index.json", "pytorch_model.bin.index.json"),
-    *(VOCO_WEIGHTS, "retrieval.safetensors", "changed.safetensors"),
+    *(VOCO_WEIGHTS, "retrieval.safetensors", "world.safetensors", "changed.safetensors"),
     *("adapter_config.json", "adapter_model.safetensors", "answer_adapter/*"),
 )
 

@@ -81,7 +81,9 @@ class Backbone:
         It shares all weights with `decoder`, which stays as it is: other threads may be in the middle of a pass.
         """
         config = copy.deepcopy(self.text_config)
-        decoder = _over_same_weights(self.decoder, self.text_config, config)
+        recorded = getattr(self.decoder, "_can_record_outputs", None) or {}
+        kinds = tuple(getattr(kind, "target_class", kind) for kind in recorded.values() if not isinstance(kind, list))
+        decoder = _over_same_weights(self.decoder, self.text_config, config, kinds)
         decoder.set_attn_implementation(attention)
         return decoder
 
@@ -369,10 +371,16 @@ def _by_detour(frames: Tensor, side: int) -> Tensor:
     return nn.functional.interpolate(resized, size=size, mode="lanczos", antialias=True).to(frames.device)
 
 
-def _over_same_weights(module: Any, config: Any, other_config: Any) -> Any:
-    """Make a module with another configuration over the same weights; what reads no configuration is shared."""
-    children = {name: _over_same_weights(child, config, other_config) for name, child in module.named_children()}
-    reads_it = any(value is config for value in vars(module).values())
+def _over_same_weights(module: Any, config: Any, other_config: Any, recorded: tuple[type, ...]) -> Any:
+    """Make a module with another configuration over the same weights; what does not read it is shared.
+
+    Args:
+        recorded: kinds of modules whose output the library records, by hooks that it never takes away: not shared.
+    """
+    children = {
+        name: _over_same_weights(child, config, other_config, recorded) for name, child in module.named_children()
+    }
+    reads_it = isinstance(module, recorded) or any(value is config for value in vars(module).values())
     if not reads_it and all(child is getattr(module, name) for name, child in children.items()):
         return module
     other = copy.copy(module)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from voco_video.errors import UsageError
 from voco_video.model.families.family import ImageSettings
 from voco_video.model.families.layout import FrameTimes, FrameWords, PromptTemplate
 from voco_video.model.families.qwen_vl import QwenVL
@@ -36,6 +37,19 @@ class Glm4V(QwenVL):
         """Return the token id for pictures, which frames of a video are to it."""
         token_id: int = config.image_token_id
         return token_id
+
+    def vision_tokens(self, model: Any, pixel_values: Tensor, pictures_per_frame: int = 1) -> Tensor:
+        """``[F * P, 3, H, W] -> [F, N, D]``; the tower keeps frames apart.
+
+        Raises:
+            UsageError: torch's default type is another than float32; the library's tower makes tensors of it.
+        """
+        if torch.get_default_dtype() != torch.float32:
+            raise UsageError(
+                f"the tower of {self.title} computes in torch's default type, which is {torch.get_default_dtype()}; "
+                "call torch.set_default_dtype(torch.float32)"
+            )
+        return super().vision_tokens(model, pixel_values, pictures_per_frame)
 
     def words(self, times: FrameTimes) -> FrameWords:
         """Write the time of each frame behind it."""
