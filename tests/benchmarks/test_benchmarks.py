@@ -313,6 +313,7 @@ def test_scaling(bench, clips, tmp_path, monkeypatch):
     assert report["killed"]["tokens_digest"] == second["tokens_digest"] != first["tokens_digest"]
 
 
+@pytest.mark.exhaustive
 def test_a_killed_run_that_gives_other_tokens_is_not_reported(bench, clips, mismatch, monkeypatch):
     monkeypatch.setattr(bench.scaling, "in_process", lambda function, *arguments: function(*arguments))
     clip = bench.clips.make_clip(clips, "h264", 2, 1)
@@ -361,6 +362,7 @@ def test_how_often(bench, clips, tmp_path, monkeypatch):
     assert searched["mean_said"]["4"] > searched["mean_said"]["1"], "what is there more often is found more often"
 
 
+@pytest.mark.exhaustive
 def test_own_world(bench, clips, tmp_path, monkeypatch):
     monkeypatch.setattr(bench.own_world, "CLIPS", clips)
     report = run(bench.own_world, tmp_path)
@@ -468,6 +470,7 @@ def test_a_recorder_writes_what_the_scene_shows(bench, tmp_path):
     assert np.abs(shown[9].astype(int) - shown[10]).max() > 100, f"{needle} appears"
 
 
+@pytest.mark.exhaustive
 def test_two_events(bench, tmp_path):
     report = run(bench.two_events, tmp_path, "--num-scenes", "6", "--num-joined-scenes", "6")
     seen = {(r["form"], r["K"], r["training"], r["order"]): r for r in report["rows"]}

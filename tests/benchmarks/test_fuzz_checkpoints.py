@@ -47,7 +47,7 @@ def test_a_seed_is_one_mutation(tmp_path):
     assert done[0] == done[1]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_every_mutation_has_an_outcome(tmp_path):
     outcomes = list(fuzz.cases(count=8, seed=3, folder=tmp_path))
     assert [outcome.seed for outcome in outcomes] == list(range(3, 11))

@@ -292,7 +292,8 @@ FAMILIES = {
     "video_llama_3": TinyFamily(_video_llama3, _WIDE, 28, placeholder="<video>", library_inputs=_as_video_of_pairs),
 }
 
-TWINS = ("qwen2_vl", "qwen3_vl_moe", "glm46v")  # that share nearly all code with another of the same makers
+# Those that share nearly all code with another family: their variants of a test are `exhaustive`.
+TWINS = ("llava-interleave", "llava_next_video", "video_llama_3", "qwen2_vl", "qwen3_vl_moe", "glm46v")
 EACH_FAMILY = [pytest.param(name, marks=pytest.mark.exhaustive) if name in TWINS else name for name in FAMILIES]
 
 
