@@ -403,11 +403,12 @@ def test_asking_by_name_on_a_fresh_machine(hub, tmp_path, monkeypatch, run):
     assert hub.requests == []
 
 
-def test_commands_by_name(hub, files, run):
+def test_commands_by_name(hub, files, run, tmp_path):
+    (clip := tmp_path / "clip.mp4").write_bytes(b"a checkpoint is found before a clip is read")
     old = hub.add("user/model", files)
     hub.add("user/model", files | {"generation_config.json": b"{}"})
     assert f"/{old}\n" in run("models", "user/model", "--revision", old)[1]
-    code, _, err = run("ask", "clip.mp4", "?", "--model", "user/model", "--offline")
+    code, _, err = run("ask", clip, "?", "--model", "user/model", "--offline")
     assert (code, "nothing of it is in the local Hugging Face cache" in err) == (1, True)
     code, _, err = run("models", "user/none")
     assert (code, err.count("\n")) == (1, 1)

@@ -829,8 +829,9 @@ def test_every_command_says_it_in_one_line(run, copy_of, tmp_path, kind, damage,
     damage(folder)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"model: {folder}\noutput_dir: {tmp_path / 'run'}\nreport_to: []\nmax_steps: 1\n")
+    (clip := tmp_path / "clip.mp4").write_bytes(b"a checkpoint is read before a clip")
     arguments = {
-        "ask": ("ask", "clip.mp4", "What?", "--model", folder),
+        "ask": ("ask", clip, "What?", "--model", folder),
         "models": ("models", folder),
         "convert": ("convert", folder, tmp_path / "out"),
         "train": ("train", recipe),
