@@ -156,14 +156,26 @@ class Case:
 
 
 CASES = [
-    Case(1),
     Case(2, fps=0.1, size=1),  # 10 s apart, further than there are rows and columns
     Case(3, fps=0.5, size=2, turns=SEVERAL_TURNS),
-    Case(4, fps=8.0, size=1, turns=WITH_SYSTEM),
     Case(5, fps=3.0, size=3),
-    Case(6, fps=2.0, size=0, turns=SEVERAL_TURNS),
-    Case(7, fps=0.01, size=1),  # minutes
-    Case(8, fps=24.0, size=2),
+    *(
+        pytest.param(case, marks=pytest.mark.exhaustive)
+        for case in (
+            Case(1),
+            Case(4, fps=8.0, size=1, turns=WITH_SYSTEM),
+            Case(6, fps=2.0, size=0, turns=SEVERAL_TURNS),
+            Case(7, fps=0.01, size=1),  # minutes
+            Case(8, fps=24.0, size=2),
+        )
+    ),
+]
+KINDS = [
+    *(("voco", "kv"), ("pool:1", "embeds")),
+    *(
+        pytest.param(*kind, marks=pytest.mark.exhaustive)
+        for kind in (("voco", "embeds"), ("pool:1", "kv"), ("full", "kv"), ("full", "embeds"))
+    ),
 ]
 MORE_CASES = [
     Case(num_pictures, fps, size, turns, seed=num_pictures)
@@ -330,8 +342,7 @@ def test_the_loss_of_training_is_that_of_the_librarys_logits(live):
         assert abs(ours - expected) <= TOLERANCE
 
 
-@pytest.mark.parametrize("compressor", ["voco", "pool:1", "full"])
-@pytest.mark.parametrize("form", ["kv", "embeds"])
+@pytest.mark.parametrize(("compressor", "form"), KINDS)
 def test_whatever_is_kept_of_frames_is_as_one_pass_written_out(live, compressor, form):
     """Moved keys and words read between them, against one row under a mask; and in both layouts."""
     for model, case in [(live.model, Case(5, fps=0.5, size=1)), (live.released, Case(6, fps=0.3, turns=WITH_SYSTEM))]:
@@ -342,8 +353,7 @@ def test_whatever_is_kept_of_frames_is_as_one_pass_written_out(live, compressor,
         assert largest_difference(ours, one_pass(model, other, case.turns, compressor, form)) > 100 * TOLERANCE
 
 
-@pytest.mark.parametrize("compressor", ["voco", "pool:1", "full"])
-@pytest.mark.parametrize("form", ["kv", "embeds"])
+@pytest.mark.parametrize(("compressor", "form"), KINDS)
 def test_frames_stand_between_the_words_whatever_is_kept_of_them(live, compressor, form):
     """The positions of words and frames, counted by hand."""
     shown = Case(5, fps=0.5, size=2).shown(live.name)

@@ -97,6 +97,7 @@ def test_training_sees_what_asking_sees(model, family, visibility):
     assert (others[1] - others[2]).abs().max() > 0.05, "frames change nothing: nothing was compared"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("visibility", SEEN, ids=lambda v: v.name)
 def test_training_from_compressed_frames_sees_the_same(model, family, visibility):
     samples = samples_of(family)[:2]
