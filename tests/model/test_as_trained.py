@@ -36,6 +36,7 @@ from tests.helpers.masked_pass import one_pass
 from tests.helpers.tiny_families import EACH_FAMILY, FAMILIES, tiny_family
 from voco_video.answer.generate import Message, answer_questions, generate, stream_answer
 from voco_video.checkpoint.folder import load_voco_model
+from voco_video.errors import ModelError
 from voco_video.model.mixed_prefix import assemble
 from voco_video.model.tokens import Prefix
 from voco_video.model.voco import VocoModel
@@ -74,7 +75,12 @@ class GoldenFamily:
 @pytest.fixture(scope="module", params=list(GOLDEN))
 def golden(request, shared) -> GoldenFamily:
     folder = shared / "golden" / "as_trained" / request.param
-    model = load_voco_model(folder, layout="library", dtype="float32")
+    try:
+        model = load_voco_model(folder, layout="library", dtype="float32")
+    except ModelError as error:
+        if "by Lanczos, which torch" not in str(error):
+            raise
+        pytest.skip(str(error))
     model.backbone.hf_model.generation_config.repetition_penalty = 1.0  # the cases were made without
     tensors, cases = load_file(folder / "cases.safetensors"), {}
     for case in json.loads((folder / "cases.json").read_text()):

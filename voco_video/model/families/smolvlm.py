@@ -6,8 +6,10 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from voco_video.errors import ModelError
 from voco_video.model.families.family import Family, ImageSettings, one_size, settings_with
 from voco_video.model.families.layout import FrameTimes, FrameWords
 from voco_video.video.scaling import Fit
@@ -34,7 +36,18 @@ class SmolVLM(Family):
         That size stands in the same file as the one for videos, and overrides it (transformers 5.24).
         """
         side = dict(processor.size)["longest_edge"]
-        return replace(images, detour=side) if side != images.fit.height else images
+        if side == images.fit.height:
+            return images
+        try:
+            nn.functional.interpolate(
+                torch.zeros(1, 1, 2, 2, dtype=torch.uint8), size=3, mode="lanczos", antialias=True
+            )
+        except (ValueError, NotImplementedError, RuntimeError) as error:
+            raise ModelError(
+                f"layout='library' resizes SmolVLM2's frames by Lanczos, which torch {torch.__version__} cannot; use torch "
+                "2.13, or layout='released'"
+            ) from error
+        return replace(images, detour=side)
 
     def processor_settings(self, images: ImageSettings, config: Any) -> dict[str, Any]:
         """Return the processor's settings without tiles: the picture is taken as a whole."""
