@@ -44,8 +44,8 @@ class SmolVLM(Family):
             )
         except (ValueError, NotImplementedError, RuntimeError) as error:
             raise ModelError(
-                f"layout='library' resizes SmolVLM2's frames by Lanczos, which torch {torch.__version__} cannot; use torch "
-                "2.13, or layout='released'"
+                f"layout='library' resizes SmolVLM2's frames by Lanczos, which torch {torch.__version__} cannot; use "
+                "torch 2.13, or layout='released'"
             ) from error
         return replace(images, detour=side)
 
