@@ -198,7 +198,9 @@ def assert_as_the_library(live: Live, case: Case) -> None:
     video = compressed(model, shown)
     assert video.whole_ids(case.turns) == ids[0].tolist()
     prefix = video.prefix(system_of(case.turns))
-    assert largest_difference(last_logits(model, prefix, case.turns), logits) <= TOLERANCE
+    # The tiny GLMs add up larger numbers: of 640 random cases one differed by 1.03e-4.
+    tolerance = 2 * TOLERANCE if live.name.startswith("glm") else TOLERANCE
+    assert largest_difference(last_logits(model, prefix, case.turns), logits) <= tolerance
     assert greedy_tokens(model, prefix, case.turns) == greedy
 
 
