@@ -22,7 +22,7 @@ from voco_video.model.families import FrameTimes
 from voco_video.model.inference import undisturbed
 from voco_video.model.positions import places_among_text
 from voco_video.model.tokens import Prefix, VocoTokens
-from voco_video.model.trained_prefix import trained_prefix, usual_times
+from voco_video.model.trained_prefix import tokens_by_layer, trained_prefix, usual_times
 from voco_video.model.voco import VocoModel
 
 Texts = Mapping[int, Sequence[int]]
@@ -98,7 +98,7 @@ def _from_kv(model: VocoModel, tokens: VocoTokens, counts: Tensor, texts: Texts)
     lengths = torch.tensor([len(texts.get(f, ())) for f in range(num_frames)])
     places, text_starts, text_start = places_among_text(tokens.positions, counts, lengths)
     is_seen = torch.arange(tokens.num_voco_tokens) < counts[:, None]  # [F, K]
-    keys, values = (_by_layer(model, t, is_seen) for t in (tokens.keys, tokens.values))
+    keys, values = (tokens_by_layer(backbone, t, is_seen) for t in (tokens.keys, tokens.values))
     keys = backbone.moved_keys(keys, source=tokens.positions.cpu()[is_seen], target=places)
     cache, slots, first = DynamicCache(), [], 0
     runs = [f for f in range(num_frames) if lengths[f]]  # a run of frames goes up to the next text
@@ -124,12 +124,6 @@ def _read_text(model: VocoModel, cache: DynamicCache, token_ids: Sequence[int], 
     embeds = backbone.embed(token_ids)[None]
     with model.answering("kv"):
         backbone.decoder(inputs_embeds=embeds, position_ids=position_ids, use_cache=True, **{CACHE_ARGUMENT: cache})
-
-
-def _by_layer(model: VocoModel, tensor: Tensor, is_seen: Tensor) -> Tensor:
-    """Pick tokens, ``[F, layers, kv_heads, K, head_dim] -> [layers, kv_heads, tokens seen, head_dim]``."""
-    seen = tensor.permute(0, 3, 1, 2, 4)[is_seen]  # [tokens seen, layers, kv_heads, head_dim]
-    return seen.to(model.backbone.device, model.backbone.dtype).permute(1, 2, 0, 3).contiguous()
 
 
 def _slots(slots: Tensor, counts: Tensor) -> Tensor:

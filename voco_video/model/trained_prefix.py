@@ -191,7 +191,7 @@ def placed_frames(
     if axes is not None:  # a frame moves as a whole, and along the axis of time a little further
         elsewhere = target if times is None else target - times[:, None].expand_as(is_seen)[is_seen]
         source, target = source.expand(3, -1), torch.stack([target, elsewhere, elsewhere])
-    keys, values = (_by_layer(backbone, tensor, is_seen) for tensor in (tokens.keys, tokens.values))
+    keys, values = (tokens_by_layer(backbone, tensor, is_seen) for tensor in (tokens.keys, tokens.values))
     return backbone.moved_keys(keys, source=source, target=target, axes=axes), values
 
 
@@ -235,7 +235,7 @@ def _read_words(
             )
 
 
-def _by_layer(backbone: Backbone, tensor: Tensor, is_seen: Tensor) -> Tensor:
+def tokens_by_layer(backbone: Backbone, tensor: Tensor, is_seen: Tensor) -> Tensor:
     """Pick tokens, ``[F, layers, kv_heads, K, head_dim] -> [layers, kv_heads, tokens seen, head_dim]``."""
     seen = tensor.permute(0, 3, 1, 2, 4)[is_seen.to(tensor.device)]  # [tokens seen, layers, kv_heads, head_dim]
     return seen.to(backbone.device, backbone.dtype).permute(1, 2, 0, 3).contiguous()

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
@@ -226,7 +227,8 @@ class CachedConversations(_SkipsBadRows):
 
     def _read(self, row: Sample) -> TrainingSample:
         paths = tuple(map(_existing, row.media))
-        entries = [next(e for (path, _), e in self.entries.items() if path == own) for own in paths]
+        kinds = get_args(TokenKind)  # an entry of any kind has the times of the frames
+        entries = [next(self.entries[path, k] for k in kinds if (path, k) in self.entries) for path in paths]
         ends = [entry.facts.get("video", {}).get("duration_seconds") for entry in entries]
         return TrainingSample(
             turns=row.turns,
