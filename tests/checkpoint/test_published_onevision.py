@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForImageTextToText, SiglipConfig, SiglipVisionConfig
 
 from tests.helpers.as_trained import SEVERAL_TURNS, WITH_SYSTEM, Shown, compressed, last_logits
+from tests.helpers.published_layout import published_weights
 from tests.helpers.tiny_families import TOWER, tiny_family, tiny_tokenizer
 from voco_video.checkpoint.convert import convert_checkpoint
 from voco_video.checkpoint.describe import describe_checkpoint
@@ -43,18 +44,7 @@ def write_onevision(folder: Path, *, with_tower: bool = True, **others: object):
     tower.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(settings | others))
     tiny_tokenizer(chat_template="nobody reads this").save_pretrained(folder)
-    weights = {}
-    for name, tensor in model.state_dict().items():
-        for new, old in (
-            ("model.vision_tower.", "model.vision_tower.vision_tower.vision_model."),
-            ("model.multi_modal_projector.linear_1.", "model.mm_projector.0."),
-            ("model.multi_modal_projector.linear_2.", "model.mm_projector.2."),
-            ("model.language_model.", "model."),
-            ("", ""),
-        ):
-            if name.startswith(new):
-                weights[old + name.removeprefix(new)] = tensor.clone()
-                break
+    weights = published_weights(model)
     prefix = "model.vision_tower.vision_tower."
     towers = {name.removeprefix(prefix): weights.pop(name) for name in list(weights) if name.startswith(prefix)}
     if with_tower:

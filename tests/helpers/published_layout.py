@@ -21,7 +21,7 @@ def published_weights(model) -> dict[str, torch.Tensor]:
             ("model.multi_modal_projector.linear_1.", "model.mm_projector.0."),
             ("model.multi_modal_projector.linear_2.", "model.mm_projector.2."),
             ("model.language_model.", "model."),
-            ("lm_head.", "lm_head."),
+            ("", ""),
         ):
             if name.startswith(new):
                 renamed[old + name.removeprefix(new)] = tensor.clone()

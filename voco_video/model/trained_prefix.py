@@ -68,10 +68,11 @@ def trained_prefix(
     at = within + places.frames[:, None, None]
     at[..., 0] += places.times[:, None]
     assemble = _from_embeds if tokens.form == "embeds" else _from_kv
-    last_words = torch.cat([backbone.embed(behind), _learned(backbone)])  # [A, D]
+    learned = _learned(backbone)
+    last_words = torch.cat([backbone.embed(behind), learned])  # [A, D]
     prefix = assemble(backbone, answering, tokens, is_seen, places, at, leads, last_words)
     ids = _prompt_ids(backbone, leads, counts, is_vision=is_vision)
-    placeholders = [backbone.family.vision_token_id(backbone.hf_model.config)] * len(_learned(backbone))
+    placeholders = [backbone.family.vision_token_id(backbone.hf_model.config)] * len(learned)
     return replace(prefix, prompt_ids=(*ids, *behind, *placeholders))
 
 
