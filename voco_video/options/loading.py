@@ -24,9 +24,9 @@ class LoadOptions(Options):
 
     ``device="auto"`` takes CUDA where there is one; ``dtype="auto"`` is bfloat16 on CUDA and float32 elsewhere;
     ``attn_implementation="auto"`` is flash-attn (the flash-attn extra) on CUDA in 16 bit where it is installed, blocked
-    (`voco_video.model.cpu_attention`) in bfloat16 on processors that compute in it, else sdpa. ``device_map`` may also
-    name a device for every part of the model. ``weight_bits`` of 8 or 4 stores the decoder's matrices in bitsandbytes'
-    types. ``offline`` does for one call what ``HF_HUB_OFFLINE=1`` does for all.
+    (`voco_video.model.cpu_attention`) in bfloat16 on processors that compute in it without AMX, else sdpa.
+    ``device_map`` may also name a device for every part of the model. ``weight_bits`` of 8 or 4 stores the decoder's
+    matrices in bitsandbytes' types. ``offline`` does for one call what ``HF_HUB_OFFLINE=1`` does for all.
 
     Raises:
         UsageError: an option that cannot be right, or not on this machine.
