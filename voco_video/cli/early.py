@@ -85,7 +85,7 @@ def check_searched(paths: Sequence[str], query: str, sampling: Sampling) -> None
         raise UsageError(
             f'{words[0]!r} is no video; if it belongs to what to look for, put quotes around it: "{whole}"'
         )
-    if len(paths) == 1:
+    if len(paths) == 1 and os.path.isfile(expanded(paths[0])):  # else a folder or a pattern, looked into later
         check_video(paths[0], sampling)
 
 
