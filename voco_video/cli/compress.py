@@ -20,7 +20,7 @@ from voco_video.cli.run_line import run_facts, run_line
 from voco_video.errors import FILE_ERRORS, ModelError, UsageError, VideoError, VocoVideoError, with_name
 from voco_video.files.paths import expanded
 from voco_video.files.urls import is_url, short_name, shown_name
-from voco_video.options.compression import CompressOptions, StreamOptions
+from voco_video.options.compression import FOLLOWING, CompressOptions, StreamOptions
 from voco_video.options.fields import option_of
 from voco_video.options.loading import LoadOptions
 from voco_video.options.sampling import Sampling
@@ -48,10 +48,12 @@ def compress(
     follow: Annotated[
         bool,
         typer.Option(
-            "--follow", help="Compress a source that is still being made: a growing file, - for a pipe, or a URL."
+            "--follow",
+            help="Compress a source that is still being made: a growing file, - for a pipe, or a URL.",
+            rich_help_panel=FOLLOWING,
         ),
     ] = False,
-    stream: Annotated[dict[str, Any], given(StreamOptions, "fps", "force", prefix="With --follow: ")],
+    stream: Annotated[dict[str, Any], given(StreamOptions, "fps", "force")],
     json: opt.Json = False,
 ) -> None:
     """Compress videos into the frame cache.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -85,7 +86,8 @@ def check_searched(paths: Sequence[str], query: str, sampling: Sampling) -> None
         raise UsageError(
             f'{words[0]!r} is no video; if it belongs to what to look for, put quotes around it: "{whole}"'
         )
-    if len(paths) == 1:
+    # Folders and patterns stand for the videos in them.
+    if len(paths) == 1 and not (expanded(paths[0]).is_dir() if is_there(paths[0]) else glob.has_magic(paths[0])):
         check_video(paths[0], sampling)
 
 
@@ -141,7 +143,7 @@ def check_drawing(show_frames: bool, strip: Path | None, *, chat: bool) -> None:
         UsageError: one is given.
     """
     if strip is not None and not show_frames:
-        raise UsageError(f"--strip {strip}: nothing is drawn without --show-frames")
+        raise UsageError(f"--out {strip}: nothing is drawn without --show-frames")
     if chat and show_frames:
         raise UsageError("--show-frames: in a --chat nothing is drawn; leave out one of them")
 

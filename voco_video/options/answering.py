@@ -36,8 +36,8 @@ class ViewOptions(Options, panel=WHAT_IS_SEEN):
     )
     policy: Policy = option(
         "uniform",
-        "Where not all fit: spread evenly, the last ones, those that have to do with the question, or many at one "
-        "token and those at all.",
+        "Which frames, where not all fit: evenly spread, the last ones, those that have to do with the question, or "
+        "(elastic) many at one token each and those at all of theirs.",
     )
     neighbours: int = option(2, "Frames on each side that a relevant one brings with it.", unit="frames", at_least=0)
     clock_every_seconds: float | None = option(

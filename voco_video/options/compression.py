@@ -23,6 +23,8 @@ Decoder = Literal["pyav", "decord", "torchcodec"]
 WhenBehind = Literal["wait", "thin"]
 CompressorName = Literal["voco", "full", "pool", "none"]
 COMPRESSORS = "auto, voco, full, pool:k (as in pool:4), none"
+FOLLOWING = "Following a source (--follow)"
+"""The group of options on a source that is still being made."""
 STORAGE = "Storage"
 """The group of options on what is kept, and where."""
 AUTO = "auto"
@@ -151,7 +153,7 @@ class CompressOptions(Options, panel="Compression"):
 
 @documented
 @dataclass(frozen=True)
-class StreamOptions(Options, panel="Following a source"):
+class StreamOptions(Options, panel=FOLLOWING):
     """How a source that is still being made is followed.
 
     With a ``name`` the same name, model and settings continue the same entry, whatever the source; without one every

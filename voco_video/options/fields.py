@@ -110,7 +110,9 @@ class Option:
     @property
     def flags(self) -> tuple[str, ...]:
         """Its names on the command line; the second, where there is one, sets it to False."""
-        return tuple((self.details.flag or f"--{self.name.replace('_', '-')}").split("/"))
+        name = self.name.replace("_", "-")
+        is_on = self.default is True and not self.details.flag
+        return (f"--{name}", f"--no-{name}") if is_on else tuple((self.details.flag or f"--{name}").split("/"))
 
     @property
     def default_text(self) -> str:
@@ -144,6 +146,21 @@ class Option:
         if self.default is MISSING:
             return f"{self.type_text}; has to be given"
         return f"{self.type_text}; default: {self.default_text}" if self.default_text else self.type_text
+
+    def describe(self) -> dict[str, Any]:
+        """Return what there is to know about it as plain values; the default of one that has to be given is None."""
+        default = None if self.default is MISSING else self.default
+        return {
+            "name": self.name,
+            "group": self.panel,
+            "help": self.details.help,
+            "type": self.type_text,
+            "unit": self.details.unit,
+            "choices": list(self.choices),
+            "is_required": self.default is MISSING,
+            "default": list(default) if isinstance(default, tuple) else default,
+            "default_text": self.default_text,
+        }
 
     def _limits_text(self) -> str:
         """Describe the limits of a number; "" where there are none."""
