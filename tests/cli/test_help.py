@@ -109,7 +109,7 @@ _NEEDS = re.compile(
 )
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_examples_run(tmp_path):
     """Every example that can run here, over files of the names in it; the others are parsed by tests/test_docs.py."""
     examples = [line for name in ALL for line in split_help(ALL[name].help)[1] if not _NEEDS.search(line)]
