@@ -33,7 +33,7 @@ LIGHT = [
     ("ask clip.mp4 what? --decoder pyva", 2, "did you mean pyav?"),
     ("ask clip.mp4 what? --model ./none", 1, "no checkpoint './none': no such folder"),
     ("ask clip.mp4 what? --model clip.mp4", 1, "clip.mp4 is no folder, so it is not a checkpoint folder"),
-    ("ask clip.mp4 what? --strip x.png", 2, "--strip x.png: nothing is drawn without --show-frames"),
+    ("ask clip.mp4 what? --out x.png", 2, "--out x.png: nothing is drawn without --show-frames"),
     ("ask clip.mp4 --chat --show-frames", 2, "--show-frames"),
     ("ask clip.mp4 --chat --json", 2, "--chat talks to a person"),
     ("ask 3f9a2c41 what? --fps 9 --form kv", 2, "--fps, --form: 3f9a2c41 is an entry of the cache"),
@@ -78,7 +78,7 @@ LIGHT = [
     ("train no-such-recipe", 2, "no-such-recipe"),
     ("train --resume", 2, "name a recipe"),
     ("card none", 1, "none: no such folder"),
-    ("convert none made", 1, "no checkpoint 'none'"),
+    ("convert none --out made", 1, "no checkpoint 'none'"),
 ]
 
 # Runs each command in one process, which has imported no torch as yet, and tells what it printed.

@@ -141,7 +141,7 @@ def check_drawing(show_frames: bool, strip: Path | None, *, chat: bool) -> None:
         UsageError: one is given.
     """
     if strip is not None and not show_frames:
-        raise UsageError(f"--strip {strip}: nothing is drawn without --show-frames")
+        raise UsageError(f"--out {strip}: nothing is drawn without --show-frames")
     if chat and show_frames:
         raise UsageError("--show-frames: in a --chat nothing is drawn; leave out one of them")
 

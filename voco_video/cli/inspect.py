@@ -11,6 +11,7 @@ import typer
 
 from voco_video.cli import options as opt
 from voco_video.cli.early import check_video
+from voco_video.cli.help import OUTPUT
 from voco_video.cli.options import only, with_options
 from voco_video.cli.output import ProgressBar, format_bytes, print_facts, print_json, print_table, unless_none
 from voco_video.errors import UsageError
@@ -27,14 +28,21 @@ if TYPE_CHECKING:
 def inspect(
     path: Annotated[str, typer.Argument(help="A video, or its URL.", metavar="PATH")],
     *,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where the contact sheet goes. [default: <video>-sheet.png]")
-    ] = None,
     sampling: Sampling,
-    max_frames: Annotated[int, typer.Option(help="Draw at most this many, spread evenly over the sampled ones.")] = 60,
+    max_frames: Annotated[
+        int,
+        typer.Option(
+            help="Draw at most this many, spread evenly over the sampled ones.", metavar="N", rich_help_panel=OUTPUT
+        ),
+    ] = 60,
     compressor: Annotated[
         str | None,
-        typer.Option(help="List only entries of this compressor. [default: all]", metavar="NAME"),
+        typer.Option(
+            help="List only entries of this compressor. [default: all]", metavar="NAME", rich_help_panel=OUTPUT
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, opt.out("Where the contact sheet goes. [default: VIDEO-sheet.png]", metavar="FILE")
     ] = None,
     reading: Annotated[CompressOptions, only("decoder")],
     cache_dir: opt.CacheDir = None,
@@ -45,7 +53,7 @@ def inspect(
     \b
     Examples:
       voco-video inspect clip.mp4
-      voco-video inspect lecture.mkv --num-frames 24 -o lecture.png
+      voco-video inspect lecture.mkv --num-frames 24 --out lecture.png
       voco-video inspect clip.mp4 --keyframes --json
       voco-video inspect https://example.org/clip.mp4
     """
@@ -68,7 +76,7 @@ def inspect(
         info = probe(local)
         frames, num_sampled = sampled_frames(local, sampling, max_frames=max_frames, decoder=reading.decoder)
         digest = video_digest(local)
-    target = output or Path(f"{Path(short_name(path)).stem}-sheet.png")
+    target = out or Path(f"{Path(short_name(path)).stem}-sheet.png")
     contact_sheet(frames).save(target)
     entries = [e for e in cache.entries() if e.key.video_digest == digest]
     entries = [e for e in entries if wanted is None or entry_facts(e)["compressor"] == str(wanted)]
