@@ -10,18 +10,35 @@ from typing import Any
 
 from voco_video.errors import UsageError
 
-ASSUMED, PRICE, PUBLISHED = "assumption", "price", "published"
+SCENARIO, ASSUMED, PUBLISHED, PRODUCT = "scenario", "assumption", "published", "as the product has it"
 
 
-def given(default: Any, text: str, *, kind: str = ASSUMED, zero: bool = False, most: float = math.inf) -> Any:
+def given(
+    default: Any, text: str, *, kind: str = ASSUMED, source: str = "", zero: bool = False, most: float = math.inf
+) -> Any:
     """A field that users can set: its default, what it is, where the default comes from, and what it may be.
 
     Args:
-        kind: `ASSUMED`, `PRICE` or `PUBLISHED`.
+        kind: `SCENARIO` (what is asked about), `ASSUMED`, `PUBLISHED` or `PRODUCT`.
+        source: the page that a published default stands on, and of when.
         zero: whether 0 is a value; nothing below it ever is.
         most: the largest value.
     """
-    return field(default=default, metadata={"help": text, "kind": kind, "zero": zero, "most": most})
+    return field(default=default, metadata={"help": text, "kind": kind, "source": source, "zero": zero, "most": most})
+
+
+def input_rows(options: Any) -> list[dict[str, Any]]:
+    """The fields of a dataclass as rows: flag, value, what it is, its kind and source."""
+    return [
+        {"flag": flag_of(one.name), "value": getattr(options, one.name)}
+        | {key: one.metadata[key] for key in ("help", "kind", "source")}
+        for one in fields(options)
+    ]
+
+
+def flag_of(name: str) -> str:
+    """A field's flag."""
+    return f"--{name.replace('_', '-')}"
 
 
 def add_flags(parser: argparse.ArgumentParser, owner: type) -> None:
@@ -29,7 +46,7 @@ def add_flags(parser: argparse.ArgumentParser, owner: type) -> None:
     for one in fields(owner):
         shown = f"{one.default:,}" if isinstance(one.default, (int, float)) else one.default or "none"
         parser.add_argument(
-            f"--{one.name.replace('_', '-')}",
+            flag_of(one.name),
             type=_number(one.metadata, type(one.default)) if isinstance(one.default, (int, float)) else str,
             default=one.default,
             metavar="N" if isinstance(one.default, (int, float)) else "TEXT",

@@ -122,15 +122,15 @@ def token_bytes_figure(shape: str, form: str) -> Figure:
     return Figure(value / 3600, "bytes per token", f"{place} / 3600", "computed")
 
 
-def int8_figure(form: str) -> Figure:
-    """What int8 takes of the bytes of 32-bit tokens of voco-tiny."""
-    small, place = pick("cache", "int8", {"form": form, "dtype": "float32"}, "bytes_per_frame", "int8")
-    native, _ = pick("cache", "int8", {"form": form, "dtype": "float32"}, "bytes_per_frame", "native")
-    return Figure(small / native, "of 32-bit bytes", f"{place} / native")
+def int8_figure(shape: str) -> Figure:
+    """What int8 takes of the bytes of 16-bit keys and values."""
+    small, place = pick("cache", "speeds", {"shape": shape, "storage": "int8"}, "bytes_per_frame")
+    native, _ = pick("cache", "speeds", {"shape": shape, "storage": "native"}, "bytes_per_frame")
+    return Figure(small / native, "of 16-bit bytes", f"{place} / native")
 
 
 def search_figures() -> tuple[Figure, Figure]:
-    """What `find` and `--policy relevant` cost for each hour of video searched: bytes held, processor seconds."""
+    """What searching costs for each hour of video at 1 fps (voco-tiny, K = 8): bytes held, processor seconds."""
     row = {"form": "embeds", "K": 4, "policy": "relevant"}
     size, place = pick("needle", "rows", row | {"minutes": 120.0}, "size_bytes")
     long, when = pick("needle", "rows", row | {"minutes": 120.0}, "cpu_seconds")

@@ -99,7 +99,7 @@ def test_a_failed_worker_by_hand():
     assert (run.makespan_seconds, run.lost_work, run.worker_failures) == (13.0, 1.0, 1)
 
 
-@pytest.mark.parametrize("errors, finished, attempts", [([True], 2, 3), ([True, True], 2, 4), ([True] * 9, 0, 6)])
+@pytest.mark.parametrize(("errors", "finished", "attempts"), [([True], 2, 3), ([True, True], 2, 4), ([True] * 9, 0, 6)])
 def test_errors_that_may_pass_are_tried_again_a_bounded_number_of_times(errors, finished, attempts):
     one = Cluster(nodes=1, workers_per_node=1, speed=1.0, start_seconds=1.0, max_attempts=3)
     run = simulate([5.0, 5.0], one, Scripted(errors=errors))
@@ -185,13 +185,17 @@ def test_a_run_that_cannot_end_says_so(monkeypatch):
         simulate([], one, faults)
 
 
-@pytest.mark.parametrize("seconds, window, pieces", [(25.0, 10.0, [10, 10, 5]), (20.0, 10.0, [10, 10]), (5, 10, [5])])
+@pytest.mark.parametrize(
+    ("seconds", "window", "pieces"), [(25.0, 10.0, [10, 10, 5]), (20.0, 10.0, [10, 10]), (5, 10, [5])]
+)
 def test_cutting(seconds, window, pieces):
     assert cut(seconds, window) == pieces
     assert cut(seconds, None) == [seconds]
 
 
-@pytest.mark.parametrize("mean, sigma, longest", [(360, 2.1, 43200), (360, 0, 43200), (60, 1.0, 600), (9000, 3, 10000)])
+@pytest.mark.parametrize(
+    ("mean", "sigma", "longest"), [(360, 2.1, 43200), (360, 0, 43200), (60, 1.0, 600), (9000, 3, 10000)]
+)
 def test_lengths_have_their_mean_and_their_limit(mean, sigma, longest):
     lengths = Lengths(mean, sigma, longest)
     spread = lengths.spread(20_000)
