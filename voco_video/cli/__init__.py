@@ -29,9 +29,9 @@ from voco_video.cli import (
     score,
     train,
 )
+from voco_video.cli.encoding import print_whatever_the_encoding
 from voco_video.cli.help import Command, Group
 from voco_video.cli.options import as_said_here
-from voco_video.cli.output import print_whatever_the_encoding
 from voco_video.errors import UsageError, VocoVideoError
 from voco_video.model.freed_memory import keep_freed_memory
 from voco_video.version import __version__
