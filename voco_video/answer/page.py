@@ -5,14 +5,13 @@ A page has a light ground of its own and a border, so it looks the same where wh
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from voco_video.files.fonts import Font, Writing, note_on_missing, writing
+from voco_video.files.fonts import Font, Writing, note_on_missing, shortened, wrapped, writing
 
 PAGE_WIDTH = 800
 MARGIN, GAP = 16, 8
@@ -185,50 +184,6 @@ def percent(share: float) -> str:
     return f"{share:.3%}" if share >= 0.00001 else "< 0.001%"
 
 
-def wrapped(text: str, font: Font, width: float) -> list[str]:
-    """Break a text into lines; a word that is wider than a line is broken where the line ends."""
-    lines = []
-    for part in text.split("\n"):
-        line = ""
-        for word in part.split():
-            longer = f"{line} {word}" if line else word
-            if font.getlength(longer) <= width:
-                line = longer
-                continue
-            if line and font.getlength(word) <= width:
-                lines.append(line)
-                line = word
-                continue
-            *full, line = _broken(longer, font, width)
-            lines += full
-        lines.append(line)
-    return lines
-
-
-def _broken(word: str, font: Font, width: float) -> list[str]:
-    """Break a word into lines, behind one of ``-_./`` where such a character is near the end of a line."""
-    lines = []
-    while word and font.getlength(word) > width:
-        size = max(1, bisect_right(range(1, len(word)), width, key=lambda end: font.getlength(word[:end])))
-        behind = max(word.rfind(mark, size // 2, size) for mark in "-_./ ") + 1
-        size = behind or size
-        lines.append(word[:size].strip())
-        word = word[size:]
-    return [*lines, word.strip()]
-
-
-def _shortened(text: str, font: Font, width: float, *, num_lines: int) -> list[str]:
-    """Break a text into few lines; of a longer one the middle is left out."""
-
-    def with_parts_of(size: int) -> list[str]:
-        return wrapped(f"{text[: -(-size // 2)]}…{text[len(text) - size // 2 :]}", font, width)
-
-    whole = wrapped(text, font, width)
-    if len(whole) <= num_lines:
-        return whole
-    return with_parts_of(bisect_right(range(1, len(text)), num_lines, key=lambda size: len(with_parts_of(size))))
-
-
 def _lines(lines: Sequence[str], font: Font, width: int, ink: tuple[int, int, int]) -> Image.Image:
     height = _line_height(font)
     sheet = Image.new("RGB", (width, height * len(lines)), PAPER)
@@ -267,5 +222,5 @@ def _tile(tile: Tile, width: int, height: int) -> Image.Image:
 def _caption(shown: Writing, width: int, ink: tuple[int, int, int], *, num_lines: int | None = None) -> Image.Image:
     font = shown.font(SMALL)
     text, limit = shown.text.replace("\n", " "), width - 2
-    lines = wrapped(text, font, limit) if num_lines is None else _shortened(text, font, limit, num_lines=num_lines)
+    lines = wrapped(text, font, limit) if num_lines is None else shortened(text, font, limit, num_lines=num_lines)
     return _lines(lines, font, width, ink)

@@ -1,8 +1,9 @@
-"""Fonts of this machine for texts in pictures, and each text as these fonts can write it."""
+"""Fonts of this machine for texts in pictures, each text as these fonts can write it, and its lines."""
 
 from __future__ import annotations
 
 import unicodedata
+from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -86,6 +87,50 @@ def note_on_missing(writings: list[Writing]) -> str:
     ):
         notes.append("Texts that are read from right to left are in the wrong order: they need the library fribidi.")
     return " ".join(notes)
+
+
+def wrapped(text: str, font: Font, width: float) -> list[str]:
+    """Break a text into lines; a word that is wider than a line is broken where the line ends."""
+    lines = []
+    for part in text.split("\n"):
+        line = ""
+        for word in part.split():
+            longer = f"{line} {word}" if line else word
+            if font.getlength(longer) <= width:
+                line = longer
+                continue
+            if line and font.getlength(word) <= width:
+                lines.append(line)
+                line = word
+                continue
+            *full, line = _broken(longer, font, width)
+            lines += full
+        lines.append(line)
+    return lines
+
+
+def _broken(word: str, font: Font, width: float) -> list[str]:
+    """Break a word into lines, behind one of ``-_./`` where such a character is near the end of a line."""
+    lines = []
+    while word and font.getlength(word) > width:
+        size = max(1, bisect_right(range(1, len(word)), width, key=lambda end: font.getlength(word[:end])))
+        behind = max(word.rfind(mark, size // 2, size) for mark in "-_./ ") + 1
+        size = behind or size
+        lines.append(word[:size].strip())
+        word = word[size:]
+    return [*lines, word.strip()]
+
+
+def shortened(text: str, font: Font, width: float, *, num_lines: int) -> list[str]:
+    """Break a text into few lines; of a longer one the middle is left out."""
+
+    def with_parts_of(size: int) -> list[str]:
+        return wrapped(f"{text[: -(-size // 2)]}…{text[len(text) - size // 2 :]}", font, width)
+
+    whole = wrapped(text, font, width)
+    if len(whole) <= num_lines:
+        return whole
+    return with_parts_of(bisect_right(range(1, len(text)), num_lines, key=lambda size: len(with_parts_of(size))))
 
 
 def _cleaned(text: str) -> str:
