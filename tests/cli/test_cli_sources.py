@@ -87,14 +87,14 @@ def test_the_table_names_the_clip(run, url, clip):
 
 def test_inspect_a_url(run, server, url, tmp_path):
     run("compress", url)
-    code, out, _ = run("inspect", url, "--json")
+    code, out, _ = run("inspect", url, "--json", "--out", "my sheet.png")
     assert code == 0
     facts = json.loads(out)
     assert facts["video"]["path"] == f"{server.url}/films/my%20clip.mp4?..."
     assert facts["video"]["num_frames"] == 40
     assert len(facts["entries"]) == 1
-    assert (tmp_path / "my clip-sheet.png").exists()
-    assert facts["contact_sheet"] == "my clip-sheet.png"
+    assert (tmp_path / "my sheet.png").exists()
+    assert facts["contact_sheet"] == "my sheet.png"
 
 
 @pytest.mark.parametrize("command", ["ask", "find", "inspect"])

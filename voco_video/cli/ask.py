@@ -17,7 +17,8 @@ from voco_video.cli.early import check_asked, check_drawing, check_model, is_ent
 from voco_video.cli.help import OUTPUT, QUESTIONS
 from voco_video.cli.options import as_said_here, with_options, without
 from voco_video.cli.output import ProgressBar, print_json
-from voco_video.cli.run_line import print_line, run_facts
+from voco_video.cli.pictures import check_picture, save_picture
+from voco_video.cli.run_line import print_line, run_facts, run_line
 from voco_video.errors import UsageError
 from voco_video.files.paths import expanded, read_text_file
 from voco_video.files.urls import is_url, short_name, shown_name
@@ -110,6 +111,7 @@ def ask(
     """
     asked = gather_questions(questions, questions_file, chat=chat, json=json)
     check_drawing(show_frames, out, chat=chat)
+    check_picture(out, option="--out")
     check_asked(path, asked, sampling)
     check_model(model, revision=load.revision, num_voco_tokens=filter(None, [num_voco_tokens]))
     compression = compression if num_voco_tokens is None else with_voco_tokens(compression, num_voco_tokens)
@@ -134,8 +136,10 @@ def ask(
         print_json({**facts, "generation": settings, "answers": [answer_facts(a) for a in answers]})
     else:
         print_answers(answers, show_frames=show_frames)
-    if show_frames:
-        write_strips(video, answers, out or Path(f"{Path(short_name(facts['path'])).stem}-frames.png"), quiet=json)
+    if show_frames and (out is not None or not json):  # a program that asks for facts alone gets no file
+        target = out or Path(f"{Path(short_name(facts['path'])).stem}-frames.png")
+        head = f"{short_name(facts['path'])} · {run_line([facts])}"
+        write_strips(video, answers, target, head=head, quiet=json)
     end_with(len(asked) - len(answerable), "questions were not asked", of=len(asked))
 
 
@@ -328,13 +332,13 @@ def format_moment(moment: Moment) -> str:
     return f"{format_seconds(moment.start_seconds)}-{format_seconds(moment.end_seconds)}{share}"
 
 
-def write_strips(video: CompressedVideo, answers: list[Answer], path: Path, *, quiet: bool) -> None:
-    """Write one PNG per answer: the frames with the attention that each got."""
+def write_strips(video: CompressedVideo, answers: list[Answer], path: Path, *, head: str, quiet: bool) -> None:
+    """Write one PNG per answer: the frames with the attention that each got; ``head`` says what answered."""
     from voco_video.answer.pictures import attention_strip
 
     for number, answer in enumerate(answers):
         target = path if len(answers) == 1 else path.with_name(f"{path.stem}-{number + 1}{path.suffix}")
-        attention_strip(answer, source=file_of(video)).save(target)
+        save_picture(attention_strip(answer, source=file_of(video), head=head), target)
         if not quiet:
             print(f"frames and attention in {target}", file=sys.stderr)
 

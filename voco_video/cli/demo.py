@@ -12,6 +12,7 @@ from voco_video.cli import options as opt
 from voco_video.cli.ask import answer_facts
 from voco_video.cli.compress import print_summary, summary
 from voco_video.cli.output import ProgressBar, print_json, print_table
+from voco_video.cli.pictures import save_picture
 from voco_video.options.answering import WHAT_IS_SEEN
 
 
@@ -49,7 +50,7 @@ def demo(
         [t.question for t in truths], num_voco_tokens=num_voco_tokens, max_new_tokens=8, with_attention=True
     )
     picture = out / "where-it-looked.png"
-    attention_strip(answers[0], source=clip).save(picture)
+    save_picture(attention_strip(answers[0], source=clip), picture)
     num_right = sum(a.text == t.answer for a, t in zip(answers, truths))
     if json:
         facts = [answer_facts(a) | {"truth": t.answer} for a, t in zip(answers, truths)]
