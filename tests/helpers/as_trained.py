@@ -372,7 +372,8 @@ for _name, _told in (("glm4v", lambda seconds: str(int(seconds))), ("glm46v", la
         SHAPES,
         outer=("<|begin_of_video|>", "<|end_of_video|>"),
     )
-REFERENCES["qwen3_vl_moe"] = REFERENCES["qwen3_vl"]
+for _name in ("qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"):
+    REFERENCES[_name] = REFERENCES["qwen3_vl"]
 
 
 def library_ids(model: VocoModel, name: str, shown: Shown, turns: Turns, *, variant: str = "library") -> Tensor:

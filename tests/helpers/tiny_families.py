@@ -33,6 +33,8 @@ from transformers import (
     Qwen2_5_VLConfig,
     Qwen2Config,
     Qwen2VLConfig,
+    Qwen3_5Config,
+    Qwen3_5MoeConfig,
     Qwen3VLConfig,
     Qwen3VLMoeConfig,
     SiglipVisionConfig,
@@ -251,6 +253,38 @@ def _gemma3() -> Any:
     )
 
 
+_HYBRID: dict[str, Any] = {  # two layers with a running state around one that keeps keys
+    "head_dim": 32,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "mrope_section": [4, 2, 2],
+        "mrope_interleaved": True,
+        "partial_rotary_factor": 0.5,
+    },
+}
+_HYBRID_TOWER = _QWEN_TOWER | {"depth": 3, "num_position_embeddings": 16}
+
+
+def _qwen3_5() -> Any:
+    return Qwen3_5Config(vision_config=_HYBRID_TOWER, text_config=TEXT | _HYBRID, **_VISION_IDS)
+
+
+def _qwen3_5_moe() -> Any:
+    experts = {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 48,
+        "shared_expert_intermediate_size": 48,
+    }
+    return Qwen3_5MoeConfig(vision_config=_HYBRID_TOWER, text_config=TEXT | _HYBRID | experts, **_VISION_IDS)
+
+
 @dataclass(frozen=True)
 class TinyFamily:
     """How to build one, and how the library is given one picture: the placeholder token and the other inputs."""
@@ -325,10 +359,12 @@ EMBEDS_ONLY = {
         extra=GEMMA_TOKENS,
         merged=GEMMA_MERGED,
     ),
+    "qwen3_5": TinyFamily(_qwen3_5, _WIDE, 28, chat_template=PLAIN_TEMPLATE, library_inputs=_with_types),
+    "qwen3_5_moe": TinyFamily(_qwen3_5_moe, _WIDE, 28, chat_template=PLAIN_TEMPLATE, library_inputs=_with_types),
 }
 
 # Those that share nearly all code with another family: their variants of a test are `exhaustive`.
-TWINS = ("llava-interleave", "llava_next_video", "video_llama_3", "qwen2_vl", "qwen3_vl_moe", "glm46v")
+TWINS = ("llava-interleave", "llava_next_video", "video_llama_3", "qwen2_vl", "qwen3_vl_moe", "glm46v", "qwen3_5_moe")
 EACH_FAMILY = [pytest.param(name, marks=pytest.mark.exhaustive) if name in TWINS else name for name in FAMILIES]
 EACH_EMBEDS_ONLY = [pytest.param(name, marks=pytest.mark.exhaustive) if name in TWINS else name for name in EMBEDS_ONLY]
 ALL_FAMILIES = FAMILIES | EMBEDS_ONLY
@@ -375,6 +411,8 @@ FRAMES_FIRST = {
     "llava_next_video": ("<s>", "\n"),
     "video_llama_3": ("", "\n"),
     "gemma3": ("<s><start_of_image>", "<end_of_image>"),
+    "qwen3_5": ("<|vision_start|>", "<|vision_end|>"),
+    "qwen3_5_moe": ("<|vision_start|>", "<|vision_end|>"),
 }
 
 

@@ -105,6 +105,8 @@ _PARTS = {
     "video_llama_3": ("video_llama_3_vision", "qwen2"),
     "qwen2_5_vl": ("qwen2_5_vl_vision", "qwen2_5_vl_text"),
     "qwen3_vl": ("qwen3_vl_vision", "qwen3_vl_text"),
+    "qwen3_5": ("qwen3_5_vision", "qwen3_5_text"),
+    "qwen3_5_moe": ("qwen3_5_moe_vision", "qwen3_5_moe_text"),
     "gemma3": ("siglip_vision_model", "gemma3_text"),
 }
 

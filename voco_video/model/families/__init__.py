@@ -13,6 +13,7 @@ from voco_video.model.families.layout import AsTrained, FrameTimes, FrameWords, 
 from voco_video.model.families.llava import Llava
 from voco_video.model.families.llava_next_video import LlavaNextVideo
 from voco_video.model.families.llava_onevision import LlavaOnevision
+from voco_video.model.families.qwen3_5 import Qwen35, Qwen35Moe
 from voco_video.model.families.qwen_vl import Qwen2VL, Qwen3VL, Qwen3VLMoe, QwenVL
 from voco_video.model.families.smolvlm import SmolVLM
 from voco_video.model.families.video_llama3 import VideoLlama3
@@ -32,14 +33,13 @@ FAMILIES: dict[str, Family] = {
     "qwen3_vl_moe": Qwen3VLMoe(),
     "video_llama_3": VideoLlama3(),
     "gemma3": Gemma3(),
+    "qwen3_5": Qwen35(),
+    "qwen3_5_moe": Qwen35Moe(),
 }
 """`Family` by the ``model_type`` of a checkpoint's config.json."""
 
-_RECURRENT = "most of its layers keep a running state in place of keys and values, which no cache of frames can hold"
 REASONS = {
     "llava_next": "it cuts pictures into tiles and has no place for a video; LLaVA-NeXT-Video has one",
-    "qwen3_5": _RECURRENT,
-    "qwen3_5_moe": _RECURRENT,
 }
 """Why some models that people ask for are not supported, by ``model_type``."""
 
@@ -79,6 +79,8 @@ __all__ = [
     "Qwen2VL",
     "Qwen3VL",
     "Qwen3VLMoe",
+    "Qwen35",
+    "Qwen35Moe",
     "QwenVL",
     "SmolVLM",
     "Variant",
