@@ -1,6 +1,6 @@
 """Whether each family is asked as it was trained: its library's prompt, logits and answers, and what is kept otherwise.
 
-    python -m benchmarks.quality.families [--num-cases 12] [--seeds 0 1]
+    python -m benchmarks.quality.families [--num-cases 12] [--seeds 0 1] [--families gemma3 --merge]
 
 Tiny random models of every family are asked about random pictures: 1 to 8 of them, several shapes, 0.1 to 8 a second,
 one turn or more, with a system message or without. A row holds the largest difference over all cases:
@@ -14,6 +14,8 @@ one turn or more, with a system message or without. A row holds the largest diff
     kv against embeds   not an error: how far `full` in form `kv` is from the model as trained, for in that form frames
                         do not see each other, nor the words before them. Largest difference of logits, and beside it
                         the standard deviation of the logits
+
+Families whose frames have no keys of their own have no form `kv`: null.
 
 With random weights every logit hangs on every token; trained models differ by less.
 """
@@ -44,7 +46,7 @@ from tests.helpers.as_trained import (
     training_losses,
 )
 from tests.helpers.masked_pass import one_pass
-from tests.helpers.tiny_families import tiny_family
+from tests.helpers.tiny_families import EMBEDS_ONLY, tiny_family
 from voco_video.answer.generate import generate
 from voco_video.model.voco import VocoModel
 from voco_video.options.answering import AnswerOptions
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-4
 LARGEST = ("logits", "voco_kv", "voco_embeds", "pool", "train")
+OF_KV = ("voco_kv", "kv_against_embeds")
 NUM_ANSWER_TOKENS = 8
 
 
@@ -65,6 +68,7 @@ class Settings:
     num_cases: int = option(12, "videos and conversations of each model")
     seeds: tuple[int, ...] = option((0, 1), "of the random weights")
     seed: int = option(0, "of the videos and conversations")
+    families: tuple[str, ...] = option(tuple(REFERENCES), "to measure")
 
 
 def draw_cases(name: str, settings: Settings) -> Iterator[tuple[Shown, Turns]]:
@@ -79,7 +83,9 @@ def draw_cases(name: str, settings: Settings) -> Iterator[tuple[Shown, Turns]]:
 def measure_family(name: str, settings: Settings) -> dict[str, Any]:
     """One row of the table."""
     row: dict[str, Any] = {"family": name, "num_cases": 0, "num_equal_prompts": 0, "num_equal_answers": 0}
-    row |= dict.fromkeys((*LARGEST, "kv_against_embeds", "standard_deviation"), 0.0)
+    row |= dict.fromkeys((*LARGEST, *OF_KV, "standard_deviation"), 0.0)
+    if name in EMBEDS_ONLY:
+        row |= dict.fromkeys(OF_KV)
     for seed in settings.seeds:
         template = REFERENCES[name].chat_template
         model = tiny_family(name, as_trained=True, variant="library", chat_template=template, seed=seed)
@@ -108,11 +114,12 @@ def measure_case(row: dict[str, Any], name: str, model: VocoModel, hf_model: Any
     row["num_equal_prompts"] += video.whole_ids(turns) == ids[0].tolist()
     row["num_equal_answers"] += generate(model, prefix, [text_ids(model, turns)], options=options)[0][0] == answer
     is_at_least("logits", full, expected)
-    is_at_least("kv_against_embeds", full, ours("full", "kv"))
+    if name not in EMBEDS_ONLY:
+        is_at_least("kv_against_embeds", full, ours("full", "kv"))
     row["standard_deviation"] = max(row["standard_deviation"], float(expected.std()))
     losses = training_losses(hf_model, model, name, shown)
     row["train"] = max(row["train"], abs(losses[0] - losses[1]))
-    forms: tuple[Form, Form] = ("kv", "embeds")
+    forms: tuple[Form, ...] = ("embeds",) if name in EMBEDS_ONLY else ("kv", "embeds")
     for form in forms:
         is_at_least(f"voco_{form}", ours("voco", form), one_pass(model, shown, turns, "voco", form))
         is_at_least("pool", ours("pool:1", form), one_pass(model, shown, turns, "pool:1", form))
@@ -120,9 +127,16 @@ def measure_case(row: dict[str, Any], name: str, model: VocoModel, hf_model: Any
 
 def measure(settings: Settings) -> Report:
     """All families."""
-    return {"tolerance": TOLERANCE, "rows": [measure_family(name, settings) for name in REFERENCES]}
+    return {"tolerance": TOLERANCE, "rows": [measure_family(name, settings) for name in settings.families]}
 
 
+def merge(before: Report, now: Report) -> Report:
+    """Replace the rows of families that were measured again, and add those of new ones."""
+    rows = {row["family"]: row for report in (before, now) for row in report["rows"]}
+    return now | {"rows": [rows[name] for name in REFERENCES if name in rows]}
+
+
+NO_KV = "none"
 HEADINGS = ["family", "prompt", "logits", "greedy", "voco kv", "voco embeds", "pool", "train", "kv against embeds"]
 
 
@@ -137,8 +151,10 @@ def family_table(report: Report) -> str:
                 f"{row['num_equal_prompts']} of {count}",
                 f"{row['logits']:.0e}",
                 f"{row['num_equal_answers']} of {count}",
-                *(f"{row[what]:.0e}" for what in LARGEST[1:]),
-                f"{row['kv_against_embeds']:.2f} (of {row['standard_deviation']:.2f})",
+                *(NO_KV if row[what] is None else f"{row[what]:.0e}" for what in LARGEST[1:]),
+                NO_KV
+                if row["kv_against_embeds"] is None
+                else f"{row['kv_against_embeds']:.2f} (of {row['standard_deviation']:.2f})",
             )
         )
     return table(HEADINGS, rows)
@@ -159,7 +175,8 @@ def draw(report: Report, figure: Figure) -> None:
     rows = report["rows"]
     places = range(len(rows))
     for what, marker in (*((name, "o") for name in LARGEST), ("kv_against_embeds", "x")):
-        axes.plot(places, [max(row[what], 1e-8) for row in rows], marker, label=what.replace("_", " "))
+        found = [(place, max(row[what], 1e-8)) for place, row in zip(places, rows) if row[what] is not None]
+        axes.plot(*zip(*found), marker, label=what.replace("_", " "))
     axes.axhline(report["tolerance"], color="black", linestyle=":", linewidth=1, label="equal")
     axes.set(yscale="log", ylabel="largest difference of logits")
     axes.set_xticks(list(places), [row["family"] for row in rows], rotation=30, ha="right")
@@ -174,6 +191,7 @@ BENCHMARK = Benchmark(
     measure=measure,
     markdown=markdown,
     draw=draw,
+    merge=merge,
     size=(7.5, 4.4),
 )
 

@@ -137,6 +137,16 @@ VICUNA = (
     "{% for part in m.content if part.type == 'text' %}{{ part.text + ' ' }}{% endfor %}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
+GEMMA = (  # that of Gemma 3, without its complaints
+    "{{ bos_token }}{%- if messages[0]['role'] == 'system' -%}"
+    "{%- set first_user_prefix = messages[0]['content'][0]['text'] + '\n\n' -%}{%- set loop_messages = messages[1:] -%}"
+    "{%- else -%}{%- set first_user_prefix = '' -%}{%- set loop_messages = messages -%}{%- endif -%}"
+    "{%- for message in loop_messages -%}{%- set role = 'model' if message['role'] == 'assistant' else 'user' -%}"
+    "{{ '<start_of_turn>' + role + '\n' + (first_user_prefix if loop.first else '') }}"
+    "{%- for item in message['content'] -%}{%- if item['type'] == 'image' -%}{{ '<start_of_image>' }}"
+    "{%- else -%}{{ item['text'] | trim }}{%- endif -%}{%- endfor -%}{{ '<end_of_turn>\n' }}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<start_of_turn>model\n' }}{%- endif -%}"
+)
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight"]
 
 
@@ -158,6 +168,18 @@ def _vicuna(turns: Turns, video: str) -> str:
         text += f"{role.upper()}: {video if role == 'user' and is_first else ''}{content} "
         is_first = is_first and role != "user"
     return "<s>" + text + "ASSISTANT:"
+
+
+def _gemma(turns: Turns, video: str) -> str:
+    text, before = "<s>", ""
+    for role, content in turns:
+        if role == "system":
+            before = f"{content}\n\n"
+            continue
+        name = {"user": "user", "assistant": "model"}[role]
+        text += f"<start_of_turn>{name}\n{before + video if role == 'user' else ''}{content}<end_of_turn>\n"
+        before, video = ("", "") if role == "user" else (before, video)
+    return text + "<start_of_turn>model\n"
 
 
 def _smolvlm(turns: Turns, video: str) -> str:
@@ -239,6 +261,10 @@ def _pixel_values(model: VocoModel, shown: Shown, ids: Tensor) -> dict[str, Any]
     return {"pixel_values": _pictures(model, shown)}
 
 
+def _gemma_inputs(model: VocoModel, shown: Shown, ids: Tensor) -> dict[str, Any]:
+    return {"pixel_values": _pictures(model, shown), "token_type_ids": (ids == IDS["<image>"]).int()}
+
+
 def _chatml_with(video: str) -> str:
     return CHATML.replace("VIDEO", video)
 
@@ -279,6 +305,13 @@ REFERENCES = {
         lambda shown, n: ",".join(f"Time {t:.1f}s:{'<video>' * n}" for t in shown.seconds) + "\n",
         lambda model, shown, ids: _qwen_inputs(model, shown, ids, 1) | {"video_merge_sizes": torch.tensor([2])},
         SHAPES,
+    ),
+    "gemma3": Reference(
+        GEMMA,
+        _gemma,
+        lambda shown, n: f"\n\n<start_of_image>{'<image>' * n}<end_of_image>\n\n" * len(shown.pixels),
+        _gemma_inputs,
+        ((32, 32),),
     ),
     "internvl": Reference(_chatml_with("<video>\n"), _chatml, _internvl_video, _pixel_values, ((32, 32),)),
     "qwen2_vl": Reference(_chatml_with(_VISION), _chatml, _qwen_video, _qwen_inputs, SHAPES),
@@ -340,7 +373,8 @@ for _name, _told in (("glm4v", lambda seconds: str(int(seconds))), ("glm46v", la
         SHAPES,
         outer=("<|begin_of_video|>", "<|end_of_video|>"),
     )
-REFERENCES["qwen3_vl_moe"] = REFERENCES["qwen3_vl"]
+for _name in ("qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"):
+    REFERENCES[_name] = REFERENCES["qwen3_vl"]
 
 
 def library_ids(model: VocoModel, name: str, shown: Shown, turns: Turns, *, variant: str = "library") -> Tensor:

@@ -1,7 +1,8 @@
 """Words and frames as trained, in one pass written out: what the assembled prefix has to agree with.
 
 Form ``kv``: every frame stands in the row behind its own copy of what opens a conversation, and sees nothing else.
-Words see what is kept of the frames before them. Form ``embeds``: one causal row of words and of what is kept.
+Words see what is kept of the frames before them. Form ``embeds``: one causal row of words and of what is kept; with
+Gemma 3, a frame's vision tokens see each other, and some layers no further than a window.
 """
 
 from __future__ import annotations
@@ -19,12 +20,16 @@ from voco_video.options.compression import Form, parse_compressor
 
 @dataclass
 class _Row:
-    """A row of tokens: embeddings ``[W]`` each, positions ``[C]``, the frame of each (-1 for words), if it is kept."""
+    """A row of tokens: embeddings ``[W]`` each, positions ``[C]``, the frame of each (-1 for words), if it is kept.
+
+    ``vision`` are the places of the vision tokens of each frame.
+    """
 
     embeds: list[Tensor] = field(default_factory=list)
     positions: list[Tensor] = field(default_factory=list)
     frames: list[int] = field(default_factory=list)
     kept: list[bool] = field(default_factory=list)
+    vision: list[range] = field(default_factory=list)
 
     def add(self, embeds: Tensor, positions: Tensor, frame: int, kept: list[bool]) -> None:
         self.embeds += list(embeds)
@@ -39,6 +44,16 @@ class _Row:
         seen = torch.where(frames[:, None] < 0, kept[None], frames[:, None] == frames[None])
         seen &= torch.ones(size, size, dtype=torch.bool).tril()
         return torch.zeros(size, size).masked_fill(~seen, float("-inf"))
+
+    def gemma_masks(self, window: int) -> dict[str, Tensor]:
+        """What each token sees by kind of layer, additive ``[1, 1, T, T]``."""
+        size = len(self.frames)
+        masks = {kind: torch.full((size, size), float("-inf")) for kind in ("full_attention", "sliding_attention")}
+        for row in range(size):
+            ahead = next((places.stop for places in self.vision if row in places), row + 1)
+            masks["full_attention"][row, :ahead] = 0
+            masks["sliding_attention"][row, max(0, row - window + 1) : ahead] = 0
+        return {kind: mask[None, None] for kind, mask in masks.items()}
 
 
 @torch.inference_mode()
@@ -77,6 +92,9 @@ def one_pass(model: VocoModel, shown: Shown, turns: Turns, compressor: str, form
         else:
             assert video.tokens.embeds is not None
             kept = backbone.widened(video.tokens.embeds[f], sequence.shape[2])
+            if not is_voco:
+                begins_at = len(row.frames) + len(template.frame_before_ids) - len(template.context_ids)
+                row.vision.append(range(begins_at, begins_at + vision.shape[1]))
             row.add(kept, at[:, first:], -1, [True] * len(kept))
         goes_on = int(at[:, first:].max()) + 1 if backbone.template.as_trained.variant == "released" else begun + span
         end = max(end, goes_on)
@@ -94,9 +112,10 @@ def _last_logits(model: VocoModel, row: _Row) -> Tensor:
     backbone = model.backbone
     inputs = backbone.decoder_inputs(torch.stack(row.embeds)[None])
     positions = torch.stack(row.positions, dim=1)[:, None]  # [C, 1, T]
+    is_gemma = backbone.hf_model.config.model_type == "gemma3"
     hidden = backbone.decoder(
         **inputs,
-        attention_mask=row.mask()[None, None],
+        attention_mask=row.gemma_masks(backbone.text_config.sliding_window) if is_gemma else row.mask()[None, None],
         position_ids=positions if len(positions) > 1 else positions[0],
         use_cache=False,
     ).last_hidden_state

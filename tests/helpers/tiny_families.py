@@ -20,6 +20,8 @@ from transformers import (
     AutoImageProcessor,
     AutoModelForImageTextToText,
     CLIPVisionConfig,
+    Gemma3Config,
+    Gemma3TextConfig,
     Glm4vConfig,
     Glm46VConfig,
     InternVLConfig,
@@ -31,6 +33,8 @@ from transformers import (
     Qwen2_5_VLConfig,
     Qwen2Config,
     Qwen2VLConfig,
+    Qwen3_5Config,
+    Qwen3_5MoeConfig,
     Qwen3VLConfig,
     Qwen3VLMoeConfig,
     SiglipVisionConfig,
@@ -50,6 +54,8 @@ SPECIAL = (
 )
 VOCABULARY = (*SPECIAL, *string.printable)
 IDS = {token: i for i, token in enumerate(VOCABULARY)}
+GEMMA_TOKENS = ("<start_of_image>", "<end_of_image>", "<start_of_turn>", "<end_of_turn>")  # behind the others
+GEMMA_MERGED = ("\n\n", "\n\n\n\n")  # behind those: what stands before a frame depends on the line before
 GLM_TOKENS = ("<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>")  # behind the others
 
 # Half of the families write conversations with contents in parts, and pass over plain strings in silence.
@@ -230,6 +236,55 @@ def _qwen3() -> Any:
     )
 
 
+def _gemma3() -> Any:
+    """With a window that is smaller than a frame, so that it cuts off text, earlier frames and parts of one."""
+    text = TEXT | {"vocab_size": len(IDS) + len(GEMMA_TOKENS) + len(GEMMA_MERGED)}
+    return Gemma3Config(
+        vision_config=SiglipVisionConfig(**TOWER, vision_use_head=False),
+        text_config=Gemma3TextConfig(
+            **text, head_dim=16, query_pre_attn_scalar=16, sliding_window=12, sliding_window_pattern=3
+        ),
+        mm_tokens_per_image=16,
+        image_token_index=IDS["<image>"],
+        boi_token_index=len(IDS),
+        eoi_token_index=len(IDS) + 1,
+        initializer_range=0.2,
+        tie_word_embeddings=False,  # tied to random numbers, every answer would be one token again and again
+    )
+
+
+_HYBRID: dict[str, Any] = {  # two layers with a running state around one that keeps keys
+    "head_dim": 32,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "mrope_section": [4, 2, 2],
+        "mrope_interleaved": True,
+        "partial_rotary_factor": 0.5,
+    },
+}
+_HYBRID_TOWER = _QWEN_TOWER | {"depth": 3, "num_position_embeddings": 16}
+
+
+def _qwen3_5() -> Any:
+    return Qwen3_5Config(vision_config=_HYBRID_TOWER, text_config=TEXT | _HYBRID, **_VISION_IDS)
+
+
+def _qwen3_5_moe() -> Any:
+    experts = {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 48,
+        "shared_expert_intermediate_size": 48,
+    }
+    return Qwen3_5MoeConfig(vision_config=_HYBRID_TOWER, text_config=TEXT | _HYBRID | experts, **_VISION_IDS)
+
+
 @dataclass(frozen=True)
 class TinyFamily:
     """How to build one, and how the library is given one picture: the placeholder token and the other inputs."""
@@ -242,6 +297,7 @@ class TinyFamily:
     chat_template: str = PARTS_TEMPLATE
     adds_bos: bool = False
     extra: tuple[str, ...] = ()
+    merged: tuple[str, ...] = ()
     library_inputs: Callable[[Any, Tensor], dict[str, Any]] = field(default=lambda processed, ids: dict(processed))
 
 
@@ -292,15 +348,40 @@ FAMILIES = {
     "video_llama_3": TinyFamily(_video_llama3, _WIDE, 28, placeholder="<video>", library_inputs=_as_video_of_pairs),
 }
 
+# Those whose frames have no keys and values that could be moved: they are tried in form embeds, as they were trained.
+EMBEDS_ONLY = {
+    "gemma3": TinyFamily(
+        _gemma3,
+        _SQUARE,
+        16,
+        chat_template=PARTS_TEMPLATE.replace("<{{ part.type }}>", "<start_of_image>"),
+        adds_bos=True,
+        extra=GEMMA_TOKENS,
+        merged=GEMMA_MERGED,
+    ),
+    "qwen3_5": TinyFamily(_qwen3_5, _WIDE, 28, chat_template=PLAIN_TEMPLATE, library_inputs=_with_types),
+    "qwen3_5_moe": TinyFamily(_qwen3_5_moe, _WIDE, 28, chat_template=PLAIN_TEMPLATE, library_inputs=_with_types),
+}
+
 # Those that share nearly all code with another family: their variants of a test are `exhaustive`.
-TWINS = ("llava-interleave", "llava_next_video", "video_llama_3", "qwen2_vl", "qwen3_vl_moe", "glm46v")
+TWINS = ("llava-interleave", "llava_next_video", "video_llama_3", "qwen2_vl", "qwen3_vl_moe", "glm46v", "qwen3_5_moe")
 EACH_FAMILY = [pytest.param(name, marks=pytest.mark.exhaustive) if name in TWINS else name for name in FAMILIES]
+EACH_EMBEDS_ONLY = [pytest.param(name, marks=pytest.mark.exhaustive) if name in TWINS else name for name in EMBEDS_ONLY]
+ALL_FAMILIES = FAMILIES | EMBEDS_ONLY
+EACH_OF_ALL = [*EACH_FAMILY, *EACH_EMBEDS_ONLY]
 
 
-def tiny_tokenizer(*, chat_template: str = PLAIN_TEMPLATE, adds_bos: bool = False, extra: tuple[str, ...] = ()) -> Any:
-    """A token for every printable character, and special ones."""
-    vocabulary = {token: i for i, token in enumerate((*VOCABULARY, *extra))}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+def tiny_tokenizer(
+    *,
+    chat_template: str = PLAIN_TEMPLATE,
+    adds_bos: bool = False,
+    extra: tuple[str, ...] = (),
+    merged: tuple[str, ...] = (),
+) -> Any:
+    """A token for every printable character, and special ones; and for texts that are twice another, in this order."""
+    vocabulary = {token: i for i, token in enumerate((*VOCABULARY, *extra, *merged))}
+    merges = [(text[: len(text) // 2], text[len(text) // 2 :]) for text in merged]
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     tokenizer.decoder = decoders.Fuse()
     if adds_bos:
         tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", IDS["<s>"])])
@@ -329,6 +410,9 @@ FRAMES_FIRST = {
     "glm46v": ("<|begin_of_image|>", "<|end_of_image|>"),
     "llava_next_video": ("<s>", "\n"),
     "video_llama_3": ("", "\n"),
+    "gemma3": ("<s><start_of_image>", "<end_of_image>"),
+    "qwen3_5": ("<|vision_start|>", "<|vision_end|>"),
+    "qwen3_5_moe": ("<|vision_start|>", "<|vision_end|>"),
 }
 
 
@@ -349,12 +433,14 @@ def tiny_family(
 ) -> VocoModel:
     """A random `VocoModel` of a family, with frames first, or with the layout that its own files give."""
     torch.manual_seed(seed)
-    tiny = FAMILIES[name]
+    tiny = ALL_FAMILIES[name]
     model = AutoModelForImageTextToText.from_config(tiny.config(), attn_implementation="sdpa").eval()
     for parameter in model.parameters():  # norms of 1 and biases of 0 would hide a part that is left out
         parameter.data += 0.02 * torch.randn_like(parameter)
+    if name == "gemma3":  # begins with a projection to 0
+        model.base_model.multi_modal_projector.mm_input_projection_weight.data.normal_(std=0.5)
     template = chat_template or tiny.chat_template
-    tokenizer = tiny_tokenizer(chat_template=template, adds_bos=tiny.adds_bos, extra=tiny.extra)
+    tokenizer = tiny_tokenizer(chat_template=template, adds_bos=tiny.adds_bos, extra=tiny.extra, merged=tiny.merged)
     images = ImageSettings(tiny.fit, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
     template = prompt_template(model.config, tokenizer, variant) if as_trained else frames_first(name, tokenizer)
     embeds = torch.randn(num_voco_tokens, 64) * 0.2

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers.tiny_families import EACH_FAMILY, FAMILIES, tiny_family
+from tests.helpers.tiny_families import ALL_FAMILIES, EACH_OF_ALL, EMBEDS_ONLY, tiny_family
 from voco_video.data.samples import Turn
 from voco_video.errors import UsageError
 from voco_video.model.families import FrameTimes
@@ -26,7 +26,7 @@ TURNS = (Turn("what moves?", "a boat"), Turn("and then?", "it stops"))
 SEEN = [Visibility(None), Visibility(1), Visibility(3), Visibility(2, "embeds")]
 
 
-@pytest.fixture(scope="module", params=EACH_FAMILY)
+@pytest.fixture(scope="module", params=EACH_OF_ALL)
 def family(request) -> str:
     return request.param
 
@@ -46,7 +46,7 @@ def model(family) -> VocoModel:
 
 def samples_of(family: str, *, shapes: tuple[tuple[int, int], ...] = ()) -> list[TrainingSample]:
     """Three pictures at uneven times, one, and text alone."""
-    fit = FAMILIES[family].fit
+    fit = ALL_FAMILIES[family].fit
     generator = np.random.default_rng(3)
     samples = []
     for row, (count, system) in enumerate([(3, ""), (1, "Be brief."), (0, "")]):
@@ -86,13 +86,26 @@ def trained_logits(model: VocoModel, samples: list[TrainingSample], visibility: 
     return [answers.logits[answers.rows == row] for row in range(len(samples))]
 
 
+def skip_what_is_refused(model: VocoModel, family: str, visibility: Visibility) -> None:
+    if family in EMBEDS_ONLY and visibility.token_kind == "kv":
+        with pytest.raises(UsageError, match="form 'kv' cannot be had from"):
+            trained_logits(model, samples_of(family), visibility)
+        pytest.skip("refused with the reason")
+
+
+def tolerance_of(family: str) -> float:
+    """Weights changed by 1e-7 of themselves move the logits of the tiny Qwen3.5 by 1e-4, with experts by 5e-4."""
+    return {"qwen3_5": 5e-4, "qwen3_5_moe": 2e-3}.get(family, 1e-4)
+
+
 @pytest.mark.parametrize("visibility", SEEN, ids=lambda v: v.name)
 def test_training_sees_what_asking_sees(model, family, visibility):
+    skip_what_is_refused(model, family, visibility)
     samples = samples_of(family)
     for sample, trained in zip(samples, trained_logits(model, samples, visibility), strict=True):
         asked = asked_logits(model, sample, visibility)
         assert len(asked) > 10
-        assert (trained - asked).abs().max() <= 1e-4
+        assert (trained - asked).abs().max() <= tolerance_of(family)
     others = trained_logits(model, [samples[0], samples[0], samples[2]], visibility)
     assert (others[1] - others[2]).abs().max() > 0.05, "frames change nothing: nothing was compared"
 
@@ -100,6 +113,7 @@ def test_training_sees_what_asking_sees(model, family, visibility):
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("visibility", SEEN, ids=lambda v: v.name)
 def test_training_from_compressed_frames_sees_the_same(model, family, visibility):
+    skip_what_is_refused(model, family, visibility)
     samples = samples_of(family)[:2]
     cached = [
         TrainingSample(
@@ -112,7 +126,22 @@ def test_training_from_compressed_frames_sees_the_same(model, family, visibility
         for s in samples
     ]
     pairs = zip(trained_logits(model, samples, visibility), trained_logits(model, cached, visibility), strict=True)
-    assert max(float((left - right).abs().max()) for left, right in pairs) <= 1e-4
+    assert max(float((left - right).abs().max()) for left, right in pairs) <= tolerance_of(family)
+
+
+@pytest.mark.parametrize("family", ["gemma3", "qwen3_5"])
+def test_gradients_reach_the_voco_embeddings_through_frames_that_keep_no_keys(family):
+    """Fed back through the decoder twice; what is spared in memory by checkpointing changes nothing."""
+    gradients = []
+    for checkpointing in (False, True):
+        model = trainable_family(family).train()
+        if checkpointing:
+            model.backbone.hf_model.gradient_checkpointing_enable({"use_reentrant": False})
+        batch = make_batch(model.backbone, samples_of(family), Visibility(4, "embeds"))
+        TrainableVoco(model, distillation_weight=0.5)(batch)["loss"].backward()
+        gradients.append(model.voco_embeds.grad)
+    assert (gradients[0].abs().amax(1) > 1e-6).all()
+    assert torch.allclose(*gradients, atol=1e-4, rtol=1e-3)
 
 
 def test_frames_of_several_sizes_are_trained_in_one_step():

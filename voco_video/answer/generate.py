@@ -100,9 +100,14 @@ def answer_questions(
         with_attention: measure which frames each answer attended to (one more pass over question and answer).
 
     Raises:
-        UsageError: an empty question.
+        UsageError: an empty question; or ``with_attention`` where the prefix does not keep all keys.
         ModelError: there is not enough memory for even one question at a time.
     """
+    if with_attention and prefix.state is not None and len(prefix.frame_slots):
+        raise UsageError(
+            f"with_attention (--show-frames): some layers of this {model.backbone.family.title} keep a running state, "
+            "or the last few tokens only, so where an answer looked cannot be measured; leave it out"
+        )
     started = time.perf_counter()
     prompts = [_prompt(model, prefix, question, history) for question in questions]
     generated: list[tuple[list[int], float]] = []
@@ -232,6 +237,30 @@ def generate(
     Returns:
         For each prompt the new token ids, the end token left out, and the geometric mean of their probabilities.
     """
+    answers: dict[int, tuple[list[int], float]] = {}
+    for rows in _without_padding(model, prompts):
+        together = _generate_together(model, prefix, [prompts[row] for row in rows], options)
+        answers |= dict(zip(rows, together, strict=True))
+    return [answers[row] for row in range(len(prompts))]
+
+
+def _without_padding(model: VocoModel, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Split a batch into the rows that can be padded to one length: all, or those of one length each.
+
+    Padding stands between the prefix and the text. A running state would take it in, and a window of tokens would
+    reach less far back.
+    """
+    if model.backbone.keeps_all_keys:
+        return [list(range(len(prompts)))]
+    by_length: dict[int, list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        by_length.setdefault(len(prompt), []).append(row)
+    return list(by_length.values())
+
+
+def _generate_together(
+    model: VocoModel, prefix: Prefix, prompts: Sequence[Sequence[int]], options: AnswerOptions
+) -> list[tuple[list[int], float]]:
     ends = end_token_ids(model) if options.stop_at_end else set()
     steps = list(generate_steps(model, prefix, prompts, options=options))
     new_ids, log_probs = (torch.stack(tensors, dim=1).cpu() for tensors in zip(*steps, strict=True))  # [B, A] each
@@ -243,14 +272,16 @@ def generate_steps(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Generate for a batch of prompts, one token of each at a time, until all have ended.
 
-    Prompts are padded on the left, between the prefix and the text, and the padding is masked. All state is local: the
-    model and torch's own generator of random numbers are not changed.
+    Prompts are padded on the left, between the prefix and the text, and the padding is masked; models that do not keep
+    all keys take prompts of one length. All state is local: the model and torch's own generator of random numbers are
+    not changed.
 
     Yields:
         Ids of the chosen tokens, int64 ``[B]``, and the logarithms of their probabilities, float32 ``[B]``. They have
         no meaning for a prompt that has ended.
     """
     backbone, batch_size = model.backbone, len(prompts)
+    assert len(_without_padding(model, prompts)) == 1, "prompts of several lengths"
     ends = end_token_ids(model) if options.stop_at_end else set()
     with undisturbed():
         new_ids, mask = _left_padded(prompts, backbone.device)  # [B, T] each

@@ -31,6 +31,10 @@ from voco_video.model.voco import VocoModel
 MAX_KEPT_FEATURE_BYTES = 128 << 20  # of one video's frames, for further questions: nine hours with voco-tiny
 # Logarithms of odds, tuned on haystacks of seed 7; needle.py reports seed 0.
 NEAR_BEST_LOG_ODDS, SURE_LOG_ODDS = 1.5, 3.0
+_NO_KEYS = (
+    "these frames cannot be searched: the model has no trained scorer of frames, and its attention cannot stand in for "
+    "one, as some of its layers keep a running state or a window of tokens; ask with policy 'uniform' or 'recent'"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +86,7 @@ class FrameSearch:
         """Score each frame's relevance to a question.
 
         Raises:
-            UsageError: the question is empty, or the frames keep no tokens.
+            UsageError: the question is empty, the frames keep no tokens, or the model has no means to search.
             ModelError: the model has no tokenizer or no chat template.
         """
         if self._scorer is not None:
@@ -119,6 +123,8 @@ class FrameSearch:
         for tokens in self._read():
             if tokens.num_voco_tokens == 0:
                 raise UsageError("these frames keep no tokens (compressor 'none'), so they cannot be searched")
+            if tokens.form == "embeds" and not self._model.backbone.keeps_all_keys:
+                raise UsageError(_NO_KEYS)
             keys, position = frame_keys(self._model, tokens)
             if queries is None:
                 queries = last_token_queries(self._model, question, position=position, form=tokens.form)

@@ -24,6 +24,8 @@ _SIZES = (
     *("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "num_heads", "depth", "num_channels"),
     *("in_channels", "image_size", "patch_size", "temporal_patch_size", "spatial_merge_size", "window_size"),
     *("num_position_embeddings", "max_position_embeddings", "scale_factor", "tokens_per_second", "image_seq_length"),
+    *("mm_tokens_per_image", "linear_conv_kernel_dim", "linear_key_head_dim", "linear_value_head_dim"),
+    *("linear_num_key_heads", "linear_num_value_heads"),
 )
 _EPSILONS = ("rms_norm_eps", "layer_norm_eps", "norm_eps")
 VIDEO_PROCESSOR = "video_preprocessor_config.json"
@@ -68,6 +70,9 @@ def check_config(config: Any, path: Path) -> None:
                 if not (is_number(value) and 0 < value < 1):
                     raise ModelError(f"{path}: {name}{key} has to be a small number above 0, not {shown(value)}")
     _check_rotations(text, path)
+    window = getattr(text, "sliding_window", None)
+    if "sliding_attention" in (getattr(text, "layer_types", None) or ()) and not is_whole(window, least=1, most=2**62):
+        raise ModelError(f"{path}: text_config.sliding_window has to be a whole number from 1 on, not {shown(window)}")
     _check_heads(text, "text_config", path)
     _check_heads(vision, "vision_config", path)
     _check_feature_layers(config, path)
@@ -84,10 +89,12 @@ def _numbers(value: Any) -> Iterable[Any]:
 
 def _check_rotations(text: Any, path: Path) -> None:
     rope = getattr(text, "rope_parameters", None) or {}
-    for key in ("rope_theta", "factor", "partial_rotary_factor"):
-        value = rope.get(key)
-        if value is not None and not (is_number(value) and value > 0):
-            raise ModelError(f"{path}: rope_parameters.{key} has to be a number above 0, not {shown(value)}")
+    by_kind = {f"{kind}.": part for kind, part in rope.items() if isinstance(part, dict)}  # of layers, for some
+    for name, part in ({"": rope} | by_kind).items():
+        for key in ("rope_theta", "factor", "partial_rotary_factor"):
+            value = part.get(key)
+            if value is not None and not (is_number(value) and value > 0):
+                raise ModelError(f"{path}: rope_parameters.{name}{key} has to be a number above 0, not {shown(value)}")
     sections = rope.get("mrope_section")
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     num_frequencies = int(head_dim * (rope.get("partial_rotary_factor") or 1)) // 2

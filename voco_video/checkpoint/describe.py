@@ -62,7 +62,7 @@ class CheckpointFacts:
         trained: whether its VoCo tokens have learned anything; None where it has none.
         num_vision_tokens: N per frame.
         frame_size: height and width that frames are brought to, and how: ``"336 x 336, crop"``.
-        bytes_per_frame: what one token of a frame takes in a cache, for each form, in the checkpoint's own type.
+        bytes_per_frame: what one token of a frame takes in a cache, for each form that it can have, in its own type.
         dtype: the type of its weights.
         num_parameters: of tower, projector and decoder.
         about: what the weights know.
@@ -105,6 +105,9 @@ _PARTS = {
     "video_llama_3": ("video_llama_3_vision", "qwen2"),
     "qwen2_5_vl": ("qwen2_5_vl_vision", "qwen2_5_vl_text"),
     "qwen3_vl": ("qwen3_vl_vision", "qwen3_vl_text"),
+    "qwen3_5": ("qwen3_5_vision", "qwen3_5_text"),
+    "qwen3_5_moe": ("qwen3_5_moe_vision", "qwen3_5_moe_text"),
+    "gemma3": ("siglip_vision_model", "gemma3_text"),
 }
 
 
@@ -241,4 +244,5 @@ def bytes_per_token(config: Any, dtype: str) -> dict[str, int]:
     itemsize = torch.finfo(getattr(torch, dtype, torch.float32)).bits // 8
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     kv_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    return {"kv": 2 * text.num_hidden_layers * kv_heads * head_dim * itemsize, "embeds": text.hidden_size * itemsize}
+    sizes = {"kv": 2 * text.num_hidden_layers * kv_heads * head_dim * itemsize, "embeds": text.hidden_size * itemsize}
+    return {form: size for form, size in sizes.items() if form == "embeds" or not family_of(config).needs_embeds}

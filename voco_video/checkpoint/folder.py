@@ -301,7 +301,9 @@ def without_voco_tokens(backbone: Backbone, num_voco_tokens: int | None = None) 
     """Wrap a model that was never trained to compress; it gets VoCo embeddings only where the caller asked for them."""
     if not num_voco_tokens:
         return VocoModel(backbone, torch.empty(0, backbone.hidden_size)).eval()
-    spread = backbone.embed([0]).new_tensor(backbone.hf_model.get_input_embeddings().weight.float().std().item())
+    table = backbone.hf_model.get_input_embeddings()
+    scale = getattr(table, "scalar_embed_scale", 1.0)  # some multiply what stands in the table
+    spread = backbone.embed([0]).new_tensor(table.weight.float().std().item() * scale)
     generator = torch.Generator().manual_seed(0)
     shape = num_voco_tokens, backbone.hidden_size
     embeds = torch.randn(shape, generator=generator, dtype=torch.float32).to(spread) * spread

@@ -38,13 +38,13 @@ _LAYER = re.compile(r"(.*\.(?:layers|layer|blocks))\.\d+\.")
 _LOADING = lock_across_forks()
 
 
-def resolve_attention(options: LoadOptions) -> str:
-    """Replace ``attn_implementation="auto"`` by what suits the device and the type."""
+def resolve_attention(options: LoadOptions, *, takes_flash: bool = True) -> str:
+    """Replace ``attn_implementation="auto"`` by what suits the device, the type and the model."""
     if options.attn_implementation != "auto":
         return options.attn_implementation
     if options.torch_device.type == "cpu":
         return BLOCKED if options.torch_dtype == torch.bfloat16 and is_faster_than_sdpa() else "sdpa"
-    has_flash = options.torch_device.type == "cuda" and find_spec("flash_attn") is not None
+    has_flash = takes_flash and options.torch_device.type == "cuda" and find_spec("flash_attn") is not None
     return "flash_attention_2" if has_flash and options.torch_dtype != torch.float32 else "sdpa"
 
 
@@ -83,7 +83,7 @@ def load_image_text_model(
                 config=config,
                 state_dict=weights,
                 dtype=options.torch_dtype,
-                attn_implementation=resolve_attention(options),
+                attn_implementation=resolve_attention(options, takes_flash=_takes_flash(config)),
                 device_map=single if options.device_map is None else options.device_map,
                 quantization_config=_quantization(config, options),
                 output_loading_info=True,
@@ -166,6 +166,11 @@ def empty_model(config: Any, weights: Mapping[str, StoredWeight] | None, *, fold
 
 def _model_class(config: Any) -> Any:
     return MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+
+
+def _takes_flash(config: Any) -> bool:
+    """Tell whether flash-attn can do what a model's attention does; without such a statement it can."""
+    return bool(getattr(_model_class(config), "_supports_flash_attn", True))
 
 
 class _Shape:

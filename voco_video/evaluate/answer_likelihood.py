@@ -6,7 +6,9 @@ The answers' tokens form a trie. One pass over a prefix that stays shared reads 
 
     VoCo tokens (prefix) | question, causal | nodes, each seeing prefix, question and the nodes that lead to it
 
-so a beginning that many answers share is read once, and no keys are copied for each answer.
+so a beginning that many answers share is read once, and no keys are copied for each answer. Layers with a running
+state, or a window of tokens, take no such mask: with them, each longest beginning is a row of its own behind the
+question.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from voco_video.model.tokens import Prefix
 from voco_video.model.voco import VocoModel
 
 MAX_NODES_PER_PASS = 1024
+_ROWS_PER_PASS = 32  # of answers one by one
 _ROWS_PER_HEAD_PASS = 256  # logits of a row take as many floats as the vocabulary has tokens
 
 
@@ -210,7 +213,8 @@ def score_tries(
     scores = torch.zeros(tries[0].num_answers, dtype=torch.float32)
     num_missed = torch.zeros(tries[0].num_answers, dtype=torch.float32)
     for trie in tries:
-        hidden = _hidden_states(model, prefix, prompt, trie)  # [1 + M, D]
+        find = _hidden_states if model.backbone.keeps_all_keys else _hidden_states_by_row
+        hidden = find(model, prefix, prompt, trie)  # [1 + M, D]
         for rows, log_probs in _log_probs(model, hidden):
             here = (trie.step_sources >= rows.start) & (trie.step_sources < rows.stop)
             sources = (trie.step_sources[here] - rows.start).to(log_probs.device)
@@ -235,6 +239,35 @@ def _hidden_states(model: VocoModel, prefix: Prefix, prompt: Sequence[int], trie
             **{CACHE_ARGUMENT: prefix.to_cache()},
         ).last_hidden_state
     return hidden[0, length - 1 :]
+
+
+def _hidden_states_by_row(model: VocoModel, prefix: Prefix, prompt: Sequence[int], trie: Trie) -> Tensor:
+    """Compute the same without a mask: rows of one length, each the question and one beginning that none goes on from.
+
+    Shared beginnings are read again in every row.
+    """
+    paths = [row.nonzero()[:, 0].tolist() for row in trie.visible]  # the nodes that lead to each, itself the last
+    goes_on = {path[-2] for path in paths if len(path) > 1}
+    by_length: dict[int, list[list[int]]] = {0: [[]]}  # the question alone, where there are no nodes
+    for path in paths:
+        if path[-1] not in goes_on:
+            by_length.setdefault(len(path), []).append(path)
+    found: dict[int, Tensor] = {}
+    for same in by_length.values():
+        for first in range(0, len(same), _ROWS_PER_PASS):
+            some = same[first : first + _ROWS_PER_PASS]
+            ids = torch.tensor([[*prompt, *trie.token_ids[path].tolist()] for path in some])
+            positions = torch.arange(prefix.text_start, prefix.text_start + ids.shape[1])
+            with model.answering(prefix.form):
+                hidden = model.backbone.decoder(
+                    inputs_embeds=model.backbone.embed(ids),
+                    position_ids=positions.expand(len(ids), -1).to(model.backbone.device),
+                    use_cache=True,
+                    **{CACHE_ARGUMENT: prefix.to_cache(len(ids))},
+                ).last_hidden_state[:, len(prompt) - 1 :]  # [rows, 1 + nodes of each, D]
+            for path, states in zip(some, hidden, strict=True):
+                found |= dict(zip((-1, *path), states, strict=True))
+    return torch.stack([found[node] for node in range(-1, len(paths))])
 
 
 def _mask(prefix_length: int, prompt_length: int, trie: Trie) -> Tensor:

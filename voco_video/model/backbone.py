@@ -21,8 +21,11 @@ from voco_video.errors import ModelError, UsageError
 from voco_video.model.computed_settings import changed_settings
 from voco_video.model.conversation import ConversationWriter, FrameTimes, Messages, lead_texts
 from voco_video.model.families import Family, ImageSettings, PromptTemplate, family_of, image_settings
+from voco_video.model.frame_masks import masks_of_frames
 from voco_video.model.inference import check_not_forked, num_forks, undisturbed
+from voco_video.model.kv_layers import library_cache
 from voco_video.model.positions import frame_positions, rotate_keys
+from voco_video.model.same_weights import over_same_weights
 from voco_video.model.typed_text import TypedText
 
 CACHE_ARGUMENT = "cache" if "cache" in BaseModelOutputWithPast.__annotations__ else "past_key_values"
@@ -83,7 +86,7 @@ class Backbone:
         config = copy.deepcopy(self.text_config)
         recorded = getattr(self.decoder, "_can_record_outputs", None) or {}
         kinds = tuple(getattr(kind, "target_class", kind) for kind in recorded.values() if not isinstance(kind, list))
-        decoder = _over_same_weights(self.decoder, self.text_config, config, kinds)
+        decoder = over_same_weights(self.decoder, self.text_config, config, kinds)
         decoder.set_attn_implementation(attention)
         return decoder
 
@@ -223,9 +226,23 @@ class Backbone:
             return torch.arange(length)[None]
         return frame_positions(vision, before=len(self.template.frame_before_ids), length=length)
 
-    def decoder_inputs(self, sequence: Tensor) -> dict[str, Any]:
-        """Return the decoder's arguments for input embeddings ``[B, T, W]``."""
-        return self.family.decoder_inputs(sequence, self.hidden_size)
+    @property
+    def keeps_all_keys(self) -> bool:
+        """Whether every layer of the decoder keeps the keys and values of all tokens, so that all see them."""
+        return library_cache(self.text_config) is None
+
+    def decoder_inputs(self, sequence: Tensor, frames: Tensor | None = None) -> dict[str, Any]:
+        """Return the decoder's arguments for input embeddings ``[B, T, W]``.
+
+        Args:
+            frames: the frame that each vision token belongs to, int64 ``[B, T]``, -1 for other tokens. None without
+                vision tokens. Models whose vision tokens see all of their frame need it.
+        """
+        inputs = self.family.decoder_inputs(sequence, self.hidden_size)
+        if frames is not None and self.family.sees_ahead:
+            frames = frames.to(sequence.device)
+            inputs["attention_mask"] = masks_of_frames(self.text_config, frames, dtype=sequence.dtype)
+        return inputs
 
     def decode_frames(self, sequence: Tensor, *, grid: tuple[int, int] | None = None, **options: Any) -> Any:
         """Run frame sequences ``[F, L, W]`` through the decoder, each token at its place.
@@ -237,7 +254,11 @@ class Backbone:
         Returns:
             The decoder's output: ``last_hidden_state`` ``[F, L, D]`` and what the options ask for.
         """
-        inputs = self.decoder_inputs(sequence)
+        rows, columns = grid or self.vision_grid
+        first = len(self.template.frame_before_ids)
+        frames = torch.full((1, sequence.shape[1]), -1)
+        frames[:, first : first + rows * columns] = 0
+        inputs = self.decoder_inputs(sequence, frames)
         positions = self.frame_positions(sequence.shape[1], grid=grid).to(sequence.device)
         if len(positions) > 1:  # the decoder counts plain positions by itself
             inputs["position_ids"] = positions[:, None].expand(-1, len(sequence), -1)  # [3, F, L]
@@ -369,31 +390,3 @@ def _by_detour(frames: Tensor, side: int) -> Tensor:
     size = frames.shape[2:]
     resized = nn.functional.interpolate(frames.cpu(), size=(side, side), mode="lanczos", antialias=True)
     return nn.functional.interpolate(resized, size=size, mode="lanczos", antialias=True).to(frames.device)
-
-
-def _over_same_weights(module: Any, config: Any, other_config: Any, recorded: tuple[type, ...]) -> Any:
-    """Make a module with another configuration over the same weights; what does not read it is shared.
-
-    Args:
-        recorded: kinds of modules whose output the library records, by hooks that it never takes away: not shared.
-    """
-    children = {
-        name: _over_same_weights(child, config, other_config, recorded) for name, child in module.named_children()
-    }
-    reads_it = isinstance(module, recorded) or any(value is config for value in vars(module).values())
-    if not reads_it and all(child is getattr(module, name) for name, child in children.items()):
-        return module
-    other = copy.copy(module)
-    for name, value in vars(module).items():
-        if isinstance(value, dict):  # its children, and hooks that the library adds while it records
-            vars(other)[name] = copy.copy(value)
-        elif value is config:
-            vars(other)[name] = other_config
-    other._modules.update(children)
-    if hasattr(module, "_hf_hook"):  # replaces `forward` and moves its input to the module's device
-        from accelerate.hooks import add_hook_to_module
-
-        for name in ("forward", "_old_forward", "_hf_hook"):
-            vars(other).pop(name, None)
-        add_hook_to_module(other, module._hf_hook)
-    return other

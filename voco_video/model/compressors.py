@@ -42,6 +42,8 @@ def check_compressor(
         ModelError: the checkpoint has no VoCo tokens.
     """
     compressor.check_budget(num_voco_tokens)
+    if compressor.sees_frames:
+        model.check_form(form)
     if compressor.name == "voco":
         model.checked_budget(num_voco_tokens)
         return
@@ -49,6 +51,11 @@ def check_compressor(
     if compressor.num_tokens is not None:
         checked_pooled_shape(backbone.vision_grid, compressor.num_tokens)
     keeps_embeds = compressor.sees_frames and form == "embeds" and backbone.template.as_trained is None
+    if keeps_embeds and backbone.family.needs_embeds:
+        raise UsageError(
+            f"compressor {str(compressor)!r}: {backbone.family.title} reads vision tokens only among words, as it was "
+            "trained, and this checkpoint has no such layout; add a tokenizer with a chat template"
+        )
     if keeps_embeds and backbone.family.vision_positions(backbone.vision_grid) is not None:
         raise UsageError(
             f"compressor {str(compressor)!r} with form 'embeds': this model places vision tokens by row and column, "

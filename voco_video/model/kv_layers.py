@@ -1,11 +1,17 @@
-"""Layers of the library's cache that do no more than a pass here needs: keep the end, stop early, grow in place."""
+"""Layers of the library's cache that do no more than a pass here needs: keep the end, stop early, grow in place.
+
+They are for decoders whose layers keep the keys and values of all tokens. Others, such as those with a running state,
+keep what the library's own cache keeps: `library_cache`, `copied_cache`.
+"""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
+import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 ROOM_TOKENS = 64
 """How many more tokens a `GrowingLayer` makes room for at a time; `AnswerOptions` generates as many by default."""
@@ -83,3 +89,28 @@ def _with_room(tensor: Tensor, num_tokens: int) -> Tensor:
     room = tensor.new_empty(batch_size, kv_heads, num_tokens + ROOM_TOKENS, head_dim)
     room[:, :, :length] = tensor
     return room
+
+
+# ---------------------------------------------------------------------- decoders that keep something else
+
+
+def library_cache(text_config: Any) -> DynamicCache | None:
+    """Make an empty cache as the library does for a decoder; None where all layers keep all keys and values.
+
+    It holds the running state of layers that have one, and the last few keys and values of those that see no more.
+    """
+    cache = DynamicCache(config=text_config)
+    return None if all(type(layer) is DynamicLayer for layer in cache.layers) else cache
+
+
+def copied_cache(cache: Cache, batch_size: int) -> Cache:
+    """Copy a cache of one row to one of several; the library writes into what it is given."""
+    rows: Any = torch.zeros(batch_size, dtype=torch.long)
+    layers = []
+    for layer in cache.layers:
+        other = copy.copy(layer)
+        # Layers with a running state have it in dictionaries, which would be shared.
+        vars(other).update({name: dict(value) for name, value in vars(layer).items() if isinstance(value, dict)})
+        other.reorder_cache(rows)  # picks row 0 for each row, which copies it
+        layers.append(other)
+    return Cache(layers=layers)

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import Cache, DynamicCache
 
 from voco_video.errors import UsageError
-from voco_video.model.kv_layers import GrowingLayer
+from voco_video.model.kv_layers import GrowingLayer, copied_cache
 from voco_video.options.compression import Form
 
 
@@ -107,6 +107,8 @@ class Prefix:
         form: what it was assembled from.
         prompt_ids: tokens that stand here before the text, placeholders of frames included, where a checkpoint's
             penalty for repetition has to know them; empty where only the text counts.
+        state: in place of ``layers``, the library's own cache of one row, for decoders whose layers keep something else
+            than all keys and values; it is never written to.
     """
 
     layers: tuple[tuple[Tensor, Tensor], ...]
@@ -114,14 +116,22 @@ class Prefix:
     frame_slots: Tensor
     form: Form = "kv"
     prompt_ids: tuple[int, ...] = ()
+    state: Cache | None = None
 
     @property
     def length(self) -> int:
-        """S: slots that every text token attends to."""
+        """S: slots that every text token attends to; with a ``state``, the tokens that went into it."""
+        if self.state is not None:
+            return self.state.get_seq_length()
         return self.layers[0][0].shape[-2] if self.layers else 0
 
-    def to_cache(self, batch_size: int = 1) -> DynamicCache:
-        """Make a fresh cache for `transformers` that begins with this prefix, shared (not copied) until it grows."""
+    def to_cache(self, batch_size: int = 1) -> Cache:
+        """Make a fresh cache for `transformers` that begins with this prefix, shared (not copied) until it grows.
+
+        A ``state`` is copied: passes write into it.
+        """
+        if self.state is not None:
+            return copied_cache(self.state, batch_size)
         cache = DynamicCache()
         for keys, values in self.layers:
             cache.layers.append(GrowingLayer(*(t.expand(batch_size, -1, -1, -1) for t in (keys, values))))

@@ -21,7 +21,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from voco_video.model.backbone import CACHE_ARGUMENT, Backbone
 from voco_video.model.families import FrameTimes
 from voco_video.model.inference import undisturbed
-from voco_video.model.kv_layers import TailLayer
+from voco_video.model.kv_layers import TailLayer, library_cache
 from voco_video.model.positions import TrainedPlaces, trained_places
 from voco_video.model.tokens import Prefix, VocoTokens
 from voco_video.options.compression import Form
@@ -123,30 +123,47 @@ def _from_embeds(
     frames = tokens.embeds.to(backbone.device, backbone.dtype)  # [F, K, W]
     width, num_axes = frames.shape[2], at.shape[2]
     words = backbone.widened(backbone.embed([i for ids in leads for i in ids]), width).split([len(i) for i in leads])
-    pieces, positions, slots, length = [], [], [], 0
+    vision = torch.full(is_seen.shape, -1)  # [F, K], the frame of each vision token
+    vision[:, backbone.template.vision_slice(vision.shape[1])] = torch.arange(len(vision))[:, None]
+    pieces, positions, slots, frame_ids, length = [], [], [], [], 0
     for f, lead in enumerate(words):
         seen = is_seen[f]
         pieces += [lead, frames[f][seen.to(frames.device)]]
         in_lead = places.leads[f] + torch.arange(len(lead))
         positions += [in_lead[:, None].expand(-1, num_axes), at[f][seen]]
+        frame_ids += [torch.full((len(lead),), -1), vision[f][seen]]
         num_seen, first = int(seen.sum()), length + len(lead)
         slots.append(torch.full(seen.shape, -1).masked_scatter(seen, torch.arange(first, first + num_seen)))
         length = first + num_seen
     pieces.append(backbone.widened(last_words, width))
     positions.append((places.text_start + torch.arange(len(last_words)))[:, None].expand(-1, num_axes))
+    frame_ids.append(torch.full((len(last_words),), -1))
     sequence, position_ids = torch.cat(pieces)[None], torch.cat(positions).T  # [1, S, W], [C, S]
-    layers = [TailLayer(sequence.shape[1]) for _ in range(backbone.text_config.num_hidden_layers)]
-    inputs: dict[str, Any] = backbone.decoder_inputs(sequence)
+    inputs = backbone.decoder_inputs(sequence, None if tokens.can_truncate else torch.cat(frame_ids)[None])
     if num_axes > 1:
         inputs["position_ids"] = position_ids[:, None].to(sequence.device)  # [C, 1, S]
+    layers, state = read_row(backbone, answering, inputs)
+    return Prefix(layers, places.text_start + len(last_words), torch.stack(slots), "embeds", state=state)
+
+
+def read_row(
+    backbone: Backbone, answering: Answering, inputs: dict[str, Any]
+) -> tuple[tuple[tuple[Tensor, Tensor], ...], Cache | None]:
+    """Run one row of input embeddings through the decoder, as it answers.
+
+    Args:
+        inputs: the decoder's, from `Backbone.decoder_inputs`.
+
+    Returns:
+        What it keeps of them: `Prefix.layers` and `Prefix.state`.
+    """
+    length, num_layers = inputs["inputs_embeds"].shape[1], backbone.text_config.num_hidden_layers
+    tails = [TailLayer(length) for _ in range(num_layers)]
+    state = library_cache(backbone.text_config)
     with answering("embeds"):
-        backbone.decoder(**inputs, use_cache=True, **{CACHE_ARGUMENT: Cache(layers=list(layers))})
-    return Prefix(
-        tuple((layer.keys, layer.values) for layer in layers),
-        places.text_start + len(last_words),
-        torch.stack(slots),
-        "embeds",
-    )
+        cache = Cache(layers=list(tails)) if state is None else state
+        backbone.decoder(**inputs, use_cache=True, **{CACHE_ARGUMENT: cache})
+    return (tuple((tail.keys, tail.values) for tail in tails), None) if state is None else ((), state)
 
 
 def _from_kv(

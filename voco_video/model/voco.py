@@ -26,10 +26,10 @@ from voco_video.model.adapters import adapters_off, base_parameters
 from voco_video.model.backbone import CACHE_ARGUMENT, Backbone
 from voco_video.model.families import FrameTimes
 from voco_video.model.inference import undisturbed
-from voco_video.model.kv_layers import LastTailLayer, PassIsOver, TailLayer
+from voco_video.model.kv_layers import LastTailLayer, PassIsOver, TailLayer, library_cache
 from voco_video.model.positions import compact_positions
 from voco_video.model.tokens import Prefix, VocoTokens
-from voco_video.model.trained_prefix import trained_prefix, usual_times
+from voco_video.model.trained_prefix import read_row, trained_prefix, usual_times
 from voco_video.options.compression import Compressor, Form, Forms
 
 NO_VOCO_TOKENS = (
@@ -47,7 +47,7 @@ class VocoModel(nn.Module):
         trained: False marks weights that have learned nothing yet; answers then say so.
         about: one sentence on what the weights know, shown to users.
         answering_form: what answering adapters were trained on; with the other form they stay off. None without such.
-        default_form: the form that frames are kept in by default; None for ``"kv"``.
+        default_form: the form that VoCo tokens are kept in by default; None for ``"kv"`` where the model can.
 
     Attributes:
         sources: the files that all weights came from, as they were then; empty where they came from elsewhere.
@@ -105,9 +105,21 @@ class VocoModel(nn.Module):
         """
         if form is not None:
             return form
+        if self.backbone.family.needs_embeds:
+            return "embeds"
         if compressor.name == "voco":
             return self.default_form or "kv"
         return "embeds" if self.backbone.template.as_trained else "kv"
+
+    def check_form(self, form: Form) -> None:
+        """Refuse a form that the model's frames cannot be kept in.
+
+        Raises:
+            UsageError: its layers keep no keys and values that could be moved.
+        """
+        reason = self.backbone.family.needs_embeds
+        if form == "kv" and reason:
+            raise UsageError(f"form 'kv' cannot be had from {self.backbone.family.title}: {reason}; use form 'embeds'")
 
     @undisturbed()
     def compress(
@@ -152,7 +164,11 @@ class VocoModel(nn.Module):
             sequence: ``[F, L, D]``, as `frame_sequence` gives it.
             num_kept: how many positions, at most L.
             grid: rows and columns of the vision tokens in it where they are not the tower's own.
+
+        Raises:
+            UsageError: see `check_form`.
         """
+        self.check_form("kv")
         tails = [TailLayer(num_kept) for _ in range(self.backbone.text_config.num_hidden_layers - 1)]
         tails.append(LastTailLayer(num_kept))
         with adapters_off(self.backbone.decoder), suppress(PassIsOver):  # adapters are for answering alone
@@ -222,16 +238,14 @@ class VocoModel(nn.Module):
         before = self.backbone.embed(self.backbone.template.frame_before_ids)  # [1, D]
         embeds = tokens.embeds.to(before.device, before.dtype).flatten(0, 1)  # [F * k, D]
         sequence = torch.cat([before, embeds])[None]  # [1, 1 + F * k, D]
-        layers = [TailLayer(sequence.shape[1]) for _ in range(self.backbone.text_config.num_hidden_layers)]
-        with self.answering("embeds"):
-            cache = {CACHE_ARGUMENT: Cache(layers=list(layers))}
-            self.backbone.decoder(inputs_embeds=sequence, use_cache=True, **cache)
+        layers, state = read_row(self.backbone, self.answering, {"inputs_embeds": sequence})
         slots = torch.arange(before.shape[0], sequence.shape[1]).view(tokens.num_frames, -1)
-        return Prefix(tuple((layer.keys, layer.values) for layer in layers), sequence.shape[1], slots, "embeds")
+        return Prefix(layers, sequence.shape[1], slots, "embeds", state=state)
 
     def empty_prefix(self) -> Prefix:
         """Return a prefix without frames: text only."""
-        return Prefix((), 0, torch.empty(0, 0, dtype=torch.long))
+        state = library_cache(self.backbone.text_config)
+        return Prefix((), 0, torch.empty(0, 0, dtype=torch.long), state=state)
 
     # ------------------------------------------------------------------ answer
 

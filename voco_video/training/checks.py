@@ -8,8 +8,11 @@ from importlib.util import find_spec
 import torch
 
 from voco_video.checkpoint.finding import find_checkpoint
+from voco_video.checkpoint.needed import CONFIG
 from voco_video.checkpoint.voco_settings import read_voco_settings
 from voco_video.errors import UsageError
+from voco_video.files.settings import read_settings
+from voco_video.model.families import FAMILIES as MODEL_FAMILIES
 from voco_video.shapes.scene_view import FAMILIES
 from voco_video.training.config import MOVING_SHAPES, TrainConfig
 from voco_video.training.recipes import find_deepspeed
@@ -30,10 +33,23 @@ def check_run(config: TrainConfig) -> None:
         )
     accumulation_steps(config, num_devices=num_devices())
     _check_engine(config)
-    settings = read_voco_settings(find_checkpoint(config.model))
+    folder = find_checkpoint(config.model)
+    settings = read_voco_settings(folder)
+    base = settings.base if settings else None
+    _check_forms(config, read_settings((find_checkpoint(base.name) if base else folder) / CONFIG).get("model_type"))
     num_voco_tokens = (settings.num_voco_tokens if settings else 0) or config.num_voco_tokens
     if num_voco_tokens:
         config.check_choices(num_voco_tokens)
+
+
+def _check_forms(config: TrainConfig, model_type: object) -> None:
+    """Refuse keys and values of a model whose layers keep none that could be moved."""
+    family = MODEL_FAMILIES.get(str(model_type))
+    if family is not None and family.needs_embeds and "kv" in config.forms:
+        raise UsageError(
+            f"form={config.form!r} and model={config.model!r}: {family.title} cannot be trained in form 'kv', as "
+            f"{family.needs_embeds}; set form to embeds"
+        )
 
 
 def _check_engine(config: TrainConfig) -> None:

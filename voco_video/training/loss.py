@@ -126,6 +126,7 @@ class TrainableVoco(nn.Module):
 
     def _packed(self, batch: TrainingBatch, vision_tokens: Tensor, *, num_voco_tokens: int | None) -> AnswerLogits:
         """Run one pass over frames and text, for keys and values or, with frames first, full visibility."""
+        self.voco.check_form("kv")
         frames = self._frame_sequence(vision_tokens, num_voco_tokens)  # [ΣF, L, D]
         layout = PackedLayout(
             num_frames=batch.num_frames,
@@ -174,7 +175,7 @@ class TrainableVoco(nn.Module):
         positions: Tensor | None = None,
         is_vision: bool = False,
     ) -> AnswerLogits:
-        """Run frames as input embeddings and the text as one causal sequence for each sample.
+        """Run frames as input embeddings and the text as one sequence for each sample.
 
         Args:
             frames: ``[ΣF, K, W]``, of all samples and perhaps spare ones behind.
@@ -187,7 +188,8 @@ class TrainableVoco(nn.Module):
         words = backbone.widened(self._embed(batch.input_ids), frames.shape[2])  # [B, T, W]
         parts = frames[: sum(batch.num_frames)].to(words).split(list(batch.num_frames))
         before = backbone.widened(backbone.embed(backbone.template.frame_before_ids), frames.shape[2])
-        rows, texts, at = [], [], []
+        vision = backbone.template.vision_slice(length) if is_vision else slice(0)
+        rows, texts, at, frame_ids = [], [], [], []
         for sample, (own, text_length) in enumerate(zip(parts, batch.text_lengths, strict=True)):
             text = words[sample, :text_length]
             if places is None:
@@ -201,8 +203,13 @@ class TrainableVoco(nn.Module):
                 rows.append(row[torch.cat([in_frames, in_text]).argsort().to(row.device)])
                 texts.append(in_text)
                 at.append(_row_positions(places[sample], positions, in_frames, in_text))
+                ids = torch.full((len(row),), -1)
+                ids[in_frames.view(-1, length)[:, vision]] = torch.arange(len(own))[:, None]
+                frame_ids.append(ids)
         longest = max(map(len, rows))
-        inputs = backbone.decoder_inputs(torch.stack([nn.functional.pad(r, (0, 0, 0, longest - len(r))) for r in rows]))
+        padded_rows = torch.stack([nn.functional.pad(r, (0, 0, 0, longest - len(r))) for r in rows])
+        padded_ids = [nn.functional.pad(ids, (0, longest - len(ids)), value=-1) for ids in frame_ids]
+        inputs = backbone.decoder_inputs(padded_rows, torch.stack(padded_ids) if is_vision and padded_ids else None)
         if positions.shape[1] > 1:  # padding on the right is never attended to
             padded = torch.stack([nn.functional.pad(p, (0, longest - p.shape[1])) for p in at], dim=1)
             inputs["position_ids"] = padded.to(words.device)  # [C, B, S + T]

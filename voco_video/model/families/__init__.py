@@ -6,12 +6,14 @@ from typing import Any
 
 from voco_video.errors import ModelError
 from voco_video.model.families.family import Family, ImageSettings, image_settings
+from voco_video.model.families.gemma3 import Gemma3
 from voco_video.model.families.glm4v import Glm4V, Glm4VMoe, Glm46V
 from voco_video.model.families.internvl import InternVL
 from voco_video.model.families.layout import AsTrained, FrameTimes, FrameWords, PromptTemplate, Variant
 from voco_video.model.families.llava import Llava
 from voco_video.model.families.llava_next_video import LlavaNextVideo
 from voco_video.model.families.llava_onevision import LlavaOnevision
+from voco_video.model.families.qwen3_5 import Qwen35, Qwen35Moe
 from voco_video.model.families.qwen_vl import Qwen2VL, Qwen3VL, Qwen3VLMoe, QwenVL
 from voco_video.model.families.smolvlm import SmolVLM
 from voco_video.model.families.video_llama3 import VideoLlama3
@@ -30,15 +32,14 @@ FAMILIES: dict[str, Family] = {
     "qwen3_vl": Qwen3VL(),
     "qwen3_vl_moe": Qwen3VLMoe(),
     "video_llama_3": VideoLlama3(),
+    "gemma3": Gemma3(),
+    "qwen3_5": Qwen35(),
+    "qwen3_5_moe": Qwen35Moe(),
 }
 """`Family` by the ``model_type`` of a checkpoint's config.json."""
 
-_RECURRENT = "most of its layers keep a running state in place of keys and values, which no cache of frames can hold"
 REASONS = {
-    "gemma3": "its vision tokens see those behind them, and most of its layers see a window with other rotary angles",
     "llava_next": "it cuts pictures into tiles and has no place for a video; LLaVA-NeXT-Video has one",
-    "qwen3_5": _RECURRENT,
-    "qwen3_5_moe": _RECURRENT,
 }
 """Why some models that people ask for are not supported, by ``model_type``."""
 
@@ -65,6 +66,7 @@ __all__ = [
     "Family",
     "FrameTimes",
     "FrameWords",
+    "Gemma3",
     "Glm4V",
     "Glm4VMoe",
     "Glm46V",
@@ -77,6 +79,8 @@ __all__ = [
     "Qwen2VL",
     "Qwen3VL",
     "Qwen3VLMoe",
+    "Qwen35",
+    "Qwen35Moe",
     "QwenVL",
     "SmolVLM",
     "Variant",

@@ -113,6 +113,8 @@ class Family(ABC):
         shares_place: whether frames without words between them stand at the same rows and columns, and differ in time.
         image_processor: the class that reads its ``preprocessor_config.json``.
         vision_tower, projector: names of these parts below the model's ``base_model``.
+        needs_embeds: why frames cannot be kept in form ``kv``, only as embeddings; empty where they can.
+        sees_ahead: whether a frame's vision tokens see all of each other, and not only those before them.
     """
 
     title: str
@@ -124,6 +126,8 @@ class Family(ABC):
     image_processor = "CLIPImageProcessor"
     vision_tower = "vision_tower"
     projector = "multi_modal_projector"
+    needs_embeds = ""
+    sees_ahead = False
 
     def image_settings(self, processor: Any, config: Any) -> ImageSettings:
         """How frames are prepared.

@@ -64,6 +64,10 @@ class PromptTemplate:
         """Pictures of a video that become one frame of vision tokens."""
         return self.as_trained.pictures_per_frame if self.as_trained else 1
 
+    def vision_slice(self, num_kept: int) -> slice:
+        """Return where the vision tokens stand in what is kept of a frame with the tokens right around them."""
+        return slice(len(self.frame_before_ids) - len(self.context_ids), num_kept - len(self.frame_after_ids))
+
     def describe(self) -> dict[str, Any]:
         """Return it as plain JSON values; what is None is left out, as in old files and keys."""
         return {name: value for name, value in asdict(self).items() if value is not None}
