@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 for _operator in ("nms", "qnms"):  # before anything imports torchvision, which stops where it does not find these
@@ -35,10 +36,12 @@ from tests.helpers.processor_checkpoints import (  # noqa: E402
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "processors"
 NUM_TOKENS = 8
-SHAPES = [  # of recordings, height and width
+SHAPES = [  # of recordings, height and width, for vision tokens of 8 x 8 pixels
     *((32, 56), (56, 32), (64, 64), (90, 160), (160, 90), (100, 300), (300, 40), (67, 91), (48, 50)),
     *((8, 8), (6, 30), (20, 4), (12, 12), (9, 200), (500, 500)),
 ]
+PUBLISHED = {"qwen3_vl_moe": {"size": {"shortest_edge": 4096, "longest_edge": 25165824}}}
+RECORDINGS = [(64, 64), (96, 160), (144, 256), (240, 320), (360, 640), (640, 360), (480, 480), (1080, 1920)]
 
 
 def conversation(case: ProcessorCase, video: Any, *, plain_answers: bool) -> list[dict[str, Any]]:
@@ -96,29 +99,32 @@ def measure_case(number: int, case: ProcessorCase, name: str, processor: Any, mo
         "case": number,
         "indices": indices,
         "input_ids": inputs["input_ids"][0].tolist(),
-        "last_logits": [round(float(logit), 5) for logit in model(**inputs).logits[0, -1]],
+        "last_logits": [round(float(logit), 5) for logit in generated.logits[0][0]],
         "greedy": generated.sequences[0, length:].tolist(),
     }
 
 
-def measure_sizes(name: str, processor: Any) -> list[dict[str, Any]]:
-    """Rows and columns of patches that the processor gives to recordings of some shapes."""
+def measure_sizes(name: str, video_processor: Any, shapes: list[tuple[int, int]]) -> list[dict[str, Any]]:
+    """Rows and columns of patches that a video processor gives to recordings of some shapes."""
     found = []
-    for shape in SHAPES:
+    for height, width in shapes:
         for num_pictures in (2, 8):
-            pixels = cells_of(0, num_pictures, (shape[0] + 4, shape[1] + 4))[:, : shape[0], : shape[1]]
-            about = {"height": shape[0], "width": shape[1], "num_pictures": num_pictures}
-            try:
-                given = processor.video_processor(
-                    videos=[pixels], return_tensors="pt", do_sample_frames=False, **CHECKPOINTS[name].of_processor
-                )
-            except ValueError as error:
-                found.append(about | {"refused": str(error)})
-                continue
-            grid = given.get("video_grid_thw")
-            shown = grid[0].tolist() if grid is not None else list(given["pixel_values_videos"].shape)
-            found.append(about | {"grid": shown})
+            pixels = np.zeros((num_pictures, height, width, 3), np.uint8)
+            given = video_processor(
+                videos=[pixels], return_tensors="pt", do_sample_frames=False, **CHECKPOINTS[name].of_processor
+            )
+            about = {"height": height, "width": width, "num_pictures": num_pictures}
+            found.append(about | {"grid": given["video_grid_thw"][0].tolist()})
     return found
+
+
+def measure_defaults(name: str, video_processor: Any) -> dict[str, Any]:
+    """The same with the settings that the library takes where a checkpoint says nothing, or those published."""
+    default = type(video_processor)(**PUBLISHED.get(name, {}))
+    keys = ("patch_size", "image_mean", "image_std")
+    settings = {"size": {edge: default.size[edge] for edge in ("shortest_edge", "longest_edge")}}
+    settings |= {key: getattr(default, key) for key in keys}
+    return {"settings": settings, "sizes": measure_sizes(name, default, RECORDINGS)}
 
 
 def measure(name: str, versions: dict[str, str]) -> dict[str, Any]:
@@ -128,19 +134,18 @@ def measure(name: str, versions: dict[str, str]) -> dict[str, Any]:
         processor = transformers.AutoProcessor.from_pretrained(folder)
         loader = transformers.AutoModelForImageTextToText
         model = loader.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").eval()
-        cases = []
-        for number, case in enumerate(CASES):
-            # A model of its own for each: some keep positions from call to call.
-            cases.append(measure_case(number, case, name, processor, model))
-        return {
+        made = {
             "made_by": f"python -m scripts.processor_cases {name}",
             "versions": versions,
             "processor": type(processor).__name__,
             "video_processor": type(processor.video_processor).__name__,
             "weight_names": digest,
-            "cases": cases,
-            "sizes": measure_sizes(name, processor),
+            "cases": [measure_case(number, case, name, processor, model) for number, case in enumerate(CASES)],
         }
+        if hasattr(processor.video_processor, "patch_size"):  # frames keep their shape
+            made["sizes"] = measure_sizes(name, processor.video_processor, SHAPES)
+            made["defaults"] = measure_defaults(name, processor.video_processor)
+        return made
 
 
 def main() -> None:
@@ -149,7 +154,7 @@ def main() -> None:
     GOLDEN.mkdir(parents=True, exist_ok=True)
     for name in sys.argv[1:] or CHECKPOINTS:
         text = json.dumps(measure(name, versions), indent=None, separators=(",", ":"))
-        for start in ('"cases":', '"sizes":', '{"case":', '{"height":'):
+        for start in ('"cases":', '"sizes":', '"defaults":', '{"case":', '{"height":'):
             text = text.replace(start, f"\n{start}")
         (GOLDEN / f"{name}.json").write_text(text + "\n")
 

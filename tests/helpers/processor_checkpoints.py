@@ -1,4 +1,4 @@
-"""Tiny checkpoints with the file layout of published ones, for the library's own processors to read as they would those.
+"""Tiny checkpoints with the files that published ones have, for the library's own processors to read as they are.
 
 Weights and pixels come from names and numbers by a hash, so that they are the same everywhere and need not be kept.
 Chat templates write what the published ones write; special tokens have their names.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import string
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -328,5 +327,3 @@ CASES = (
     ProcessorCase((3, 6, 9, 12, 15, 18), 0.3, 1, _ASK),
     ProcessorCase((), 10.0, 2, _ASK, samples=40),
 )
-
-Processor = Callable[..., Any]
