@@ -364,7 +364,12 @@ def _glm_inputs(model: VocoModel, shown: Shown, ids: Tensor) -> dict[str, Any]:
     return _qwen_inputs(model, shown, ids) | {"mm_token_type_ids": (ids == IDS["<image>"]).int() * 2}
 
 
-for _name, _told in (("glm4v", lambda seconds: str(int(seconds))), ("glm46v", lambda s: f"{s:.1f} seconds")):
+def _whole_seconds(seconds: float) -> str:
+    return str(int(seconds))
+
+
+_TOLD = {"glm4v": _whole_seconds, "glm4v_moe": _whole_seconds, "glm46v": "{:.1f} seconds".format}
+for _name, _told in _TOLD.items():
     REFERENCES[_name] = Reference(
         _chatml_with("<|begin_of_video|><video><|end_of_video|>"),
         _chatml,

@@ -23,6 +23,7 @@ from transformers import (
     Gemma3Config,
     Gemma3TextConfig,
     Glm4vConfig,
+    Glm4vMoeConfig,
     Glm46VConfig,
     InternVLConfig,
     LlamaConfig,
@@ -194,16 +195,21 @@ def _glm4v() -> Any:
     return Glm4vConfig(vision_config=_GLM_TOWER, text_config=_GLM_TEXT | {"rope_parameters": rope}, **_GLM_IDS)
 
 
-def _glm46v() -> Any:
-    """With the decoder of many experts, so that both are tried."""
+def _glm_moe_text() -> dict[str, Any]:
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.5}
     experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "head_dim": 16}
     text = {"model_type": "glm4v_moe_text", "rope_parameters": rope, "first_k_dense_replace": 1}
-    return Glm46VConfig(
-        vision_config=_GLM_TOWER | {"model_type": "glm4v_moe_vision"},
-        text_config=_GLM_TEXT | experts | text,
-        **_GLM_IDS,
-    )
+    return _GLM_TEXT | experts | text
+
+
+def _glm4v_moe() -> Any:
+    return Glm4vMoeConfig(vision_config=_GLM_TOWER, text_config=_glm_moe_text(), **_GLM_IDS)
+
+
+def _glm46v() -> Any:
+    """With the decoder of many experts, so that both are tried."""
+    tower = _GLM_TOWER | {"model_type": "glm4v_moe_vision"}
+    return Glm46VConfig(vision_config=tower, text_config=_glm_moe_text(), **_GLM_IDS)
 
 
 def _qwen2() -> Any:
@@ -339,6 +345,9 @@ FAMILIES = {
     "qwen2_vl": TinyFamily(_qwen2, _WIDE, 28, chat_template=PLAIN_TEMPLATE, library_inputs=_with_types),
     "qwen3_vl_moe": TinyFamily(_qwen3_moe, _WIDE, 28, chat_template=PLAIN_TEMPLATE, library_inputs=_with_types),
     "glm4v": TinyFamily(_glm4v, _WIDE, 28, chat_template=PLAIN_TEMPLATE, extra=GLM_TOKENS, library_inputs=_with_types),
+    "glm4v_moe": TinyFamily(
+        _glm4v_moe, _WIDE, 28, chat_template=PLAIN_TEMPLATE, extra=GLM_TOKENS, library_inputs=_with_types
+    ),
     "glm46v": TinyFamily(
         _glm46v, _WIDE, 28, chat_template=PLAIN_TEMPLATE, extra=GLM_TOKENS, library_inputs=_with_types
     ),
@@ -364,7 +373,10 @@ EMBEDS_ONLY = {
 }
 
 # Those that share nearly all code with another family: their variants of a test are `exhaustive`.
-TWINS = ("llava-interleave", "llava_next_video", "video_llama_3", "qwen2_vl", "qwen3_vl_moe", "glm46v", "qwen3_5_moe")
+TWINS = (
+    *("llava-interleave", "llava_next_video", "video_llama_3", "qwen2_vl", "qwen3_vl_moe", "glm4v_moe", "glm46v"),
+    "qwen3_5_moe",
+)
 EACH_FAMILY = [pytest.param(name, marks=pytest.mark.exhaustive) if name in TWINS else name for name in FAMILIES]
 EACH_EMBEDS_ONLY = [pytest.param(name, marks=pytest.mark.exhaustive) if name in TWINS else name for name in EMBEDS_ONLY]
 ALL_FAMILIES = FAMILIES | EMBEDS_ONLY
@@ -407,6 +419,7 @@ FRAMES_FIRST = {
     "qwen2_vl": ("<|vision_start|>", "<|vision_end|>"),
     "qwen3_vl_moe": ("<|vision_start|>", "<|vision_end|>"),
     "glm4v": ("<|begin_of_image|>", "<|end_of_image|>"),
+    "glm4v_moe": ("<|begin_of_image|>", "<|end_of_image|>"),
     "glm46v": ("<|begin_of_image|>", "<|end_of_image|>"),
     "llava_next_video": ("<s>", "\n"),
     "video_llama_3": ("", "\n"),

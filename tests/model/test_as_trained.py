@@ -52,7 +52,7 @@ GOLDEN = {  # the cases of each
     "llava-1.5-7b-hf": (0, 1, 2, 3),
     "llava-onevision-qwen2-0.5b-ov-hf": (0, 1, 2, 3),
 }
-TIMES_BEHIND = ("glm4v", "glm46v")
+TIMES_BEHIND = ("glm4v", "glm4v_moe", "glm46v")
 WITH_TIMES = ("smolvlm", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "video_llama_3")  # before frames
 WITH_LABELS = (*WITH_TIMES, "internvl")  # times or numbers before frames
 TO_THE_END = AnswerOptions(max_new_tokens=8, stop_at_end=False)

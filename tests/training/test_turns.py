@@ -104,6 +104,20 @@ def test_a_template_that_loses_or_refuses_text_is_an_error(voco_tiny: Backbone, 
         encode_turns(with_template(voco_tiny, template), TURNS, max_length=999)
 
 
+@pytest.mark.parametrize("printed", ["m.content", "m.content | tojson", "m.content[0]"])
+def test_a_template_that_would_print_parts_gets_them_for_questions_alone(voco_tiny: Backbone, printed: str) -> None:
+    """As GLM-4.1V's: `[{'type': 'text', ...` stood in the prompt in place of every answer and system message."""
+    question = "{% for part in m.content if part.type == 'text' %}{{ part.text }}{% endfor %}"
+    answer = f"{{% if m.content is string %}}{{{{ m.content }}}}{{% else %}}{{{{ {printed} }}}}{{% endif %}}"
+    content = f"{{% if m.role == 'user' %}}{question}{{% else %}}{answer}{{% endif %}}"
+    mixed = f"{{% for m in messages %}}{{{{ m.role }}}}: {content} {{% endfor %}}"
+    backbone = with_template(voco_tiny, mixed)
+    typed = [Turn("is {'type': 'text'} text?", 'yes: {"type": "text"}'), *TURNS]
+    ids, _ = encode_turns(backbone, typed, max_length=999, system="Be brief.")
+    plain = "{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}"
+    assert ids == encode_turns(with_template(voco_tiny, plain), typed, max_length=999, system="Be brief.")[0]
+
+
 def test_a_template_without_system_messages_refuses_those_rows_alone(voco_tiny: Backbone) -> None:
     no_system = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     backbone = with_template(voco_tiny, no_system + ALTERNATING)

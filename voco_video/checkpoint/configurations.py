@@ -28,7 +28,7 @@ _SIZES = (
     *("linear_num_key_heads", "linear_num_value_heads"),
 )
 _EPSILONS = ("rms_norm_eps", "layer_norm_eps", "norm_eps")
-VIDEO_PROCESSOR = "video_preprocessor_config.json"
+VIDEO_PROCESSOR, JOINT_PROCESSOR = "video_preprocessor_config.json", "processor_config.json"
 _FIXED_TOWERS = ("clip_vision_model", "siglip_vision_model")
 _OF_PROCESSORS = ("size", "crop_size", "max_image_size", "image_mean", "image_std")
 
@@ -153,8 +153,8 @@ def read_images(folder: Path, config: Any, *, as_library: bool = False) -> Image
     family, processor = family_of(config), read_image_processor(folder)
     try:
         images = family.image_settings(processor, config)
-        if has_file(folder, VIDEO_PROCESSOR):
-            images = family.for_videos(images, read_settings(folder / VIDEO_PROCESSOR))
+        if settings := _video_settings(folder):
+            images = family.for_videos(images, settings)
         return family.as_library(images, processor) if as_library else images
     except VocoVideoError as error:
         raise ModelError(
@@ -170,6 +170,15 @@ def read_images(folder: Path, config: Any, *, as_library: bool = False) -> Image
         ) from error
 
 
+def _video_settings(folder: Path) -> dict[str, Any]:
+    """Read a folder's settings for videos, which the library takes from its joint file first."""
+    joint = read_settings(folder / JOINT_PROCESSOR) if has_file(folder, JOINT_PROCESSOR) else {}
+    settings = joint.get("video_processor")
+    if settings is None and has_file(folder, VIDEO_PROCESSOR):
+        settings = read_settings(folder / VIDEO_PROCESSOR)
+    return dict(settings or {})
+
+
 def write_images(folder: Path, images: ImageSettings, config: Any) -> None:
     """Write how frames are prepared into a folder's image processor, unless the one that is there says the same."""
     names = [name for name in PROCESSOR_SETTINGS[:2] if has_file(folder, name)]
@@ -180,8 +189,8 @@ def write_images(folder: Path, images: ImageSettings, config: Any) -> None:
         pass
     settings = family_of(config).processor_settings(images, config)
     (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-    if "processor_config.json" in names:
-        path = folder / "processor_config.json"
+    if JOINT_PROCESSOR in names:
+        path = folder / JOINT_PROCESSOR
         joint = read_settings(path)
         if "image_processor" in joint:  # the library reads this one first
             path.write_text(json.dumps(joint | {"image_processor": settings}, indent=2) + "\n")

@@ -11,7 +11,8 @@ With frames first there is no opening, and the closing is the whole conversation
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -28,6 +29,10 @@ Messages = Sequence[Mapping[str, str]]
 
 _TOKENIZING = lock_across_forks()
 _NO_TEMPLATE = "this checkpoint's tokenizer has no chat template; add chat_template.jinja beside it"
+# The roles whose contents a chat template is given in parts: of all, of questions alone (GLM-4.1V), or of none.
+_WITH_PARTS = (("user", "assistant", "system"), ("user",))
+_PLAIN: tuple[str, ...] = ()
+_BARE_PART = re.compile(r"""["']type["']\s*:\s*["']text["']""")
 _NAMES = {"user": "question", "assistant": "answer", "system": "system message"}
 
 
@@ -107,15 +112,17 @@ class ConversationWriter:
         placeholder = self.family.placeholder(self.config, self.tokenizer) if num_media else ""
         failure, lost, has_place = None, set[str](), True
         parts_first = num_media > 0 or self._takes_parts  # a template with a place for videos has it among the parts
-        for in_parts in (parts_first, not parts_first):
+        for in_parts in (*_WITH_PARTS, _PLAIN) if parts_first else (_PLAIN, *_WITH_PARTS):
             try:
-                messages = _with_media(typed, self.family, placeholder, num_media, in_parts)
+                messages = _with_media(typed, self.family, placeholder, num_media, in_parts=bool(in_parts))
                 text = self._by_template(messages, in_parts, add_generation_prompt, is_video=num_media > 0)
             except Exception as error:  # a template is a program, and raises anything
                 failure = error
                 continue
             written = _without_blanks(text)
             lost = {m["role"] for m in typed if _without_blanks(m["content"]) not in written}
+            if _num_bare_parts(text) > sum(_num_bare_parts(m["content"]) for m in typed):
+                lost |= {m["role"] for m in typed if m["role"] in in_parts}  # "[{'type': 'text', ..." in the prompt
             has_place = not num_media or text.count(placeholder) == num_media
             if not lost and has_place:
                 return text
@@ -137,7 +144,7 @@ class ConversationWriter:
         """Whether the chat template passes over a content that is not in parts, as those for pictures do in silence."""
         mark = "1question1"
         try:
-            told = self._by_template([{"role": "user", "content": mark}], False, True)
+            told = self._by_template([{"role": "user", "content": mark}], _PLAIN, True)
         except Exception:  # a template is a program, and raises anything
             return True
         return mark not in told
@@ -145,16 +152,17 @@ class ConversationWriter:
     def _by_template(
         self,
         messages: Sequence[Mapping[str, Any]],
-        in_parts: bool,
+        in_parts: Collection[str],
         add_generation_prompt: bool,
         *,
         is_video: bool = False,
     ) -> str:
-        if in_parts:
-            messages = [
-                m if isinstance(m["content"], list) else {**m, "content": [{"type": "text", "text": m["content"]}]}
-                for m in messages
-            ]
+        messages = [
+            {**m, "content": [{"type": "text", "text": m["content"]}]}
+            if m["role"] in in_parts and not isinstance(m["content"], list)
+            else m
+            for m in messages
+        ]
         template = self.own_template or (self.family.video_chat_template() if is_video else None)
         text: str = self.tokenizer.apply_chat_template(
             messages, chat_template=template, add_generation_prompt=add_generation_prompt, tokenize=False
@@ -266,6 +274,11 @@ def lead_texts(around: AroundFrames, words: FrameWords) -> list[str]:
 def _without_blanks(text: str) -> str:
     """Leave out what a chat template may change: some write a question on one line."""
     return "".join(text.split())
+
+
+def _num_bare_parts(text: str) -> int:
+    """Count parts that stand in a text as a template prints them that takes plain contents alone."""
+    return len(_BARE_PART.findall(text))
 
 
 def _with_media(

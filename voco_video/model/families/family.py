@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,7 @@ class AnyShape:
         >>> AnyShape(28, 3136, 252 * 784).size_of(1080, 1920), AnyShape(28, 3136, 252 * 784).size_of(1920, 1080)
         ((308, 588), (588, 308))
         """
-        rows, columns = (max(1, round(side / self.cell)) for side in (height, width))
+        rows, columns = (round(side / self.cell) for side in (height, width))  # 0 is less than any limit
         area = rows * columns * self.cell**2
         if area > self.most_pixels:
             shrink = math.sqrt(height * width / self.most_pixels)
@@ -141,12 +141,16 @@ class Family(ABC):
         return image_settings(processor)
 
     def for_videos(self, images: ImageSettings, settings: dict[str, Any]) -> ImageSettings:
-        """Return the settings with what a ``video_preprocessor_config.json`` says, where it differs for videos.
+        """Return the settings with what the video processor's say, where they differ for videos.
 
         Args:
-            settings: the content of that file.
+            settings: ``video_preprocessor_config.json``, or the same inside ``processor_config.json``.
+
+        Raises:
+            UsageError: a mean or a standard deviation that is none.
         """
-        return images
+        mean, std = (settings.get(f"image_{name}") or getattr(images, name) for name in ("mean", "std"))
+        return replace(images, mean=tuple(mean), std=tuple(std))
 
     def as_library(self, images: ImageSettings, processor: Any) -> ImageSettings:
         """Return the settings that follow the installed library where it differs from what the model was trained on."""

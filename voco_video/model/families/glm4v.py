@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from voco_video.errors import UsageError
-from voco_video.model.families.family import ImageSettings
 from voco_video.model.families.layout import FrameTimes, FrameWords, PromptTemplate
 from voco_video.model.families.qwen_vl import QwenVL
 
@@ -24,10 +23,7 @@ class Glm4V(QwenVL):
     shares_place = False
     image_processor = "Glm4vImageProcessor"
     pictures_in_limits = 2
-
-    def for_videos(self, images: ImageSettings, settings: dict[str, Any]) -> ImageSettings:
-        """Keep the limits for pictures: those for videos are on all frames together."""
-        return images
+    counts_all_pictures = True
 
     def template(self, config: Any) -> PromptTemplate:
         """Return the tokens of start and end of a picture, which the configuration names."""

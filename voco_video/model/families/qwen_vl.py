@@ -6,7 +6,6 @@ VoCo tokens are text in this, so their keys move by the same rotation as everywh
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from voco_video.model.families.family import ImageSettings, one_size
+from voco_video.model.families.family import one_size
 from voco_video.model.families.layout import FrameTimes, FrameWords, PromptTemplate, Variant
 from voco_video.model.families.shaped import ShapedFamily, picture_patches
 
@@ -27,17 +26,6 @@ class QwenVL(ShapedFamily):
     shares_place = True
     vision_tower = "visual"
     projector = "visual.merger"
-
-    def for_videos(self, images: ImageSettings, settings: dict[str, Any]) -> ImageSettings:
-        """Take the limits for videos: for Qwen2-VL those of each frame."""
-        size = settings.get("size") or {}
-        least, most = size.get("shortest_edge"), size.get("longest_edge")
-        if images.any_shape is None or least is None or most is None:
-            return images
-        limits = images.any_shape
-        return replace(
-            images, any_shape=replace(limits, least_pixels=least, most_pixels=max(least, min(limits.most_pixels, most)))
-        )
 
     def template(self, config: Any) -> PromptTemplate:
         """Return the tokens of start and end of vision, which the configuration names."""
@@ -99,11 +87,7 @@ class Qwen3VL(QwenVL):
     frame_before = "<|vision_start|>"
     frame_after = "<|vision_end|>"
     shares_place = False
-
-    def for_videos(self, images: ImageSettings, settings: dict[str, Any]) -> ImageSettings:
-        """Let frames be as small as one vision token: its limits for videos are on all frames together."""
-        limits = images.any_shape
-        return images if limits is None else replace(images, any_shape=replace(limits, least_pixels=limits.cell**2))
+    counts_all_pictures = True
 
     def cut(self, opening: str, closing: str, variant: Variant) -> tuple[str, str]:
         """Take away the pair around the placeholder, as the processor did that the model was released with.

@@ -23,7 +23,8 @@ class ShapedFamily(Family):
     """
 
     image_processor = "Qwen2VLImageProcessor"
-    pictures_in_limits = 1  # how many pictures' pixels the processor's limits count together
+    pictures_in_limits = 1  # how many pictures' pixels the image processor's limits count together
+    counts_all_pictures = False  # whether the video processor's limits are on all pictures of a video together
 
     def merge_size(self, vision: Any) -> int:
         """Return the patches along each side of a vision token."""
@@ -43,6 +44,21 @@ class ShapedFamily(Family):
         rows = max(1, isqrt(num_tokens * FRAME_SHAPE[0] // FRAME_SHAPE[1]))
         fit = Fit(height=rows * cell, width=num_tokens // rows * cell, mode="stretch")
         return replace(settings_with(processor, fit), any_shape=AnyShape(cell, least, most))
+
+    def for_videos(self, images: ImageSettings, settings: dict[str, Any]) -> ImageSettings:
+        """Take the limits for videos: those of each picture, or one vision token where they are on all together."""
+        images, size = super().for_videos(images, settings), settings.get("size") or {}
+        limits = images.any_shape
+        if limits is None:
+            return images
+        if self.counts_all_pictures:
+            return replace(images, any_shape=replace(limits, least_pixels=limits.cell**2))
+        least = settings.get("min_pixels") or size.get("shortest_edge")
+        most = settings.get("max_pixels") or size.get("longest_edge")
+        if least is None or most is None:
+            return images
+        most = max(least, min(limits.most_pixels, most))
+        return replace(images, any_shape=replace(limits, least_pixels=least, most_pixels=most))
 
     def processor_settings(self, images: ImageSettings, config: Any) -> dict[str, Any]:
         """Add the library's own limits on the number of pixels; both those of the box where frames have one size."""
