@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -41,12 +42,29 @@ def temporal_run(tmp_path, name, **changes) -> TrainConfig:
     return TrainConfig(**options | changes)
 
 
-def on_two_processes(config: TrainConfig, tmp_path: Path, *flags: str) -> None:
-    path = tmp_path / "run.yaml"
-    path.write_text(yaml.safe_dump(config.describe()))
-    script = tmp_path / "run.py"
-    script.write_text("from voco_video.cli import main\n\nmain()\n")
-    torchrun(script, "train", str(path), *flags, path=[ROOT])
+_COMMANDS = """
+import json, sys
+from voco_video.cli import main
+
+for arguments in json.loads(sys.argv[1]):
+    sys.argv[1:] = arguments
+    try:
+        main()
+    except SystemExit as ended:
+        assert not ended.code, arguments
+"""
+
+
+def on_two_processes(folder: Path, *commands: tuple[TrainConfig, list[str]], then: str = "") -> None:
+    """`voco-video train` with each configuration and its flags, one after the other in the same two processes."""
+    arguments = []
+    for number, (config, flags) in enumerate(commands):
+        path = folder / f"{number}.yaml"
+        path.write_text(yaml.safe_dump(config.describe()))
+        arguments.append(["train", str(path), *flags])
+    script = folder / "run.py"
+    script.write_text(_COMMANDS + then)
+    torchrun(script, json.dumps(arguments), path=[ROOT, ROOT / "tests" / "training"])
 
 
 def torchrun(script: Path, *arguments: str, path: list[Path]) -> None:
@@ -94,24 +112,6 @@ def assert_same(alone: TrainConfig, two: TrainConfig, *, atol: float) -> None:
         assert torch.allclose(got[name], tensor, atol=atol), name
 
 
-def test_two_processes_train_what_one_does(tmp_path, alone):
-    config = temporal_run(tmp_path, "two")
-    on_two_processes(config, tmp_path)
-    assert_same(alone, config, atol=5e-5)
-
-
-def test_two_processes_go_on_where_one_stopped(tmp_path, alone):
-    """Fewer devices, more devices: a checkpoint belongs to the run, not to the number of processes."""
-    config = temporal_run(tmp_path, "run", max_steps=3)
-    train(replace(config, save_steps=2))
-    folder = Path(config.output_dir)
-    for path in folder.glob("checkpoint-3/*"):
-        path.unlink()
-    (folder / "checkpoint-3").rmdir()
-    on_two_processes(config, tmp_path, "--resume")
-    assert_same(alone, config, atol=5e-5)
-
-
 SHARDED = """
 import os, sys, torch, torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
@@ -120,7 +120,8 @@ from test_training_packed import make_batch
 from voco_video.training.batches import Visibility
 from voco_video.training.loss import TrainableVoco
 
-dist.init_process_group("gloo")
+if not dist.is_initialized():
+    dist.init_process_group("gloo")
 mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (dist.get_world_size(),))
 plain, sharded = (TrainableVoco(tiny_voco()) for _ in range(2))
 decoder = sharded.voco.backbone.decoder
@@ -142,16 +143,51 @@ for name, parameter in sharded.named_parameters():
     assert isinstance(parameter, torch.distributed.tensor.DTensor), name
     error = (parameter.grad.full_tensor() - expected[name].grad).abs().max()
     assert error < 1e-4 * expected[name].grad.abs().max().clamp_min(1e-3), (name, error)
+open(f"{sys.argv[0]}-sharded-{dist.get_rank()}", "w").close()
+dist.barrier()
 dist.destroy_process_group()
 os._exit(0)  # torch's threads of gloo may abort while an interpreter ends; that is not what is tested
 """
 
 
-def test_packed_pass_under_fully_sharded_weights_has_the_same_loss_and_gradients(tmp_path):
+@dataclass(frozen=True)
+class Pair:
+    """What two processes left behind.
+
+    Attributes:
+        whole: the run that they made alone.
+        resumed: the one that a single process had begun.
+        script: what they ran; each of them puts a file beside it when `SHARDED` was right.
+    """
+
+    whole: TrainConfig
+    resumed: TrainConfig
+    script: Path
+
+
+@pytest.fixture(scope="module")
+def pair(alone, tmp_path_factory) -> Pair:
+    """Everything that two processes are asked for, in one start of them: starting takes longer than a tiny run."""
+    folder = tmp_path_factory.mktemp("pair")
+    whole, resumed = (temporal_run(folder, name) for name in ("whole", "resumed"))
+    shutil.copytree(alone.output_dir, resumed.output_dir)
+    shutil.rmtree(Path(resumed.output_dir) / "checkpoint-3")
+    on_two_processes(folder, (whole, []), (resumed, ["--resume"]), then=SHARDED)
+    return Pair(whole, resumed, folder / "run.py")
+
+
+def test_two_processes_train_what_one_does(pair, alone):
+    assert_same(alone, pair.whole, atol=5e-5)
+
+
+def test_two_processes_go_on_where_one_stopped(pair, alone):
+    """Fewer devices, more devices: a checkpoint belongs to the run, not to the number of processes."""
+    assert_same(alone, pair.resumed, atol=5e-5)
+
+
+def test_packed_pass_under_fully_sharded_weights_has_the_same_loss_and_gradients(pair):
     """FSDP2 itself on two CPU processes; Accelerate offers it on GPUs only, where `fsdp: true` turns it on."""
-    script = tmp_path / "sharded.py"
-    script.write_text(SHARDED)
-    torchrun(script, path=[ROOT, ROOT / "tests" / "training"])
+    assert sorted(path.name for path in pair.script.parent.glob("run.py-*")) == [f"run.py-sharded-{n}" for n in (0, 1)]
 
 
 def test_fsdp_without_gpus_is_refused(tmp_path):
@@ -166,5 +202,5 @@ def test_deepspeed_trains_what_one_process_does(tmp_path, alone, stage):
     """ZeRO on two CPU processes; the first run builds an operator, which takes two minutes."""
     pytest.importorskip("deepspeed")
     config = temporal_run(tmp_path, "zero", deepspeed=str(ROOT / "configs" / "deepspeed" / f"zero{stage}.json"))
-    on_two_processes(config, tmp_path)
+    on_two_processes(tmp_path, (config, []))
     assert_same(alone, config, atol=5e-5)
