@@ -13,9 +13,9 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 # Read when huggingface_hub is first imported: no test asks the public hub. Tests of a hub start their own.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-# Read when torch is first imported: test processes that run side by side leave each other the cores.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Read when torch is first imported. Test processes that run side by side leave each other the cores; and where others
+# have them, threads that wait for one another spin for ten times as long as tiny models take to compute.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 

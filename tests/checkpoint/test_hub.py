@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.helpers.tiny_families import tiny_family
+from voco_video.checkpoint.describe import describe_checkpoint
 from voco_video.checkpoint.finding import find_checkpoint
 from voco_video.checkpoint.folder import load_voco_model, save_voco_model
 from voco_video.errors import ModelError
@@ -80,8 +81,27 @@ print(describe_checkpoint("someone/llava-tiny").num_vision_tokens)
 """
 
 
-def test_nothing_reaches_for_the_network(hub, tmp_path):
+def test_loading_reaches_for_no_network(hub, monkeypatch):
     """Though nobody has set HF_HUB_OFFLINE."""
+    reached = []
+
+    def refuse(*arguments, **options):
+        reached.append(arguments)
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("socket.socket.connect", "socket.getaddrinfo", "socket.create_connection"):
+        monkeypatch.setattr(name, refuse)
+    assert load_voco_model("someone/llava-tiny@v1.0").num_voco_tokens == 4
+    assert describe_checkpoint("someone/llava-tiny").num_vision_tokens == 16
+    assert reached == []
+
+
+@pytest.mark.exhaustive
+def test_nothing_reaches_for_the_network_in_a_new_process(hub, tmp_path):
+    """What is imported does not, either."""
     environment = {**os.environ, "HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "0"}
     command = [sys.executable, "-c", _WITHOUT_NETWORK, str(tmp_path / "cache")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)

@@ -297,7 +297,7 @@ def test_help_imports_nothing_heavy():
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_whole_batches_and_says_how_to_go_on(clip, tmp_path):
+def test_ctrl_c_keeps_whole_batches_and_says_how_to_go_on(clip, tmp_path, monkeypatch, run):
     """In a real terminal: progress bar, Ctrl-C in the middle, message, resume."""
     command = [sys.executable, "-c", _SLOW_COMPRESS, "compress", str(clip), "--fps", "10", "--batch-size", "2"]
     environment = os.environ | {"VOCO_VIDEO_CACHE_DIR": str(tmp_path / "cache")}
@@ -327,11 +327,10 @@ def test_ctrl_c_keeps_whole_batches_and_says_how_to_go_on(clip, tmp_path):
     assert child.wait(60) == 130
     assert b"the same command goes on from there" in seen
     assert b"Traceback" not in seen
-    program = str(Path(sys.executable).parent / "voco-video")
-    done = subprocess.run(
-        [program, *command[3:], "--json"], capture_output=True, text=True, env=environment, check=True
-    )
-    row = json.loads(done.stdout)[0]
+    monkeypatch.setenv("VOCO_VIDEO_CACHE_DIR", environment["VOCO_VIDEO_CACHE_DIR"])
+    code, out, err = run(*command[3:], "--json")
+    assert code == 0, err
+    row = json.loads(out)[0]
     assert 0 < row["num_resumed_frames"] < row["num_frames"] == 80
 
 

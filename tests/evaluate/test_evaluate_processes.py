@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from voco_video import cli
 from voco_video.errors import CacheError, UsageError, VocoVideoError
 from voco_video.evaluate.processes import OnDone, Spawned, Torchrun, device_of
 from voco_video.scoring.predictions import load_predictions, read_run_info
@@ -157,7 +159,7 @@ def test_devices_are_dealt_in_turn(monkeypatch):
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sets") / "shapes"
-    return write_dataset(folder, layout="msvd", num_videos=20, questions_per_video=4, size=64)
+    return write_dataset(folder, layout="msvd", num_videos=10, questions_per_video=4, size=64)
 
 
 @pytest.fixture(scope="module")
@@ -179,13 +181,32 @@ def run_eval(
         [*program, *command(shapes, out, *more)], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    return predictions_in(out)
+
+
+def run_eval_here(shapes: Path, out: Path, cache_dir: Path) -> dict[str, bytes]:
+    """The command in this process, which has imported everything already; the predictions it wrote."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+            patch.setenv("VOCO_VIDEO_CACHE_DIR", str(cache_dir))
+            patch.setattr(sys, "argv", ["voco-video", *command(shapes, out)])
+            cli.main()
+    finally:
+        torch.set_num_threads(num_threads)
+    assert not ended.value.code
+    return predictions_in(out)
+
+
+def predictions_in(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in out.glob("*.jsonl")}
 
 
 @pytest.fixture(scope="module")
 def alone(shapes: Path, cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What one process writes that nothing disturbs."""
-    return run_eval(shapes, tmp_path_factory.mktemp("runs") / "alone", cache_dir)
+    return run_eval_here(shapes, tmp_path_factory.mktemp("runs") / "alone", cache_dir)
 
 
 @pytest.mark.exhaustive
@@ -242,7 +263,7 @@ def test_killed_at_random_moments_and_given_again_the_bytes_are_the_same(
         num_lines.append(lines_in(out))
     assert not list(out.glob("*.jsonl"))
     assert num_lines == sorted(num_lines), "nothing that was answered is lost"
-    assert run_eval(shapes, out, tmp_path / "frames") == alone
+    assert run_eval_here(shapes, out, tmp_path / "frames") == alone
     assert read_run_info(out / "predictions-k8.jsonl")["num_resumed"] > 0
 
 

@@ -18,6 +18,7 @@ from voco_video.data.turns import encode_turns
 from voco_video.errors import UsageError
 from voco_video.training import TrainConfig, TrainingError, checks, engine, load_config, train
 from voco_video.training.batches import make_batch
+from voco_video.training.curves import draw_curves
 from voco_video.training.recipes import config_from
 from voco_video.training.samples import MovingShapesStream, RunOrder, open_dataset, visibility_at
 from voco_video.training.trainable import choose_trainable, export_model
@@ -54,7 +55,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 # ---------------------------------------------------------------------- runs
 
 
-def test_twenty_steps_lower_the_loss_and_write_what_a_run_promises(tmp_path):
+def test_twenty_steps_lower_the_loss_and_write_what_a_run_promises(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "draw_curves", draw_curves)
     untrained = load_voco_model("voco-tiny")
     torch.manual_seed(0)
     for parameter in untrained.backbone.decoder.parameters():

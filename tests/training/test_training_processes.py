@@ -1,12 +1,12 @@
-"""Two processes for real: torchrun and gloo on the CPU, against one process."""
+"""Two processes for real, with gloo on the CPU, against one process."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,21 +41,34 @@ def temporal_run(tmp_path, name, **changes) -> TrainConfig:
     return TrainConfig(**options | changes)
 
 
-def on_two_processes(config: TrainConfig, tmp_path: Path, *flags: str) -> None:
-    path = tmp_path / "run.yaml"
+_STEPS = """
+import json, sys
+from tests.helpers.two_processes import command, on_two_processes
+from voco_video.training import engine
+
+engine.draw_curves = lambda history, path: path  # takes longer than a tiny run
+for arguments in json.loads(sys.argv[1]):
+    on_two_processes(command, *arguments)
+"""
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+def arguments_of(folder: Path, config: TrainConfig, *flags: str) -> list[str]:
+    """The command that trains as the configuration says."""
+    path = folder / f"{Path(config.output_dir).name}.yaml"
     path.write_text(yaml.safe_dump(config.describe()))
-    script = tmp_path / "run.py"
-    script.write_text("from voco_video.cli import main\n\nmain()\n")
-    torchrun(script, "train", str(path), *flags, path=[ROOT])
+    return ["train", str(path), *flags]
 
 
-def torchrun(script: Path, *arguments: str, path: list[Path]) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, path))}
+def python(*arguments: str) -> str:
+    """What a process of its own prints; AssertionError unless it succeeds."""
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "training")))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     done = subprocess.run(
-        [*command, str(script), *arguments], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=240
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 def weights(config: TrainConfig) -> dict[str, torch.Tensor]:
@@ -94,64 +107,80 @@ def assert_same(alone: TrainConfig, two: TrainConfig, *, atol: float) -> None:
         assert torch.allclose(got[name], tensor, atol=atol), name
 
 
-def test_two_processes_train_what_one_does(tmp_path, alone):
-    config = temporal_run(tmp_path, "two")
-    on_two_processes(config, tmp_path)
-    assert_same(alone, config, atol=5e-5)
-
-
-def test_two_processes_go_on_where_one_stopped(tmp_path, alone):
-    """Fewer devices, more devices: a checkpoint belongs to the run, not to the number of processes."""
-    config = temporal_run(tmp_path, "run", max_steps=3)
-    train(replace(config, save_steps=2))
-    folder = Path(config.output_dir)
-    for path in folder.glob("checkpoint-3/*"):
-        path.unlink()
-    (folder / "checkpoint-3").rmdir()
-    on_two_processes(config, tmp_path, "--resume")
-    assert_same(alone, config, atol=5e-5)
-
-
 SHARDED = """
-import os, sys, torch, torch.distributed as dist
+import torch, torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from tests.helpers.models import tiny_voco
 from test_training_packed import make_batch
 from voco_video.training.batches import Visibility
 from voco_video.training.loss import TrainableVoco
 
-dist.init_process_group("gloo")
-mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (dist.get_world_size(),))
-plain, sharded = (TrainableVoco(tiny_voco()) for _ in range(2))
-decoder = sharded.voco.backbone.decoder
-enable = getattr(decoder, "activation_checkpointing_enable", None) or decoder.gradient_checkpointing_enable
-enable({"use_reentrant": False})
-for layer in sharded.voco.backbone.decoder.layers:
-    fully_shard(layer, mesh=mesh)
-fully_shard(sharded, mesh=mesh)
-for visibility in (Visibility(2), Visibility(None)):
-    batch = make_batch([2, 1], visibility)  # the same on both processes, so the mean gradient is the one of either
-    losses = [model.train()(batch)["loss"] for model in (plain, sharded)]
-    for loss in losses:
-        loss.backward()
-    assert abs(float(losses[0].detach() - losses[1].detach())) < 1e-5
-expected = dict(plain.named_parameters())
-for name, parameter in sharded.named_parameters():
-    if expected[name].grad is None:
-        continue
-    assert isinstance(parameter, torch.distributed.tensor.DTensor), name
-    error = (parameter.grad.full_tensor() - expected[name].grad).abs().max()
-    assert error < 1e-4 * expected[name].grad.abs().max().clamp_min(1e-3), (name, error)
-dist.destroy_process_group()
-os._exit(0)  # torch's threads of gloo may abort while an interpreter ends; that is not what is tested
+def shard():
+    dist.init_process_group("gloo")
+    mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (dist.get_world_size(),))
+    plain, sharded = (TrainableVoco(tiny_voco()) for _ in range(2))
+    decoder = sharded.voco.backbone.decoder
+    enable = getattr(decoder, "activation_checkpointing_enable", None) or decoder.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    for layer in sharded.voco.backbone.decoder.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(sharded, mesh=mesh)
+    for visibility in (Visibility(2), Visibility(None)):
+        batch = make_batch([2, 1], visibility)  # the same on both processes, so the mean gradient is the one of either
+        losses = [model.train()(batch)["loss"] for model in (plain, sharded)]
+        for loss in losses:
+            loss.backward()
+        assert abs(float(losses[0].detach() - losses[1].detach())) < 1e-5
+    expected = dict(plain.named_parameters())
+    for name, parameter in sharded.named_parameters():
+        if expected[name].grad is None:
+            continue
+        assert isinstance(parameter, torch.distributed.tensor.DTensor), name
+        error = (parameter.grad.full_tensor() - expected[name].grad).abs().max()
+        assert error < 1e-4 * expected[name].grad.abs().max().clamp_min(1e-3), (name, error)
+    dist.destroy_process_group()
+
+on_two_processes(shard)
+print("sharded and plain are the same")
 """
 
 
-def test_packed_pass_under_fully_sharded_weights_has_the_same_loss_and_gradients(tmp_path):
+@pytest.fixture(scope="module")
+def pair(alone, tmp_path_factory) -> tuple[TrainConfig, TrainConfig, str]:
+    """A run on two processes, one that goes on where `alone` was after two steps, and what `SHARDED` prints.
+
+    All in one start of Python, which takes longer than they do.
+    """
+    folder = tmp_path_factory.mktemp("pair")
+    whole, resumed = (temporal_run(folder, name) for name in ("whole", "resumed"))
+    shutil.copytree(alone.output_dir, resumed.output_dir)
+    shutil.rmtree(Path(resumed.output_dir) / "checkpoint-3")
+    shutil.rmtree(Path(resumed.output_dir) / "last")
+    commands = [arguments_of(folder, whole), arguments_of(folder, resumed, "--resume")]
+    return whole, resumed, python("-c", _STEPS + SHARDED, json.dumps(commands))
+
+
+def test_two_processes_train_what_one_does(pair, alone):
+    assert_same(alone, pair[0], atol=5e-5)
+
+
+def test_two_processes_go_on_where_one_stopped(pair, alone):
+    """Fewer devices, more devices: a checkpoint belongs to the run, not to the number of processes."""
+    assert_same(alone, pair[1], atol=5e-5)
+
+
+def test_packed_pass_under_fully_sharded_weights_has_the_same_loss_and_gradients(pair):
     """FSDP2 itself on two CPU processes; Accelerate offers it on GPUs only, where `fsdp: true` turns it on."""
-    script = tmp_path / "sharded.py"
-    script.write_text(SHARDED)
-    torchrun(script, path=[ROOT, ROOT / "tests" / "training"])
+    assert pair[2].endswith("sharded and plain are the same\n")
+
+
+@pytest.mark.exhaustive
+def test_torchrun_trains_what_one_process_does(tmp_path, alone):
+    config = temporal_run(tmp_path, "run")
+    script = tmp_path / "run.py"
+    script.write_text("from voco_video.cli import main\n\nmain()\n")
+    python(*TORCHRUN, str(script), *arguments_of(tmp_path, config))
+    assert_same(alone, config, atol=5e-5)
 
 
 def test_fsdp_without_gpus_is_refused(tmp_path):
@@ -166,5 +195,5 @@ def test_deepspeed_trains_what_one_process_does(tmp_path, alone, stage):
     """ZeRO on two CPU processes; the first run builds an operator, which takes two minutes."""
     pytest.importorskip("deepspeed")
     config = temporal_run(tmp_path, "zero", deepspeed=str(ROOT / "configs" / "deepspeed" / f"zero{stage}.json"))
-    on_two_processes(config, tmp_path)
+    python("-c", _STEPS, json.dumps([arguments_of(tmp_path, config)]))
     assert_same(alone, config, atol=5e-5)

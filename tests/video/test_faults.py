@@ -141,7 +141,14 @@ def busy():
         thread.join()
 
 
-@pytest.mark.parametrize("name", DAMAGED)
+# Long, with all processors busy beside it; the tests below have all of these files.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.exhaustive) if name in ("fuzz52.ts", "p7fuzz788.264") else name
+        for name in DAMAGED
+    ],
+)
 def test_damage_gives_the_same_frames_in_every_run(faults, name, busy, caplog):
     caplog.set_level(logging.INFO)
     truth = {picture.packet: picture for picture in decode(faults / name, SMALL)}

@@ -49,7 +49,7 @@ from voco_video.video.sampling import Sampling
 from voco_video.video.reading import open_video
 
 def work():
-    for number in range(300):
+    for number in range(int(sys.argv[2])):
         with open_video(sys.argv[1]) as video:
             next(iter(video.batches(Sampling(num_frames=1000), batch_size=1 + number % 9, prefetch_batches=0)))
 
@@ -61,7 +61,8 @@ for thread in threads:
 """
 
 
-def test_decoders_are_let_go_of_while_others_decode(folder):
+@pytest.mark.parametrize("times", [100, pytest.param(300, marks=pytest.mark.exhaustive)])
+def test_decoders_are_let_go_of_while_others_decode(folder, times):
     """In a process of its own: one that hangs in C cannot be interrupted."""
     path = next(case for case in MATRIX if case.name == "av1.ivf").make(folder)
-    subprocess.run([sys.executable, "-c", _READ_AND_LEAVE, str(path)], check=True, timeout=240)
+    subprocess.run([sys.executable, "-c", _READ_AND_LEAVE, str(path), str(times)], check=True, timeout=240)
