@@ -30,7 +30,10 @@ from voco_video.cli import (
 )
 from voco_video.cli.encoding import print_whatever_the_encoding
 from voco_video.cli.options import as_said_here
+from voco_video.cli.progress import fetching_files
+from voco_video.cli.tables import print_wrapped
 from voco_video.errors import UsageError, VocoVideoError
+from voco_video.hub.watching import watched_by
 from voco_video.model.freed_memory import keep_freed_memory
 from voco_video.version import __version__
 
@@ -74,20 +77,29 @@ class _AsSaidHere(logging.Formatter):
         return as_said_here(super().format(record))
 
 
+class _OnStandardError(logging.Handler):
+    """Messages above the line of progress, where there is one: it stands in for standard error meanwhile."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print_wrapped(self.format(record), file=sys.stderr)
+
+
 def main() -> None:
     """Run the command line. Exit code 0 done, 1 failed, 2 used wrongly, 130 interrupted."""
-    if not sys.stderr.isatty():  # transformers draws a bar while it loads weights, and only asks this variable
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # Progress is shown by this program; transformers' bar for loading weights asks the first of these alone.
+    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(name, "1")
     keep_freed_memory()
     print_whatever_the_encoding()
     logging.addLevelName(logging.INFO, "note")
     logging.addLevelName(logging.WARNING, "warning")
-    shown = logging.StreamHandler()
+    shown = _OnStandardError()
     shown.setFormatter(_AsSaidHere("%(levelname)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[shown])
     logging.getLogger("voco_video.hub").setLevel(logging.INFO)  # what is fetched may be gigabytes
     try:
-        app()
+        with watched_by(fetching_files):
+            app()
     except VocoVideoError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError) else 1)

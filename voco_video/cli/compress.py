@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,8 +16,10 @@ from voco_video.cli import options as opt
 from voco_video.cli.early import check_model, check_video, similar_file
 from voco_video.cli.follow import check_followed, follow_source
 from voco_video.cli.options import given, with_options
-from voco_video.cli.output import ProgressBar, format_bytes, print_json, print_table, unless_none
+from voco_video.cli.output import format_bytes, print_json, unless_none
+from voco_video.cli.progress import ProgressBar, loading
 from voco_video.cli.run_line import run_facts, run_line
+from voco_video.cli.tables import Column, print_table, print_wrapped
 from voco_video.errors import FILE_ERRORS, ModelError, UsageError, VideoError, VocoVideoError, with_name
 from voco_video.files.paths import expanded
 from voco_video.files.urls import is_url, short_name, shown_name
@@ -52,6 +55,9 @@ def compress(
         ),
     ] = False,
     stream: Annotated[dict[str, Any], given(StreamOptions, "fps", "force", prefix="With --follow: ")],
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Also show how many seconds each stage of the work took.")
+    ] = False,
     json: opt.Json = False,
 ) -> None:
     """Compress videos into the frame cache.
@@ -77,41 +83,46 @@ def compress(
     check_model(model, revision=load.revision, num_voco_tokens=filter(None, [compression.num_voco_tokens]))
     if follow:
         check_followed(paths, sampling, compression)
-        from voco_video.api import load_model
+        streaming = StreamOptions(fps=sampling.fps or 1.0, force=compression.force, **stream)
+        with loading(model, quiet=json):
+            from voco_video.api import load_model
 
-        options = StreamOptions(fps=sampling.fps or 1.0, force=compression.force, **stream)
-        follow_source(load_model(model, **asdict(load), cache_dir=cache_dir), paths[0], options, compression, json=json)
+            loaded = load_model(model, **asdict(load), cache_dir=cache_dir)
+        follow_source(loaded, paths[0], streaming, compression, json=json)
         return
     if stream:
         raise UsageError(f"{option_of(StreamOptions, next(iter(stream))).flags[0]} goes with --follow")
     files = expand_paths(paths)
     if len(files) == 1:
         check_video(str(files[0]), sampling)
-    from voco_video.api import load_model
+    options = {**asdict(sampling), **asdict(compression)}
+    with loading(model, quiet=json):
+        from voco_video.api import load_model
 
-    loaded = load_model(model, **asdict(load), cache_dir=cache_dir)
+        loaded = load_model(model, **asdict(load), cache_dir=cache_dir)
     rows: list[dict[str, Any]] = []
     num_failed = 0
-    for path in files:
-        try:
-            with ProgressBar(short_name(path), quiet=json) as bar:
-                video = loaded.compress(path, **asdict(sampling), **asdict(compression), on_progress=bar.show_frames)
-            rows.append(summary(path, video))
-            if rows[-1]["compressor_choice"] and not json:
-                print(f"{short_name(path)}: {rows[-1]['compressor_choice']}", file=sys.stderr)
-        except (VocoVideoError, *FILE_ERRORS) as error:
-            if len(files) == 1 or (isinstance(error, ModelError) and not rows):  # then no other file will do better
-                raise
-            num_failed += 1
-            print(f"error: {with_name(error, shown_name(path))}", file=sys.stderr)
-        except KeyboardInterrupt:
-            print_summary(rows, json=json)
-            print(
-                f"interrupted in {shown_name(path)}; whole batches are kept, so the same command goes on from there",
-                file=sys.stderr,
-            )
-            raise typer.Exit(130) from None
-    print_summary(rows, json=json)
+    try:
+        with ProgressBar(num_items=len(files), quiet=json) as bar:
+            for path in files:
+                try:
+                    bar.begin(short_name(path))
+                    video = loaded.compress(path, **options, on_progress=bar.show_frames)
+                    rows.append(summary(path, video))
+                    bar.finish(is_free=video.from_cache)
+                except (VocoVideoError, *FILE_ERRORS) as error:
+                    if len(files) == 1 or (isinstance(error, ModelError) and not rows):
+                        raise  # no other file will do better
+                    num_failed += 1
+                    print(f"error: {with_name(error, shown_name(path))}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print_summary(rows, verbose=verbose, json=json)
+        print(
+            f"interrupted in {shown_name(path)}; whole batches are kept, so the same command goes on from there",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130) from None
+    print_summary(rows, verbose=verbose, json=json)
     if num_failed:
         print(f"{num_failed} of {len(files)} files failed", file=sys.stderr)
         raise typer.Exit(1)
@@ -186,34 +197,50 @@ def format_ratio(ratio: float | None) -> str:
     return f"{ratio:.0f}x" if ratio >= 9.5 else f"{ratio:.3g}x"
 
 
-def print_summary(rows: list[dict[str, Any]], *, json: bool) -> None:
-    """Print a table of compressed videos, or JSON."""
+def print_summary(rows: list[dict[str, Any]], *, verbose: bool = False, json: bool) -> None:
+    """Print a table of compressed videos, with ``verbose`` one of the seconds of each stage, too; or JSON."""
     if json:
         print_json(rows)
         return
     if not rows:
         return
-    print(run_line(rows))
-    stages = ["decode", "vision", "LLM", "write", "total"]
-    columns = ["video", "entry", "frames", "vision → kept tokens", "ratio", "size", *stages]
-    table = []
-    for row in rows:
-        seconds = row["seconds"]
-        stages = (
-            ["cache hit", "", "", ""]
-            if row["from_cache"]
-            else [f"{seconds[stage]:.2f} s" for stage in ("decode", "vision", "llm", "write")]
+    print_choices(rows)
+    print_wrapped(run_line(rows))
+    columns: list[str | Column] = [
+        "video",
+        Column("entry", cut=None),
+        "frames",
+        Column("tokens → kept", right=True, spare=2),
+        Column("ratio", right=True, spare=1),
+        "size",
+        Column("seconds", right=True),
+    ]
+    print_table(columns, [_row(row) for row in rows])
+    if verbose:
+        stages = ("decode", "wait", "vision", "llm", "write", "total")
+        print_table(
+            ["seconds", *stages], [[short_name(r["path"]), *(f"{r['seconds'][s]:.2f}" for s in stages)] for r in rows]
         )
-        table.append(
-            [
-                short_name(row["path"]),
-                row["digest"][:12],
-                str(row["num_frames"]),
-                f"{unless_none(row['vision_tokens'])} → {row['kept_tokens']}",
-                format_ratio(row["ratio"]),
-                format_bytes(row["size_bytes"]),
-                *stages,
-                f"{seconds['total']:.2f} s",
-            ]
-        )
-    print_table(columns, table)
+
+
+def _row(row: dict[str, Any]) -> list[str]:
+    return [
+        short_name(row["path"]),
+        row["digest"][:12],
+        str(row["num_frames"]),
+        f"{unless_none(row['vision_tokens'])} → {row['kept_tokens']}",
+        format_ratio(row["ratio"]),
+        format_bytes(row["size_bytes"]),
+        "cached" if row["from_cache"] else f"{row['seconds']['total']:.2f}",
+    ]
+
+
+def print_choices(videos: Sequence[Mapping[str, Any]]) -> None:
+    """Say on standard error why compressors were chosen, from `run_facts`: one line for each compressor."""
+    chosen: dict[str, list[Mapping[str, Any]]] = {}
+    for video in videos:
+        if video["compressor_choice"]:
+            chosen.setdefault(video["compressor"], []).append(video)
+    for first, *others in chosen.values():
+        which = f" ({short_name(first['path'])}; and {len(others)} more)" if others else ""
+        print_wrapped(first["compressor_choice"] + which, file=sys.stderr)

@@ -12,7 +12,9 @@ import typer
 from voco_video.cli import options as opt
 from voco_video.cli.early import check_video
 from voco_video.cli.options import only, with_options
-from voco_video.cli.output import ProgressBar, format_bytes, print_facts, print_json, print_table, unless_none
+from voco_video.cli.output import format_bytes, print_facts, print_json, unless_none
+from voco_video.cli.progress import ProgressBar
+from voco_video.cli.tables import Column, print_table, print_wrapped
 from voco_video.errors import UsageError
 from voco_video.files.urls import short_name
 from voco_video.options.compression import CompressOptions, parse_compressor
@@ -86,7 +88,7 @@ def inspect(
     print_facts(asdict(info))
     print_entries(entries, name=short_name(path))
     drawn = "" if len(frames) == num_sampled else f", {len(frames)} of them drawn"
-    print(f"contact sheet of {sampling}{drawn}: {target}")
+    print_wrapped(f"contact sheet of {sampling}{drawn}: {target}")
 
 
 def sampled_frames(video: VideoLike, sampling: Sampling, *, max_frames: int, decoder: str) -> tuple[Any, int]:
@@ -144,7 +146,19 @@ def print_entries(entries: list[CacheEntry], *, name: str | None = None) -> None
     if not entries:
         print("no entries in the cache")
         return
-    columns = ["entry", "video", "frames", "seconds", "sampling", "compressor", "K", "form", "type", "size", "model"]
+    columns: list[str | Column] = [
+        Column("entry", cut=None),
+        "video",
+        Column("frames", right=True),
+        Column("seconds", right=True, spare=4),
+        Column("sampling", spare=3),
+        Column("compressor", spare=1),
+        Column("K", right=True, spare=5),
+        Column("form", spare=7),
+        Column("type", spare=8),
+        Column("size", right=True),
+        Column("model", spare=2),
+    ]
     rows = []
     for entry in entries:
         facts = entry_facts(entry)
