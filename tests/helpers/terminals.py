@@ -40,8 +40,9 @@ class Seen:
 
     @property
     def widest(self) -> int:
-        """Of what was ever drawn, in cells; a single word that is wider, as a path, does not count."""
-        return max((cell_len(line) for line in self.drawn if " " in line.strip()), default=0)
+        """Of what was ever drawn, in cells; what is to be copied, a path or a command, may go on in the next line."""
+        prose = (line for line in self.drawn if " " in line.strip() and "voco-video " not in line)
+        return max(map(cell_len, prose), default=0)
 
 
 def read_screen(code: int, written: bytes, encoding: str = "utf-8") -> Seen:
@@ -98,7 +99,13 @@ class Terminal:
         return bytes(self._written)
 
 
-def run_in_process(monkeypatch: pytest.MonkeyPatch, columns: int, *arguments: object) -> Seen:
+def run_in_process(
+    monkeypatch: pytest.MonkeyPatch,
+    columns: int,
+    *arguments: object,
+    environment: Mapping[str, str] | None = None,
+    encoding: str = "utf-8",
+) -> Seen:
     """Run the program's entry point in this process, on a terminal."""
     from voco_video import cli
 
@@ -108,9 +115,11 @@ def run_in_process(monkeypatch: pytest.MonkeyPatch, columns: int, *arguments: ob
         patched.setenv("TERM", "xterm-256color")
         for name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR"):
             patched.delenv(name, raising=False)
+        for name, value in (environment or {}).items():
+            patched.setenv(name, value)
         with (
-            open(os.dup(terminal.slave), "w", encoding="utf-8") as out,
-            open(os.dup(terminal.slave), "w", encoding="utf-8") as err,
+            open(os.dup(terminal.slave), "w", encoding=encoding) as out,
+            open(os.dup(terminal.slave), "w", encoding=encoding) as err,
         ):
             patched.setattr(sys, "argv", ["voco-video", *map(str, arguments)])
             patched.setattr(sys, "stdout", out)
@@ -119,7 +128,7 @@ def run_in_process(monkeypatch: pytest.MonkeyPatch, columns: int, *arguments: ob
                 cli.main()
             except SystemExit as exit_:
                 code = int(exit_.code or 0)
-    return read_screen(code, terminal.close())
+    return read_screen(code, terminal.close(), encoding)
 
 
 def run_program(

@@ -286,15 +286,15 @@ def print_answers(answers: list[Answer], *, show_frames: bool) -> None:
         print_wrapped(f"this means nothing: {note}")
     for answer in answers:
         if len(answers) > 1:
-            print(f"> {answer.question}")
+            print_wrapped(f"> {answer.question}", indent=2)
         confidence = "" if answer.is_foreign else f"   [confidence {answer.confidence:.0%}]"  # it would mean nothing
-        print(f"{answer.text or '(an empty answer)'}{'…' if answer.is_cut else ''}{confidence}")
+        print_wrapped(f"{answer.text or '(an empty answer)'}{'…' if answer.is_cut else ''}{confidence}")
         if answer.evidence and not show_frames:
             print_wrapped(f"rests on {', '.join(format_moment(m) for m in answer.evidence)}")
         if show_frames:
             from voco_video.answer.pictures import attention_bars
 
-            print(attention_bars(answer))
+            print_wrapped(attention_bars(answer))
     if cut := sum(answer.is_cut for answer in answers):
         which = "the answer" if len(answers) == 1 else f"{cut} of {len(answers)} answers"
         print_wrapped(f'note: {which} ended at the limit of --max-new-tokens, which "…" stands for', file=sys.stderr)

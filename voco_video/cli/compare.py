@@ -71,9 +71,12 @@ def compare(
         print_json({**comparison.as_dict(), "files": [str(path) for path in files]})
         return
     names, rows = comparison_table(comparison)
-    spares = (0, 4, 5, 0, 0, 0, 3, 2)
-    columns = [Column(n, spare=s, brackets="interval" if s == 0 else "") for n, s in zip(names, spares, strict=True)]
-    print_table(columns, rows)
+    spares = (4, 5, 0, 0, 1, 3, 2)  # all questions are the same, and exact tests are the weaker ones
+    numbers = [
+        Column(name, right=True, spare=spare, brackets="" if spare else "interval")
+        for name, spare in zip(names[1:], spares, strict=True)
+    ]
+    print_table([names[0], *numbers], rows)
     for note in comparison_notes(comparison):
         print_wrapped(note)
     if files:

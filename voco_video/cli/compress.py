@@ -208,11 +208,11 @@ def print_summary(rows: list[dict[str, Any]], *, verbose: bool = False, json: bo
     print_wrapped(run_line(rows))
     columns: list[str | Column] = [
         "video",
-        Column("entry", cut=None),
-        "frames",
-        Column("tokens → kept", right=True, spare=2),
-        Column("ratio", right=True, spare=1),
-        "size",
+        Column("entry", cut=None, spare=3),
+        Column("frames", spare=1),
+        Column("tokens → kept", right=True, spare=5),
+        Column("ratio", right=True, spare=4),
+        Column("size", spare=2),
         Column("seconds", right=True),
     ]
     print_table(columns, [_row(row) for row in rows])

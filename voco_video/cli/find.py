@@ -193,7 +193,7 @@ def print_moments(found: list[Found], names: list[str]) -> None:
         ]
         for one, name in zip(found, names, strict=True)
     ]
-    numbers = [Column(name, right=True) for name in ("from", "to", "score")]
+    numbers = [Column("from", right=True), Column("to", right=True, spare=1), Column("score", right=True)]
     print_table(["video", *numbers, "shows it"], rows)
 
 

@@ -192,7 +192,7 @@ class _Line:
 
 
 def _progress(line: _Line) -> Progress:
-    """Make rich draw a line on standard error, ten times a second, below what is printed meanwhile."""
+    """Make rich draw a line on standard error, five times a second, below what is printed meanwhile."""
     from rich.console import Console, ConsoleDimensions
     from rich.progress import Progress
     from rich.progress_bar import ProgressBar as Bar
@@ -214,7 +214,7 @@ def _progress(line: _Line) -> Progress:
     class Lines(Console):
         """What is printed meanwhile stays as it is, and the cursor stays: a program that is killed would leave none."""
 
-        @property
+        @property  # type: ignore[misc]
         def size(self) -> ConsoleDimensions:
             return ConsoleDimensions(terminal_width(stream) or 80, 25)  # of this stream, and as it is now
 
@@ -229,7 +229,7 @@ def _progress(line: _Line) -> Progress:
         file=stream, force_terminal=True, color_system=None if os.environ.get("NO_COLOR") else "auto", markup=False,
         highlight=False, emoji=False,
     )  # fmt: skip
-    return OneLine(console=console, transient=True, redirect_stdout=False)
+    return OneLine(console=console, refresh_per_second=5, transient=True, redirect_stdout=False)
 
 
 @contextmanager
