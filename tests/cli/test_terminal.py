@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -155,6 +156,19 @@ def test_styles_are_left_to_terminals_that_want_them(monkeypatch, environment):
     assert seen.widest <= 80
     assert "─────" in seen.raw
     assert ("\x1b" in seen.raw) == (not environment)
+
+
+def test_other_libraries_draw_no_bars_into_pipes():
+    code = (
+        "import sys; from voco_video.cli import main; sys.argv = ['voco-video', '--version']\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "from tqdm import tqdm; list(tqdm(range(3)))"
+    )
+    kept = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=kept)
+    assert done.stdout.startswith("voco-video ")
+    assert done.stderr == ""
 
 
 def test_terminals_without_unicode():

@@ -30,7 +30,7 @@ from voco_video.cli import (
 )
 from voco_video.cli.encoding import print_whatever_the_encoding
 from voco_video.cli.options import as_said_here
-from voco_video.cli.progress import fetching_files
+from voco_video.cli.progress import fetching_files, shows_progress
 from voco_video.cli.tables import print_wrapped
 from voco_video.errors import UsageError, VocoVideoError
 from voco_video.hub.watching import watched_by
@@ -86,9 +86,11 @@ class _OnStandardError(logging.Handler):
 
 def main() -> None:
     """Run the command line. Exit code 0 done, 1 failed, 2 used wrongly, 130 interrupted."""
-    # Progress is shown by this program; transformers' bar for loading weights asks the first of these alone.
-    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
-        os.environ.setdefault(name, "1")
+    # Progress is shown by this program. Each of these is read when a library is imported: the first is the only thing
+    # that transformers asks before it draws a bar while it loads weights; Trainer's bar would go into pipes, too.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not shows_progress(sys.stderr):
+        os.environ.setdefault("TQDM_DISABLE", "1")
     keep_freed_memory()
     print_whatever_the_encoding()
     logging.addLevelName(logging.INFO, "note")

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from voco_video.cli.encoding import shown
 from voco_video.cli.tables import shortened, terminal_width
@@ -23,6 +23,11 @@ _LONGEST_BAR = 30
 _SHORTEST_BAR = 8
 _LONGEST_NAME = 24  # beside a bar
 _SHORTEST_NAME = 12
+
+
+def shows_progress(stream: TextIO) -> bool:
+    """Tell whether a stream is a terminal on which a line can be drawn again and again."""
+    return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 class ProgressBar:
@@ -44,7 +49,7 @@ class ProgressBar:
     ) -> None:
         self._line = _Line(name, unit, num_items)
         self._progress: Progress | None = None
-        if not quiet and sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown"):
+        if not quiet and shows_progress(sys.stderr):
             self._progress = _progress(self._line)
             self._task: TaskID = self._progress.add_task("", total=total)
         self._is_resumed = total is None
