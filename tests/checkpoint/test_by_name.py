@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from voco_video.checkpoint.describe import describe_checkpoint
 from voco_video.checkpoint.finding import find_checkpoint
 from voco_video.checkpoint.folder import load_voco_model, save_voco_adapter, save_voco_model
 from voco_video.errors import ModelError, UsageError
+from voco_video.hub.watching import watched_by
 
 USELESS = (
     *("README.md", "LICENSE", "trainer_state.json", "training_args.bin", "optimizer.pt", "model.gguf", "tf_model.h5"),
@@ -64,6 +66,26 @@ def test_what_is_needed_is_fetched_once(hub, files):
     assert sorted(hub.fetched) == sorted(contents(folder))
     assert load_voco_model("user/model").fingerprint() == load_voco_model(folder).fingerprint()
     assert any("voco-video" in agent for agent in hub.user_agents)
+
+
+def test_who_watches_is_told_how_many_bytes_came(hub, files):
+    """In place of the library's own bars."""
+    hub.add("user/model", files)
+    told: list[list[tuple[int, int]]] = []
+
+    @contextmanager
+    def watch():
+        told.append([])
+        yield lambda num_bytes, total_bytes: told[-1].append((num_bytes, total_bytes))
+
+    with watched_by(watch):
+        folder = find_checkpoint("user/model")
+        assert len(told) >= 1
+        find_checkpoint("user/model")
+    sizes = [total_bytes for *_, (_, total_bytes) in told]
+    assert [last for *_, last in told] == [(size, size) for size in sizes], "all of each step has come in the end"
+    assert sum(sizes) == sum(map(len, contents(folder).values()))
+    assert all(one == sorted(one) for one in told)
 
 
 def test_what_was_fetched_is_used_without_network(hub, files, capfd):

@@ -77,7 +77,7 @@ def test_one_line_a_row_and_none_too_wide(printed, width, encoding):
     for row in ROWS:
         (line,) = (line for line in lines if row[1] in line)
         assert all(number in line for number in row[2:4]), "numbers and digests are never cut"
-    left_out = [line.removeprefix("no room here for ") for line in lines if line.startswith("no room")]
+    left_out = [line.removeprefix("left out, as there is no room: ") for line in lines if line.startswith("left out")]
     assert left_out in ([], ["model"], ["from, model"]), "the largest `spare` goes first, and it is said"
 
 

@@ -32,7 +32,10 @@ from voco_video.cli import (
 from voco_video.cli.encoding import print_whatever_the_encoding
 from voco_video.cli.help import Command, Group
 from voco_video.cli.options import as_said_here
+from voco_video.cli.progress import fetching_files, shows_progress
+from voco_video.cli.tables import print_wrapped
 from voco_video.errors import UsageError, VocoVideoError
+from voco_video.hub.watching import watched_by
 from voco_video.model.freed_memory import keep_freed_memory
 from voco_video.version import __version__
 
@@ -93,20 +96,31 @@ class _AsSaidHere(logging.Formatter):
         return as_said_here(super().format(record))
 
 
+class _OnStandardError(logging.Handler):
+    """Messages above the line of progress, where there is one: it stands in for standard error meanwhile."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print_wrapped(self.format(record), file=sys.stderr)
+
+
 def main() -> None:
     """Run the command line. Exit code 0 done, 1 failed, 2 used wrongly, 130 interrupted."""
-    if not sys.stderr.isatty():  # transformers draws a bar while it loads weights, and only asks this variable
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # Progress is shown by this program. Each of these is read when a library is imported: the first is the only thing
+    # that transformers asks before it draws a bar while it loads weights; Trainer's bar would go into pipes, too.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not shows_progress(sys.stderr):
+        os.environ.setdefault("TQDM_DISABLE", "1")
     keep_freed_memory()
     print_whatever_the_encoding()
     logging.addLevelName(logging.INFO, "note")
     logging.addLevelName(logging.WARNING, "warning")
-    shown = logging.StreamHandler()
+    shown = _OnStandardError()
     shown.setFormatter(_AsSaidHere("%(levelname)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[shown])
     logging.getLogger("voco_video.hub").setLevel(logging.INFO)  # what is fetched may be gigabytes
     try:
-        app(prog_name="voco-video")
+        with watched_by(fetching_files):
+            app(prog_name="voco-video")
     except VocoVideoError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError) else 1)

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voco_video.cli import options as opt
+from voco_video.cli.compress import print_choices
 from voco_video.cli.early import check_asked, check_drawing, check_model, is_entry
 from voco_video.cli.help import OUTPUT, QUESTIONS
 from voco_video.cli.options import as_said_here, with_options, without
-from voco_video.cli.output import ProgressBar, print_json
+from voco_video.cli.output import print_json
 from voco_video.cli.pictures import check_picture, save_picture
+from voco_video.cli.progress import ProgressBar, loading
 from voco_video.cli.run_line import print_line, run_facts, run_line
+from voco_video.cli.tables import print_wrapped
 from voco_video.errors import UsageError
 from voco_video.files.paths import expanded, read_text_file
 from voco_video.files.urls import is_url, short_name, shown_name
@@ -115,12 +118,16 @@ def ask(
     check_asked(path, asked, sampling)
     check_model(model, revision=load.revision, num_voco_tokens=filter(None, [num_voco_tokens]))
     compression = compression if num_voco_tokens is None else with_voco_tokens(compression, num_voco_tokens)
-    from voco_video.answer.choosing import generation_facts
-    from voco_video.api import load_model
+    with loading(model, quiet=json):
+        from voco_video.answer.choosing import generation_facts
+        from voco_video.api import load_model
 
-    loaded = load_model(model, **asdict(load), cache_dir=cache_dir)
+        loaded = load_model(model, **asdict(load), cache_dir=cache_dir)
     answerable = [] if chat else fitting_questions(loaded, asked)
-    video, facts = open_compressed(loaded, path, sampling, compression, quiet=json)
+    with ProgressBar(quiet=json) as bar:
+        video, facts = open_compressed(loaded, path, sampling, compression, bar)
+    if not json:
+        print_choices([facts])
     print_line([facts], quiet=json)
     check_shows_frames(video, show_frames)
     generation = {"num_voco_tokens": num_voco_tokens, **asdict(view), **asdict(answering)}
@@ -190,7 +197,7 @@ def with_voco_tokens(compression: CompressOptions, num_voco_tokens: int) -> Comp
 
 
 def open_compressed(
-    model: VideoModel, path: str, sampling: Sampling, compression: CompressOptions, *, quiet: bool
+    model: VideoModel, path: str, sampling: Sampling, compression: CompressOptions, bar: ProgressBar
 ) -> tuple[CompressedVideo, dict[str, Any]]:
     """Open a cache entry by the beginning of its digest, or a video by its path or URL, compressed if need be.
 
@@ -204,11 +211,10 @@ def open_compressed(
         video = model.open(path)
     else:
         whole = replace(sampling, start_seconds=None, end_seconds=None)
-        with ProgressBar(short_name(path), quiet=quiet) as bar:
-            video = model.compress(path, **asdict(whole), **asdict(compression), on_progress=bar.show_frames)
+        bar.begin(short_name(path))
+        video = model.compress(path, **asdict(whole), **asdict(compression), on_progress=bar.show_frames)
+        bar.finish(is_free=video.from_cache)
     facts = run_facts(video, source_of(video) if is_entry(path) else shown_name(path))
-    if facts["compressor_choice"] and not quiet:
-        print(facts["compressor_choice"], file=sys.stderr)
     return (video if start is None and end is None else video[start:end]), facts
 
 
@@ -238,7 +244,7 @@ def run_chat(video: CompressedVideo, first: list[str], generation: dict[str, Any
     note = answer_note(voco, voco.empty_prefix()) if video.compressor == "none" else model_note(voco)
     note = ". ".join(part for part in (video.foreign_note, note) if part)
     if note:
-        print(f"note: {note}", file=sys.stderr)
+        print_wrapped(f"note: {note}", file=sys.stderr)
     history: list[Message] = []
     read = _reader(first)
     while question := read():
@@ -305,23 +311,23 @@ def withhold_answers(video: CompressedVideo, facts: dict[str, Any], questions: l
 def print_answers(answers: list[Answer], *, show_frames: bool) -> None:
     """Print answers for a person; each with its question where there are several."""
     for note in dict.fromkeys(answer.note for answer in answers if answer.is_foreign):
-        print(f"this means nothing: {note}")
+        print_wrapped(f"this means nothing: {note}")
     for answer in answers:
         if len(answers) > 1:
-            print(f"> {answer.question}")
+            print_wrapped(f"> {answer.question}", indent=2)
         confidence = "" if answer.is_foreign else f"   [confidence {answer.confidence:.0%}]"  # it would mean nothing
-        print(f"{answer.text or '(an empty answer)'}{'…' if answer.is_cut else ''}{confidence}")
+        print_wrapped(f"{answer.text or '(an empty answer)'}{'…' if answer.is_cut else ''}{confidence}")
         if answer.evidence and not show_frames:
-            print(f"rests on {', '.join(format_moment(m) for m in answer.evidence)}")
+            print_wrapped(f"rests on {', '.join(format_moment(m) for m in answer.evidence)}")
         if show_frames:
             from voco_video.answer.pictures import attention_bars
 
-            print(attention_bars(answer))
+            print_wrapped(attention_bars(answer))
     if cut := sum(answer.is_cut for answer in answers):
         which = "the answer" if len(answers) == 1 else f"{cut} of {len(answers)} answers"
-        print(f'note: {which} ended at the limit of --max-new-tokens, which "…" stands for', file=sys.stderr)
+        print_wrapped(f'note: {which} ended at the limit of --max-new-tokens, which "…" stands for', file=sys.stderr)
     for note in dict.fromkeys(answer.note for answer in answers if answer.note and not answer.is_foreign):
-        print(f"note: {as_said_here(note)}", file=sys.stderr)
+        print_wrapped(f"note: {as_said_here(note)}", file=sys.stderr)
 
 
 def format_moment(moment: Moment) -> str:
@@ -340,7 +346,7 @@ def write_strips(video: CompressedVideo, answers: list[Answer], path: Path, *, h
         target = path if len(answers) == 1 else path.with_name(f"{path.stem}-{number + 1}{path.suffix}")
         save_picture(attention_strip(answer, source=file_of(video), head=head), target)
         if not quiet:
-            print(f"frames and attention in {target}", file=sys.stderr)
+            print_wrapped(f"frames and attention in {target}", file=sys.stderr)
 
 
 def source_of(video: CompressedVideo) -> str:

@@ -11,8 +11,9 @@ import typer
 
 from voco_video.cli import options as opt
 from voco_video.cli.early import check_files
-from voco_video.cli.output import print_json, print_table
+from voco_video.cli.output import print_json
 from voco_video.cli.score import References, Root, Vocabulary, load_references
+from voco_video.cli.tables import Column, print_table, print_wrapped
 from voco_video.errors import UsageError
 
 
@@ -67,11 +68,17 @@ def compare(
     if json:
         print_json({**comparison.as_dict(), "files": [str(path) for path in files]})
         return
-    print_table(*comparison_table(comparison))
+    names, rows = comparison_table(comparison)
+    spares = (4, 5, 0, 0, 1, 3, 2)  # all questions are the same, and exact tests are the weaker ones
+    numbers = [
+        Column(name, right=True, spare=spare, brackets="" if spare else "interval")
+        for name, spare in zip(names[1:], spares, strict=True)
+    ]
+    print_table([names[0], *numbers], rows)
     for note in comparison_notes(comparison):
-        print(note)
+        print_wrapped(note)
     if files:
-        print(f"written: {', '.join(map(str, files))}")
+        print_wrapped(f"written: {', '.join(map(str, files))}")
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:

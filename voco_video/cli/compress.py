@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,9 +15,12 @@ import typer
 from voco_video.cli import options as opt
 from voco_video.cli.early import check_model, check_video, similar_file
 from voco_video.cli.follow import check_followed, follow_source
+from voco_video.cli.help import OUTPUT
 from voco_video.cli.options import given, with_options
-from voco_video.cli.output import ProgressBar, format_bytes, print_json, print_table, unless_none
+from voco_video.cli.output import format_bytes, print_json, unless_none
+from voco_video.cli.progress import ProgressBar, loading
 from voco_video.cli.run_line import run_facts, run_line
+from voco_video.cli.tables import Column, print_table, print_wrapped
 from voco_video.errors import UsageError, VideoError, with_name
 from voco_video.files.paths import expanded
 from voco_video.files.urls import is_url, short_name, shown_name
@@ -55,6 +58,9 @@ def compress(
         ),
     ] = False,
     stream: Annotated[dict[str, Any], given(StreamOptions, "fps", "force")],
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Also show how many seconds each stage took.", rich_help_panel=OUTPUT)
+    ] = False,
     json: opt.Json = False,
 ) -> None:
     """Compress videos into the frame cache.
@@ -80,51 +86,52 @@ def compress(
     check_model(model, revision=load.revision, num_voco_tokens=filter(None, [compression.num_voco_tokens]))
     if follow:
         check_followed(paths, sampling, compression)
-        from voco_video.api import load_model
+        streaming = StreamOptions(fps=sampling.fps or 1.0, force=compression.force, **stream)
+        with loading(model, quiet=json):
+            from voco_video.api import load_model
 
-        following = StreamOptions(fps=sampling.fps or 1.0, force=compression.force, **stream)
-        follow_source(
-            load_model(model, **asdict(load), cache_dir=cache_dir), paths[0], following, compression, json=json
-        )
+            loaded = load_model(model, **asdict(load), cache_dir=cache_dir)
+        follow_source(loaded, paths[0], streaming, compression, json=json)
         return
     if stream:
         raise UsageError(f"{option_of(StreamOptions, next(iter(stream))).flags[0]} goes with --follow")
     files = expand_paths(paths)
     if len(files) == 1:
         check_video(str(files[0]), sampling)
-    from voco_video.api import load_model
+    options = {**asdict(sampling), **asdict(compression)}
+    with loading(model, quiet=json):
+        from voco_video.api import load_model
 
-    loaded = load_model(model, **asdict(load), cache_dir=cache_dir)
+        loaded = load_model(model, **asdict(load), cache_dir=cache_dir)
     rows: list[dict[str, Any]] = []
     num_failed = 0
-    path, bar = files[0], ProgressBar("", quiet=True)
+    path = files[0]
 
     def begun() -> Iterator[Path | str]:
-        nonlocal path, bar
+        nonlocal path
         for path in files:
-            with ProgressBar(short_name(path), quiet=json) as bar:
-                yield path
+            bar.begin(short_name(path))
+            yield path
 
-    options = {**asdict(sampling), **asdict(compression)}
     try:
-        for item in loaded.compress_many(begun(), **options, on_progress=lambda state: bar.show_frames(state)):
-            if item.video is not None:
-                rows.append(summary(path, item.video))
-                if rows[-1]["compressor_choice"] and not json:
-                    print(f"{short_name(path)}: {rows[-1]['compressor_choice']}", file=sys.stderr)
-            elif item.error is not None:
-                if len(files) == 1:
-                    raise item.error
-                num_failed += 1
-                print(f"error: {with_name(item.error, shown_name(path))}", file=sys.stderr)
+        with ProgressBar(num_items=len(files), quiet=json) as bar:
+            for item in loaded.compress_many(begun(), **options, on_progress=bar.show_frames):
+                if item.video is not None:
+                    rows.append(summary(path, item.video))
+                    bar.finish(is_free=item.video.from_cache)
+                elif item.error is not None:
+                    if len(files) == 1:
+                        raise item.error
+                    num_failed += 1
+                    print(f"error: {with_name(item.error, shown_name(path))}", file=sys.stderr)
     except KeyboardInterrupt:
-        print_summary(rows, json=json)
+        print_summary(rows, verbose=verbose, json=json)
         print(
             f"interrupted in {shown_name(path)}; whole batches are kept, so the same command goes on from there",
             file=sys.stderr,
         )
         raise typer.Exit(130) from None
-    print_summary(rows, json=json)
+    print_summary(rows, verbose=verbose, json=json)
     if num_failed:
         print(f"{num_failed} of {len(files)} files failed", file=sys.stderr)
         raise typer.Exit(1)
@@ -199,34 +206,50 @@ def format_ratio(ratio: float | None) -> str:
     return f"{ratio:.0f}x" if ratio >= 9.5 else f"{ratio:.3g}x"
 
 
-def print_summary(rows: list[dict[str, Any]], *, json: bool) -> None:
-    """Print a table of compressed videos, or JSON."""
+def print_summary(rows: list[dict[str, Any]], *, verbose: bool = False, json: bool) -> None:
+    """Print a table of compressed videos, with ``verbose`` one of the seconds of each stage, too; or JSON."""
     if json:
         print_json(rows)
         return
     if not rows:
         return
-    print(run_line(rows))
-    stages = ["decode", "vision", "LLM", "write", "total"]
-    columns = ["video", "entry", "frames", "vision → kept tokens", "ratio", "size", *stages]
-    table = []
-    for row in rows:
-        seconds = row["seconds"]
-        stages = (
-            ["cache hit", "", "", ""]
-            if row["from_cache"]
-            else [f"{seconds[stage]:.2f} s" for stage in ("decode", "vision", "llm", "write")]
+    print_choices(rows)
+    print_wrapped(run_line(rows))
+    columns: list[str | Column] = [
+        "video",
+        Column("entry", cut=None, spare=3),
+        Column("frames", spare=1),
+        Column("tokens → kept", right=True, spare=5),
+        Column("ratio", right=True, spare=4),
+        Column("size", spare=2),
+        Column("seconds", right=True),
+    ]
+    print_table(columns, [_row(row) for row in rows])
+    if verbose:
+        stages = ("decode", "wait", "vision", "llm", "write", "total")
+        print_table(
+            ["seconds", *stages], [[short_name(r["path"]), *(f"{r['seconds'][s]:.2f}" for s in stages)] for r in rows]
         )
-        table.append(
-            [
-                short_name(row["path"]),
-                row["digest"][:12],
-                str(row["num_frames"]),
-                f"{unless_none(row['vision_tokens'])} → {row['kept_tokens']}",
-                format_ratio(row["ratio"]),
-                format_bytes(row["size_bytes"]),
-                *stages,
-                f"{seconds['total']:.2f} s",
-            ]
-        )
-    print_table(columns, table)
+
+
+def _row(row: dict[str, Any]) -> list[str]:
+    return [
+        short_name(row["path"]),
+        row["digest"][:12],
+        str(row["num_frames"]),
+        f"{unless_none(row['vision_tokens'])} → {row['kept_tokens']}",
+        format_ratio(row["ratio"]),
+        format_bytes(row["size_bytes"]),
+        "cached" if row["from_cache"] else f"{row['seconds']['total']:.2f}",
+    ]
+
+
+def print_choices(videos: Sequence[Mapping[str, Any]]) -> None:
+    """Say on standard error why compressors were chosen, from `run_facts`: one line for each compressor."""
+    chosen: dict[str, list[Mapping[str, Any]]] = {}
+    for video in videos:
+        if video["compressor_choice"]:
+            chosen.setdefault(video["compressor"], []).append(video)
+    for first, *others in chosen.values():
+        which = f" ({short_name(first['path'])}; and {len(others)} more)" if others else ""
+        print_wrapped(first["compressor_choice"] + which, file=sys.stderr)

@@ -9,7 +9,9 @@ import typer
 
 from voco_video.cli import options as opt
 from voco_video.cli.help import DATA, OUTPUT, Command
-from voco_video.cli.output import ProgressBar, print_json, print_table
+from voco_video.cli.output import print_json
+from voco_video.cli.progress import ProgressBar
+from voco_video.cli.tables import print_table, print_wrapped
 from voco_video.data.registry import MIX665K, VIDEO_SETS
 from voco_video.options.loading import MODEL
 
@@ -163,7 +165,7 @@ def print_report(report: CheckReport, *, list_media: bool) -> None:
     name = f"{report.dataset} {report.split}".strip()
     print(f"{name} in {report.root}: {'complete' if report.is_complete else 'not complete'}")
     origin = f" (published at {report.annotations_origin})" if report.annotations_origin else ""
-    print(f"annotations: {', '.join(map(str, report.annotations)) or 'none'}{origin}")
+    print_wrapped(f"annotations: {', '.join(map(str, report.annotations)) or 'none'}{origin}")
     print(", ".join(f"{found} {what}{f' of {size}' if size else ''}" for what, found, size in sizes))
     if report.groups:
         rows = []
@@ -173,15 +175,15 @@ def print_report(report: CheckReport, *, list_media: bool) -> None:
         print_table(["media", "named", "there", "missing", "broken"], rows)
     for group in report.groups:
         if group.origin:
-            print(f"{group.name}: from {group.origin}")
+            print_wrapped(f"{group.name}: from {group.origin}")
     for problem in report.problems:
-        print(f"problem: {problem}")
+        print_wrapped(f"problem: {problem}")
     at_fault = [one for one in report.media if one.status != "there"]
     shown = report.media if list_media else at_fault[:_NUM_SHOWN]
     for one in shown:
-        print(_line(one))
+        print_wrapped(_line(one))
     for row in report.bad_rows if list_media else report.bad_rows[:_NUM_SHOWN]:
-        print(f"row {row.row} ({row.name}) cannot be trained on: {row.reason}")
+        print_wrapped(f"row {row.row} ({row.name}) cannot be trained on: {row.reason}")
     num_hidden = len(report.bad_rows) - _NUM_SHOWN
     if num_hidden > 0 and not list_media:
         print(f"and {num_hidden} more rows; --list shows them all")

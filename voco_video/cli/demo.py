@@ -11,8 +11,10 @@ import typer
 from voco_video.cli import options as opt
 from voco_video.cli.ask import answer_facts
 from voco_video.cli.compress import print_summary, summary
-from voco_video.cli.output import ProgressBar, print_json, print_table
+from voco_video.cli.output import print_json
 from voco_video.cli.pictures import save_picture
+from voco_video.cli.progress import ProgressBar
+from voco_video.cli.tables import Column, print_table, print_wrapped
 from voco_video.options.answering import WHAT_IS_SEEN
 
 
@@ -56,12 +58,12 @@ def demo(
         facts = [answer_facts(a) | {"truth": t.answer} for a, t in zip(answers, truths)]
         print_json({"clip": str(clip), "compressed": summary(clip, video), "answers": facts, "num_right": num_right})
         return
-    print(f"clip: {clip} (8 s: one shape moves, one leaves while another comes)")
+    print_wrapped(f"clip: {clip} (8 s: one shape moves, one leaves while another comes)")
     print_summary([summary(clip, video)], json=False)
     print_table(
-        ["question", "answer", "confidence", "truth"],
+        [Column("question", cut="end"), "answer", Column("confidence", spare=1), "truth"],
         [[a.question, a.text or "(empty)", f"{a.confidence:.0%}", t.answer] for a, t in zip(answers, truths)],
     )
-    print(f"{num_right} of {len(truths)} right; where the first answer looked: {picture}")
+    print_wrapped(f"{num_right} of {len(truths)} right; where the first answer looked: {picture}")
     if answers[0].note:
-        print(f"note: {answers[0].note}", file=sys.stderr)
+        print_wrapped(f"note: {answers[0].note}", file=sys.stderr)

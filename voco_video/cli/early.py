@@ -66,12 +66,11 @@ def check_quotes(questions: Sequence[str]) -> None:
         )
 
 
-def check_searched(paths: Sequence[str], query: str, sampling: Sampling) -> None:
+def check_searched(paths: Sequence[str], query: str) -> None:
     """Refuse to search what is no video, or with the words in the wrong order.
 
     Raises:
         UsageError: the query stands first, has no quotes, or options cannot apply to entries of the cache.
-        VideoError: a single video cannot be read.
     """
     if all(map(is_entry, paths)):
         check_fits_entries(paths)
@@ -85,8 +84,6 @@ def check_searched(paths: Sequence[str], query: str, sampling: Sampling) -> None
         raise UsageError(
             f'{words[0]!r} is no video; if it belongs to what to look for, put quotes around it: "{whole}"'
         )
-    if len(paths) == 1 and os.path.isfile(expanded(paths[0])):  # else a folder or a pattern, looked into later
-        check_video(paths[0], sampling)
 
 
 def is_video_name(text: str) -> bool:

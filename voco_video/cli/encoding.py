@@ -31,7 +31,8 @@ def shown(text: str, stream: TextIO) -> str:
     'a\\tb\\x1b[31m'
     """
     text = _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
-    encoding = stream.encoding or "utf-8"
+    # A stream that stands for another, while a progress bar is shown, does not know the other's encoding.
+    encoding = getattr(stream, "rich_proxied_file", stream).encoding or "utf-8"
     return text.encode(encoding, "voco-video").decode(encoding, "surrogateescape")
 
 

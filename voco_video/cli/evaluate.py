@@ -18,7 +18,10 @@ from voco_video.cli import options as opt
 from voco_video.cli.early import check_model
 from voco_video.cli.help import DATA, QUESTIONS
 from voco_video.cli.options import with_options
-from voco_video.cli.output import ProgressBar, print_json, print_table
+from voco_video.cli.output import print_json
+from voco_video.cli.progress import ProgressBar, loading
+from voco_video.cli.score import print_scores
+from voco_video.cli.tables import print_wrapped
 from voco_video.data.registry import CHOICE_SETS, VIDEO_QA_SETS, load_video_set
 from voco_video.errors import UsageError
 from voco_video.evaluate.options import EvalOptions
@@ -91,7 +94,6 @@ def evaluate(
     """
     check_for_matplotlib()
     check_model(model, revision=load.revision, num_voco_tokens=options.num_voco_tokens)
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # every process would draw one over the other
     data = load_video_set(dataset, root, split=split, annotations=annotations)
     from voco_video.evaluate import evaluate as run
 
@@ -99,14 +101,15 @@ def evaluate(
     folder = out or Path("runs/eval") / f"{data.name}-{data.split}-{Path(model).name}{suffix_of(options)}"
     load_model = partial(load_for_rank, path=model, options=load, cache_dir=cache_dir)
     processes = processes_for(num_workers, load_model)
-    loaded = load_model(int(os.environ.get("LOCAL_RANK", "0")) if num_workers == 1 else 0)
-    facts = {"command": shlex.join(["voco-video", *sys.argv[1:]]), "model": model}
     is_quiet = json or processes.rank > 0
+    with loading(model, quiet=is_quiet):
+        loaded = load_model(int(os.environ.get("LOCAL_RANK", "0")) if num_workers == 1 else 0)
+    facts = {"command": shlex.join(["voco-video", *sys.argv[1:]]), "model": model}
     about = evaluated_facts(loaded, data, options)
     if not is_quiet:
-        print(evaluated_line(about), file=sys.stderr)
+        print_wrapped(evaluated_line(about), file=sys.stderr)
     try:
-        with ProgressBar("answering", unit="question", quiet=is_quiet, keep=True) as bar:
+        with ProgressBar("answering", unit="question", quiet=is_quiet) as bar:
             result = run(
                 loaded,
                 data,
@@ -241,11 +244,11 @@ def print_result(result: EvalResult, reports: dict[str, Report], about: dict[str
 
     for name, report in reports.items():
         print(f"{report.dataset} {report.split}, {name}")
-        print_table(*report.table())
+        print_scores(report)
         for note in report.notes:
-            print(note)
-        print(f"predictions: {report.predictions}, report: {default_stem(report.predictions)}.md")
+            print_wrapped(note)
+        print_wrapped(f"predictions: {report.predictions}, report: {default_stem(report.predictions)}.md")
     for what, videos in (("missing", result.missing), ("undecodable", result.undecodable)):
         if videos:
             shown = f"{', '.join(videos[:_NUM_SHOWN])}{', ...' if len(videos) > _NUM_SHOWN else ''}"
-            print(f"{what} videos: {len(videos)} ({shown}); `voco-video data check` says where they come from")
+            print_wrapped(f"{what} videos: {len(videos)} ({shown}); `voco-video data check` says where they come from")

@@ -11,13 +11,15 @@ import typer
 
 from voco_video.cli import options as opt
 from voco_video.cli.ask import end_with, file_of, open_compressed
-from voco_video.cli.compress import expand_paths
-from voco_video.cli.early import check_model, check_searched, is_entry
+from voco_video.cli.compress import expand_paths, print_choices
+from voco_video.cli.early import check_model, check_searched, check_video, is_entry
 from voco_video.cli.help import OUTPUT
 from voco_video.cli.options import with_options, without
-from voco_video.cli.output import ProgressBar, print_json, print_table
+from voco_video.cli.output import print_json
 from voco_video.cli.pictures import check_picture, save_picture
+from voco_video.cli.progress import ProgressBar, loading
 from voco_video.cli.run_line import print_line, run_line
+from voco_video.cli.tables import Column, print_table, print_wrapped
 from voco_video.errors import FILE_ERRORS, ModelError, UsageError, VideoError, VocoVideoError, with_name
 from voco_video.files.urls import short_name, shown_name
 from voco_video.options.compression import CompressOptions
@@ -66,11 +68,12 @@ def find(
     check_picture(out, option="--out")
     names, query = names_and_query(arguments, sampling)
     check_model(model, revision=load.revision)
-    from voco_video.answer.generate import model_note
-    from voco_video.api import find as find_moments
-    from voco_video.api import load_model
+    with loading(model, quiet=json):
+        from voco_video.answer.generate import model_note
+        from voco_video.api import find as find_moments
+        from voco_video.api import load_model
 
-    loaded = load_model(model, **asdict(load), cache_dir=cache_dir)
+        loaded = load_model(model, **asdict(load), cache_dir=cache_dir)
     videos: list[CompressedVideo] = []
     asked: dict[int, dict[str, Any]] = {}  # the run_facts of each
     num_failed = 0
@@ -80,15 +83,18 @@ def find(
         num_failed += 1
         print(f"error: {with_name(error, name)}", file=sys.stderr)
 
-    for name in names:
-        try:
-            video, facts = open_compressed(loaded, name, sampling, compression, quiet=json)
-            videos.append(video)
-            asked[id(video)] = facts
-        except (VocoVideoError, *FILE_ERRORS) as error:
-            if len(names) == 1 or (isinstance(error, ModelError) and not videos):  # then no other will do better
-                raise
-            count_failed(shown_name(name), error)
+    with ProgressBar(num_items=len(names), quiet=json) as bar:
+        for name in names:
+            try:
+                video, facts = open_compressed(loaded, name, sampling, compression, bar)
+                videos.append(video)
+                asked[id(video)] = facts
+            except (VocoVideoError, *FILE_ERRORS) as error:
+                if len(names) == 1 or (isinstance(error, ModelError) and not videos):  # then no other will do better
+                    raise
+                count_failed(shown_name(name), error)
+    if not json:
+        print_choices(list(asked.values()))
     print_line(list(asked.values()), quiet=json)
     with ProgressBar("searching", total=sum(video.num_frames for video in videos), quiet=json) as bar:
         found = find_moments(
@@ -122,8 +128,11 @@ def names_and_query(arguments: list[str], sampling: Sampling) -> tuple[list[str]
     *paths, query = arguments
     if not query.strip():
         raise UsageError("the query is empty; say what to look for")
-    check_searched(paths, query, sampling)
-    return _names(paths), query
+    check_searched(paths, query)
+    names = _names(paths)
+    if len(names) == 1:
+        check_video(names[0], sampling)
+    return names, query
 
 
 def _names(given: list[str]) -> list[str]:
@@ -158,14 +167,14 @@ def print_notes(
     """Say on standard error what the scores are worth, and what the model knows."""
     foreign = [(short_name(facts[id(video)]["path"]), video.foreign_note) for video in videos if video.foreign_note]
     for about in dict.fromkeys(f"{name}: {why}" for name, why in foreign):
-        print(f"note: scores mean nothing here: {about}", file=sys.stderr)
+        print_wrapped(f"note: scores mean nothing here: {about}", file=sys.stderr)
     likely = [one.moment.is_likely for one in found if not one.video.foreign_note]
     if likely and None in likely:
-        print("note: only the order counts: this model has not learned to find frames", file=sys.stderr)
+        print_wrapped("note: only the order counts: this model has not learned to find frames", file=sys.stderr)
     elif likely and not any(likely):
-        print("note: what was asked for is probably not there: no moment is likelier than not", file=sys.stderr)
+        print_wrapped("note: what was asked for is probably not there: no moment is likelier than not", file=sys.stderr)
     if note:
-        print(f"note: {note}", file=sys.stderr)
+        print_wrapped(f"note: {note}", file=sys.stderr)
 
 
 def moment_facts(one: Found, path: str) -> dict[str, Any]:
@@ -189,7 +198,8 @@ def print_moments(found: list[Found], names: list[str]) -> None:
         ]
         for one, name in zip(found, names, strict=True)
     ]
-    print_table(["video", "from", "to", "score", "shows it"], rows)
+    numbers = [Column("from", right=True), Column("to", right=True, spare=1), Column("score", right=True)]
+    print_table(["video", *numbers, "shows it"], rows)
 
 
 def worth(one: Found) -> tuple[str, str]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
 
-from voco_video.cli.output import format_bytes, print_json, print_table, unless_none
+from voco_video.cli.output import format_bytes, print_json, unless_none
+from voco_video.cli.progress import ProgressBar
+from voco_video.cli.tables import Column, print_table, print_wrapped
 from voco_video.errors import UsageError
+from voco_video.files.urls import short_name
 from voco_video.options.compression import CompressOptions, StreamOptions
 from voco_video.options.sampling import Sampling
 
@@ -48,9 +49,9 @@ def follow_source(
 
     stream = VideoStream(model, source, options, compression)
     if stream.choice and not json:
-        print(stream.choice, file=sys.stderr)
+        print_wrapped(stream.choice, file=sys.stderr)
     try:
-        with stream, _progress_line(quiet=json) as show:
+        with stream, ProgressBar(short_name(stream.source_name), quiet=json) as bar:
             is_announced = json
             for progress in stream:
                 if progress.num_published_frames and not is_announced:
@@ -59,10 +60,10 @@ def follow_source(
                         f'{stream.source_name}: ask while it grows: voco-video ask {stream.key.digest[:12]} "..."',
                         file=sys.stderr,
                     )
-                show(progress)
+                bar.show_state(format_progress(progress))
     except KeyboardInterrupt:
         print_followed(stream, json=json)
-        print(f"interrupted; go on with the same command and --name {stream.name!r}", file=sys.stderr)
+        print_wrapped(f"interrupted; go on with the same command and --name {stream.name!r}", file=sys.stderr)
         raise typer.Exit(130) from None
     print_followed(stream, json=json)
 
@@ -90,7 +91,15 @@ def print_followed(stream: Stream, *, json: bool) -> None:
     if json:
         print_json(facts)
         return
-    columns = ["source", "entry", "frames", "dropped", "seconds", "gaps", "size"]
+    columns: list[str | Column] = [
+        "source",
+        Column("entry", cut=None),
+        "frames",
+        Column("dropped", right=True, spare=1),
+        Column("seconds", right=True, spare=2),
+        Column("gaps", spare=3),
+        "size",
+    ]
     row = [
         stream.source_name.rpartition("/")[2],
         entry.digest[:12],
@@ -118,15 +127,3 @@ def format_progress(progress: StreamProgress) -> str:
         f"{progress.num_frames} frames, {format_seconds(progress.media_seconds, digits=0, with_hours=True)} of video, "
         f"{progress.lag_seconds:.1f} s behind, {progress.num_dropped_frames} dropped"
     )
-
-
-@contextmanager
-def _progress_line(*, quiet: bool) -> Iterator[Callable[[StreamProgress], None]]:
-    """Show a line on standard error that is overwritten; nothing where that is not a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda progress: None
-        return
-    try:
-        yield lambda progress: print(f"\r\x1b[K{format_progress(progress)}", end="", file=sys.stderr, flush=True)
-    finally:
-        print(file=sys.stderr)

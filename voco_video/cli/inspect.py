@@ -13,8 +13,10 @@ from voco_video.cli import options as opt
 from voco_video.cli.early import check_video
 from voco_video.cli.help import OUTPUT
 from voco_video.cli.options import only, with_options
-from voco_video.cli.output import ProgressBar, format_bytes, print_facts, print_json, print_table, unless_none
+from voco_video.cli.output import format_bytes, print_facts, print_json, unless_none
 from voco_video.cli.pictures import check_picture, save_picture
+from voco_video.cli.progress import ProgressBar
+from voco_video.cli.tables import Column, print_table, print_wrapped
 from voco_video.errors import UsageError
 from voco_video.files.urls import short_name
 from voco_video.options.compression import CompressOptions, parse_compressor
@@ -107,7 +109,7 @@ def inspect(
         return
     print_facts(asdict(info))
     print_entries(entries, name=short_name(path))
-    print(note if out is None else f"{note}: {out}")
+    print_wrapped(note if out is None else f"{note}: {out}")
 
 
 def spread_frames(video: VideoLike, pts_seconds: Any, *, max_frames: int, fit: Fit, decoder: str) -> FrameBatch:
@@ -162,7 +164,19 @@ def print_entries(entries: list[CacheEntry], *, name: str | None = None) -> None
     if not entries:
         print("no entries in the cache")
         return
-    columns = ["entry", "video", "frames", "seconds", "sampling", "compressor", "K", "form", "type", "size", "model"]
+    columns: list[str | Column] = [
+        Column("entry", cut=None),
+        "video",
+        Column("frames", right=True),
+        Column("seconds", right=True, spare=4),
+        Column("sampling", spare=3),
+        Column("compressor", spare=1),
+        Column("K", right=True, spare=5),
+        Column("form", spare=7),
+        Column("type", spare=8),
+        Column("size", right=True),
+        Column("model", spare=2),
+    ]
     rows = []
     for entry in entries:
         facts = entry_facts(entry)

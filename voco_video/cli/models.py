@@ -9,7 +9,8 @@ import typer
 
 from voco_video.cli import options as opt
 from voco_video.cli.options import only, with_options
-from voco_video.cli.output import format_bytes, print_facts, print_json, print_table
+from voco_video.cli.output import format_bytes, print_facts, print_json
+from voco_video.cli.tables import Column, print_table, print_wrapped
 from voco_video.options.loading import MODEL, LoadOptions
 
 if TYPE_CHECKING:
@@ -57,17 +58,33 @@ def models(
         recommended = [{**asdict(one), "weight_bytes": one.weight_bytes, "command": one.command} for one in RECOMMENDED]
         print_json({"recommended": recommended, "families": [asdict(kind) for kind in supported]})
         return
-    columns = ["name", "parameters", "memory", "tokens a frame", "licence", "model"]
+    columns: list[str | Column] = [
+        Column("name", cut=None),
+        Column("parameters", spare=2),
+        Column("memory"),
+        Column("tokens a frame", right=True, spare=3),
+        Column("licence", spare=1),
+        Column("model", cut=None, spare=4),
+    ]
     print_table(columns, [_row(one) for one in RECOMMENDED])
-    print("Memory is that of the weights in 16 bits, computed from their number; a question takes some more.")
-    print("Tokens a frame are vision tokens, before any compression. Licences are as the models' cards state them.")
+    print_wrapped("Memory is that of the weights in 16 bits, computed from their number; a question takes some more.")
+    print_wrapped(
+        "Tokens a frame are vision tokens, before any compression. Licences are as the models' cards state them."
+    )
     print(f"Ask one: {DEFAULT.command}", end="\n\n")
-    columns = ["family", "model_type", "layout", "tower", "decoder", "positions"]
+    columns = [
+        "family",
+        Column("model_type", cut=None),
+        Column("layout", spare=3),
+        Column("tower", cut=None, spare=4),
+        Column("decoder", cut="end", spare=1),
+        Column("positions", spare=2),
+    ]
     print_table(columns, [list(asdict(kind).values()) for kind in supported])
 
 
 def _row(one: Recommended) -> list[str]:
-    tokens = "by its shape" if one.tokens_per_frame is None else str(one.tokens_per_frame)
+    tokens = "by shape" if one.tokens_per_frame is None else str(one.tokens_per_frame)
     size = f"{one.num_parameters / 1e9:.2f} billion"
     return [one.short, size, format_bytes(one.weight_bytes), tokens, one.licence, one.hub_id]
 

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from voco_video.cli.tables import print_wrapped
+
 if TYPE_CHECKING:
     from voco_video.answer.compressed_video import CompressedVideo
 
@@ -55,7 +57,7 @@ def run_line(videos: Sequence[Mapping[str, Any]]) -> str:
 def print_line(videos: Sequence[Mapping[str, Any]], *, quiet: bool) -> None:
     """Print the line of these `run_facts` on standard error, for a person."""
     if videos and not quiet:
-        print(run_line(videos), file=sys.stderr)
+        print_wrapped(run_line(videos), file=sys.stderr)
 
 
 def kept(compressor: str, num_voco_tokens: int, form: str | None) -> str:

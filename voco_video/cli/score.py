@@ -13,12 +13,15 @@ from voco_video.cli import options as opt
 from voco_video.cli.early import check_files
 from voco_video.cli.help import DATA, QUESTIONS
 from voco_video.cli.options import with_options
-from voco_video.cli.output import ProgressBar, print_json, print_table
+from voco_video.cli.output import print_json
+from voco_video.cli.progress import ProgressBar
+from voco_video.cli.tables import Column, print_table, print_wrapped
 from voco_video.errors import UsageError
 from voco_video.options.judging import Judging
 
 if TYPE_CHECKING:
     from voco_video.data.samples import Dataset
+    from voco_video.scoring.report import Report
 
 References = Annotated[
     str | None,
@@ -100,10 +103,27 @@ def score(
     if json:
         print_json({**report.as_dict(), "files": [str(path) for path in files]})
         return
-    print_table(*report.table())
+    print_scores(report)
     for note in report.notes:
-        print(note)
-    print(f"written: {', '.join(map(str, files))}")
+        print_wrapped(note)
+    print_wrapped(f"written: {', '.join(map(str, files))}")
+
+
+def print_scores(report: Report) -> None:
+    """Print the table of a report."""
+    columns, rows = report.table()
+    about, questions, videos, unanswered, *metrics = columns
+    all_answered = all(row[3] == "0" for row in rows)
+    print_table(
+        [
+            about,
+            Column(questions, spare=1),
+            Column(videos, spare=3),
+            Column(unanswered, spare=2 if all_answered else 0),
+            *(Column(name, right=True, brackets="interval") for name in metrics),
+        ],
+        rows,
+    )
 
 
 def load_references(

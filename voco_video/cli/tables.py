@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _GAP = 2  # blanks between columns
-_COMFORTABLE = 20  # a text is cut down to this many characters before a column is left out,
+_COMFORTABLE = 16  # a text is cut down to this many characters before a column is left out,
 _SHORTEST = 8  # and down to this many where no column can be spared
 _NUMBER = re.compile(r"[-+<≤~]?\d[\d,.:]*(?: ?(?:%|x|ms|s|h|[KMGT]?i?B|billion))?(?: ?[\[(±].*)?")
 _NOTHING = ("", "-", "–", "?")
@@ -36,12 +36,27 @@ class Column:
         cut: what of a text that is too long gives way: its middle, as of a file's name, or its end; None: it is never
             cut, as a digest that is to be copied. Numbers never are.
         spare: 0 for a column that always stands; others are left out of too narrow terminals, the largest first.
+        brackets: what stands in brackets behind the numbers; it is left out where that is not enough.
     """
 
     name: str
     right: bool | None = None
     cut: Literal["middle", "end"] | None = "middle"
     spare: int = 0
+    brackets: str = ""
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What fits of a table.
+
+    Attributes:
+        widths: of the columns that are shown, by number, in cells of the terminal.
+        brief: the columns that are shown without what stands in brackets.
+    """
+
+    widths: dict[int, int]
+    brief: frozenset[int] = frozenset()
 
 
 def print_table(columns: Sequence[str | Column], rows: Sequence[Sequence[str]]) -> None:
@@ -137,22 +152,40 @@ def _aligned(column: Column, cells: Sequence[str], stream: TextIO) -> Column:
     return replace(column, name=shown(column.name, stream), right=right, cut=None if right else column.cut)
 
 
-def _lay_out(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> dict[int, int] | None:
-    """Choose the columns that are shown, by number, and their widths; None where one line cannot hold a row."""
+def _lay_out(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> _Shown | None:
+    """Choose what is shown of a table; None where one line cannot hold a row."""
     from rich.cells import cell_len
 
-    content = [max([cell_len(row[i]) for row in rows], default=0) for i in range(len(columns))]
-    whole = {i: max(content[i], cell_len(column.name)) for i, column in enumerate(columns)}
+    def folded(i: int, *, brief: bool = False) -> int:
+        cells = [_brief(row[i]) if brief else row[i] for row in rows]
+        return max(map(cell_len, [*cells, *columns[i].name.split()]))
+
+    numbers = range(len(columns))
+    whole = {i: max(map(cell_len, [columns[i].name, *(row[i] for row in rows)])) for i in numbers}
     if width is None or _total(whole) <= width:
-        return whole
-    folded = {i: max(content[i], *map(cell_len, column.name.split())) for i, column in enumerate(columns)}
-    while True:
-        if (narrowed := _narrowed(folded, columns, width, _COMFORTABLE)) is not None:
-            return narrowed
-        spare = max(folded, key=lambda i: (columns[i].spare, i))
-        if not columns[spare].spare:
-            return _narrowed(folded, columns, width, _SHORTEST)
-        del folded[spare]
+        return _Shown(whole)
+    widths = {i: folded(i) for i in numbers}
+    brief: set[int] = set()
+    while (narrowed := _narrowed(widths, columns, width, _COMFORTABLE)) is None:
+        spare = max(widths, key=lambda i: (columns[i].spare, i))
+        with_brackets = [i for i in widths if columns[i].brackets and folded(i, brief=True) < widths[i]]
+        if columns[spare].spare:
+            del widths[spare]
+        elif with_brackets:
+            brief.add(with_brackets[-1])
+            widths[with_brackets[-1]] = folded(with_brackets[-1], brief=True)
+        else:
+            narrowed = _narrowed(widths, columns, width, _SHORTEST)
+            return None if narrowed is None else _Shown(narrowed, frozenset(brief))
+    for i in sorted(whole.keys() - widths.keys(), key=lambda i: columns[i].spare):  # a narrow one may fit after all
+        more = dict(sorted({**widths, i: folded(i)}.items()))
+        if (wider := _narrowed(more, columns, width, _COMFORTABLE)) is not None:
+            widths, narrowed = more, wider
+    return _Shown(narrowed, frozenset(brief))
+
+
+def _brief(cell: str) -> str:
+    return cell.partition(" [")[0]
 
 
 def _narrowed(widths: dict[int, int], columns: Sequence[Column], width: int, shortest: int) -> dict[int, int] | None:
@@ -173,7 +206,7 @@ def _total(widths: dict[int, int]) -> int:
 
 
 def _print_lines(
-    columns: Sequence[Column], rows: Sequence[Sequence[str]], widths: dict[int, int], width: int | None, out: TextIO
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], fitting: _Shown, width: int | None, out: TextIO
 ) -> None:
     """Print one line a row, and which columns were left out."""
     from rich.box import Box
@@ -183,21 +216,27 @@ def _print_lines(
     blank, dash = "    \n", shown("─", out)
     rule = Box(f"{blank * 2} {dash * 2} \n{blank * 5}", ascii=True)  # as it is, whatever the encoding
     table = Table(box=rule, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0), border_style="dim")
-    for i, cells in widths.items():
+    for i, cell_width in fitting.widths.items():
         align: Literal["left", "right"] = "right" if columns[i].right else "left"
-        table.add_column(Text(columns[i].name, overflow="fold"), justify=align, width=cells, vertical="bottom")
+        table.add_column(Text(columns[i].name, overflow="fold"), justify=align, width=cell_width, vertical="bottom")
     ellipsis = shown("…", out)
     for row in rows:
-        cut = [shortened(row[i], n, cut=columns[i].cut or "end", ellipsis=ellipsis) for i, n in widths.items()]
+        cells = {i: _brief(row[i]) if i in fitting.brief else row[i] for i in fitting.widths}
+        cut = [
+            shortened(cells[i], n, cut=columns[i].cut or "end", ellipsis=ellipsis) for i, n in fitting.widths.items()
+        ]
         table.add_row(*(Text(cell, no_wrap=True, overflow="crop") for cell in cut))
-    console = console_on(out, width or _total(widths))
+    console = console_on(out, width or _total(fitting.widths))
     with console.capture() as drawn:
         console.print(table)
     print("\n".join(line.rstrip() for line in drawn.get().splitlines()), file=out)
-    left_out = [column.name for i, column in enumerate(columns) if i not in widths]
+    left_out = [column.name for i, column in enumerate(columns) if i not in fitting.widths]
+    if fitting.brief:
+        brief = [columns[i] for i in sorted(fitting.brief)]
+        left_out.append(f"{brief[0].brackets} of {', '.join(column.name for column in brief)}")
     if left_out:
         assert width is not None
-        print_wrapped(f"no room here for {', '.join(left_out)}", file=out)
+        print_wrapped(f"left out, as there is no room: {', '.join(left_out)}", file=out)
 
 
 def _print_blocks(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int, out: TextIO) -> None:
@@ -226,7 +265,8 @@ def print_wrapped(text: str, *, indent: int = 0, file: TextIO | None = None) -> 
     """
     stream = file or sys.stdout
     width = terminal_width(stream)
-    print(text if width is None else "\n".join(_wrapped(shown(text, stream), width, indent)), file=stream)
+    for line in text.split("\n"):
+        print(line if width is None else "\n".join(_wrapped(shown(line, stream), width, indent)), file=stream)
 
 
 def _wrapped(text: str, width: int, indent: int) -> list[str]:

@@ -15,6 +15,7 @@ import typer
 from voco_video.cli import options as opt
 from voco_video.cli.help import Section, written
 from voco_video.cli.output import print_facts, print_json
+from voco_video.cli.tables import print_wrapped
 from voco_video.errors import UsageError
 from voco_video.options.fields import options_of
 
@@ -97,8 +98,8 @@ def print_recipes(*, json: bool) -> None:
         return
     width = max(map(len, sentences))
     for name, text in sentences.items():
-        print(f"{name:<{width}}  {text}")
-    print(f"\nrun one: voco-video train NAME --set KEY=VALUE; their files are in {RECIPES}")
+        print_wrapped(f"{name:<{width}}  {text}", indent=width + 2)
+    print_wrapped(f"\nrun one: voco-video train NAME --set KEY=VALUE; their files are in {RECIPES}")
 
 
 def print_options(config: TrainConfig | None, *, json: bool) -> None:

@@ -7,16 +7,20 @@ import hashlib
 import logging
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import get_cached_repo_tree, snapshot_download
 from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError
+from tqdm.auto import tqdm
 
 from voco_video.errors import ModelError
 from voco_video.hub.failures import FAILURES, explained
 from voco_video.hub.names import LIBRARY, TIMEOUT_SECONDS, HubName, api, cache_folder, endpoint
+from voco_video.hub.watching import watcher
 from voco_video.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -117,21 +121,23 @@ def download(name: HubName, listing: Listing, names: Iterable[str]) -> Path:
     names = sorted(names)
     snapshot = cached_snapshot(HubName(name.repo_id, listing.commit))
     missing = [one for one in names if snapshot is None or not snapshot.has_all([one])]
+    size_bytes = sum(listing.files[one].size_bytes or 0 for one in missing)
     if missing:
-        size_bytes = sum(listing.files[one].size_bytes or 0 for one in missing)
         _check_room(name, size_bytes)
         logger.info("fetching %s: %.1f MB in %d file(s), from %s", name, size_bytes / 1e6, len(missing), endpoint())
     try:
-        folder = Path(
-            snapshot_download(
-                name.repo_id,
-                revision=name.revision,
-                allow_patterns=[glob.escape(one) for one in names],
-                endpoint=endpoint(),
-                library_name=LIBRARY,
-                library_version=__version__,
+        with _bars(size_bytes) as bar_class:
+            folder = Path(
+                snapshot_download(
+                    name.repo_id,
+                    revision=name.revision,
+                    allow_patterns=[glob.escape(one) for one in names],
+                    endpoint=endpoint(),
+                    library_name=LIBRARY,
+                    library_version=__version__,
+                    tqdm_class=bar_class,
+                )
             )
-        )
     except FAILURES as error:
         raise explained(error, name) from error
     if folder.name != listing.commit:
@@ -141,6 +147,32 @@ def download(name: HubName, listing: Listing, names: Iterable[str]) -> Path:
     for one in missing:
         _check_content(name, folder / one, listing.files[one])
     return folder
+
+
+@contextmanager
+def _bars(size_bytes: int) -> Iterator[type[tqdm[Any]] | None]:
+    """Give the class of bars that tells who watches how many of so many bytes have come; None for the library's own."""
+    watch = watcher()
+    if watch is None or not size_bytes:
+        yield None
+        return
+    with watch() as on_bytes:
+        counting: list[tqdm[Any]] = []  # what came, and what of it is on the disk
+
+        class Counter(tqdm):  # type: ignore[misc]
+            def __init__(self, *args: Any, **options: Any) -> None:
+                options.pop("name", None)  # which is the library's own
+                super().__init__(*args, **{**options, "disable": True})
+                if options.get("unit") == "B":
+                    counting.append(self)
+
+            def update(self, n: float | None = 1) -> bool | None:
+                self.n += n or 0
+                if self in counting:
+                    on_bytes(min(size_bytes, int(max(bar.n for bar in counting))), size_bytes)
+                return None
+
+        yield Counter
 
 
 def _check_room(name: HubName, size_bytes: int) -> None:
