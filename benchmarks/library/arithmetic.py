@@ -254,10 +254,10 @@ class Arithmetic:
         return [{"item": a, "amount": b, "when": c, "dollars": d} for a, b, c, d in lines]
 
     def _list_dollars(self) -> float:
-        return self.request["list_requests"] * self.inputs.put_dollars_per_1000 / 1000
+        return float(self.request["list_requests"]) * self.inputs.put_dollars_per_1000 / 1000
 
     def _question_dollars(self) -> float:
-        return 1e6 * self.request["question_gets"] * self.inputs.get_dollars_per_1000 / 1000
+        return 1e6 * float(self.request["question_gets"]) * self.inputs.get_dollars_per_1000 / 1000
 
     # ------------------------------------------------------------------ limits
 

@@ -73,7 +73,7 @@ def check_fields(options: Any) -> None:
 def _number(metadata: Any, kind: type) -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:
-            value = kind(text.replace("_", ""))
+            value: float = kind(text.replace("_", ""))
         except ValueError:
             whole = "a whole number" if kind is int else "a number"
             raise argparse.ArgumentTypeError(f"must be {whole}, not {text!r}") from None
