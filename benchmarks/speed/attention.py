@@ -137,7 +137,6 @@ def draw(report: Report, figure: Figure) -> None:
     axes.set(xlabel="GFLOP per processor second")
     axes.invert_yaxis()
     axes.legend()
-    figure.tight_layout()
 
 
 BENCHMARK = Benchmark(

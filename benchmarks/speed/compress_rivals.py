@@ -193,7 +193,7 @@ def draw(report: Report, figure: Figure) -> None:
         heights = [row["sides"][name]["frames_per_second"] for row in report["rows"]]
         axes.bar(at, heights, 0.8 / len(SIDES), label=name)
     labels = [
-        f"{row['model']} {row['dtype']}\n{row['num_frames']} frames\n{row['num_questions']} questions"
+        f"{row['model']}\n{row['dtype']}\n{row['num_frames']} frames\n{row['num_questions']} qu."
         for row in report["rows"]
     ]
     axes.set_xticks(range(len(labels)), labels, fontsize=8)

@@ -492,7 +492,7 @@ def test_frames_that_keep_nothing_cannot_be_searched(tiny, clip):
 
 
 def test_find_and_ask_on_the_command_line(run, tmp_path, clip):
-    code, out, _ = run("find", clip, "the red triangle", "--json", "--num-moments", 2, "--strip", "moments.png")
+    code, out, _ = run("find", clip, "the red triangle", "--json", "--num-moments", 2, "--out", "moments.png")
     moments = json.loads(out)["moments"]
     assert code == 0
     assert 1 <= len(moments) <= 2

@@ -177,12 +177,13 @@ def test_show_frames_prints_a_strip_and_writes_a_picture(run, clip, tmp_path):
     picture = Image.open(tmp_path / "clip-frames.png")
     assert picture.width > 300
     assert len(picture.getcolors(1 << 24)) > 50, "the frames themselves are in the picture"
-    code, out, err = run(
-        "ask", clip, "a?", "b?", "--show-frames", "--strip", "x.png", "--max-new-tokens", "2", "--json"
-    )
+    code, out, err = run("ask", clip, "a?", "b?", "--show-frames", "--out", "x.png", "--max-new-tokens", "2", "--json")
     assert sorted(p.name for p in tmp_path.glob("x-*.png")) == ["x-1.png", "x-2.png"]
     shares = [frame["attention"] for frame in json.loads(out)["answers"][0]["frames"]]
     assert sum(shares) == pytest.approx(1)
+    pictures = set(tmp_path.glob("*.png"))
+    assert run("ask", clip, "a?", "--show-frames", "--max-new-tokens", "2", "--json")[0] == 0
+    assert set(tmp_path.glob("*.png")) == pictures, "a program that asks for facts gets no picture"
 
 
 def test_show_frames_without_the_file_still_draws(run, clip, tmp_path):
@@ -210,12 +211,17 @@ def test_inspect_draws_a_contact_sheet(run, clip, tmp_path):
     code, out, err = run("inspect", clip, "--num-frames", "5")
     assert code == 0, err
     assert "h264" in out
-    assert "contact sheet of 5 frames" in out
+    assert out.endswith("\n5 frames sampled\n")
+    assert list(tmp_path.glob("*.png")) == [], "facts alone were asked for"
+    code, out, err = run("inspect", clip, "--num-frames", "5", "-o", "pictures/clip-sheet.png")
+    assert (code, err) == (0, "")
+    assert out.endswith("5 frames sampled: pictures/clip-sheet.png\n")
     assert "float32" in out, "the entry's facts are there"
-    assert Image.open(tmp_path / "clip-sheet.png").width > 400
-    code, out, _ = run("inspect", clip, "--json", "-o", "sheet.png")
+    assert Image.open(tmp_path / "pictures/clip-sheet.png").width > 400
+    code, out, _ = run("inspect", clip, "--json", "-o", "sheet.png", "--max-frames", "3")
     facts = json.loads(out)
-    assert facts["num_sampled_frames"] == 8
+    assert (facts["num_sampled_frames"], facts["contact_sheet"]) == (8, "sheet.png")
+    assert json.loads(run("inspect", clip, "--json")[1])["contact_sheet"] is None
     assert len(facts["entries"]) == 1
 
 

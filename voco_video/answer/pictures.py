@@ -1,14 +1,16 @@
-"""Pictures: a contact sheet of sampled frames, and the frames that an answer attended to."""
+"""Pictures: a contact sheet of sampled frames, the frames that an answer attended to, and moments that were found."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from voco_video.answer.generate import Answer
 from voco_video.answer.moments import Moment, format_seconds
+from voco_video.answer.page import BODY, INK, TITLE, WARNING_INK, Bars, Grid, Paragraph, Tile, page, percent
 from voco_video.errors import VideoError
 from voco_video.options.sampling import Sampling
 from voco_video.video.frames import FrameBatch
@@ -16,57 +18,170 @@ from voco_video.video.reading import VideoInfo, probe, read_frames
 from voco_video.video.scaling import Fit
 from voco_video.video.sources import VideoLike, local_video
 
-THUMBNAIL_HEIGHT, CAPTION_HEIGHT, GAP = 120, 18, 4
 MAX_FRAMES = 60
-_INK, _PAPER, _BAR = (30, 30, 30), (255, 255, 255), (226, 88, 34)
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
-def contact_sheet(frames: FrameBatch, *, num_columns: int = 6) -> Image.Image:
+@dataclass(frozen=True)
+class ShownMoment:
+    """A moment that was found, as it is drawn.
+
+    Attributes:
+        moment: its best frame is drawn.
+        name: the name of its video.
+        source: the video; None if it is gone.
+        is_foreign: whether the model was never trained on such a video, so that the score means nothing.
+    """
+
+    moment: Moment
+    name: str
+    source: VideoLike | None = None
+    is_foreign: bool = False
+
+
+def contact_sheet(frames: FrameBatch, *, title: str = "", note: str = "") -> Image.Image:
     """Draw frames in rows, each with its timestamp below.
 
     Args:
         frames: all are drawn, but more than `MAX_FRAMES` are hard to look at.
-        num_columns: frames in a row.
+        title: what is written above them, such as the name of the video.
+        note: a further line, such as how the frames were sampled.
 
     >>> frames = FrameBatch(pixels=np.zeros((2, 90, 160, 3), np.uint8), pts_seconds=np.array([0.0, 1.5]))
     >>> contact_sheet(frames).size[1] > 90
     True
     """
-    thumbnails = [_thumbnail(pixels) for pixels in frames.pixels]
-    return _grid(thumbnails, [format_seconds(t) for t in frames.pts_seconds], num_columns)
+    images = [Image.fromarray(pixels) for pixels in frames.pixels]
+    tiles = [Tile(image, lines=(format_seconds(t),)) for image, t in zip(images, frames.pts_seconds)]
+    nothing = "" if tiles else "There are no frames."
+    return page([_title(title), Paragraph(note), Paragraph(nothing, BODY), Grid(tiles, tile_height=110)])
 
 
-def attention_strip(answer: Answer, *, source: VideoLike | None = None, num_columns: int = 8) -> Image.Image:
-    """Draw the frames that an answer could attend to, with a bar over each for its share of the attention.
+def attention_strip(answer: Answer, *, source: VideoLike | None = None, head: str = "") -> Image.Image:
+    """Draw which of the frames that an answer could see it attended to: a bar for each frame, and the frames.
 
     The frames are decoded again from ``source`` for the picture only; if that is gone, empty boxes replace them.
-    Of more than `MAX_FRAMES` frames, those with the most attention are drawn, in time order.
+    Of more than `MAX_FRAMES` frames, those with the most attention are drawn, in their order.
+
+    Args:
+        head: a line on what the answer was made with.
 
     Raises:
         ValueError: the answer was made without ``with_attention``.
     """
     if answer.frame_attention is None:
         raise ValueError("ask with with_attention=True to draw where the answer looked")
-    shown = np.sort(np.argsort(-answer.frame_attention, kind="stable")[:MAX_FRAMES])
-    pts, shares = answer.frame_pts_seconds[shown], answer.frame_attention[shown]
-    thumbnails = [_with_bar(t, share, shares.max()) for t, share in zip(_frames_at(source, pts), shares)]
-    captions = [f"{format_seconds(t)}  {share:.0%}" for t, share in zip(pts, shares)]
-    sheet = _grid(thumbnails, captions, num_columns)
-    return _titled(sheet, f"{answer.question}   {answer.text or '(empty)'}")
+    shares = np.nan_to_num(answer.frame_attention, posinf=0.0, neginf=0.0)
+    is_shown = np.zeros(len(shares), bool)
+    is_shown[np.argsort(-shares, kind="stable")[:MAX_FRAMES]] = True
+    pts = answer.frame_pts_seconds[is_shown]
+    frames = frames_at(source, pts)
+    largest = float(shares.max(initial=0.0))
+    tiles = [
+        Tile(frame, lines=(f"{format_seconds(t)} · {percent(share)}",), share=drawn / largest if largest else 0.0)
+        for frame, t, share, drawn in zip(frames, pts, answer.frame_attention[is_shown], shares[is_shown])
+    ]
+    clocks = [format_seconds(t) for t in answer.frame_pts_seconds[[0, -1]]] if len(shares) > 1 else []
+    text = answer.text.strip() or "(an empty answer)"
+    return page(
+        [
+            _title(answer.question),
+            Paragraph(f"{text}…" if answer.is_cut else text, BODY, ink=INK),
+            Paragraph(f"This means nothing: {answer.note}" if answer.is_foreign else "", ink=WARNING_INK),
+            Paragraph(" · ".join(filter(None, [head, _worth_of(answer)]))),
+            Paragraph(_choice_of(len(frames), len(shares), is_gone=None in frames)),
+            *(
+                [Bars("share of the attention to the video, frame by frame", shares, is_shown, *clocks)]
+                if largest and clocks
+                else []
+            ),
+            Grid(tiles, tile_height=110),
+        ]
+    )
 
 
-def moment_strip(
-    moments: Sequence[Moment], *, sources: Sequence[VideoLike | None], title: str, num_columns: int = 8
-) -> Image.Image:
-    """Draw the best frame of each moment, with its time.
+def moment_strip(moments: Sequence[ShownMoment], *, query: str, notes: Sequence[str] = ()) -> Image.Image:
+    """Draw the best frame of each moment, with the name of its video, its time, and what its score is worth.
 
     Args:
-        sources: the video of each moment; if it is gone, an empty box replaces the frame.
+        moments: the best first.
+        notes: what a reader has to know, such as what the model was trained on.
     """
-    tiles = [_frames_at(source, np.array([m.peak_seconds]))[0] for m, source in zip(moments, sources, strict=True)]
-    captions = [format_seconds(m.start_seconds) for m in moments]
-    return _titled(_grid(tiles, captions, num_columns), title)
+    frames = [frames_at(one.source, np.array([one.moment.peak_seconds]))[0] for one in moments]
+    tiles = [
+        Tile(frame, f"{number}. {one.name}", lines=(_span(one.moment), _score_of(one)))
+        for number, (frame, one) in enumerate(zip(frames, moments), start=1)
+    ]
+    return page(
+        [
+            _title(query),
+            Paragraph(_about(moments), BODY, ink=INK),
+            *(Paragraph(note) for note in notes),
+            Paragraph("A video of an empty box is not there any more." if None in frames else ""),
+            Grid(tiles, tile_height=150),
+        ]
+    )
+
+
+def _title(text: str) -> Paragraph:
+    return Paragraph(text.strip(), TITLE if len(text) <= 200 else BODY, is_bold=True, ink=INK)
+
+
+def _worth_of(answer: Answer) -> str:
+    """Say how sure an answer is, and how much of its attention the frames got."""
+    to_video = answer.video_attention
+    return " · ".join(
+        [
+            *(
+                []
+                if answer.is_foreign or not np.isfinite(answer.confidence)
+                else [f"confidence {percent(answer.confidence)}"]
+            ),
+            *([] if to_video is None else [f"{percent(to_video)} of the attention on the video"]),
+        ]
+    )
+
+
+def _choice_of(num_shown: int, num_frames: int, *, is_gone: bool) -> str:
+    """Say which frames are drawn, and what the bars below them mean."""
+    if num_frames == 0:
+        return "The answer saw no frame."
+    gone = " The video is not there any more, so the frames themselves are missing." if is_gone else ""
+    if num_frames == 1:
+        return f"The one frame that the answer could see.{gone.replace('frames themselves are', 'frame itself is')}"
+    if num_shown == num_frames:
+        which = f"All {num_frames} frames that the answer could see, in their order."
+    else:
+        which = f"The {num_shown} of {num_frames} frames with the most attention, in their order."
+    return f"{which} Below each: its share of the attention to the video; the longest bar is the largest share.{gone}"
+
+
+def _about(moments: Sequence[ShownMoment]) -> str:
+    """Say how moments are sorted, and what their scores mean."""
+    if not moments:
+        return "Nothing was found."
+    one = "The best moment" if len(moments) == 1 else f"The {len(moments)} best moments, the best first"
+    if all(shown.is_foreign for shown in moments):
+        return f"{one}. The scores mean nothing here."
+    if any(shown.is_foreign for shown in moments):
+        one += ". A score means nothing where a video is unlike what the model was trained on"
+    if any(shown.moment.is_likely is None for shown in moments):
+        return f"{one}. Only the order counts: this model has not learned to find frames."
+    return f"{one}. A score above 0: it shows what was asked for, more likely than not."
+
+
+def _span(moment: Moment) -> str:
+    return f"{format_seconds(moment.start_seconds)} - {format_seconds(moment.end_seconds)}"
+
+
+def _score_of(shown: ShownMoment) -> str:
+    if shown.is_foreign:
+        return "score means nothing"
+    if shown.moment.is_likely is None:
+        return ""
+    if not np.isfinite(shown.moment.score):
+        return "score is not a number"
+    return f"score {shown.moment.score:.2f} · {'likely' if shown.moment.is_likely else 'unlikely'}"
 
 
 def attention_bars(answer: Answer, *, width: int = 60) -> str:
@@ -81,8 +196,9 @@ def attention_bars(answer: Answer, *, width: int = 60) -> str:
     shares, pts = answer.frame_attention, answer.frame_pts_seconds
     if shares is None or not len(shares):
         return "(no frames to look at)"
-    columns = np.array([part.sum() for part in np.array_split(shares, min(width, len(shares)))])
-    heights = np.ceil(columns / columns.max() * (len(_BLOCKS) - 1)).astype(int)
+    finite = np.nan_to_num(shares, posinf=0.0, neginf=0.0)
+    columns = np.array([part.sum() for part in np.array_split(finite, min(width, len(shares)))])
+    heights = np.ceil(columns / max(columns.max(), 1e-30) * (len(_BLOCKS) - 1)).astype(int)
     bars = "".join(_BLOCKS[h] for h in heights)
     top = np.argsort(-shares, kind="stable")[:5]
     most = ", ".join(f"{format_seconds(pts[i])} ({shares[i]:.0%})" for i in top)
@@ -95,52 +211,16 @@ def thumbnail_fit(info: VideoInfo) -> Fit:
     return Fit(height=240, width=min(16384, max(1, round(240 * info.width / info.height))), mode="stretch")
 
 
-def _frames_at(source: VideoLike | None, pts_seconds: np.ndarray) -> list[Image.Image]:
-    empty = [Image.new("RGB", (THUMBNAIL_HEIGHT * 4 // 3, THUMBNAIL_HEIGHT), (225, 225, 225))] * len(pts_seconds)
-    if source is None:
-        return empty
+def frames_at(source: VideoLike | None, pts_seconds: np.ndarray) -> list[Image.Image | None]:
+    """Decode the small frames at these times; None for each if the video is gone or has others."""
+    nothing: list[Image.Image | None] = [None] * len(pts_seconds)
+    if source is None or not nothing:
+        return nothing
     try:
         # Half a millisecond after each pts, since a time written and read as decimal may be slightly smaller.
         timestamps = tuple(float(t) + 5e-4 for t in pts_seconds)
         with local_video(source) as local:
             frames = read_frames(local, Sampling(timestamps=timestamps), fit=thumbnail_fit(probe(local)))
     except VideoError:
-        return empty
-    return [_thumbnail(pixels) for pixels in frames.pixels] if len(frames) == len(empty) else empty
-
-
-def _thumbnail(pixels: np.ndarray) -> Image.Image:
-    image = Image.fromarray(pixels)
-    width = max(1, round(image.width * THUMBNAIL_HEIGHT / image.height))
-    return image.resize((width, THUMBNAIL_HEIGHT), Image.Resampling.BICUBIC)
-
-
-def _with_bar(thumbnail: Image.Image, share: float, largest: float, *, bar_height: int = 40) -> Image.Image:
-    tile = Image.new("RGB", (thumbnail.width, thumbnail.height + bar_height), _PAPER)
-    tile.paste(thumbnail, (0, bar_height))
-    height = round(bar_height * share / max(largest, 1e-30))
-    if height:
-        ImageDraw.Draw(tile).rectangle((0, bar_height - height, thumbnail.width - 1, bar_height - 1), fill=_BAR)
-    return tile
-
-
-def _grid(tiles: list[Image.Image], captions: list[str], num_columns: int) -> Image.Image:
-    num_columns = min(num_columns, len(tiles))
-    width, height = max(t.width for t in tiles) + GAP, max(t.height for t in tiles) + CAPTION_HEIGHT + GAP
-    num_rows = -(-len(tiles) // num_columns)
-    sheet = Image.new("RGB", (num_columns * width + GAP, num_rows * height + GAP), _PAPER)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    for number, (tile, caption) in enumerate(zip(tiles, captions)):
-        left, top = GAP + number % num_columns * width, GAP + number // num_columns * height
-        sheet.paste(tile, (left, top))
-        draw.text((left + 2, top + tile.height + 1), caption, fill=_INK, font=font)
-    return sheet
-
-
-def _titled(sheet: Image.Image, title: str) -> Image.Image:
-    font = ImageFont.load_default(15)
-    width = max(sheet.width, round(font.getlength(title)) + 4 * GAP)
-    image = Image.new("RGB", (width, sheet.height + 26), _PAPER)
-    ImageDraw.Draw(image).text((2 * GAP, 4), title, fill=_INK, font=font)
-    image.paste(sheet, (0, 26))
-    return image
+        return nothing
+    return [Image.fromarray(pixels) for pixels in frames.pixels] if len(frames) == len(nothing) else nothing

@@ -13,9 +13,11 @@ from voco_video.cli import options as opt
 from voco_video.cli.ask import end_with, file_of, open_compressed
 from voco_video.cli.compress import expand_paths
 from voco_video.cli.early import check_model, check_searched, is_entry
+from voco_video.cli.help import OUTPUT
 from voco_video.cli.options import with_options, without
 from voco_video.cli.output import ProgressBar, print_json, print_table
-from voco_video.cli.run_line import print_line
+from voco_video.cli.pictures import check_picture, save_picture
+from voco_video.cli.run_line import print_line, run_line
 from voco_video.errors import FILE_ERRORS, ModelError, UsageError, VideoError, VocoVideoError, with_name
 from voco_video.files.urls import short_name, shown_name
 from voco_video.options.compression import CompressOptions
@@ -36,10 +38,8 @@ def find(
         ),
     ],
     *,
-    num_moments: Annotated[int, typer.Option(help="Show this many moments.")] = 5,
-    strip: Annotated[
-        Path | None, typer.Option(help="Draw a frame of each moment into this PNG.", metavar="FILE")
-    ] = None,
+    num_moments: Annotated[int, typer.Option(help="Show this many moments.", metavar="N", rich_help_panel=OUTPUT)] = 5,
+    out: Annotated[Path | None, opt.out("Draw a frame of each moment into this PNG.", metavar="FILE")] = None,
     model: opt.Model = "voco-tiny",
     sampling: Sampling,
     compression: Annotated[CompressOptions, without("num_voco_tokens", "force")],
@@ -58,11 +58,12 @@ def find(
     Examples:
       voco-video find holiday.mp4 "the red car"
       voco-video find recordings/ "where does the ball go?" --num-moments 10 --json
-      voco-video find 'cam-*.mkv' "a person at the door" --strip moments.png
+      voco-video find 'cam-*.mkv' "a person at the door" --out moments.png
       voco-video find 3f9a2c41 "the blue star" --start 3600
     """
     if num_moments < 1:
         raise UsageError(f"--num-moments {num_moments}: look for 1 moment at least")
+    check_picture(out, option="--out")
     names, query = names_and_query(arguments, sampling)
     check_model(model, revision=load.revision)
     from voco_video.answer.generate import model_note
@@ -100,8 +101,12 @@ def find(
     show_moments(found, query, asked, note=model_note(loaded.voco), json=json)
     if not json:
         print_notes(found, videos, asked, note=model_note(loaded.voco))
-    if strip is not None and found:
-        write_moments(found, query, strip)
+    if out is not None:
+        head = [run_line(list(asked.values()))] if asked else []
+        notes = [note for note in [model_note(loaded.voco)] if note]
+        write_moments(found, query, [short_name(asked[id(one.video)]["path"]) for one in found], out, [*head, *notes])
+        if not json:
+            print(f"moments in {out}", file=sys.stderr)
     end_with(num_failed, "videos failed", of=len(names))
 
 
@@ -194,9 +199,12 @@ def worth(one: Found) -> tuple[str, str]:
     return f"{one.moment.score:.2f}", "likely" if one.moment.is_likely else "unlikely"
 
 
-def write_moments(found: list[Found], query: str, path: Path) -> None:
-    """Write one PNG with the best frame of each moment."""
-    from voco_video.answer.pictures import moment_strip
+def write_moments(found: list[Found], query: str, names: list[str], path: Path, notes: list[str]) -> None:
+    """Write one PNG with the best frame of each moment, and the names of their videos; it says so if there is none."""
+    from voco_video.answer.pictures import ShownMoment, moment_strip
 
-    sources = [file_of(one.video) for one in found]
-    moment_strip([one.moment for one in found], sources=sources, title=query).save(path)
+    shown = [
+        ShownMoment(one.moment, name, source=file_of(one.video), is_foreign=bool(one.video.foreign_note))
+        for one, name in zip(found, names, strict=True)
+    ]
+    save_picture(moment_strip(shown, query=query, notes=notes), path)

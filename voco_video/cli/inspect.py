@@ -11,8 +11,10 @@ import typer
 
 from voco_video.cli import options as opt
 from voco_video.cli.early import check_video
+from voco_video.cli.help import OUTPUT
 from voco_video.cli.options import only, with_options
 from voco_video.cli.output import ProgressBar, format_bytes, print_facts, print_json, print_table, unless_none
+from voco_video.cli.pictures import check_picture, save_picture
 from voco_video.errors import UsageError
 from voco_video.files.urls import short_name
 from voco_video.options.compression import CompressOptions, parse_compressor
@@ -20,6 +22,8 @@ from voco_video.options.sampling import Sampling
 
 if TYPE_CHECKING:
     from voco_video.cache import CacheEntry
+    from voco_video.video.frames import FrameBatch
+    from voco_video.video.scaling import Fit
     from voco_video.video.sources import VideoLike
 
 
@@ -27,37 +31,49 @@ if TYPE_CHECKING:
 def inspect(
     path: Annotated[str, typer.Argument(help="A video, or its URL.", metavar="PATH")],
     *,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where the contact sheet goes. [default: <video>-sheet.png]")
-    ] = None,
     sampling: Sampling,
-    max_frames: Annotated[int, typer.Option(help="Draw at most this many, spread evenly over the sampled ones.")] = 60,
+    max_frames: Annotated[
+        int | None,
+        typer.Option(
+            help="Draw at most this many, spread evenly over the sampled ones. [default: 60]",
+            metavar="N",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     compressor: Annotated[
         str | None,
-        typer.Option(help="List only entries of this compressor. [default: all]", metavar="NAME"),
+        typer.Option(
+            help="List only entries of this compressor. [default: all]", metavar="NAME", rich_help_panel=OUTPUT
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, opt.out("Draw the sampled frames into this PNG. [default: none]", metavar="FILE")
     ] = None,
     reading: Annotated[CompressOptions, only("decoder")],
     cache_dir: opt.CacheDir = None,
     json: opt.Json = False,
 ) -> None:
-    """Show a video's facts, the frames that sampling takes from it, and what the cache holds of it.
+    """Show a video's facts, how many frames sampling takes from it, and what the cache holds of it; or draw the frames.
 
     \b
     Examples:
       voco-video inspect clip.mp4
-      voco-video inspect lecture.mkv --num-frames 24 -o lecture.png
+      voco-video inspect lecture.mkv --num-frames 24 --out lecture.png
       voco-video inspect clip.mp4 --keyframes --json
       voco-video inspect https://example.org/clip.mp4
     """
-    if max_frames < 1:
+    if max_frames is not None and max_frames < 1:
         raise UsageError(f"--max-frames {max_frames}: draw at least 1 frame")
+    if max_frames is not None and out is None:
+        raise UsageError(f"--max-frames {max_frames}: nothing is drawn without --out FILE")
+    check_picture(out, option="--out")
     wanted = None if compressor is None else parse_compressor(compressor)
     check_video(path, sampling)
-    from voco_video.answer.pictures import contact_sheet
+    from voco_video.answer.pictures import contact_sheet, thumbnail_fit
     from voco_video.cache import FrameCache
     from voco_video.compress import video_digest
     from voco_video.video.downloads import Downloads
-    from voco_video.video.reading import probe
+    from voco_video.video.reading import open_video, probe
     from voco_video.video.sources import local_video
 
     cache = FrameCache(cache_dir)
@@ -66,10 +82,16 @@ def inspect(
         local_video(path, downloads=Downloads.beside(cache.cache_dir), on_download=bar.show_bytes) as local,
     ):
         info = probe(local)
-        frames, num_sampled = sampled_frames(local, sampling, max_frames=max_frames, decoder=reading.decoder)
         digest = video_digest(local)
-    target = output or Path(f"{Path(short_name(path)).stem}-sheet.png")
-    contact_sheet(frames).save(target)
+        with open_video(local) as opened:
+            pts = opened.plan(sampling)
+        count = f"{len(pts)} {'frame' if len(pts) == 1 else 'frames'}"
+        note = f"{count} sampled" + ("" if str(sampling) == count else f": {sampling}")
+        if out is not None:
+            most = 60 if max_frames is None else max_frames
+            frames = spread_frames(local, pts, max_frames=most, fit=thumbnail_fit(info), decoder=reading.decoder)
+            note += "" if len(frames) == len(pts) else f"; {len(frames)} of them drawn, evenly spread"
+            save_picture(contact_sheet(frames, title=short_name(path), note=note), out)
     entries = [e for e in cache.entries() if e.key.video_digest == digest]
     entries = [e for e in entries if wanted is None or entry_facts(e)["compressor"] == str(wanted)]
     if json:
@@ -77,31 +99,27 @@ def inspect(
             {
                 "video": asdict(info),
                 "sampling": str(sampling),
-                "num_sampled_frames": num_sampled,
-                "contact_sheet": str(target),
+                "num_sampled_frames": len(pts),
+                "contact_sheet": None if out is None else str(out),
                 "entries": [entry_facts(e) for e in entries],
             }
         )
         return
     print_facts(asdict(info))
     print_entries(entries, name=short_name(path))
-    drawn = "" if len(frames) == num_sampled else f", {len(frames)} of them drawn"
-    print(f"contact sheet of {sampling}{drawn}: {target}")
+    print(note if out is None else f"{note}: {out}")
 
 
-def sampled_frames(video: VideoLike, sampling: Sampling, *, max_frames: int, decoder: str) -> tuple[Any, int]:
-    """Return the sampled frames, thinned evenly to ``max_frames``, and how many there were."""
+def spread_frames(video: VideoLike, pts_seconds: Any, *, max_frames: int, fit: Fit, decoder: str) -> FrameBatch:
+    """Read the frames at these times, thinned evenly to ``max_frames``."""
     import numpy as np
 
-    from voco_video.answer.pictures import thumbnail_fit
-    from voco_video.video.reading import open_video, read_frames
+    from voco_video.video.reading import read_frames
 
-    with open_video(video) as opened:
-        pts = opened.plan(sampling)
-        box = thumbnail_fit(opened.info)
-    chosen = pts if len(pts) <= max_frames else pts[np.linspace(0, len(pts) - 1, max_frames).round().astype(int)]
-    wanted = Sampling(timestamps=tuple(float(t) for t in chosen))
-    return read_frames(video, wanted, fit=box, backend=decoder), len(pts)
+    num_frames = len(pts_seconds)
+    places = np.linspace(0, num_frames - 1, min(num_frames, max_frames)).round().astype(int)
+    wanted = Sampling(timestamps=tuple(float(t) for t in pts_seconds[places]))
+    return read_frames(video, wanted, fit=fit, backend=decoder)
 
 
 def entry_facts(entry: CacheEntry) -> dict[str, Any]:

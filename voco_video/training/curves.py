@@ -1,45 +1,80 @@
-"""Loss and accuracy of a run as a picture."""
+"""Loss and accuracy of a run as a picture, which has a light ground of its own."""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 
 def draw_curves(history: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    """Draw a run's log.
+    """Draw a run's log: loss above, accuracy below.
 
     Args:
         history: one mapping per log line, each with its ``step``; keys that begin with ``loss`` and those that contain
             ``accuracy`` are drawn.
         path: the PNG file to write.
     """
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for name, points in _series(history).items():
-        steps, values = zip(*points, strict=True)
-        if name.startswith("loss"):
-            left.plot(steps, values, label=name, linewidth=2 if name == "loss" else 1)
-        elif "accuracy" in name:
-            marker = "o" if name.startswith("eval") else None
-            right.plot(steps, values, label=name.removeprefix("eval_"), marker=marker, markersize=3)
-    left.set(xlabel="step", ylabel="cross-entropy", title="loss", yscale="log")
-    right.set(xlabel="step", title="accuracy (dots: validation, whole answers)", ylim=(0, 1.02))
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend(fontsize=7)
-    figure.savefig(path, dpi=110)
+    with rc_context({"font.size": 10, "text.parse_math": False}):  # 14 pixels; a name with $ in it is no formula
+        figure = Figure(figsize=(8, 7.2), layout="constrained", facecolor="white")
+        upper, lower = figure.subplots(2, 1, sharex=True)
+        series = {name: points for name, points in _series(history).items() if _kind(name)}
+        places = {what: place for place, what in enumerate(dict.fromkeys(map(_what, series)))}
+        for name, points in series.items():
+            steps, values = zip(*points, strict=True)
+            is_marked = name.startswith("eval") or len(steps) == 1
+            (upper if _kind(name) == "loss" else lower).plot(
+                steps,
+                values,
+                label=name.removeprefix("eval_"),
+                color=f"C{places[_what(name)]}",  # one of each thing, in both
+                linewidth=2 if name == "loss" or is_marked else 1,
+                marker="o" if is_marked else None,
+                markersize=4,
+            )
+        upper.set(ylabel="cross-entropy", title="loss")
+        if upper.lines:  # an axis without values has no logarithms
+            upper.set_yscale("log")
+            upper.yaxis.set_major_formatter("{x:g}")
+        lower.set(xlabel="step", ylabel="share of answers", title="accuracy (dots: validation, whole answers)")
+        lower.set_ylim(0, 1.02)
+        for axes in (upper, lower):
+            axes.grid(alpha=0.3)
+            if axes.lines:  # beside the axes, where no curve is below it
+                axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=9, frameon=False)
+            else:
+                axes.text(0.5, 0.5, "nothing was logged", transform=axes.transAxes, ha="center", color="#57606a")
+        figure.savefig(path, dpi=100)
     return path
+
+
+def _kind(name: str) -> str:
+    """Tell losses and accuracies from all else.
+
+    >>> _kind("loss_k=1"), _kind("eval_accuracy"), _kind("learning_rate")
+    ('loss', 'accuracy', '')
+    """
+    return "loss" if name.startswith("loss") else "accuracy" if "accuracy" in name else ""
+
+
+def _what(name: str) -> str:
+    """Return what a series is of.
+
+    >>> _what("loss_k=1"), _what("eval_accuracy_k=1"), _what("token_accuracy_k=1"), _what("loss")
+    ('k=1', 'k=1', 'k=1', '')
+    """
+    return re.sub(r"^(eval_|token_)?(loss|accuracy)_?", "", name)
 
 
 def _series(history: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:
     series: dict[str, list[tuple[int, float]]] = {}
     for line in history:
         for name, value in line.items():
-            if isinstance(value, (int, float)) and name not in ("step", "epoch", "train_loss"):
+            if isinstance(value, (int, float)) and math.isfinite(value) and name not in ("step", "epoch", "train_loss"):
                 series.setdefault(name, []).append((int(line["step"]), float(value)))
     return series

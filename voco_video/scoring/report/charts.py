@@ -1,20 +1,26 @@
-"""Scores as pictures."""
+"""Scores as pictures. Each has a light ground of its own, and is readable where 800 pixels are shown."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from voco_video.errors import UsageError
+from voco_video.files.fonts import Writing, note_on_missing, shortened, wrapped, writing
 from voco_video.scoring.bootstrap import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_DPI = 110
+_DPI = 100
+_WIDTH, _NAME_WIDTH, _NAME_LINES = 800, 230, 3  # pixels and lines
+_LINE_HEIGHT, _FONT_SIZE = 17, 14  # pixels
+_POINTS = 72 / _DPI  # of a pixel
+_COLOURS = ("#1f6fb4", "#e0701a", "#2a8a4a", "#8a4fb0")
 
 
 def draw_by_group(series: Mapping[str, Mapping[str, Estimate]], path: Path, *, title: str) -> Path:
@@ -27,21 +33,44 @@ def draw_by_group(series: Mapping[str, Mapping[str, Estimate]], path: Path, *, t
         title: the title above the bars.
     """
     groups = list(next(iter(series.values())))
-    figure = _figure(2.5 + 0.75 * len(groups))
-    axes = figure.subplots()
     width = 0.8 / len(series)
-    for place, (name, values) in enumerate(series.items()):
-        estimates = [values[group] for group in groups]
-        positions = [number + (place - (len(series) - 1) / 2) * width for number in range(len(groups))]
-        heights = [0.0 if math.isnan(estimate.value) else 100 * estimate.value for estimate in estimates]
-        axes.bar(positions, heights, width, yerr=_errors(estimates), capsize=2, label=name, error_kw={"linewidth": 1})
-    axes.set_xticks(range(len(groups)), groups, rotation=30, ha="right")
-    axes.set(ylabel=f"{next(iter(series))}, %" if len(series) == 1 else "%", ylim=(0, 105), title=title)
-    axes.grid(axis="y", alpha=0.3)
-    axes.set_axisbelow(True)
-    if len(series) > 1:
-        axes.legend(fontsize=8)
-    return _save(figure, path)
+    values = [values[group] for values in series.values() for group in groups]
+    with _rows(path, groups, title=f"{title}, {_on_intervals(values)}", lines=len(series)) as axes:
+        for place, (name, by_group) in enumerate(series.items()):
+            estimates = [by_group[group] for group in groups]
+            places = [number + (place - (len(series) - 1) / 2) * width for number in range(len(groups))]
+            lengths = [0.0 if math.isnan(estimate.value) else 100 * estimate.value for estimate in estimates]
+            errors = {"linewidth": 1, "capsize": 2}
+            axes.barh(
+                places, lengths, 0.9 * width, xerr=_errors(estimates), label=name, color=_colour(place), error_kw=errors
+            )
+            _write_values(axes, places, estimates)
+        axes.set(xlabel=f"{next(iter(series))}, %" if len(series) == 1 else "%", xlim=(0, 100))
+        if len(series) > 1:
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(series), frameon=False)
+    return path
+
+
+def draw_runs(accuracy: Mapping[str, Estimate], path: Path, *, metric: str = "exact_match") -> Path:
+    """Draw runs one below the other, with intervals; a line goes through the first, which the others are compared to.
+
+    Args:
+        accuracy: by the runs' names.
+        path: the PNG file to write.
+        metric: the name of the metric.
+    """
+    estimates, places = list(accuracy.values()), list(range(len(accuracy)))
+    name = metric.replace("_", " ")
+    with _rows(path, list(accuracy), title=f"{name} by run, {_on_intervals(estimates)}") as axes:
+        values = [100 * estimate.value for estimate in estimates]
+        axes.errorbar(values, places, xerr=_errors(estimates), fmt="o", capsize=3, color=_colour(0))
+        if not math.isnan(values[0]):
+            axes.axvline(values[0], color="#888888", linewidth=1, linestyle=":", zorder=0)
+        if all(map(math.isnan, values)):
+            axes.set_xlim(0, 100)
+        _write_values(axes, places, estimates)
+        axes.set(xlabel=f"{name}, % (dotted line: the first run)" if len(values) > 1 else f"{name}, %")
+    return path
 
 
 def draw_sweep(accuracy: Mapping[int, Estimate], path: Path, *, metric: str = "exact_match") -> Path:
@@ -53,55 +82,131 @@ def draw_sweep(accuracy: Mapping[int, Estimate], path: Path, *, metric: str = "e
         metric: the name of the metric.
     """
     budgets = sorted(accuracy)
-    figure = _figure(6.5)
-    axes = figure.subplots()
-    values = [accuracy[k] for k in budgets]
-    axes.errorbar(budgets, [100 * estimate.value for estimate in values], yerr=_errors(values), marker="o", capsize=3)
-    axes.set_xscale("log", base=2)
-    _finish_points(axes, budgets, metric)
-    axes.set(xlabel="k, VoCo tokens per frame")
-    return _save(figure, path)
+    name, estimates = metric.replace("_", " "), [accuracy[k] for k in budgets]
+    title = f"{name} by number of VoCo tokens, {_on_intervals(estimates)}"
+    with _figure(path, 420, title=title) as figure:
+        axes = figure.subplots()
+        values = [100 * estimate.value for estimate in estimates]
+        axes.errorbar(budgets, values, yerr=_errors(estimates), marker="o", capsize=3, color=_colour(0))
+        axes.set_xscale("log", base=2)
+        labelled = _apart(budgets)
+        axes.set_xticks(labelled, list(map(str, labelled)), minor=False)
+        axes.minorticks_off()
+        if all(map(math.isnan, values)):
+            axes.set(ylim=(0, 100))
+            axes.text(0.5, 0.5, "no question has a value", transform=axes.transAxes, ha="center", color="#57606a")
+        axes.set(xlabel="k, VoCo tokens per frame", ylabel=f"{name}, %")
+        axes.grid(alpha=0.3)
+    return path
 
 
-def draw_runs(accuracy: Mapping[str, Estimate], path: Path, *, metric: str = "exact_match") -> Path:
-    """Draw runs side by side, with intervals.
+def _apart(budgets: Sequence[int]) -> list[int]:
+    """Leave out the labels that have no room on a logarithmic axis of about 600 pixels; the ends stay.
 
-    Args:
-        accuracy: by the runs' names.
-        path: the PNG file to write.
-        metric: the name of the metric.
+    >>> _apart([1, 2, 4, 8]), _apart([1, 2, 30, 31, 32])
+    ([1, 2, 4, 8], [1, 2, 32])
     """
-    figure = _figure(2.5 + 1.2 * len(accuracy))
-    axes = figure.subplots()
-    values, places = list(accuracy.values()), range(len(accuracy))
-    axes.errorbar(places, [100 * estimate.value for estimate in values], yerr=_errors(values), fmt="o", capsize=3)
-    _finish_points(axes, places, metric, list(accuracy))
-    axes.set_xlim(-0.5, len(accuracy) - 0.5)
-    return _save(figure, path)
+    pixels_per_octave = 600 / max(math.log2(budgets[-1] / budgets[0]), 1e-9)
+    kept = [budgets[-1]]
+    for k in reversed(budgets[:-1]):
+        if pixels_per_octave * math.log2(kept[-1] / k) > 10 * len(str(kept[-1])) + 8:
+            kept.append(k)
+    return kept[::-1]
 
 
-def _finish_points(axes: Axes, places: Sequence[int], metric: str, names: Sequence[str] | None = None) -> None:
-    axes.set_xticks(places, list(names or map(str, places)), minor=False)
-    axes.minorticks_off()
-    axes.set(ylabel=f"{metric.replace('_', ' ')}, %", title="with 95 % intervals over videos")
-    axes.grid(alpha=0.3)
+def _on_intervals(estimates: Sequence[Estimate]) -> str:
+    """Say what the error bars are; there are none over fewer than two videos."""
+    known = any(estimate.low is not None for estimate in estimates)
+    return "with 95 % intervals over videos" if known else "without intervals: they need two videos"
 
 
-def _errors(values: Sequence[Estimate]) -> Any:
+def _errors(estimates: Sequence[Estimate]) -> Any:
     """Compute how far intervals reach below and above their values, in percent, [2][values]."""
-    below = [0.0 if e.low is None else 100 * max(0.0, e.value - e.low) for e in values]
-    above = [0.0 if e.high is None else 100 * max(0.0, e.high - e.value) for e in values]
+    below = [0.0 if e.low is None else 100 * max(0.0, e.value - e.low) for e in estimates]
+    above = [0.0 if e.high is None else 100 * max(0.0, e.high - e.value) for e in estimates]
     return [below, above]
 
 
-def _figure(width_inches: float) -> Figure:
+def _colour(place: int) -> str:
+    return _COLOURS[place % len(_COLOURS)]
+
+
+def _write_values(axes: Axes, places: Sequence[float], estimates: Sequence[Estimate]) -> None:
+    """Write values and intervals in a column to the right of the axes, where no bar reaches."""
+    for place, estimate in zip(places, estimates, strict=True):
+        text = "no value" if math.isnan(estimate.value) else _one_digit(estimate)
+        axes.text(1.01, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=12 * _POINTS)
+
+
+def _one_digit(estimate: Estimate) -> str:
+    """Write percents with one digit: ``41.1 [39.3, 43.1]``."""
+    bounds = [f"{100 * bound:.1f}" for bound in (estimate.low, estimate.high) if bound is not None]
+    return f"{100 * estimate.value:.1f}" + (f" [{', '.join(bounds)}]" if bounds else "")
+
+
+@contextmanager
+def _rows(path: Path, names: Sequence[str], *, title: str, lines: int = 1) -> Iterator[Axes]:
+    """Give axes with a row for each name, from the top down; the picture grows with the rows.
+
+    Args:
+        lines: lines of values in a row.
+    """
+    shown = [writing(name.replace("\n", " ") or "(no name)") for name in names]
+    labels = [shortened(one.text, one.font(_FONT_SIZE), _NAME_WIDTH, num_lines=_NAME_LINES) for one in shown]
+    row = _LINE_HEIGHT * max(lines, *map(len, labels)) + 9
+    with _figure(path, 110 + row * len(names), title=title, writings=shown) as figure:
+        axes = figure.subplots()
+        yield axes
+        axes.set_yticks(range(len(names)), ["\n".join(label) for label in labels])
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.grid(axis="x", alpha=0.3)
+        axes.set_axisbelow(True)
+
+
+@contextmanager
+def _figure(path: Path, height: int, *, title: str, writings: Sequence[Writing] = ()) -> Iterator[Figure]:
+    """Give an empty figure, and write it as a PNG at the end.
+
+    Args:
+        height: pixels below the title.
+        title: broken into lines where it is long.
+        writings: other texts of the figure, for the fonts that they need.
+    """
     try:
+        from matplotlib import rc_context
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError as error:
         raise UsageError("a picture needs matplotlib: pip install 'voco-video[eval]'") from error
-    return Figure(figsize=(max(4.5, width_inches), 4.2), layout="constrained")
+    head = writing(title)
+    above = wrapped(head.text, head.font(16), _WIDTH - 40)
+    small = writing(note_on_missing([head, *writings]))
+    below = wrapped(small.text, small.font(12), _WIDTH - 40) if small.text else []
+    pixels = height + 24 * len(above) + 18 * len(below)
+    with rc_context(
+        {
+            "font.family": _families([head, *writings]),
+            "font.size": _FONT_SIZE * _POINTS,
+            "text.parse_math": False,  # a name with $ in it is no formula
+            "figure.facecolor": "white",
+            "axes.facecolor": "white",
+        }
+    ):
+        figure = Figure(figsize=(_WIDTH / _DPI, pixels / _DPI), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
+        figure.suptitle("\n".join(above), x=0.01, ha="left", fontsize=16 * _POINTS)
+        if below:
+            figure.supxlabel("\n".join(below), x=0.01, ha="left", fontsize=12 * _POINTS, color="#57606a")
+        yield figure
+        figure.savefig(path, dpi=_DPI, facecolor="white")
 
 
-def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, dpi=_DPI)
-    return path
+def _families(writings: Sequence[Writing]) -> list[str]:
+    """List matplotlib's own font and those that the texts need beside it."""
+    from matplotlib.font_manager import FontProperties, fontManager
+
+    families = ["DejaVu Sans"]
+    for file in dict.fromkeys(one.font_file for one in writings if one.font_file is not None):
+        if "DejaVuSans." not in file:
+            fontManager.addfont(file)
+            families.append(FontProperties(fname=file).get_name())
+    return families

@@ -309,8 +309,9 @@ def write_report(report: Report, stem: Path) -> tuple[Path, ...]:
     if report.judgement is not None:
         judged = {group.name: group.share_yes for group in report.judgement.groups}
         series["judged yes"] = {name: judged.get(name, Estimate(math.nan, None, None)) for name in series[NAMES[first]]}
-    title = f"{_title(report)}, 95 % intervals over videos"
-    return write_files(files, stem, lambda path: draw_by_group(series, path, title=title), inputs=[report.predictions])
+    return write_files(
+        files, stem, lambda path: draw_by_group(series, path, title=_title(report)), inputs=[report.predictions]
+    )
 
 
 def to_markdown(report: Report, *, picture: str | None = None) -> str:
