@@ -5,7 +5,7 @@
 
 Between `<!-- table: NAME -->` and `<!-- end of table -->` stands what is made; the text around it is written by hand.
 Tables of arithmetic are made anew from benchmarks/results/*.json; those of the simulation from
-benchmarks/results/stragglers.json, which `python -m benchmarks.library.stragglers --record` writes.
+benchmarks/results/library/stragglers.json, which `python -m benchmarks.library.stragglers --record` writes.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 Report = dict[str, Any]
 ORDERS = ("arrival", "longest-first")
-RECORDED = RESULTS / "stragglers.json"
+RECORDED = RESULTS / "library" / "stragglers.json"
 _LLAMA = "Llama 3, arXiv:2407.21783: 419 unplanned interruptions of 16 384 GPUs in 54 days; eight GPUs a node"
 
 
@@ -285,6 +285,7 @@ def _label(one: Report) -> str:
 def record() -> Path:
     """Simulate all scenarios and write the JSON and the plot that the page shows."""
     report = {"scenarios": {name: recorded_scenario(name) for name in SCENARIOS}}
+    RECORDED.parent.mkdir(exist_ok=True)
     RECORDED.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     _save(lambda figure: draw(report, figure), RECORDED.with_suffix(".png"), (12, 3.8))
     return RECORDED
@@ -338,7 +339,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON: options, cluster, runs")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw workers at work over time into a PNG")
     parser.add_argument(
-        "--record", action="store_true", help="simulate what docs/scale.md shows, into benchmarks/results/"
+        "--record", action="store_true", help="simulate what docs/scale.md shows, into benchmarks/results/library/"
     )
     add_flags(parser, Options)
     parsed = parser.parse_args(arguments)

@@ -9,6 +9,7 @@ import pytest
 from benchmarks.library import page, stragglers
 from benchmarks.library.arithmetic import Arithmetic
 from benchmarks.library.inputs import Inputs
+from tests.helpers.drawn_texts import drawn_by_matplotlib
 from voco_video.errors import DataError, UsageError
 
 QUICK = ["--videos", "300", "--hours", "30", "--nodes", "2", "--workers-per-node", "4"]
@@ -80,6 +81,15 @@ def test_workers_are_as_fast_as_the_arithmetic_has_it():
     assert stragglers.Options().cluster().speed == Arithmetic(Inputs()).worker["rate"]
     assert stragglers.Options(speed=7.0).cluster().speed == 7.0
     assert stragglers.Options(fetch_seconds=0.0).cluster().start_seconds == stragglers.per_video_figure().value
+
+
+def test_texts_of_the_plot_can_be_read(recorded, tmp_path):
+    with drawn_by_matplotlib() as drawn:
+        stragglers._save(
+            lambda figure: stragglers.draw({"scenarios": recorded}, figure), tmp_path / "plot.png", (12, 3.8)
+        )
+    assert drawn.faults == []
+    assert "whole videos" in drawn.texts
 
 
 # ---------------------------------------------------------------------- the command
