@@ -42,8 +42,11 @@ def test_a_page_with_other_numbers_is_noticed_and_put_right(tmp_path, monkeypatc
 
 def assert_as_recorded(found, recorded):
     """The same options and, for every run that was made again, the same outcome."""
-    assert found["options"] == recorded["options"]
-    assert found["cluster"] == pytest.approx(recorded["cluster"], rel=1e-6)
+    advice = (
+        "inputs changed: run python -m benchmarks.library.stragglers --record, then python -m benchmarks.library.page"
+    )
+    assert found["options"] == recorded["options"], advice
+    assert found["cluster"] == pytest.approx(recorded["cluster"], rel=1e-6), advice
     assert found["lengths"] == pytest.approx(recorded["lengths"], rel=1e-6)
     for one in found["runs"]:
         (same,) = [
