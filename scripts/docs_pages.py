@@ -26,6 +26,7 @@ BORROWED = {
     "changelog.md": ROOT / "CHANGELOG.md",
     "measurements.md": ROOT / "benchmarks" / "README.md",
     "results/decode.png": ROOT / "benchmarks" / "results" / "decode.png",
+    "results/stragglers.png": ROOT / "benchmarks" / "results" / "library" / "stragglers.png",
 }
 """Files of the site that are kept outside docs/, by their place on it."""
 COMMANDS_MARK = "<!-- every command -->"

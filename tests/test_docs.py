@@ -88,7 +88,7 @@ def test_what_stands_in_backticks_exists(page):
         if code.startswith("voco-video "):
             check_options(re.sub(r"[\"'].*?[\"']", "x", code).split()[1:])
         elif match := re.match(
-            r"(?:python -m )?((?:benchmarks\.)?(?:speed|quality)\.\w+|benchmarks\.\w+)( .*)?$", code
+            r"(?:python -m )?((?:benchmarks\.)?(?:speed|quality|library)\.\w+|benchmarks\.\w+)( .*)?$", code
         ):
             module = match[1] if match[1].startswith("benchmarks.") else f"benchmarks.{match[1]}"
             check_benchmark([module, *(match[2] or "").split()])

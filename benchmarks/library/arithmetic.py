@@ -254,10 +254,10 @@ class Arithmetic:
         return [{"item": a, "amount": b, "when": c, "dollars": d} for a, b, c, d in lines]
 
     def _list_dollars(self) -> float:
-        return self.request["list_requests"] * self.inputs.put_dollars_per_1000 / 1000
+        return float(self.request["list_requests"]) * self.inputs.put_dollars_per_1000 / 1000
 
     def _question_dollars(self) -> float:
-        return 1e6 * self.request["question_gets"] * self.inputs.get_dollars_per_1000 / 1000
+        return 1e6 * float(self.request["question_gets"]) * self.inputs.get_dollars_per_1000 / 1000
 
     # ------------------------------------------------------------------ limits
 
@@ -279,7 +279,8 @@ class Arithmetic:
         in_memory = on.node_memory_gb * 1e9 / found["search with voco-tiny, held in memory"].value
         in_a_second = 1 / found["search with voco-tiny, one question"].value
         prunes = video_seconds / found["pruning after every write"].value
-        free_size = on.put_dollars_per_1000 / 1000 / (on.store_dollars_per_gb_month / GIB or math.inf)
+        month = on.store_dollars_per_gb_month / GIB
+        small = [on.put_dollars_per_1000 / 1000 / month] if month else []  # what is kept for nothing has no such size
         mbits = self.worker["rate"] / on.fps * on.source_megabits
         workers = float(self.worker["count"])
         return [
@@ -292,11 +293,14 @@ class Arithmetic:
                 request["objects"],
                 60 / on.request_seconds * on.list_keys,
             ),
-            (
-                "small objects: writing one costs more than a month of keeping it",
-                "bytes or less",
-                request["mean_object_bytes"],
-                free_size,
+            *(
+                (
+                    "small objects: writing one costs more than a month of keeping it",
+                    "bytes or less",
+                    request["mean_object_bytes"],
+                    size,
+                )
+                for size in small
             ),
             ("writes under one prefix", "writes a second", request["puts_per_second"], on.put_rate),
             (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable
 from dataclasses import field, fields
 from typing import Any
@@ -14,7 +13,7 @@ SCENARIO, ASSUMED, PUBLISHED, PRODUCT = "scenario", "assumption", "published", "
 
 
 def given(
-    default: Any, text: str, *, kind: str = ASSUMED, source: str = "", zero: bool = False, most: float = math.inf
+    default: Any, text: str, *, kind: str = ASSUMED, source: str = "", zero: bool = False, most: float = 1e12
 ) -> Any:
     """A field that users can set: its default, what it is, where the default comes from, and what it may be.
 
@@ -68,13 +67,13 @@ def check_fields(options: Any) -> None:
     for one in fields(options):
         value = getattr(options, one.name)
         if isinstance(value, (int, float)) and (wrong := _fault(value, one.metadata)):
-            raise UsageError(f"{one.name} {wrong}, not {value:g}")
+            raise UsageError(f"{one.name} {wrong}, not {value}")
 
 
 def _number(metadata: Any, kind: type) -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:
-            value = kind(text.replace("_", ""))
+            value: float = kind(text.replace("_", ""))
         except ValueError:
             whole = "a whole number" if kind is int else "a number"
             raise argparse.ArgumentTypeError(f"must be {whole}, not {text!r}") from None
@@ -86,8 +85,8 @@ def _number(metadata: Any, kind: type) -> Callable[[str], float]:
 
 
 def _fault(value: float, metadata: Any) -> str:
-    if not math.isfinite(value):
-        return "must be a finite number"
+    if value != value:
+        return "must be a number"
     if value < 0 or (value == 0 and not metadata["zero"]):
         return "must be 0 or more" if metadata["zero"] else "must be more than 0"
     return f"must be at most {metadata['most']:g}" if value > metadata["most"] else ""

@@ -32,7 +32,7 @@ class Inputs:
     hours: float = given(100_000.0, "hours of video of the library", kind=SCENARIO)
     sigma: float = given(2.1, "spread of the lengths: standard deviation of their logarithms", zero=True, most=5)
     longest_hours: float = given(12.0, "the longest video")
-    fps: float = given(1.0, "frames a second that are compressed", kind=SCENARIO)
+    fps: float = given(1.0, "frames a second that are compressed", kind=SCENARIO, most=1000)
     codec: str = given("h264", f"codec of the videos, 720p: {', '.join(CODECS)}", kind=SCENARIO)
     source_megabits: float = given(2.5, "Mbit a second of the video files")
     days: float = given(7.0, "days in which it has to be done", kind=SCENARIO)

@@ -131,7 +131,7 @@ class Outcome:
         pieces, attempts: what was to be done, and how often something was begun.
         worker_failures, node_losses, errors: that hit a piece under way (a lost node counts once a piece).
         lost_work: video done in vain.
-        busy: share of the workers at work, in 200 equal steps of the makespan.
+        busy: share of the workers at work, in 100 equal steps of the makespan.
     """
 
     makespan_seconds: float
@@ -201,13 +201,19 @@ def simulate(
         seed: which nodes are slow.
 
     Raises:
-        UsageError: there are no videos, or no run can end because nothing outlives its faults.
+        UsageError: there are no videos, windows are so small that there are too many pieces, or no run can end because
+            nothing outlives its faults.
     """
     if not lengths:
         raise UsageError("there are no videos to simulate")
+    if window_seconds is not None and (count := sum(lengths) / window_seconds) > MAX_PIECES:
+        raise UsageError(
+            f"windows of {window_seconds:g} s make {count:.2g} pieces, more than {MAX_PIECES:.2g}; give larger ones"
+        )
     return _Run(lengths, cluster, faults, window_seconds, longest_first, seed).outcome()
 
 
+MAX_PIECES = 20_000_000
 MAX_ATTEMPTS_PER_PIECE = 1000  # on average, after which a run is taken for one that cannot end
 
 
@@ -366,7 +372,7 @@ class _Run:
         self.count += 1
         heapq.heappush(self.heap, (time, kind, self.count, what))
 
-    def _busy(self, makespan: float, steps: int = 200) -> list[float]:
+    def _busy(self, makespan: float, steps: int = 100) -> list[float]:
         """The share of all workers that had a piece, in each of equal steps of the time."""
         step = makespan / steps
         seconds = [0.0] * (steps + 1)
@@ -380,4 +386,4 @@ class _Run:
             seconds[last] += end - last * step
             for middle in range(first + 1, last):
                 seconds[middle] += step
-        return [round(found / step / self.cluster.num_workers, 6) for found in seconds[:steps]]
+        return [round(found / step / self.cluster.num_workers, 4) for found in seconds[:steps]]

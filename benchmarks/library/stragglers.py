@@ -1,7 +1,7 @@
 """What stragglers and failures cost a library of videos, and what cutting long videos at windows changes: simulated.
 
     python -m benchmarks.library.stragglers                              1 000 hours on 64 GPUs, several windows
-    python -m benchmarks.library.stragglers --windows none 600 --orders longest-first
+    python -m benchmarks.library.stragglers --windows none 600 --orders longest-first --num-seeds 5
     python -m benchmarks.library.stragglers --lengths lengths.txt --nodes 32 --node-hours 4 --speed 12
     python -m benchmarks.library.stragglers --json --plot stragglers.png
     python -m benchmarks.library.stragglers --record                     what docs/scale.md shows; minutes
@@ -16,10 +16,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
 Report = dict[str, Any]
 ORDERS = ("arrival", "longest-first")
-RECORDED = RESULTS / "stragglers.json"
+RECORDED = RESULTS / "library" / "stragglers.json"
 _LLAMA = "Llama 3, arXiv:2407.21783: 419 unplanned interruptions of 16 384 GPUs in 54 days; eight GPUs a node"
 
 
@@ -50,13 +52,13 @@ class Options:
         UsageError: a value that cannot be.
     """
 
-    videos: int = given(10_000, "videos", kind=SCENARIO)
+    videos: int = given(10_000, "videos", kind=SCENARIO, most=5_000_000)
     hours: float = given(1000.0, "hours of video", kind=SCENARIO)
     sigma: float = given(2.1, "spread of the lengths: standard deviation of their logarithms", zero=True, most=5)
     longest_hours: float = given(12.0, "the longest video")
     lengths: str = given("", "a file of lengths in their place: one number of seconds a line", kind=SCENARIO)
-    nodes: int = given(8, "nodes", kind=SCENARIO)
-    workers_per_node: int = given(8, "workers of each, one a GPU", kind=SCENARIO)
+    nodes: int = given(8, "nodes", kind=SCENARIO, most=100_000)
+    workers_per_node: int = given(8, "workers of each, one a GPU", kind=SCENARIO, most=1000)
     speed: float = given(0.0, "seconds of video a second of a worker; 0: as benchmarks.library.cost has it", zero=True)
     fetch_seconds: float = given(1.0, "until the bytes of a piece are there; its opening comes on top", zero=True)
     slow_share: float = given(0.125, "share of the nodes that are slow", zero=True, most=1)
@@ -117,22 +119,32 @@ def default_speed() -> float:
     return float(Arithmetic(Inputs()).worker["rate"]) / Inputs().fps
 
 
-def run(options: Options, windows: Sequence[float | None], orders: Sequence[str]) -> Report:
-    """Simulate every window in every order, on the same videos, nodes and faults."""
-    lengths, cluster = options.video_lengths(), options.cluster()
-    runs = []
-    for order in orders:
-        for window in windows:
+def run(
+    options: Options, windows: Sequence[float | None], orders: Sequence[str], *, num_seeds: int = 1, busy: bool = True
+) -> Report:
+    """Simulate every window in every order, on the same videos, nodes and faults; once for each seed.
+
+    Args:
+        num_seeds: how many, from the options' seed on.
+        busy: keep the share of workers at work over time, of the first seed.
+    """
+    runs, lengths, cluster = [], options.video_lengths(), options.cluster()
+    facts = {"hours": math.fsum(lengths) / 3600, "longest_seconds": max(lengths), "videos": len(lengths)}
+    for seed in range(options.seed, options.seed + num_seeds):
+        one = replace(options, seed=seed)
+        lengths = one.video_lengths() if seed != options.seed else lengths
+        for order, window in product(orders, windows):
             outcome = simulate(
                 lengths,
                 cluster,
-                options.faults(),
+                one.faults(),
                 window_seconds=window,
                 longest_first=order == "longest-first",
-                seed=options.seed,
-            )
-            runs.append({"window_seconds": window, "order": order} | _rounded(outcome.as_json()))
-    facts = {"hours": math.fsum(lengths) / 3600, "longest_seconds": max(lengths), "videos": len(lengths)}
+                seed=seed,
+            ).as_json()
+            if not (busy and seed == options.seed):
+                del outcome["busy"]
+            runs.append({"window_seconds": window, "order": order, "seed": seed} | _rounded(outcome))
     return {"options": asdict(options), "cluster": _rounded(asdict(cluster)), "lengths": _rounded(facts), "runs": runs}
 
 
@@ -145,6 +157,7 @@ WINDOWS: tuple[float | None, ...] = (None, 3600.0, 1800.0, 600.0, 300.0, 60.0)
 BATCH = Options()
 SPOT = replace(BATCH, speed=5.0, node_hours=2.0, replace_seconds=120.0)
 LIBRARY = replace(BATCH, videos=1_000_000, hours=100_000.0)
+SEEDS = 7
 SCENARIOS: dict[str, tuple[Options, Sequence[float | None], Sequence[str]]] = {
     "batch": (BATCH, WINDOWS, ORDERS),
     "spot": (SPOT, WINDOWS, ORDERS),
@@ -156,17 +169,36 @@ SCENARIOS: dict[str, tuple[Options, Sequence[float | None], Sequence[str]]] = {
 """What docs/scale.md shows: options, windows, orders."""
 
 
+def recorded_scenario(name: str, *, num_seeds: int = SEEDS) -> Report:
+    """One of `SCENARIOS`, simulated; those of the whole library with one seed, as they take long."""
+    is_small = name in ("batch", "spot")
+    return run(*SCENARIOS[name], num_seeds=num_seeds if is_small else 1, busy=name == "batch")
+
+
 def runs_table(scenario: Report) -> str:
-    """A row for each run of a scenario."""
-    rows = []
+    """A row for each window and order: medians over the seeds, for the time with its range."""
+    groups: dict[tuple[Any, str], list[Report]] = {}
     for one in scenario["runs"]:
-        window = "whole videos" if one["window_seconds"] is None else duration(one["window_seconds"])
-        killed = f"{one['worker_failures']:,} + {one['node_losses']:,}"
-        rows.append([window, one["order"], f"{one['pieces']:,}", duration(one["makespan_seconds"])])
-        rows[-1] += [f"**{number(one['over_ideal'])}**", percent(one["tail_share"])]
-        rows[-1] += [number(one["lost_work"] / 3600), killed, f"{one['failed']:,}"]
+        groups.setdefault((one["window_seconds"], one["order"]), []).append(one)
+    rows = []
+    for (window, order), runs in groups.items():
+        middle = {key: statistics.median(one[key] for one in runs) for key in runs[0] if key in _SHOWN}
+        over = sorted(one["over_ideal"] for one in runs)
+        spread = f" ({number(over[0])} – {number(over[-1])})" if len(runs) > 1 else ""
+        rows.append([_window_words(window), order, f"{middle['pieces']:,.0f}", duration(middle["makespan_seconds"])])
+        rows[-1] += [f"**{number(middle['over_ideal'])}**{spread}", percent(middle["tail_share"])]
+        rows[-1] += [number(middle["lost_work"] / 3600), f"{middle['worker_failures']:,.0f}"]
+        rows[-1] += [f"{middle['node_losses']:,.0f}", f"{middle['failed']:,.0f}"]
     headings = ["cut at", "order", "pieces", "took", "times the ideal", "some worker idle", "hours done in vain"]
-    return table([*headings, "killed: workers + by nodes", "rows failed"], rows)
+    return table([*headings, "pieces killed with a worker", "with a node", "rows failed"], rows)
+
+
+_SHOWN = {"pieces", "makespan_seconds", "over_ideal", "tail_share", "lost_work"}
+_SHOWN |= {"worker_failures", "node_losses", "failed"}
+
+
+def _window_words(window: float | None) -> str:
+    return "whole videos" if window is None else duration(window)
 
 
 def library_table(report: Report) -> str:
@@ -174,8 +206,7 @@ def library_table(report: Report) -> str:
     rows = []
     for name, scenario in report["scenarios"].items():
         for one in scenario["runs"] if name.startswith("library") else ():
-            window = "whole videos" if one["window_seconds"] is None else duration(one["window_seconds"])
-            cluster = scenario["cluster"]
+            window, cluster = _window_words(one["window_seconds"]), scenario["cluster"]
             workers = cluster["nodes"] * cluster["workers_per_node"]
             alone = scenario["lengths"]["longest_seconds"] / cluster["speed"] / one["ideal_seconds"]
             rows.append([f"{workers:,}", window, one["order"], f"{one['pieces']:,}", duration(one["makespan_seconds"])])
@@ -191,8 +222,8 @@ def facts_line(scenario: Report) -> str:
     longest, ideal = duration(lengths["longest_seconds"]), duration(scenario["runs"][0]["ideal_seconds"])
     return (
         f"{lengths['videos']:,} videos, {number(lengths['hours'])} hours, the longest {longest}; {workers:,} workers "
-        f"that do {number(cluster['speed'])} s of video a second and take {number(cluster['start_seconds'])} s to start "
-        f"a piece; without starts, waits and faults {ideal}"
+        f"that do {number(cluster['speed'])} s of video a second and start a piece in "
+        f"{number(cluster['start_seconds'])} s; without starts, waits and faults {ideal}"
     )
 
 
@@ -202,17 +233,25 @@ def draw(report: Report, figure: Figure) -> None:
     left, middle, right = figure.subplots(1, 3)
     shown = [(None, "arrival"), (3600.0, "arrival"), (600.0, "arrival"), (None, "longest-first")]
     for one in scenarios["batch"]["runs"]:
-        if (one["window_seconds"], one["order"]) in shown:
+        if "busy" in one and (one["window_seconds"], one["order"]) in shown:
             step = one["makespan_seconds"] / len(one["busy"]) / 60
             minutes = [(n + 0.5) * step for n in range(len(one["busy"]))]
             left.plot(minutes, [100 * share for share in one["busy"]], label=_label(one))
     left.set(xlabel="minutes", ylabel="% of workers at work", title="1 000 hours, 64 GPUs", ylim=(0, 105))
     left.legend(fontsize="small")
-    for name, label in (("batch", "data centre"), ("spot", "spot, slower model")):
-        cut = [one for one in scenarios[name]["runs"] if one["order"] == "arrival"]
-        windows = [one["window_seconds"] or scenarios[name]["lengths"]["longest_seconds"] for one in cut]
-        middle.plot(windows, [one["over_ideal"] for one in cut], "o-", label=label)
-    middle.set(xscale="log", yscale="log", xlabel="window, seconds (right: whole)", title="Time over the ideal")
+    for name, label in (("batch", "data centre"), ("spot", "machines taken away, slower model")):
+        by_window: dict[float, list[float]] = {}
+        for one in scenarios[name]["runs"]:
+            if one["order"] == "arrival":
+                window = one["window_seconds"] or scenarios[name]["lengths"]["longest_seconds"]
+                by_window.setdefault(window / 60, []).append(one["over_ideal"])
+        minutes = list(by_window)
+        middle.plot(minutes, [statistics.median(found) for found in by_window.values()], "o-", label=label)
+        middle.fill_between(minutes, *zip(*((min(v), max(v)) for v in by_window.values()), strict=True), alpha=0.2)
+    middle.set(
+        xscale="log", xlabel="window, minutes (the last: whole videos)", title="1 000 hours: time over the ideal"
+    )
+    middle.set(ylim=(1, None))
     middle.legend(fontsize="small")
     for window, style in ((None, "o-"), (600.0, "s--")):
         points = [
@@ -229,7 +268,7 @@ def draw(report: Report, figure: Figure) -> None:
 def draw_runs(report: Report, figure: Figure) -> None:
     """Workers at work over time, a line for each run."""
     axes = figure.subplots()
-    for one in report["runs"]:
+    for one in (one for one in report["runs"] if "busy" in one):
         step = one["makespan_seconds"] / len(one["busy"]) / 60
         axes.plot(
             [(n + 0.5) * step for n in range(len(one["busy"]))], [100 * b for b in one["busy"]], label=_label(one)
@@ -245,7 +284,8 @@ def _label(one: Report) -> str:
 
 def record() -> Path:
     """Simulate all scenarios and write the JSON and the plot that the page shows."""
-    report = {"scenarios": {name: run(*scenario) for name, scenario in SCENARIOS.items()}}
+    report = {"scenarios": {name: recorded_scenario(name) for name in SCENARIOS}}
+    RECORDED.parent.mkdir(exist_ok=True)
     RECORDED.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     _save(lambda figure: draw(report, figure), RECORDED.with_suffix(".png"), (12, 3.8))
     return RECORDED
@@ -271,6 +311,12 @@ def _window(text: str) -> float | None:
     return value
 
 
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text!r}")
+    return int(text)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Simulate and print; 2 for a value that cannot be, 1 for a file that cannot be read or written."""
     parser = argparse.ArgumentParser(
@@ -278,13 +324,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--windows", type=_window, nargs="+", default=[None, 3600.0, 600.0, 60.0], metavar="SECONDS")
+    parser.add_argument(
+        "--windows",
+        type=_window,
+        nargs="+",
+        default=[None, 3600.0, 600.0, 60.0],
+        metavar="SECONDS",
+        help="where longer videos are cut; none leaves them whole (default none 3600 600 60)",
+    )
     parser.add_argument(
         "--orders", choices=ORDERS, nargs="+", default=["arrival"], help="of the queue (default arrival)"
     )
+    parser.add_argument("--num-seeds", type=_count, default=1, help="seeds, from --seed on (default 1)")
     parser.add_argument("--json", action="store_true", help="print JSON: options, cluster, runs")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw workers at work over time into a PNG")
-    parser.add_argument("--record", action="store_true", help="simulate what docs/scale.md shows, into results/")
+    parser.add_argument(
+        "--record", action="store_true", help="simulate what docs/scale.md shows, into benchmarks/results/library/"
+    )
     add_flags(parser, Options)
     parsed = parser.parse_args(arguments)
     try:
@@ -292,7 +348,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(record())
             return 0
         options = options_from(parsed, Options)
-        report = run(options, parsed.windows, parsed.orders)
+        report = run(options, parsed.windows, parsed.orders, num_seeds=parsed.num_seeds)
         if parsed.plot:
             _save(lambda figure: draw_runs(report, figure), parsed.plot, (8, 4))
     except (VocoVideoError, OSError) as error:

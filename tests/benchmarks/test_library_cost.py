@@ -214,7 +214,10 @@ def test_tables_are_printed(capsys):
     ("flags", "message"),
     [
         (["--fps", "-1"], "--fps: must be more than 0, not -1"),
-        (["--fps", "nan"], "must be a finite number"),
+        (["--fps", "nan"], "must be a number, not nan"),
+        (["--days", "inf"], "must be at most 1e+12, not inf"),
+        (["--videos", "1" + 400 * "0"], "must be at most 1e+12"),
+        (["--gpus", "x"], "must be a whole number, not 'x'"),
         (["--videos", "1.5"], "must be a whole number"),
         (["--gpu-share", "1.1"], "must be at most 1"),
         (["--model", "gpt"], "model must be one of voco-tiny, LLaVA-1.5-7B, not 'gpt'"),
@@ -238,4 +241,6 @@ def test_inputs_are_checked_in_python_too():
         with pytest.raises(UsageError, match="must be"):
             Inputs(**values)
     Inputs(gpu_dollars_per_hour=0.0, store_dollars_per_gb_month=0.0)
-    assert Arithmetic(Inputs(store_dollars_per_gb_month=0.0)).limits()
+    free = Arithmetic(Inputs(store_dollars_per_gb_month=0.0)).report()
+    assert not any("small objects" in one["what"] for one in free["limits"])
+    json.dumps(free, allow_nan=False)
