@@ -28,6 +28,7 @@ from voco_video.options.sampling import Sampling
 
 if TYPE_CHECKING:
     from voco_video.answer.compressed_video import CompressedVideo
+    from voco_video.api import VideoModel
 
 VIDEO_SUFFIXES = frozenset(
     {
@@ -95,6 +96,18 @@ def compress(
     from voco_video.api import load_model
 
     loaded = load_model(model, **asdict(load), cache_dir=cache_dir)
+    num_failed = compress_files(loaded, files, {**asdict(sampling), **asdict(compression)}, json=json)
+    if num_failed:
+        print(f"{num_failed} of {len(files)} files failed", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def compress_files(model: VideoModel, files: list[Path | str], options: dict[str, Any], *, json: bool) -> int:
+    """Compress files and print what came of them; one that fails is named, and the others are compressed.
+
+    Returns:
+        How many failed. A single file's error is raised.
+    """
     rows: list[dict[str, Any]] = []
     num_failed = 0
     path, bar = files[0], ProgressBar("", quiet=True)
@@ -105,9 +118,8 @@ def compress(
             with ProgressBar(short_name(path), quiet=json) as bar:
                 yield path
 
-    options = {**asdict(sampling), **asdict(compression)}
     try:
-        for item in loaded.compress_many(begun(), **options, on_progress=lambda state: bar.show_frames(state)):
+        for item in model.compress_many(begun(), **options, on_progress=lambda state: bar.show_frames(state)):
             if item.video is not None:
                 rows.append(summary(path, item.video))
                 if rows[-1]["compressor_choice"] and not json:
@@ -125,9 +137,7 @@ def compress(
         )
         raise typer.Exit(130) from None
     print_summary(rows, json=json)
-    if num_failed:
-        print(f"{num_failed} of {len(files)} files failed", file=sys.stderr)
-        raise typer.Exit(1)
+    return num_failed
 
 
 def expand_paths(paths: list[str]) -> list[Path | str]:
