@@ -362,7 +362,7 @@ class VideoModel(SeveralVideos):
 
 
 class VideoStream(Stream):
-    """A `Stream` whose frames answer questions while it runs. Comes from `VideoModel.open_stream`."""
+    """A live source whose frames answer questions while it runs. Comes from `VideoModel.open_stream`."""
 
     def __init__(
         self, model: VideoModel, source: str | Path, options: StreamOptions, compress: CompressOptions

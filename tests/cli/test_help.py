@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from itertools import combinations
@@ -15,9 +16,11 @@ from tests.helpers.pages import Block, run_blocks
 from voco_video import cli
 from voco_video.cli import help as pages
 from voco_video.cli.help import FORMER, PANELS, page, panel_of, split_help, wrapped_command
+from voco_video.options.fields import options_of as options_of_class
 from voco_video.options.sampling import Sampling
 from voco_video.shapes.rendering import write_clip
 from voco_video.shapes.world import demo_scene
+from voco_video.training.config import TrainConfig
 
 NAMES = list(commands())
 ROOT = typer.main.get_command(cli.app)
@@ -190,3 +193,42 @@ def test_help_in_a_pipe_is_plain(run, argument, monkeypatch):
     assert (code, err) == (0, "")
     assert "\x1b" not in out
     assert out.startswith("Usage: voco-video cache ls [OPTIONS]\n\nList compressed videos")
+
+
+def test_train_explains_every_option_of_a_recipe(run, monkeypatch):
+    known = options_of_class(TrainConfig)
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, err = run("train", "--options")
+    assert (code, err) == (0, "")
+    assert all(len(line) <= 80 for line in out.splitlines())
+    together = " ".join(out.split())
+    for one in known:
+        assert f" {one.name} {' '.join(one.details.help.split())} [{one.facts_text}]" in f" {together}", one.name
+    headings = re.findall(r"^(\w[\w ]*)\. .*:$", out, re.MULTILINE)
+    assert headings == ["Run", "Data", "MovingShapes", "Trained parts", "Optimization", "Engine"]
+    rows = json.loads(run("train", "--options", "--json")[1])
+    assert [(row["name"], row["help"], row["type"]) for row in rows] == [
+        (one.name, one.details.help, one.type_text) for one in known
+    ]
+    assert {row["unit"] for row in rows} >= {"steps", "samples", "frames", "tokens"}
+    assert [row["name"] for row in rows if row["is_required"]] == ["output_dir"]
+
+
+def test_train_shows_what_a_recipe_sets(run):
+    code, out, err = run("train", "own-clips", "--options", "--set", "learning_rate=0.5", "--out", "there")
+    assert (code, err) == (0, "")
+    together = " ".join(out.split())
+    assert "default: 2e-05; here: 0.5]" in together
+    assert 'has to be given; here: "there"]' in together
+    rows = {row["name"]: row for row in json.loads(run("train", "own-clips", "--options", "--json")[1])}
+    assert rows["output_dir"]["value"] == "runs/own-clips"
+    assert rows["optimizer"]["value"] == rows["optimizer"]["default"] == "adamw"
+    code, _, err = run("train", "own-clips", "--options", "--set", "learning_rate=fast")
+    assert (code, err.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("folder", ["runs/a b", "runs: x", "[1]", "yes"])
+def test_the_folder_of_a_run_is_taken_as_it_is(run, folder):
+    """It goes through YAML, in which some texts are something else."""
+    rows = json.loads(run("train", "own-clips", "--options", "--json", "-o", folder)[1])
+    assert next(row["value"] for row in rows if row["name"] == "output_dir") == folder

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import pydoc
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +24,7 @@ from voco_video.errors import UsageError
 from voco_video.evaluate.options import EvalOptions
 from voco_video.options.answering import AnswerOptions, ViewOptions
 from voco_video.options.compression import CompressOptions, StreamOptions
-from voco_video.options.fields import Options, option, option_rows, options_of
+from voco_video.options.fields import Options, option, option_of, option_rows, options_of
 from voco_video.options.judging import Judging
 from voco_video.options.loading import LoadOptions
 from voco_video.options.sampling import Sampling
@@ -179,3 +181,35 @@ def test_the_tables_of_the_documentation_are_written(tmp_path):
     text = page.read_text(encoding="utf-8")
     assert "| `storage` | native or int8 | native | Keep the model's own type, or int8. |" in text
     assert text.count("\n| `") == sum(map(len, map(option_rows, ALL)))
+
+
+@pytest.mark.parametrize("owner", ALL)
+def test_the_docstring_says_what_each_option_is(owner):
+    """Also in Python's own help, and from the one definition, so that it cannot be another."""
+    shown = " ".join(inspect.getdoc(owner).partition("Attributes:\n")[2].split())
+    for one in options_of(owner):
+        assert f"{one.name} ({one.facts_text}): {' '.join(one.details.help.split())}" in shown
+    assert options_of(owner)[-1].name in pydoc.render_doc(owner, renderer=pydoc.plaintext)
+
+
+def test_every_number_says_its_unit_or_has_none():
+    """A share, a seed, a rank and the like count nothing."""
+    bare = {
+        *("fps", "temperature", "top_p", "repetition_penalty", "learning_rate", "adam_beta2", "max_grad_norm"),
+        *("lora_rank", "lora_alpha", "lora_dropout", "weight_decay", "distillation_weight", "weight_bits"),
+        *("judge_price_per_million_in", "judge_price_per_million_out"),
+    }
+    for owner in ALL:
+        for one in options_of(owner):
+            is_number = re.search(r"\b(int|float)\b", str(one.type)) and not re.search("tuple|Mapping", str(one.type))
+            if is_number and not one.name.endswith(("seed", "_fraction")):
+                assert bool(one.details.unit) != (one.name in bare), f"{owner.__name__}.{one.name}"
+
+
+def test_a_switch_that_is_on_can_be_turned_off():
+    (command,) = (typer.main.get_command(cli.app).commands[name] for name in ("compress",))
+    for words, value in ([], True), (["--no-merge-pictures"], False), (["--merge-pictures"], True):
+        assert command.make_context("compress", ["clip.mp4", *words]).params["merge_pictures"] is value
+    assert as_flags("merge_pictures=False", {"merge_pictures": option_of(CompressOptions, "merge_pictures").flags}) == (
+        "--no-merge-pictures"
+    )

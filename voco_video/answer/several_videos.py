@@ -15,7 +15,7 @@ from voco_video.answer.compressed_video import CompressedVideo
 from voco_video.answer.moments import Moment
 from voco_video.compress import Progress
 from voco_video.errors import FILE_ERRORS, CacheError, ModelError, UsageError, VocoVideoError
-from voco_video.files.urls import short_name
+from voco_video.files.urls import short_name, shown_name
 from voco_video.options.compression import AUTO, BatchSize, CompressOptions, Decoder, Form, Storage
 from voco_video.options.sampling import Sampling
 from voco_video.video.pictures import Pictures
@@ -97,6 +97,12 @@ class Compressed:
     video: CompressedVideo | None = None
     error: Exception | None = None
 
+    @property
+    def name(self) -> str:
+        """What the video is called: its path, its URL without secrets, or what kind of thing it is."""
+        is_text = isinstance(self.given, (str, os.PathLike))
+        return shown_name(str(self.given)) if is_text else type(self.given).__name__
+
 
 class SeveralVideos(ABC):
     """What a model does with several videos; a base of `voco_video.VideoModel`."""
@@ -150,7 +156,7 @@ class SeveralVideos(ABC):
             ModelError: the first video shows that this model cannot do it, so no other will do better.
 
         >>> for item in model.compress_many(Path("clips").glob("*.mp4"), progress=True):     # doctest: +SKIP
-        ...     print(item.given, item.error or item.video)
+        ...     print(item.name, item.error or item.video)
         """
         sampling = Sampling(
             fps=fps,
@@ -191,7 +197,7 @@ class SeveralVideos(ABC):
 
             for given in videos:
                 bar.set_postfix_str("", refresh=False)
-                bar.set_description(_shown(given))
+                bar.set_description(short_name(Compressed(given).name))
                 try:
                     item = Compressed(given, self.compress_with(given, sampling, options, show))
                     num_done += 1
@@ -246,8 +252,3 @@ def _listed(videos: Any) -> Iterable[Any]:
     """Return videos as an iterable, also where there is but one."""
     is_one = isinstance(videos, (str, os.PathLike, bytes, bytearray, memoryview, CompressedVideo, Pictures, LocalVideo))
     return [videos] if is_one or hasattr(videos, "read") else videos
-
-
-def _shown(video: Any) -> str:
-    """Return what a video is called beside a bar."""
-    return short_name(str(video)) if isinstance(video, (str, os.PathLike)) else type(video).__name__

@@ -31,6 +31,7 @@ from voco_video.options.sampling import Sampling
 
 if TYPE_CHECKING:
     from voco_video.answer.compressed_video import CompressedVideo
+    from voco_video.api import VideoModel
 
 VIDEO_SUFFIXES = frozenset(
     {
@@ -103,6 +104,20 @@ def compress(
         from voco_video.api import load_model
 
         loaded = load_model(model, **asdict(load), cache_dir=cache_dir)
+    num_failed = compress_files(loaded, files, options, verbose=verbose, json=json)
+    if num_failed:
+        print(f"{num_failed} of {len(files)} files failed", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def compress_files(
+    model: VideoModel, files: list[Path | str], options: dict[str, Any], *, verbose: bool, json: bool
+) -> int:
+    """Compress files and print what came of them; one that fails is named, and the others are compressed.
+
+    Returns:
+        How many failed. A single file's error is raised.
+    """
     rows: list[dict[str, Any]] = []
     num_failed = 0
     path = files[0]
@@ -115,7 +130,7 @@ def compress(
 
     try:
         with ProgressBar(num_items=len(files), quiet=json) as bar:
-            for item in loaded.compress_many(begun(), **options, on_progress=bar.show_frames):
+            for item in model.compress_many(begun(), **options, on_progress=bar.show_frames):
                 if item.video is not None:
                     rows.append(summary(path, item.video))
                     bar.finish(is_free=item.video.from_cache)
@@ -132,9 +147,7 @@ def compress(
         )
         raise typer.Exit(130) from None
     print_summary(rows, verbose=verbose, json=json)
-    if num_failed:
-        print(f"{num_failed} of {len(files)} files failed", file=sys.stderr)
-        raise typer.Exit(1)
+    return num_failed
 
 
 def expand_paths(paths: list[str]) -> list[Path | str]:

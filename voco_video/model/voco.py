@@ -88,7 +88,7 @@ class VocoModel(nn.Module):
     def vision_tokens(self, pixels: Any) -> Tensor:
         """Turn decoded pictures, uint8 ``[F * P, H, W, 3]``, into vision tokens ``[F, N, W]`` of frames.
 
-        P is `PromptTemplate.pictures_per_frame`, 1 but for models whose tower merges pictures.
+        P is 1 but for models whose tower merges pictures (`voco_video.model.families.PromptTemplate`).
         """
         return self.backbone.vision_tokens(self.backbone.pixel_values(pixels))
 

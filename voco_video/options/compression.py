@@ -136,7 +136,7 @@ class CompressOptions(Options, panel="Compression"):
     )
     storage: Storage = option("native", "Keep the model's own type, or int8.", panel=STORAGE)
     batch_size: BatchSize = option(
-        16, "Frames per forward pass, or auto: as many as fit.", metavar="N|auto", parse=parse_batch_size
+        16, "Frames per forward pass, or auto: as many as fit.", unit="frames", metavar="N|auto", parse=parse_batch_size
     )
     merge_pictures: bool = option(
         True, "Merge pictures of a video as the model was trained (Qwen: pairs); else each is a frame of its own."

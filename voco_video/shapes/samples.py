@@ -191,8 +191,8 @@ class MovingShapes:
             frames).
         num_frames: frames of a video, in the middles of as many equal parts. Six or more show everything that short
             questions ask, eight or more everything in lists.
-        random_phase: move all frames of a video by one random fraction of their spacing, as a different
-            sampling policy would.
+        random_phase: move all frames of a video by one random fraction of their spacing, as another way of
+            sampling would.
         size: side of the frames in pixels, or (height, width).
         num_turns, dense_fraction, temporal_fraction, families, by_name_fraction: see `draw_turns`.
         empty_fraction: share of images without any object.

@@ -1,4 +1,4 @@
-"""Which frames of a video a sampling policy takes (pure functions: no decoding here).
+"""Which frames of a video each way of sampling takes (pure functions: no decoding here).
 
 One rule decides every case: **the frame for time t is the last one whose presentation time is <= t**, that is
 the picture a player shows at t; before the first frame it is the first frame.
