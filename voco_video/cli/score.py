@@ -48,7 +48,7 @@ def score(
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="Write STEM.json, STEM.md and STEM.png. [default: PREDICTIONS.scores]", metavar="STEM"),
+        typer.Option(help="Also write the report: STEM.json, STEM.md and STEM.png.", metavar="STEM"),
     ] = None,
     judging: Judging,
     json: opt.Json = False,
@@ -63,11 +63,12 @@ def score(
     Examples:
       voco-video score runs/eval/msvd-test-voco-tiny/predictions-k8.jsonl
       voco-video score pred_val_example.json --references activitynet --split val --annotations data/activitynet-qa
+      voco-video score runs/k8.jsonl --out runs/k8.scores
       voco-video score runs/k8.jsonl --judge-model gpt-4o-mini-2024-07-18
       voco-video score runs/k8.jsonl --judge-model my-judge --judge-base-url http://localhost:8000/v1
     """
     check_files([predictions])
-    from voco_video.scoring.report import default_stem, score_file, write_report
+    from voco_video.scoring.report import score_file, write_report
 
     is_judged = judging.judge_model is not None
     with ProgressBar("judging", unit="question", quiet=json or not is_judged) as bar:
@@ -81,14 +82,16 @@ def score(
             facts={"command": shlex.join(["voco-video", *sys.argv[1:]])},
             progress=bar.show,
         )
-    files = write_report(report, out or default_stem(predictions))
+    files = () if out is None else write_report(report, out)
     if json:
         print_json({**report.as_dict(), "files": [str(path) for path in files]})
         return
     print_table(*report.table())
     for note in report.notes:
         print(note)
-    print(f"written: {', '.join(map(str, files))}")
+    print(
+        f"written: {', '.join(map(str, files))}" if files else "--out STEM writes the report, with pictures and samples"
+    )
 
 
 def load_references(
