@@ -171,14 +171,15 @@ def markdown(report: Report) -> str:
 
 
 def draw(report: Report, figure: Figure) -> None:
-    """Accuracy per condition as bars."""
-    for axes, (name, drawn) in zip(figure.subplots(1, len(report["tables"])), report["tables"].items(), strict=True):
+    """Accuracy per condition as bars, one table below the other."""
+    heights = [len(drawn["accuracy"]) for drawn in report["tables"].values()]
+    places = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights).flat
+    for axes, (name, drawn) in zip(places, report["tables"].items(), strict=True):
         rows = list(drawn["accuracy"])
-        axes.bar(rows, [drawn["accuracy"][row]["all"] for row in rows], color="#4878b0")
-        axes.axhline(drawn["chance"]["all"], color="black", linestyle=":", linewidth=1, label="guessing")
-        axes.set(ylim=(0, 1), ylabel="accuracy", title=name)
-        axes.tick_params(axis="x", rotation=90)
-        axes.legend()
+        axes.barh(rows, [drawn["accuracy"][row]["all"] for row in rows], color="#4878b0")
+        axes.axvline(drawn["chance"]["all"], color="black", linestyle=":", linewidth=1)
+        axes.set(xlim=(0, 1), title=f"{name}: accuracy (dotted line: guessing)")
+        axes.invert_yaxis()
 
 
 BENCHMARK = Benchmark(
@@ -189,7 +190,7 @@ BENCHMARK = Benchmark(
     measure=measure,
     markdown=markdown,
     draw=draw,
-    size=(21, 4.5),
+    size=(8, 12),
 )
 
 if __name__ == "__main__":

@@ -357,7 +357,7 @@ def draw(report: Report, figure: Figure) -> None:
         many.plot(counts, seconds, "o-", label=label)
     many.set(xscale="log", yscale="log", xlabel="questions", ylabel="seconds", title="from pixels to all answers")
     for axes in (first, speed, many):
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=8)
 
 
 BENCHMARK = Benchmark(

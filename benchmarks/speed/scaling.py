@@ -360,7 +360,9 @@ def draw(report: Report, figure: Figure) -> None:
     decode_ms = [row["stages"]["decode"] / row["num_frames"] * 1000 for row in report["rows"]]
     stages.plot(decode_ms, range(len(names)), "k|", markersize=25, label="decode (own thread)")
     stages.set(xlabel="milliseconds a frame")
-    stages.legend(fontsize=8)
+    stages.legend(
+        fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, markerscale=0.3
+    )  # above, where no bar is
     for row in report["rows"]:
         seconds, size = zip(*row["memory"], strict=True)
         share = np.array(seconds) / max(seconds[-1], 1e-9)

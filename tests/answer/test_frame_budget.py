@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers.drawn_texts import drawn_by_pil
 from tests.helpers.models import random_pixels, tiny_voco
 from voco_video.answer.attention_scores import attention_scores, frame_keys, last_token_queries
 from voco_video.answer.compressed_video import CompressedVideo
@@ -499,6 +500,21 @@ def test_find_and_ask_on_the_command_line(run, tmp_path, clip):
     assert moments[0]["path"] == str(clip)
     assert moments[0]["start_seconds"] < moments[0]["end_seconds"]
     assert (tmp_path / "moments.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("bad.mp4", "worse.mp4"):
+        (tmp_path / name).write_text(name)
+    with drawn_by_pil() as drawn:
+        assert run("find", "bad.mp4", "worse.mp4", "the red triangle", "--strip", "moments.png")[0] == 1
+    assert {"Nothing was found.", "2 of 2 videos could not be searched."} <= set(drawn.texts), "no picture of before"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / clip.name).write_bytes(clip.read_bytes() + b"\0")
+    with drawn_by_pil() as drawn:
+        code, _, err = run(
+            "find", clip, f"other/{clip.name}", "the red triangle", "--num-moments", 2, "--strip", "a.png"
+        )
+    assert (code, drawn.faults) == (0, []), err
+    assert "moments in a.png" in err
+    assert f"other/{clip.name}" in "".join(drawn.texts), "of two videos with one name the paths are shown"
+    assert any(text.startswith("score ") and text.endswith("likely") for text in drawn.texts)
     code, out, _ = run("find", clip, "the red triangle")
     assert code == 0
     assert all(line.endswith("likely") for line in out.splitlines()[2:] if line)

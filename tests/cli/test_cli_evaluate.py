@@ -45,8 +45,15 @@ def test_evaluate_twice(run, shapes, tmp_path, monkeypatch):
     suffixes = ("jsonl", "run.json", "scores.json", "scores.md", "scores.png")
     assert written == {f"predictions-{k}.{suffix}" for k in ("k1", "k8") for suffix in suffixes} | {
         f"sweep.{suffix}" for suffix in ("json", "md", "png")
+    } | {"frames"}
+    report = (folder / "predictions-k8.scores.md").read_text()
+    pictures = sorted((folder / "frames").iterdir())
+    assert report.count("<img src=") == report.count("confidence ") == min(10, len(pictures)) > 1
+    assert all(f'<img src="frames/{picture.name}"' in report for picture in pictures)
+    assert "4 of its " in report
+    files = {
+        folder / name: (folder / name).read_bytes() for name in written if name.endswith(("jsonl", "run.json", "md"))
     }
-    files = {folder / name: (folder / name).read_bytes() for name in written if name.endswith(("jsonl", "run.json"))}
     info = read_run_info(folder / "predictions-k8.jsonl")
     assert info["command"].startswith("voco-video eval msvd --root ")
     assert (info["model"], info["seed"], info["settings"]["rank_vocabulary"]) == ("voco-tiny", 0, 10)

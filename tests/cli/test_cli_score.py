@@ -62,9 +62,14 @@ def test_our_own_predictions_need_no_references(shapes: Path, tmp_path: Path) ->
     assert f"{100 * 3 / 12:.2f} [" in all_row
     assert any(line.startswith("free ") for line in printed.splitlines())
     assert "as published has 8000" in printed
+    assert {file.suffix for file in tmp_path.iterdir()} == {".jsonl", ".json"}, (
+        "only what was there: facts were asked for"
+    )
+    assert "--out STEM writes the report" in printed
+    written = run("score", path, "--out", tmp_path / "out/k8").output
     for suffix in ("json", "md", "png"):
-        assert (tmp_path / f"k8.scores.{suffix}").stat().st_size > 0
-    assert f"written: {tmp_path}/k8.scores.json, " in printed
+        assert (tmp_path / f"out/k8.{suffix}").stat().st_size > 0
+    assert f"written: {tmp_path}/out/k8.json, " in written
 
 
 def test_somebody_else_s_predictions_are_scored_against_the_annotations(shapes: Path, tmp_path: Path) -> None:
@@ -130,7 +135,7 @@ def test_a_judge_from_the_command_line(shapes: Path, tmp_path: Path, monkeypatch
         command += ["--judge-price-per-million-in", 1, "--judge-price-per-million-out", 2, "--judge-timeout", 9]
         printed = run(*command).output
         num_requests = len(server.requests)
-        report = json.loads(run(*command, "--json").output)
+        report = json.loads(run(*command, "--json", "--out", tmp_path / "k8.scores").output)
         assert len(server.requests) == num_requests
     assert server.requests[0]["messages"][0]["content"] == "Grade."
     assert set(server.keys) == {"Bearer secret"}

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from voco_video.answer.generate import Answer
 from voco_video.answer.moments import Moment, format_seconds
-from voco_video.answer.page import BODY, INK, TITLE, WARNING_INK, Bars, Grid, Paragraph, Tile, page, percent
+from voco_video.answer.page import BODY, INK, PAPER, TITLE, WARNING_INK, Bars, Grid, Paragraph, Tile, page, percent
 from voco_video.errors import VideoError
 from voco_video.options.sampling import Sampling
 from voco_video.video.frames import FrameBatch
@@ -55,6 +55,21 @@ def contact_sheet(frames: FrameBatch, *, title: str = "", note: str = "") -> Ima
     tiles = [Tile(image, lines=(format_seconds(t),)) for image, t in zip(images, frames.pts_seconds)]
     nothing = "" if tiles else "There are no frames."
     return page([_title(title), Paragraph(note), Paragraph(nothing, BODY), Grid(tiles, tile_height=110)])
+
+
+def frame_row(frames: FrameBatch, *, num_columns: int) -> Image.Image:
+    """Draw frames side by side without any text, for a place that is narrower than a page.
+
+    Args:
+        num_columns: frames have the same size in every row of so many, which may be more than there are.
+    """
+    width, gap = 160, 4
+    boxes = [ImageOps.contain(Image.fromarray(pixels), (width, width)) for pixels in frames.pixels]
+    height = max((box.height for box in boxes), default=1)
+    row = Image.new("RGB", (num_columns * (width + gap) - gap, height), PAPER)
+    for number, box in enumerate(boxes):
+        row.paste(box, (number * (width + gap) + (width - box.width) // 2, (height - box.height) // 2))
+    return row
 
 
 def attention_strip(answer: Answer, *, source: VideoLike | None = None, head: str = "") -> Image.Image:

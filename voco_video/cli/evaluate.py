@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from voco_video.evaluate import EvalResult
     from voco_video.evaluate.processes import Processes
     from voco_video.scoring.report import Report
+    from voco_video.scoring.report.samples import SampleFrames
 
 _NUM_SHOWN = 3
 Root = Annotated[Path, typer.Option(help="The folder with the videos.", metavar="DIR", rich_help_panel=DATA)]
@@ -126,7 +127,7 @@ def evaluate(
         )
         raise typer.Exit(130) from None
     if processes.rank == 0:
-        reports = write_reports(result, skip_missing=options.skip_missing, facts=facts)
+        reports = write_reports(result, data, options, facts=facts)
         print_result(result, reports, about, json=json)
 
 
@@ -215,15 +216,20 @@ def check_for_matplotlib() -> None:
         raise UsageError("the report's pictures need matplotlib: pip install 'voco-video[eval]'")
 
 
-def write_reports(result: EvalResult, *, skip_missing: bool, facts: dict[str, Any]) -> dict[str, Report]:
+def write_reports(
+    result: EvalResult, data: Dataset, options: EvalOptions, *, facts: dict[str, Any]
+) -> dict[str, Report]:
     """Score each predictions file and write its report beside it; for a sweep also write the comparison."""
+    from voco_video.evaluate.sample_frames import draw_sample_frames
     from voco_video.scoring.comparison import compare
     from voco_video.scoring.report import default_stem, score_file, sweep_of, write_comparison, write_report
 
-    reports = {}
+    reports: dict[str, Report] = {}
+    frames: dict[str, SampleFrames] = {}  # the same for all budgets, which answer the same questions
     for name, path in result.predictions.items():
-        reports[name] = score_file(path, skip_missing=skip_missing, facts=facts)
-        write_report(reports[name], default_stem(path))
+        reports[name] = score_file(path, skip_missing=options.skip_missing, facts=facts)
+        frames = frames or draw_sample_frames(data, reports[name].loaded.predictions, options, path.parent)
+        write_report(reports[name], default_stem(path), frames=frames)
     if len(reports) > 1:
         write_comparison(
             compare({name: report.loaded.predictions for name, report in reports.items()}),

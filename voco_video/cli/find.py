@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -109,8 +110,9 @@ def find(
         print_notes(found, videos, asked, note=model_note(loaded.voco))
     if out is not None:
         head = [run_line(list(asked.values()))] if asked else []
-        notes = [note for note in [model_note(loaded.voco)] if note]
-        write_moments(found, query, [short_name(asked[id(one.video)]["path"]) for one in found], out, [*head, *notes])
+        failed = f"{num_failed} of {len(names)} videos could not be searched." if num_failed else ""
+        notes = [note for note in (failed, model_note(loaded.voco)) if note]
+        write_moments(found, query, names_apart(found, asked), out, [*head, *notes])
         if not json:
             print(f"moments in {out}", file=sys.stderr)
     end_with(num_failed, "videos failed", of=len(names))
@@ -207,6 +209,14 @@ def worth(one: Found) -> tuple[str, str]:
     if one.moment.is_likely is None:
         return "–", "–"
     return f"{one.moment.score:.2f}", "likely" if one.moment.is_likely else "unlikely"
+
+
+def names_apart(found: list[Found], videos: dict[int, dict[str, Any]]) -> list[str]:
+    """Return the name of each moment's video, and its whole path where several videos have that name."""
+    paths = {facts["path"] for facts in videos.values()}
+    num_of_name = Counter(map(short_name, paths))
+    found_in = [videos[id(one.video)]["path"] for one in found]
+    return [short_name(path) if num_of_name[short_name(path)] == 1 else path for path in found_in]
 
 
 def write_moments(found: list[Found], query: str, names: list[str], path: Path, notes: list[str]) -> None:

@@ -67,7 +67,7 @@ def score(
     judging: Judging,
     out: Annotated[
         Path | None,
-        opt.out("Write STEM.json, STEM.md and STEM.png. [default: PREDICTIONS.scores]", metavar="STEM"),
+        opt.out("Also write the report: STEM.json, STEM.md and STEM.png.", metavar="STEM"),
     ] = None,
     json: opt.Json = False,
 ) -> None:
@@ -81,11 +81,12 @@ def score(
     Examples:
       voco-video score runs/eval/msvd-test-voco-tiny/predictions-k8.jsonl
       voco-video score pred_val_example.json --references activitynet --split val --annotations data/activitynet-qa
+      voco-video score runs/k8.jsonl --out runs/k8.scores
       voco-video score runs/k8.jsonl --judge-model gpt-4o-mini-2024-07-18
       voco-video score runs/k8.jsonl --judge-model my-judge --judge-base-url http://localhost:8000/v1
     """
     check_files([predictions])
-    from voco_video.scoring.report import default_stem, score_file, write_report
+    from voco_video.scoring.report import score_file, write_report
 
     is_judged = judging.judge_model is not None
     with ProgressBar("judging", unit="question", quiet=json or not is_judged) as bar:
@@ -99,14 +100,16 @@ def score(
             facts={"command": shlex.join(["voco-video", *sys.argv[1:]])},
             progress=bar.show,
         )
-    files = write_report(report, out or default_stem(predictions))
+    files = () if out is None else write_report(report, out)
     if json:
         print_json({**report.as_dict(), "files": [str(path) for path in files]})
         return
     print_scores(report)
     for note in report.notes:
         print_wrapped(note)
-    print_wrapped(f"written: {', '.join(map(str, files))}")
+    print_wrapped(
+        f"written: {', '.join(map(str, files))}" if files else "--out STEM writes the report, with pictures and samples"
+    )
 
 
 def print_scores(report: Report) -> None:

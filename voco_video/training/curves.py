@@ -19,6 +19,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path) -> Path:
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     with rc_context({"font.size": 10, "text.parse_math": False}):  # 14 pixels; a name with $ in it is no formula
         figure = Figure(figsize=(8, 7.2), layout="constrained", facecolor="white")
@@ -38,9 +39,13 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path) -> Path:
                 markersize=4,
             )
         upper.set(ylabel="cross-entropy", title="loss")
-        if upper.lines:  # an axis without values has no logarithms
+        losses = [value for name, points in series.items() if _kind(name) == "loss" for _, value in points if value > 0]
+        if losses:  # else there are no logarithms
             upper.set_yscale("log")
             upper.yaxis.set_major_formatter("{x:g}")
+            is_narrow = max(losses) < 1e4 * min(losses)  # then there is room between powers of ten
+            upper.yaxis.set_minor_locator(LogLocator(subs=(2, 5) if is_narrow else ()))
+            upper.yaxis.set_minor_formatter("{x:g}")
         lower.set(xlabel="step", ylabel="share of answers", title="accuracy (dots: validation, whole answers)")
         lower.set_ylim(0, 1.02)
         for axes in (upper, lower):

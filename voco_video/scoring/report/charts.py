@@ -192,7 +192,8 @@ def _figure(path: Path, height: int, *, title: str, writings: Sequence[Writing] 
             "axes.facecolor": "white",
         }
     ):
-        figure = Figure(figsize=(_WIDTH / _DPI, pixels / _DPI), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
+        layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)
+        figure = Figure(figsize=(_WIDTH / _DPI, pixels / _DPI), layout=layout)
         figure.suptitle("\n".join(above), x=0.01, ha="left", fontsize=16 * _POINTS)
         if below:
             figure.supxlabel("\n".join(below), x=0.01, ha="left", fontsize=12 * _POINTS, color="#57606a")

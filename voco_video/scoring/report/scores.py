@@ -19,7 +19,16 @@ from voco_video.scoring.bootstrap import Estimate
 from voco_video.scoring.metrics import MEANS, Scores, official_free, score, with_answers
 from voco_video.scoring.predictions import LoadedPredictions, Prediction, load_predictions, read_run_info
 from voco_video.scoring.report.charts import draw_by_group
-from voco_video.scoring.report.writing import NAMES, bullet_lines, fact_lines, json_text, table_lines, write_files
+from voco_video.scoring.report.samples import SampleFrames, sample_lines
+from voco_video.scoring.report.writing import (
+    NAMES,
+    bullet_lines,
+    fact_lines,
+    folded_lines,
+    json_text,
+    table_lines,
+    write_files,
+)
 from voco_video.version import __version__
 
 if TYPE_CHECKING:
@@ -286,10 +295,13 @@ def default_stem(predictions: Path) -> Path:
     return predictions.with_name(f"{predictions.stem}.scores")
 
 
-def write_report(report: Report, stem: Path) -> tuple[Path, ...]:
+def write_report(report: Report, stem: Path, *, frames: Mapping[str, SampleFrames] | None = None) -> tuple[Path, ...]:
     """Write STEM.json, STEM.md and STEM.png.
 
     With a judge, STEM.verdicts.jsonl is written too, and STEM.submission.json if questions have no public answer.
+
+    Args:
+        frames: frames of the videos of the questions that are shown, by question id.
 
     Raises:
         UsageError: one of these files is the predictions file.
@@ -297,7 +309,7 @@ def write_report(report: Report, stem: Path) -> tuple[Path, ...]:
     """
     files = {
         ".json": json_text(report.as_dict()),
-        ".md": to_markdown(report, picture=f"{stem.name}.png"),
+        ".md": to_markdown(report, picture=f"{stem.name}.png", frames=frames),
     }
     if report.judgement is not None:
         files[".verdicts.jsonl"] = "".join(f"{question.json_line()}\n" for question in report.judgement.questions)
@@ -314,15 +326,15 @@ def write_report(report: Report, stem: Path) -> tuple[Path, ...]:
     )
 
 
-def to_markdown(report: Report, *, picture: str | None = None) -> str:
-    """Write the report as Markdown."""
-    lines = [f"# {_title(report)}", ""]
+def to_markdown(report: Report, *, picture: str | None = None, frames: Mapping[str, SampleFrames] | None = None) -> str:
+    """Write the report as Markdown: scores, some questions with their answers, and, folded away, all settings."""
+    lines = [f"# {_title(report)}", "", _headline(report), ""]
     if picture is not None:
         lines += [f"![accuracy by question type]({picture})", ""]
-    lines += [*table_lines(*report.table()), "", *bullet_lines(report.notes), "## How it was measured", ""]
+    lines += [*table_lines(*report.table()), "", *bullet_lines(report.notes)]
+    lines += sample_lines(report.loaded.predictions, frames or {})
     draws = {"count": report.scores.num_resamples, "seed": report.scores.seed}
     how = [*_notes_on_metrics(report.scores), _INTERVALS.format(**draws), *_note_on_ranks(report.scores)]
-    lines += bullet_lines(how)
     scored = {
         "predictions": str(report.predictions),
         "layout": report.loaded.layout,
@@ -330,9 +342,24 @@ def to_markdown(report: Report, *, picture: str | None = None) -> str:
         **report.counts,
         **report.scored_with,
     }
-    lines += [*fact_lines(scored), "", "## The run", ""]
-    lines += fact_lines(report.run) if report.run else ["Nobody wrote down how these predictions came about."]
-    return "\n".join(lines) + "\n"
+    lines += folded_lines("How it was measured", [*bullet_lines(how), *fact_lines(scored)])
+    if report.run:
+        lines += folded_lines("The run", fact_lines(report.run))
+    else:
+        lines += ["Nobody wrote down how these predictions came about."]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _headline(report: Report) -> str:
+    """Write the main figure in one line, with what it is of."""
+    overall, name = report.scores.overall, report.scores.metrics[0]
+    settings = (report.run or {}).get("settings", {})
+    budget = settings.get("num_voco_tokens")
+    of_what = " · ".join(filter(None, [str((report.run or {}).get("model") or ""), f"k={budget}" if budget else ""]))
+    figure = f"**{overall[name].text(100)} % {NAMES[name]}**"
+    return f"{figure} on {overall.num_questions} questions about {overall.num_videos} videos" + (
+        f" ({of_what})" if of_what else ""
+    )
 
 
 def _title(report: Report) -> str:

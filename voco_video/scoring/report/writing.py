@@ -55,7 +55,7 @@ def json_text(values: Mapping[str, Any]) -> str:
 def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Write a Markdown table; all columns but the first hold numbers."""
     rule = ["---", *["---:"] * (len(columns) - 1)]
-    return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in (columns, rule, *rows)]
+    return [f"| {' | '.join(map(_in_a_cell, row))} |" for row in (columns, rule, *rows)]
 
 
 def bullet_lines(lines: Sequence[str]) -> list[str]:
@@ -64,8 +64,25 @@ def bullet_lines(lines: Sequence[str]) -> list[str]:
 
 
 def fact_lines(named: Mapping[str, Any]) -> list[str]:
-    """Write a list of named values, as JSON."""
-    return [f"- {name}: `{json.dumps(value, ensure_ascii=False)}`" for name, value in named.items()]
+    """Write a table of named values, as JSON; of values with names of their own a row for each."""
+    rows = [[f"`{name}`", f"`` {json.dumps(value, ensure_ascii=False)} ``"] for name, value in _flat(named)]
+    return ["| setting | value |", "| --- | --- |", *(f"| {' | '.join(map(_in_a_cell, row))} |" for row in rows)]
+
+
+def folded_lines(title: str, lines: Sequence[str]) -> list[str]:
+    """Write lines that are hidden below a title until it is clicked."""
+    return ["<details>", f"<summary>{title}</summary>", "", *lines, "", "</details>", ""]
+
+
+def _flat(named: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
+    for name, value in named.items():
+        flat += _flat(value, f"{before}{name}.") if isinstance(value, Mapping) and value else [(before + name, value)]
+    return flat
+
+
+def _in_a_cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _without_nan(value: Any) -> Any:
