@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from voco_video import cli
 from voco_video.errors import CacheError, UsageError, VocoVideoError
 from voco_video.evaluate.processes import OnDone, Spawned, Torchrun, device_of
 from voco_video.scoring.predictions import load_predictions, read_run_info
 from voco_video.shapes.write_dataset import write_dataset
 
+FORKED = Path(__file__).parents[1] / "helpers" / "two_processes.py"
+PROGRAM = Path(sys.executable).parent / "voco-video"
 OPTIONS = ("--num-frames", "3", "--max-new-tokens", "6", "--num-voco-tokens", "8,1", "--dtype", "float32")
 
 _SLOW_EVAL = """
@@ -172,11 +172,11 @@ def command(shapes: Path, out: Path, *more: str) -> list[str]:
 
 
 def run_eval(
-    shapes: Path, out: Path, cache_dir: Path, *more: str, launcher: Sequence[str] = (), num_threads: int = 1
+    shapes: Path, out: Path, cache_dir: Path, *more: str, program: Sequence[str] = (str(PROGRAM),), num_threads: int = 1
 ) -> dict[str, bytes]:
     """The command as a user gives it; the predictions it wrote."""
-    program = [*launcher, str(Path(sys.executable).parent / "voco-video")]
     environment = os.environ | {"VOCO_VIDEO_CACHE_DIR": str(cache_dir), "OMP_NUM_THREADS": str(num_threads)}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
     done = subprocess.run(
         [*program, *command(shapes, out, *more)], env=environment, capture_output=True, text=True, check=False
     )
@@ -186,16 +186,19 @@ def run_eval(
 
 def run_eval_here(shapes: Path, out: Path, cache_dir: Path) -> dict[str, bytes]:
     """The command in this process, which has imported everything already; the predictions it wrote."""
+    import torch  # processes that are started here import this file, and most of them no torch
+
+    from tests.helpers.two_processes import command as run
+
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        with pytest.MonkeyPatch.context() as patch:
             patch.setenv("VOCO_VIDEO_CACHE_DIR", str(cache_dir))
-            patch.setattr(sys, "argv", ["voco-video", *command(shapes, out)])
-            cli.main()
+            patch.setattr(sys, "argv", sys.argv)  # put back as it is now
+            run(*command(shapes, out))
     finally:
         torch.set_num_threads(num_threads)
-    assert not ended.value.code
     return predictions_in(out)
 
 
@@ -217,10 +220,15 @@ def test_three_processes_write_what_one_does(shapes, cache_dir, alone, tmp_path)
     assert read_run_info(tmp_path / "run" / "predictions-k8.jsonl")["num_processes"] == 3
 
 
+TORCHRUN = (*("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"), str(PROGRAM))
+
+
 @pytest.mark.slow
-def test_torchrun_writes_what_one_process_does(shapes, cache_dir, alone, tmp_path):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
-    assert run_eval(shapes, tmp_path / "run", tmp_path / "frames", launcher=launcher) == alone
+@pytest.mark.parametrize(
+    "program", [(str(FORKED),), pytest.param(TORCHRUN, marks=pytest.mark.exhaustive)], ids=["forked", "run"]
+)
+def test_torchrun_writes_what_one_process_does(shapes, cache_dir, alone, tmp_path, program):
+    assert run_eval(shapes, tmp_path / "run", tmp_path / "frames", program=(sys.executable, *program)) == alone
     assert read_run_info(tmp_path / "run" / "predictions-k8.jsonl")["num_processes"] == 2
 
 
@@ -238,18 +246,16 @@ def test_another_number_of_threads_moves_confidences_by_less_than_is_promised(sh
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("num_rounds", [1, pytest.param(2, marks=pytest.mark.exhaustive)])
-def test_killed_at_random_moments_and_given_again_the_bytes_are_the_same(
-    shapes, cache_dir, alone, tmp_path, num_rounds
-):
-    """SIGKILL to all its processes, on one process and on two, on an empty cache."""
+@pytest.mark.parametrize("rounds", ["2", pytest.param("1212", marks=pytest.mark.exhaustive)])
+def test_killed_at_random_moments_and_given_again_the_bytes_are_the_same(shapes, cache_dir, alone, tmp_path, rounds):
+    """SIGKILL to all its processes, of which each round has another number, on an empty cache."""
     randomness = random.Random(4)
     environment = os.environ | {"VOCO_VIDEO_CACHE_DIR": str(tmp_path / "frames"), "OMP_NUM_THREADS": "1"}
     script = tmp_path / "slow_eval.py"
     script.write_text(_SLOW_EVAL)
     out = tmp_path / "run"
     num_lines = [0]
-    for num_workers in ("1", "2") * num_rounds:
+    for num_workers in rounds:
         child = subprocess.Popen(
             [sys.executable, str(script), *command(shapes, out, "--num-workers", num_workers)],
             env=environment,
