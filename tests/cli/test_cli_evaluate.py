@@ -102,7 +102,7 @@ def test_ctrl_c_says_how_to_go_on(run, shapes, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--root", "none"], 1, "none: no such folder"),
+        (["--root", "none"], 2, "none: no such folder"),
         (["--root", "{empty}"], 1, "no annotations of the test split"),
         (["--num-voco-tokens", "1,x"], 2, "--num-voco-tokens 1,x"),
         (["--num-voco-tokens", "9"], 2, "--num-voco-tokens 9"),

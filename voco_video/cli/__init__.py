@@ -30,7 +30,7 @@ from voco_video.cli import (
 )
 from voco_video.cli.options import as_said_here
 from voco_video.cli.output import print_whatever_the_encoding
-from voco_video.errors import UsageError, VocoVideoError
+from voco_video.errors import VocoVideoError
 from voco_video.model.freed_memory import keep_freed_memory
 from voco_video.version import __version__
 
@@ -39,6 +39,8 @@ app = typer.Typer(
     help="Compress every frame of a video once, keep the frames as a few tokens each, ask as often as you like.",
     no_args_is_help=True,
     add_completion=False,
+    epilog="Exit codes: 0 done; 1 the work failed, or that of some of many; 2 used wrongly: an option or a value that "
+    "cannot be right, or the name of something that is not there or is no such thing; 130 interrupted.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
@@ -75,7 +77,7 @@ class _AsSaidHere(logging.Formatter):
 
 
 def main() -> None:
-    """Run the command line. Exit code 0 done, 1 failed, 2 used wrongly, 130 interrupted."""
+    """Run the command line; its help says what the exit codes mean."""
     if not sys.stderr.isatty():  # transformers draws a bar while it loads weights, and only asks this variable
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     keep_freed_memory()
@@ -90,7 +92,7 @@ def main() -> None:
         app()
     except VocoVideoError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UsageError) else 1)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)

@@ -13,11 +13,12 @@ import typer
 
 from voco_video.cli import options as opt
 from voco_video.cli.early import check_model, check_video, similar_file
+from voco_video.cli.entries import check_can_name
 from voco_video.cli.follow import check_followed, follow_source
 from voco_video.cli.options import given, with_options
 from voco_video.cli.output import ProgressBar, format_bytes, print_json, print_table, unless_none
 from voco_video.cli.run_line import run_facts, run_line
-from voco_video.errors import FILE_ERRORS, ModelError, UsageError, VideoError, VocoVideoError, with_name
+from voco_video.errors import FILE_ERRORS, ModelError, UsageError, VideoError, VocoVideoError, used_wrongly, with_name
 from voco_video.files.paths import expanded
 from voco_video.files.urls import is_url, short_name, shown_name
 from voco_video.options.compression import CompressOptions, StreamOptions
@@ -51,7 +52,14 @@ def compress(
             "--follow", help="Compress a source that is still being made: a growing file, - for a pipe, or a URL."
         ),
     ] = False,
-    stream: Annotated[dict[str, Any], given(StreamOptions, "fps", "force", prefix="With --follow: ")],
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="Name the entry, by which every command finds it. With --follow the same name goes on with its entry.",
+            metavar="NAME",
+        ),
+    ] = None,
+    stream: Annotated[dict[str, Any], given(StreamOptions, "fps", "force", "name", prefix="With --follow: ")],
     json: opt.Json = False,
 ) -> None:
     """Compress videos into the frame cache.
@@ -70,21 +78,26 @@ def compress(
       voco-video compress 'videos/*.webm' --model ./my-checkpoint --num-voco-tokens 2 --storage int8
       voco-video compress clip.mp4 --model smolvlm2-500m --compressor pool:16
       voco-video compress https://example.org/clip.mp4 s3://bucket/clip.mp4
+      voco-video compress clip.mp4 --name flower
       voco-video compress recording.ts --follow --fps 2
       voco-video compress rtsp://camera.local/1 --follow --name door
       ffmpeg -i camera.sdp -f mpegts - | voco-video compress - --follow --name yard
     """
-    check_model(model, revision=load.revision, num_voco_tokens=filter(None, [compression.num_voco_tokens]))
+    check_model(
+        model, revision=load.revision, offline=load.offline, num_voco_tokens=filter(None, [compression.num_voco_tokens])
+    )
     if follow:
         check_followed(paths, sampling, compression)
         from voco_video.api import load_model
 
-        options = StreamOptions(fps=sampling.fps or 1.0, force=compression.force, **stream)
+        options = StreamOptions(fps=sampling.fps or 1.0, force=compression.force, name=name, **stream)
         follow_source(load_model(model, **asdict(load), cache_dir=cache_dir), paths[0], options, compression, json=json)
         return
     if stream:
         raise UsageError(f"{option_of(StreamOptions, next(iter(stream))).flags[0]} goes with --follow")
     files = expand_paths(paths)
+    if name is not None:
+        check_can_name(name, files, cache_dir)
     if len(files) == 1:
         check_video(str(files[0]), sampling)
     from voco_video.api import load_model
@@ -95,7 +108,9 @@ def compress(
     for path in files:
         try:
             with ProgressBar(short_name(path), quiet=json) as bar:
-                video = loaded.compress(path, **asdict(sampling), **asdict(compression), on_progress=bar.show_frames)
+                video = loaded.compress(
+                    path, **asdict(sampling), **asdict(compression), name=name, on_progress=bar.show_frames
+                )
             rows.append(summary(path, video))
             if rows[-1]["compressor_choice"] and not json:
                 print(f"{short_name(path)}: {rows[-1]['compressor_choice']}", file=sys.stderr)
@@ -148,7 +163,7 @@ def expand_paths(paths: list[str]) -> list[Path | str]:
     files = list(dict.fromkeys(files))
     # Of several of which some are there, those are compressed.
     if not any(is_url(file) or os.path.exists(file) for file in files):
-        raise VideoError(f"{files[0]}: no such file{similar_file(str(files[0]))}")
+        raise used_wrongly(VideoError(f"{files[0]}: no such file{similar_file(str(files[0]))}"))
     return files
 
 

@@ -37,7 +37,7 @@ def convert(
       voco-video convert VoCo-LLaMA-7B voco-llama-7b-hf
       voco-video convert liuhaotian/llava-v1.5-7b llava-7b-hf
     """
-    check_model(source, revision=load.revision)
+    check_model(source, revision=load.revision, offline=load.offline)
     from voco_video.checkpoint.convert import convert_checkpoint
 
     result = convert_checkpoint(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,8 @@ import typer
 from voco_video.cli import options as opt
 from voco_video.cli.ask import end_with, file_of, open_compressed
 from voco_video.cli.compress import expand_paths
-from voco_video.cli.early import check_model, check_searched, is_entry
+from voco_video.cli.early import check_model, check_searched
+from voco_video.cli.entries import live_entries
 from voco_video.cli.options import with_options, without
 from voco_video.cli.output import ProgressBar, print_json, print_table
 from voco_video.cli.run_line import print_line
@@ -63,8 +65,8 @@ def find(
     """
     if num_moments < 1:
         raise UsageError(f"--num-moments {num_moments}: look for 1 moment at least")
-    names, query = names_and_query(arguments, sampling)
-    check_model(model, revision=load.revision)
+    names, entries, query = names_and_query(arguments, sampling, cache_dir)
+    check_model(model, revision=load.revision, offline=load.offline)
     from voco_video.answer.generate import model_note
     from voco_video.api import find as find_moments
     from voco_video.api import load_model
@@ -81,7 +83,7 @@ def find(
 
     for name in names:
         try:
-            video, facts = open_compressed(loaded, name, sampling, compression, quiet=json)
+            video, facts = open_compressed(loaded, name, sampling, compression, entry=entries.get(name), quiet=json)
             videos.append(video)
             asked[id(video)] = facts
         except (VocoVideoError, *FILE_ERRORS) as error:
@@ -105,8 +107,13 @@ def find(
     end_with(num_failed, "videos failed", of=len(names))
 
 
-def names_and_query(arguments: list[str], sampling: Sampling) -> tuple[list[str], str]:
+def names_and_query(
+    arguments: list[str], sampling: Sampling, cache_dir: Path | None
+) -> tuple[list[str], dict[str, str], str]:
     """Split what stands on the command line into videos, with folders and patterns resolved, and the query.
+
+    Returns:
+        The videos, the entries of the cache that some of them stand for, and the query.
 
     Raises:
         UsageError: one of them is missing, or what stands there cannot be searched.
@@ -117,13 +124,16 @@ def names_and_query(arguments: list[str], sampling: Sampling) -> tuple[list[str]
     *paths, query = arguments
     if not query.strip():
         raise UsageError("the query is empty; say what to look for")
-    check_searched(paths, query, sampling)
-    return _names(paths), query
+    entries = check_searched(paths, query, sampling, cache_dir)
+    names = _names(paths, entries)
+    for live in live_entries(cache_dir):  # of files in folders
+        entries |= {name: live.digest for name in names if name not in entries and live.is_of(name)}
+    return names, entries, query
 
 
-def _names(given: list[str]) -> list[str]:
+def _names(given: list[str], known: Collection[str]) -> list[str]:
     """List the cache entries as they are, then paths and patterns as the videos that they stand for."""
-    entries = [name for name in given if is_entry(name)]
+    entries = [name for name in given if name in known]
     paths = [name for name in given if name not in entries]
     try:
         return [*dict.fromkeys(entries), *map(str, expand_paths(paths) if paths else ())]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +17,7 @@ from voco_video.cli import options as opt
 from voco_video.cli.early import check_video
 from voco_video.cli.options import only, with_options
 from voco_video.cli.output import ProgressBar, format_bytes, print_facts, print_json, print_table, unless_none
+from voco_video.cli.run_line import kept
 from voco_video.errors import UsageError
 from voco_video.files.urls import short_name
 from voco_video.options.compression import CompressOptions, parse_compressor
@@ -70,6 +75,7 @@ def inspect(
         digest = video_digest(local)
     target = output or Path(f"{Path(short_name(path)).stem}-sheet.png")
     contact_sheet(frames).save(target)
+    names = cache.names.by_digest()
     entries = [e for e in cache.entries() if e.key.video_digest == digest]
     entries = [e for e in entries if wanted is None or entry_facts(e)["compressor"] == str(wanted)]
     if json:
@@ -79,12 +85,12 @@ def inspect(
                 "sampling": str(sampling),
                 "num_sampled_frames": num_sampled,
                 "contact_sheet": str(target),
-                "entries": [entry_facts(e) for e in entries],
+                "entries": [entry_facts(e, name=names.get(e.digest)) for e in entries],
             }
         )
         return
     print_facts(asdict(info))
-    print_entries(entries, name=short_name(path))
+    print_entries(entries, names=names, video=path)
     drawn = "" if len(frames) == num_sampled else f", {len(frames)} of them drawn"
     print(f"contact sheet of {sampling}{drawn}: {target}")
 
@@ -104,8 +110,12 @@ def sampled_frames(video: VideoLike, sampling: Sampling, *, max_frames: int, dec
     return read_frames(video, wanted, fit=box, backend=decoder), len(pts)
 
 
-def entry_facts(entry: CacheEntry) -> dict[str, Any]:
-    """Return a cache entry as plain values; None for facts that entries of other versions lack."""
+def entry_facts(entry: CacheEntry, *, name: str | None = None) -> dict[str, Any]:
+    """Return a cache entry as plain values; None for facts that entries of other versions lack.
+
+    Args:
+        name: that it was given.
+    """
     from voco_video.errors import CacheError
     from voco_video.stored_tokens import tokens_per_frame
 
@@ -115,7 +125,9 @@ def entry_facts(entry: CacheEntry) -> dict[str, Any]:
         num_voco_tokens = tokens_per_frame(entry)
     return {
         "digest": entry.digest,
+        "name": name or (settings["stream"] if isinstance(settings.get("stream"), str) else None),
         "source": entry.facts.get("source"),
+        "source_is_gone": _is_gone(entry.facts.get("source")),
         "stream": settings.get("stream"),
         "is_growing": entry.is_growing,
         "num_frames": entry.num_frames,
@@ -135,32 +147,56 @@ def entry_facts(entry: CacheEntry) -> dict[str, Any]:
     }
 
 
-def print_entries(entries: list[CacheEntry], *, name: str | None = None) -> None:
+def _is_gone(source: object) -> bool | None:
+    """Tell whether the file that an entry was made from is gone; None where it was made from no file."""
+    return not os.path.exists(source) if isinstance(source, str) and os.path.isabs(source) else None
+
+
+def print_entries(
+    entries: Sequence[CacheEntry], *, names: Mapping[str, str] = MappingProxyType({}), video: str | None = None
+) -> None:
     """Print a table of cache entries.
 
     Args:
-        name: what their video is called here; by default what it was called when it was compressed.
+        names: that they were given, by digest.
+        video: what their video is called here; by default what it was called when it was compressed.
     """
     if not entries:
         print("no entries in the cache")
         return
-    columns = ["entry", "video", "frames", "seconds", "sampling", "compressor", "K", "form", "type", "size", "model"]
+    columns = ["entry", "name", "video", "frames", "sampling", "kept", "size", "used", "model"]
     rows = []
     for entry in entries:
-        facts = entry_facts(entry)
+        facts = entry_facts(entry, name=names.get(entry.digest))
+        gone = " (gone)" if facts["source_is_gone"] and video is None else ""
+        int8 = " int8" if facts["storage"] == "int8" else ""
         rows.append(
             [
-                entry.digest[:12],
-                name or short_name(unless_none(facts["stream"] or facts["source"])),
+                entry.digest[:8],
+                facts["name"] or "",
+                short_name(video or unless_none(facts["source"])) + gone,
                 f"{facts['num_frames']}, growing" if facts["is_growing"] else str(facts["num_frames"]),
-                f"{facts['first_pts_seconds']:.1f}-{facts['last_pts_seconds']:.1f}",
                 unless_none(facts["sampling"]),
-                unless_none(facts["compressor"]),
-                unless_none(facts["num_voco_tokens"]),
-                unless_none(facts["form"]),
-                unless_none(facts["dtype"] if facts["storage"] == "native" else facts["storage"]),
+                kept(facts["compressor"], facts["num_voco_tokens"], facts["form"]) + int8,
                 format_bytes(facts["size_bytes"]),
+                format_age(time.time() - entry.last_used.timestamp()),
                 facts["model"],
             ]
         )
+    if not any(row[1] for row in rows):
+        columns, rows = [columns[0], *columns[2:]], [[row[0], *row[2:]] for row in rows]
     print_table(columns, rows)
+
+
+def format_age(seconds: float) -> str:
+    """Format how long ago something was, in its largest whole unit.
+
+    >>> format_age(20), format_age(90), format_age(3600 * 30), format_age(86400 * 40)
+    ('now', '1 min', '30 h', '40 d')
+    """
+    for unit, size, up_to in (("min", 60, 60), ("h", 3600, 48)):
+        if seconds < 60:
+            return "now"
+        if seconds < up_to * size:
+            return f"{int(seconds / size)} {unit}"
+    return f"{int(seconds / 86400)} d"

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from voco_video.cli import options as opt
+from voco_video.cli.early import check_trained
 from voco_video.cli.output import print_facts, print_json
 from voco_video.errors import UsageError
 
@@ -47,6 +48,7 @@ def train(
     from voco_video.training import load_config
 
     config = load_config(recipe, set_ or ())
+    check_trained(config)
     from voco_video.training import train as run
 
     logging.getLogger("voco_video.training").setLevel(logging.INFO)
