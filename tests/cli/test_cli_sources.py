@@ -82,7 +82,7 @@ def test_the_table_names_the_clip(run, url, clip):
     assert "1 downloads" in out
     assert SECRET not in out
     code, out, _ = run("cache", "prune")
-    assert "removed 0 entries and 1 downloads" in out
+    assert "removed: 0 entries and 1 downloads, " in out
 
 
 def test_inspect_a_url(run, server, url, tmp_path):

@@ -48,6 +48,8 @@ LIGHT = [
     ("ask clip.mp4 what? --model voco-tny", 2, "Did you mean voco-tiny?"),
     ("ask clip.mp4 what? --model ./plain --num-voco-tokens 4", 2, "--num-voco-tokens 4: ./plain has no VoCo tokens"),
     ("find none.mp4 star", 2, "none.mp4: no such file"),
+    ("find *.mpg star", 2, "'*.mpg' matches no file"),
+    ("find plain star", 2, "plain: no video files in this folder"),
     ("find clip.mp4", 2, "give one video or more, and then what to look for"),
     ("find star clip.mp4", 2, "videos come first, then what to look for"),
     ("find clip.mp4 the red star", 2, 'put quotes around it: "the red star"'),
@@ -125,6 +127,9 @@ LIGHT = [
     ("train own-clips --set dataset=msvd --set media_dir=none", 2, "none: no such folder"),
     ("train voco-tiny/image --set model=voco-tny", 2, "Did you mean voco-tiny?"),
     ("train voco-tiny/image --set num_frames", 2, "give key=value"),
+    ("push none me/mine", 2, "none: no such folder; what is published is a checkpoint's folder"),
+    ("push plain me/mine none.json", 2, "none.json: no such file"),
+    ("card palin", 2, "palin: no such folder; did you mean plain?"),
     ("card none", 2, "none: no such folder"),
     ("convert none made", 2, "no checkpoint 'none'"),
 ]

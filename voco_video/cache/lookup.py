@@ -95,7 +95,7 @@ def candidates(paths: CachePaths, given: str) -> list[EntryLabel]:
         return []
     if is_digest(given):
         return _labels(paths, [given] if paths.directory(given).exists() else [])
-    if expanded(given).is_file():
+    if os.path.isfile(expanded(given)):  # which takes any name, however long
         digest = digest_file(expanded(given))
         return [label for label in all_labels(paths) if label.video_digest == digest or label.is_of(given)]
     if named := EntryNames(paths).digest_of(given):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -152,7 +153,8 @@ def name(
     if new_name is None:
         names.drop(label.digest)
     else:
-        names.give(new_name, label.digest)
+        with _said_here(f"name={new_name!r}", repr(new_name)):
+            names.give(new_name, label.digest)
     if json:
         print_json({"digest": label.digest, "name": new_name, "earlier_name": label.name or None})
     else:
@@ -294,17 +296,23 @@ def parse_max_size(text: str) -> int:
     Raises:
         UsageError: not a size.
     """
-    try:
+    with _said_here("max_size=", "--max-size "):
         return parse_size(text, name="max_size")
-    except UsageError as error:
-        raise UsageError(str(error).replace(f"max_size={text!r}", f"--max-size {text!r}")) from error
 
 
 def _age(text: str) -> float:
-    try:
+    with _said_here("older_than=", "--older-than "):
         return parse_age(text)
+
+
+@contextmanager
+def _said_here(in_python: str, on_the_command_line: str) -> Iterator[None]:
+    """Write what an error names as it stands on the command line."""
+    try:
+        yield
     except UsageError as error:
-        raise UsageError(str(error).replace(f"older_than={text!r}", f"--older-than {text!r}")) from error
+        error.args = (str(error).replace(in_python, on_the_command_line),)
+        raise
 
 
 def _one(entry: str, cache_dir: Path | None) -> EntryLabel:

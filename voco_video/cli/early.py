@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
+from glob import has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,9 +91,14 @@ def check_searched(paths: Sequence[str], query: str, sampling: Sampling, cache_d
         raise UsageError(
             f'{words[0]!r} is no video; if it belongs to what to look for, put quotes around it: "{whole}"'
         )
-    if len(paths) == 1:
+    if len(paths) == 1 and not _is_many(paths[0]):
         check_video(paths[0], sampling)
     return entries
+
+
+def _is_many(path: str) -> bool:
+    """Tell whether this stands for several videos: a folder, or a pattern."""
+    return (is_there(path) and expanded(path).is_dir()) or (not is_there(path) and has_magic(path))
 
 
 def is_video_name(text: str) -> bool:
@@ -218,15 +224,18 @@ def check_files(paths: Iterable[Path]) -> None:
             raise used_wrongly(DataError(f"{path} is a folder; name the file in it"))
 
 
-def check_folder(checkpoint: Path) -> None:
+def check_folder(checkpoint: Path, *, why: str) -> None:
     """Refuse a checkpoint that is no folder here.
+
+    Args:
+        why: a folder is needed.
 
     Raises:
         ModelError: it is not.
     """
     if not is_there(str(checkpoint)):
         raise used_wrongly(
-            ModelError(f"{checkpoint}: no such folder; a card is written into a checkpoint's own folder, so give one")
+            ModelError(f"{checkpoint}: no such folder{similar_file(str(checkpoint)) or f'; {why}, so give one'}")
         )
 
 
