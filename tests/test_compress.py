@@ -484,5 +484,5 @@ def test_open_by_digest_refuses_another_models_entry(model, video, tmp_path):
     digest = video.parts[0].entry.digest
     assert np.array_equal(model.open(digest[:10]).pts_seconds, video.pts_seconds)
     other = VideoModel(voco_tiny_in_kv(dtype="bfloat16"), model.cache)
-    with pytest.raises(ModelError, match="compressed by a model with fingerprint"):
+    with pytest.raises(ModelError, match="was compressed by another model"):
         other.open(digest[:10])

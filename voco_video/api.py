@@ -20,12 +20,13 @@ from voco_video.answer.entry_frames import EntryFrames
 from voco_video.answer.frame_scorer import Retriever
 from voco_video.answer.several_videos import Found, SeveralVideos, concat, find
 from voco_video.cache import FrameCache
+from voco_video.cache.lookup import several
 from voco_video.checkpoint.finding import find_checkpoint
 from voco_video.checkpoint.fingerprints import cached_fingerprint
 from voco_video.checkpoint.folder import load_voco_model, save_voco_model
 from voco_video.checkpoint.world import World
 from voco_video.compress import Progress, compress_video
-from voco_video.errors import CacheError, ModelError
+from voco_video.errors import CacheError, ModelError, used_wrongly
 from voco_video.files.paths import expanded
 from voco_video.follow import Stream
 from voco_video.hub.upload import check_can_publish
@@ -67,7 +68,7 @@ def load_model(
     revision: str | None = None,
     offline: bool = False,
     cache_dir: str | Path | None = None,
-    max_cache_bytes: int | None = None,
+    max_cache_bytes: int | str | None = None,
 ) -> VideoModel:
     """Load a checkpoint together with the frame cache it writes to.
 
@@ -79,7 +80,8 @@ def load_model(
             ``voco-video models`` lists them.
         device, dtype, attn_implementation, device_map, weight_bits, layout, revision, offline: see `LoadOptions`.
         cache_dir: where compressed videos are kept; ``$VOCO_VIDEO_CACHE_DIR`` or ``~/.cache/voco-video`` when None.
-        max_cache_bytes: the cache drops what was unused longest beyond this; ``$VOCO_VIDEO_CACHE_MAX_BYTES`` or 50 GB.
+        max_cache_bytes: the cache drops what was unused longest beyond this, bytes or text such as ``"20G"``;
+            ``$VOCO_VIDEO_CACHE_MAX_BYTES`` or 50 GB when None.
 
     >>> model = load_model("voco-tiny")
     >>> model.num_voco_tokens
@@ -173,6 +175,7 @@ class VideoModel(SeveralVideos):
         merge_pictures: bool = True,
         decoder: Decoder = "pyav",
         force: bool = False,
+        name: str | None = None,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> CompressedVideo:
         """Compress a video, or find it in the cache.
@@ -183,6 +186,7 @@ class VideoModel(SeveralVideos):
             fps, num_frames, keyframes, timestamps, start_seconds, end_seconds: see `Sampling`; 1 fps by default.
             compressor, num_voco_tokens, form, storage, batch_size, merge_pictures, decoder, force: see
                 `CompressOptions`.
+            name: a name for the entry, by which `open` finds it; another entry must not have it.
             on_progress: called after every batch.
 
         Raises:
@@ -210,7 +214,7 @@ class VideoModel(SeveralVideos):
             decoder=decoder,
             force=force,
         )
-        return self.compress_with(path, sampling, options, on_progress)
+        return self.compress_with(path, sampling, options, on_progress, name=name)
 
     def compress_with(
         self,
@@ -218,6 +222,8 @@ class VideoModel(SeveralVideos):
         sampling: Sampling,
         options: CompressOptions,
         on_progress: Callable[[Progress], None] | None = None,
+        *,
+        name: str | None = None,
     ) -> CompressedVideo:
         """Compress a video as `compress` does, with its options as classes."""
         result = compress_video(
@@ -230,6 +236,7 @@ class VideoModel(SeveralVideos):
             world=self.world,
             model_name=self.name,
             batchings=self._batchings,
+            name=name,
             on_progress=on_progress,
         )
         if not result.from_cache and result.entry.key.video_digest in self._frames_first:
@@ -345,20 +352,31 @@ class VideoModel(SeveralVideos):
         )
         return VideoStream(self, source, options, compress)
 
-    def open(self, digest: str) -> CompressedVideo:
-        """An entry of the cache by the beginning of its digest, as `voco-video cache ls` prints it.
+    def open(self, entry: str) -> CompressedVideo:
+        """Open an entry of the cache, finished or growing.
+
+        Args:
+            entry: its name, the path of its video, or the beginning of its digest, as ``voco-video cache ls`` shows
+                them; see `voco_video.cache.FrameCache.candidates`. Of a video's entries those of this model count.
 
         Raises:
             CacheError: none or several entries match.
             ModelError: another model made it.
+
+        >>> load_model().open("flower").ask("What is there?").text              # doctest: +SKIP
         """
-        entry = self.cache.find(digest)
-        if entry.key.model_fingerprint != self.fingerprint:
+        found = self.cache.candidates(entry)
+        own = [label for label in found if label.model_fingerprint == self.fingerprint]
+        if len(own) > 1:
+            raise used_wrongly(CacheError(several(entry, own)))
+        if found and not own and found[0].model_fingerprint:
+            others = " and ".join(dict.fromkeys(label.model for label in found))
             raise ModelError(
-                f"entry {entry.digest[:12]} was compressed by a model with fingerprint "
-                f"{entry.key.model_fingerprint[:12]}, not by this one ({self.fingerprint[:12]})"
+                f"{entry}: entry {found[0].digest[:12]} was compressed by another model ({others}), not by this one "
+                f"({self.name or self.fingerprint[:8]}); load that one, or compress the video with this one"
             )
-        return CompressedVideo(self, (EntryFrames(entry, 0, entry.num_frames),))
+        opened = self.cache.open(own[0]) if own else self.cache.find(entry)
+        return CompressedVideo(self, (EntryFrames(opened, 0, opened.num_frames),))
 
 
 class VideoStream(Stream):

@@ -16,7 +16,7 @@ import torch
 from voco_video.auto_compressor import frames_of_sampling, pictures_per_frame, settled, with_compressor
 from voco_video.cache import CacheEntry, CacheKey, FrameCache, digest_file
 from voco_video.checkpoint.world import Watcher, World
-from voco_video.errors import CacheError, UsageError, VideoError
+from voco_video.errors import CacheError, UsageError, VideoError, used_wrongly
 from voco_video.model.compressors import check_compressor, compress_frames, no_tokens
 from voco_video.model.inference import undisturbed
 from voco_video.model.memory import Batching, Frames
@@ -103,6 +103,7 @@ def compress_video(
     world: World | None = None,
     model_name: str = "",
     batchings: dict[CompressOptions, Batching] | None = None,
+    name: str | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> CompressResult:
     """Compress a video into the frame cache, or find it there.
@@ -118,11 +119,12 @@ def compress_video(
         world: what the model was trained on; the entry then records how many frames are of something else.
         model_name: what the model is called, for the entry's facts.
         batchings: how many frames fit, by options; filled in for the next video that is compressed alike.
+        name: for the entry; see `voco_video.cache.names.EntryNames`.
         on_progress: called with the state at the start and after every batch.
 
     Raises:
         VideoError: it is not a readable video, or cannot be fetched.
-        UsageError: options that do not fit the model or the video.
+        UsageError: options that do not fit the model or the video, or another entry has the name.
         ModelError: the compressor is ``voco`` and the checkpoint has no VoCo tokens.
         CacheError: the cache cannot be written, or the entry is damaged.
     """
@@ -143,6 +145,7 @@ def compress_video(
             world=world,
             model_name=model_name,
             batchings=batchings,
+            name=name,
             report=report,
         )
     return replace(result, total_seconds=time.perf_counter() - started, source=str(local.name))
@@ -159,6 +162,7 @@ def _compress_local(
     world: World | None,
     model_name: str,
     batchings: dict[CompressOptions, Batching] | None,
+    name: str | None,
     report: Callable[[Progress], None],
 ) -> CompressResult:
     _check_file(local)
@@ -168,7 +172,11 @@ def _compress_local(
     )
     compressor = parse_compressor(options.compressor)
     key = key_with(options=options)
+    if name is not None:
+        cache.names.check_free(name, key.digest)
     if not options.force and (entry := cache.get(key)) is not None:
+        if name is not None:
+            cache.names.give(name, key.digest)
         return CompressResult(entry, from_cache=True, choice=choice)
     seconds = StageSeconds()
     with (
@@ -177,6 +185,8 @@ def _compress_local(
             key, facts={}, restart=options.force, on_wait=lambda: report(Progress(0, 0, waiting=True))
         ) as writer,
     ):
+        if name is not None:  # at once: the entry may be asked for by it while it is made
+            cache.names.give(name, key.digest)
         if writer.entry is not None:  # another process finished it while this one waited
             return CompressResult(writer.entry, from_cache=True, choice=choice)
         plan = video.plan(sampling)
@@ -371,7 +381,7 @@ def _check_file(local: LocalVideo) -> None:
     if path is None:
         return
     if os.path.isdir(path):  # unlike Path.is_dir, it takes names of any length
-        raise VideoError(f"{path} is a folder; give the video files in it")
+        raise used_wrongly(VideoError(f"{path} is a folder; give the video files in it"))
     check_readable(path)
     if path.stat().st_size > _LARGE_BYTES:  # check early: hashing a large file takes minutes
         with as_video_errors(path), Source(path):

@@ -1,12 +1,22 @@
 """The errors a caller may want to catch. Each message shows the value at fault and says what to do about it."""
 
+from typing import TypeVar
+
 
 class VocoVideoError(Exception):
-    """Base of every error that voco-video raises on purpose; the command line exits with 1."""
+    """Base of every error that voco-video raises on purpose.
+
+    Attributes:
+        exit_code: of the command line: 2 where it was used wrongly, 1 where the work failed.
+    """
+
+    exit_code = 1
 
 
 class UsageError(VocoVideoError):
-    """An option or argument that cannot be right, whatever the files hold; the command line exits with 2."""
+    """An option or argument that cannot be right, whatever the files hold."""
+
+    exit_code = 2
 
 
 class VideoError(VocoVideoError):
@@ -27,6 +37,19 @@ class DataError(VocoVideoError):
 
 class JudgeError(VocoVideoError):
     """A judge's endpoint that will not answer: wrong key, unknown model, no credit, nobody there."""
+
+
+AnyError = TypeVar("AnyError", bound=VocoVideoError)
+
+
+def used_wrongly(error: AnyError) -> AnyError:
+    """Mark an error of any kind as the user's: what was named is not there, or is no such thing.
+
+    >>> used_wrongly(VideoError("none.mp4: no such file")).exit_code
+    2
+    """
+    error.exit_code = 2
+    return error
 
 
 FILE_ERRORS = (VideoError, OSError, MemoryError, UnicodeError)

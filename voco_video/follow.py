@@ -20,6 +20,7 @@ from blake3 import blake3
 
 from voco_video.auto_compressor import with_compressor
 from voco_video.cache import CacheEntry, CacheKey, FrameCache, GrowingWriter
+from voco_video.cache.names import check_name, taken
 from voco_video.checkpoint.world import FrameCounts, Watcher, World
 from voco_video.compress import (
     StageSeconds,
@@ -82,6 +83,7 @@ class Stream:
 
     Attributes:
         key: of the entry.
+        options: as they were given.
         choice: why this compressor was chosen, in one line; empty where it was named or is the learned one.
         progress: as of the latest step.
         seconds: spent by stage, in this run. ``decode`` is what the thread that reads the source worked, not what it
@@ -111,13 +113,15 @@ class Stream:
             raise UsageError("compressor 'none' keeps nothing of a frame, so there is nothing to follow a source for")
         if compress.decoder != "pyav":
             raise UsageError(f"decoder {compress.decoder!r} reads whole files only; a source is followed with 'pyav'")
-        self._cache, self._source = cache, parse_source(source)
+        self._cache, self._source, self.options = cache, parse_source(source), options
         identity = _EntryIdentity(model, fingerprint or model.fingerprint(), options, compress)
         self.key = identity.find_key(self._source, cache)
         self.seconds = StageSeconds()
         with ExitStack() as stack:
             named = {"model": model_name} if model_name else {}
             writer = stack.enter_context(cache.growing_writer(self.key, facts=named, restart=options.force))
+            if options.name is not None:
+                identity.take_name(self.key, cache)
             batching = Batching(compress.batch_size)
             self._thread = SourceThread(
                 self._source,
@@ -155,7 +159,7 @@ class Stream:
     @property
     def name(self) -> str:
         """What the entry is called."""
-        return self.key.settings["stream"]
+        return self._cache.names.by_digest().get(self.key.digest, self.key.settings["stream"])
 
     @property
     def source_name(self) -> str:
@@ -201,10 +205,9 @@ class _EntryIdentity:
     def find_key(self, source: LiveSource, cache: FrameCache) -> CacheKey:
         """Return the key of the entry that the options name, of a new one, or of the latest one of this source."""
         if self.options.name is not None:
-            return self._key(self.options.name)
+            return self._named_key(self.options.name, cache)
         if not self.options.resume:
-            started = datetime.now(timezone.utc).isoformat(timespec="microseconds")
-            return self._key(f"{source.name} {started}")
+            return self._key(f"{source.name} {_now()}")
         for entry in cache.entries():  # latest used first
             name = entry.key.settings.get("stream")
             is_of_source = entry.facts.get("source") == source.name
@@ -213,6 +216,39 @@ class _EntryIdentity:
         raise UsageError(
             f"nothing to resume: the cache has no stream of {source.name} with this model and these settings"
         )
+
+    def _named_key(self, name: str, cache: FrameCache) -> CacheKey:
+        """Return the key of the entry that has a name, or of a new one.
+
+        Raises:
+            UsageError: an entry that was made otherwise has the name, or it is no name.
+        """
+        holder, key = cache.names.digest_of(name), self._key(name)
+        if holder not in (None, key.digest):  # it was renamed, or is another's
+            first_name = next((label.stream for label in cache.candidates(holder)), "")
+            if first_name and (renamed := self._key(first_name)).digest == holder:
+                return renamed
+            if not self.options.force:
+                raise UsageError(taken(name, str(holder)) + "; force=True drops it")
+        if holder is None and key.digest in cache.names.by_digest():  # that one was renamed, so this is a new one
+            return self._key(f"{name} {_now()}")
+        if holder is None and not cache.contains(key):
+            check_name(name)
+        return key
+
+    def take_name(self, key: CacheKey, cache: FrameCache) -> None:
+        """Give an entry the name of the options; with ``force`` the entry that had it before is dropped."""
+        name = self.options.name
+        assert name is not None
+        holder = cache.names.digest_of(name)
+        if holder not in (None, key.digest) and self.options.force:
+            cache.remove(holder)
+        if holder is None and cache.contains(key):
+            try:
+                check_name(name)
+            except UsageError:  # an entry from before there were rules is found by its stream's name
+                return
+        cache.names.give(name, key.digest)
 
     def _key(self, name: str) -> CacheKey:
         """Make a key by name: a live source has no digest of its bytes, so the name's digest stands for it."""
@@ -224,6 +260,10 @@ class _EntryIdentity:
             fingerprint=self.fingerprint,
         )
         return replace(key, settings={**key.settings, "stream": name})
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="microseconds")
 
 
 class _PublishingLoop:

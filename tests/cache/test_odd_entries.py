@@ -61,7 +61,7 @@ def test_settings_are_optional(
     assert [(one["digest"], one["form"], one["num_voco_tokens"]) for one in listed] == [
         (entry.digest, None, num_voco_tokens)
     ]
-    assert entry.digest[:12] in run(cache, "ls")
+    assert entry.digest[:8] in run(cache, "ls")
     assert entry.digest in run(cache, "info", entry.digest[:8])
 
 
@@ -71,7 +71,7 @@ def test_whatever_settings_and_facts_hold_they_can_be_shown(cache: FrameCache, o
     entry = write(
         cache, KV, dict.fromkeys(("source", "sampling", "num_vision_tokens"), odd), **dict.fromkeys(names, odd)
     )
-    assert entry.digest[:12] in run(cache, "ls")
+    assert entry.digest[:8] in run(cache, "ls")
     assert json.loads(run(cache, "ls", "--json"))["entries"][0]["digest"] == entry.digest
     assert entry.digest in run(cache, "info", entry.digest)
     with contextlib.suppress(CacheError):

@@ -263,8 +263,11 @@ def test_defaults_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.
     assert (FrameCache().cache_dir, FrameCache().max_bytes) == (tmp_path / "frames", 1000)
     assert FrameCache(tmp_path, max_bytes=5).max_bytes == 5
     assert not (tmp_path / "frames").exists()
-    monkeypatch.setenv("VOCO_VIDEO_CACHE_MAX_BYTES", "50GB")
-    with pytest.raises(UsageError, match="'50GB'"):
+    monkeypatch.setenv("VOCO_VIDEO_CACHE_MAX_BYTES", "1.5GiB")
+    assert FrameCache().max_bytes == 3 << 29
+    assert FrameCache(tmp_path, max_bytes="500K").max_bytes == 500 << 10
+    monkeypatch.setenv("VOCO_VIDEO_CACHE_MAX_BYTES", "fifty")
+    with pytest.raises(UsageError, match="VOCO_VIDEO_CACHE_MAX_BYTES='fifty' is no size"):
         FrameCache()
     for wrong in (lambda: FrameCache(max_bytes=-1), lambda: write_with_segments_of_zero(tmp_path)):
         with pytest.raises(UsageError):

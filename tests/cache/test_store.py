@@ -289,8 +289,13 @@ def test_find_takes_an_unambiguous_prefix(cache: FrameCache) -> None:
     for prefix in ("", "x", digests[3] + "0"):
         with pytest.raises(CacheError, match="no cache entry"):
             cache.find(prefix)
-    with pytest.raises(CacheError, match="give more digits"):  # 23 digests over 16 first digits
-        cache.find(max("0123456789abcdef", key=lambda c: sum(d.startswith(c) for d in digests)))
+    with pytest.raises(CacheError, match="give at least 4 digits"):
+        cache.find(digests[3][:3])
+    twin = digests[3][:4] + "0" * 60
+    (cache.cache_dir / twin[:2] / twin).mkdir()
+    with pytest.raises(CacheError, match=f"2 cache entries start with .*; give more digits: .*{digests[3][:12]}"):
+        cache.find(digests[3][:4])
+    assert cache.find(digests[3][:5]).digest == digests[3]
 
 
 def test_a_complete_entry_needs_no_writing(cache: FrameCache) -> None:

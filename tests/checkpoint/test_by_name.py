@@ -433,7 +433,7 @@ def test_commands_by_name(hub, files, run, tmp_path):
     code, _, err = run("ask", clip, "?", "--model", "user/model", "--offline")
     assert (code, "nothing of it is in the local Hugging Face cache" in err) == (1, True)
     code, _, err = run("models", "user/none")
-    assert (code, err.count("\n")) == (1, 1)
+    assert (code, err.count("\n")) == (2, 1)
     assert err.startswith("error: there is no folder user/none here, and user/none cannot be fetched: ")
     code, _, err = run("models", "user/model", "--update", "--offline")
     assert (code, err.startswith("error: --update asks the hub, and --offline or HF_HUB_OFFLINE forbids")) == (2, True)

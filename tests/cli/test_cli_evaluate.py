@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,6 +63,10 @@ def test_evaluate_twice(run, shapes, tmp_path, monkeypatch):
     code, second, err = run(*arguments)
     assert code == 0, err
     assert {path: path.read_bytes() for path in files} == files
+    said = re.search(r"voco K=[18,]+ embeds · (\d+) questions on (\d+) videos of msvd test · .* · (\d+) cached", err)
+    assert said, err
+    num_rows = len(read_predictions(folder / "predictions-k8.jsonl"))
+    assert (int(said[1]), said[3]) == (num_rows, said[2]), "every video is in the cache by now"
     assert second == first
     assert [line for line in first.splitlines() if line.startswith("msvd")] == ["msvd test, k8", "msvd test, k1"]
     note = "The model: voco-tiny knows nothing but MovingShapes"
@@ -109,7 +114,7 @@ def test_ctrl_c_says_how_to_go_on(run, shapes, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--root", "none"], 1, "none: no such folder"),
+        (["--root", "none"], 2, "none: no such folder"),
         (["--root", "{empty}"], 1, "no annotations of the test split"),
         (["--num-voco-tokens", "1,x"], 2, "--num-voco-tokens 1,x"),
         (["--num-voco-tokens", "9"], 2, "--num-voco-tokens 9"),

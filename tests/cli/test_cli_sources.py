@@ -82,7 +82,7 @@ def test_the_table_names_the_clip(run, url, clip):
     assert "1 downloads" in out
     assert SECRET not in out
     code, out, _ = run("cache", "prune")
-    assert "removed 0 entries and 1 downloads" in out
+    assert "removed: 0 entries and 1 downloads, " in out
 
 
 def test_inspect_a_url(run, server, url, tmp_path):
@@ -110,8 +110,8 @@ def test_every_command_says_what_is_wrong(run, command):
         ("foo://host/a.mp4", 2, "foo://host/a.mp4: no file has this name"),
         ("rtsp://host/1", 2, "--follow"),
         ("data:video/mp4;base64,A", 2, "not base64"),
-        ("file:///no/such/file.mp4", 1, "file:///no/such/file.mp4: no such file"),
-        ("http:/host/a.mp4", 1, "http:/host/a.mp4: no such file"),
+        ("file:///no/such/file.mp4", 2, "file:///no/such/file.mp4: no such file"),
+        ("http:/host/a.mp4", 2, "http:/host/a.mp4: no such file"),
     ],
 )
 def test_one_error_a_video(run, video, code, message):

@@ -117,7 +117,7 @@ def test_searching_entries_and_what_is_not_there(run, good, tmp_path):
     assert (code, {moment["entry"] for moment in json.loads(out)["moments"]}) == (1, {entry})
     assert "2 of 3 videos failed" in err
     assert sum(line.startswith("error: ") for line in err.splitlines()) == 2
-    assert run("find", missing, "a number")[0] == 1
+    assert run("find", missing, "a number")[0] == 2
 
 
 def test_a_folder_or_pattern_without_videos_among_many(run, good, tmp_path):

@@ -42,8 +42,12 @@ def test_every_command_says_the_same(run, clip, tmp_path):
     assert "copy.mp4" in run("inspect", copy, *how[:2])[1].split("entry")[1], "not the name of its twin"
     entries = json.loads(run("cache", "ls", "--json")[1])["entries"]
     assert [(entry["digest"], entry["model"]) for entry in entries] == [(digest, "voco-tiny")]
-    assert json.loads(run("cache", "rm", digest[:12], "--json")[1]) == {"removed": [digest], "num_failed": 0}
-    assert json.loads(run("cache", "prune", "--json")[1]) == {"removed": [], "num_downloads": 0}
+    size_bytes = entries[0]["size_bytes"]
+    removed = json.loads(run("cache", "rm", digest[:12], "--json")[1])
+    assert (removed["removed"], removed["num_failed"]) == ([digest], 0)
+    assert removed["freed_bytes"] > size_bytes, "with the manifest"
+    pruned = {"removed": [], "num_downloads": 0, "freed_bytes": 0, "dry_run": False}
+    assert json.loads(run("cache", "prune", "--json")[1]) == pruned
 
 
 def test_scores_without_a_learned_scorer_are_only_an_order(run, clip):

@@ -91,7 +91,7 @@ def test_a_recipe_is_taken_by_name_and_a_file_goes_before_it(tmp_path, monkeypat
         ("fsdp=true deepspeed=deepspeed/zero2.json", "deepspeed='deepspeed/zero2.json' and fsdp=True both shard"),
         ("deepspeed=zero9.json", "deepspeed='zero9.json': no such file"),
         ("export=adapter", "export='adapter' needs lora_rank above 0"),
-        ("dataset=nowhere", "dataset is 'nowhere', but has to be msvd"),
+        ("dataset=nowhere", "dataset is 'nowhere', but has to be moving-shapes, msvd"),
         ("save_steps=0", "save_steps=0: has to be 1 or more"),
         ("num_workers=-1", "num_workers=-1: has to be 0 or more"),
         ("learning_rate=nan", "learning_rate=nan: has to be 0 or more"),

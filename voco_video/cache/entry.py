@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,6 +24,8 @@ from voco_video.cache.locks import GROWING, MANIFEST, ReadHold, damaged, os_erro
 from voco_video.cache.segment import Segment, SegmentReader, TensorSpec, check_continues, check_size
 from voco_video.cache.segment_log import SegmentLog, checked_unix_seconds, decode_published, unpublished
 from voco_video.errors import CacheError, UsageError
+
+_TOUCH_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -224,9 +227,14 @@ class CacheEntry:
             raise damaged(self.directory, error) from error
 
     def touch(self) -> None:
-        """Mark the entry as used now, so that it is pruned last; does nothing in a read-only cache."""
+        """Mark the entry as used now, so that it is pruned last; does nothing in a read-only cache.
+
+        Written once an hour at most, so that reading a cache hardly writes to its disk.
+        """
         with suppress(OSError):
-            os.utime(self._held().index_fd)
+            index_fd = self._held().index_fd
+            if time.time() - os.fstat(index_fd).st_mtime > _TOUCH_SECONDS:
+                os.utime(index_fd)
 
     def close(self) -> None:
         """Let the entry be deleted by others. Reading again takes hold of it again."""

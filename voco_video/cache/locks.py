@@ -16,6 +16,7 @@ from voco_video.errors import CacheError
 
 MANIFEST = "manifest.json"  # of a finished entry
 GROWING = "growing.txt"  # of an entry whose source has not ended: what is published so far
+JOURNAL = "journal.txt"  # of an unfinished entry: which of its segments are safe
 _INDEXES = (MANIFEST, GROWING)  # an entry has one of them; where neither exists there is nothing to read
 _UNWRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM}
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})

@@ -10,6 +10,7 @@
              growing.txt.5d1f…             the log before it was rewritten, while a reader has it open
              segment-000000.safetensors
     locks/3fa9….lock                       flock of the one writer
+    names/91c4….json                       a name that people gave to an entry
     trash/3fa9….0a1b…                      deleted; its files go when no reader has them open
 """
 
@@ -26,6 +27,7 @@ from voco_video.cache.key import is_digest
 from voco_video.cache.locks import (
     FULL,
     GROWING,
+    JOURNAL,
     MANIFEST,
     WriteLock,
     delete_unless_held,
@@ -34,9 +36,9 @@ from voco_video.cache.locks import (
     is_locked,
     unread,
 )
-from voco_video.cache.segment_log import JOURNAL, read_published, superseded_files
-from voco_video.errors import CacheError, UsageError
+from voco_video.errors import CacheError
 from voco_video.files.atomic_write import aside_files
+from voco_video.options.sizes import size_of_environment
 
 DEFAULT_MAX_BYTES = 50 * 10**9
 
@@ -114,11 +116,13 @@ class CachePaths:
                 "it aside; stop that process or remove another entry"
             )
 
-    def evict(self, directory: Path, *, complete: bool) -> bool:
+    def evict(self, directory: Path, *, complete: bool, dry_run: bool = False) -> bool:
         """Discard an entry unless somebody writes or reads it, it is no longer as `complete` as it was, or it is gone.
 
-        Others may do the same at the same time.
+        Others may do the same at the same time. With `dry_run` it stays, and is only looked at.
         """
+        if dry_run:
+            return directory.exists() and not self.is_being_written(directory.name) and not is_held(directory)
         with self.unwritten(directory) as is_unwritten:
             is_as_it_was = directory.exists() and is_complete(directory) == complete
             if not is_unwritten or not is_as_it_was or is_held(directory):
@@ -130,6 +134,8 @@ class CachePaths:
         """Delete what crashes left in an entry's directory, and an empty directory; shorten an old stream's log."""
         if not leftovers(directory) and not _is_empty(directory) and not _has_wasteful_log(directory):
             return
+        from voco_video.cache.segment_log import read_published  # imports torch, and looking entries up needs none
+
         with self.unwritten(directory) as is_unwritten:
             if not is_unwritten:
                 return
@@ -169,6 +175,10 @@ def _is_empty(directory: Path) -> bool:
 
 def _has_wasteful_log(directory: Path) -> bool:
     """Tell whether a stream's log is much longer than it needs to be, as earlier versions left it."""
+    if not is_growing(directory):
+        return False
+    from voco_video.cache.segment_log import read_published
+
     with suppress(CacheError):
         log = read_published(directory)
         return log is not None and log.is_wasteful
@@ -178,6 +188,8 @@ def _has_wasteful_log(directory: Path) -> bool:
 def leftovers(directory: Path) -> list[Path]:
     """List files that only a crash leaves behind, provided nobody is writing the entry."""
     if is_growing(directory):
+        from voco_video.cache.segment_log import read_published, superseded_files
+
         with suppress(CacheError):  # where it is damaged, nothing says what is left over
             return superseded_files(directory, read_published(directory))
         return []
@@ -200,7 +212,4 @@ def usage(directory: Path) -> tuple[int, float]:
 
 def default_max_bytes() -> int:
     """Return above how many bytes the frame cache is pruned by default; see `FrameCache`."""
-    max_bytes = os.environ.get("VOCO_VIDEO_CACHE_MAX_BYTES") or str(DEFAULT_MAX_BYTES)
-    if not max_bytes.isascii() or not max_bytes.isdigit():
-        raise UsageError(f"VOCO_VIDEO_CACHE_MAX_BYTES must be a whole number of bytes, not {max_bytes!r}")
-    return int(max_bytes)
+    return size_of_environment("VOCO_VIDEO_CACHE_MAX_BYTES", DEFAULT_MAX_BYTES)

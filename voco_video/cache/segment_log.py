@@ -32,7 +32,7 @@ from typing import Any
 from blake3 import blake3
 
 from voco_video.cache.key import FORMAT_VERSION, CacheKey, canonical_json
-from voco_video.cache.locks import GROWING, damaged, replaced_logs
+from voco_video.cache.locks import GROWING, JOURNAL, damaged, replaced_logs
 from voco_video.cache.segment import (
     Segment,
     SegmentReader,
@@ -44,7 +44,6 @@ from voco_video.cache.segment import (
 from voco_video.errors import CacheError
 from voco_video.files.atomic_write import aside_files, fsync_directory, write_atomically
 
-JOURNAL = "journal.txt"
 _CHECKSUM_DIGITS = 64
 
 logger = logging.getLogger(__name__)

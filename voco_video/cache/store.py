@@ -6,64 +6,25 @@ import errno
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime, timezone
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from voco_video.cache.checking import PartialEntry, VerifyResult, read_partial, verify_directory
 from voco_video.cache.entry import CacheEntry
 from voco_video.cache.key import CacheKey
 from voco_video.cache.locks import WriteLock, os_errors_as_cache_errors
-from voco_video.cache.paths import (
-    CachePaths,
-    default_max_bytes,
-    is_complete,
-    is_growing,
-    leftovers,
-    usage,
-)
+from voco_video.cache.lookup import EntryLabel, all_labels, candidates, one_entry
+from voco_video.cache.names import EntryNames
+from voco_video.cache.paths import CachePaths, default_max_bytes, is_complete, usage
 from voco_video.cache.segment import SegmentReader
-from voco_video.cache.segment_log import read_safe
 from voco_video.cache.writer import EntryWriter, GrowingWriter, closing_writer
-from voco_video.errors import CacheError, UsageError
+from voco_video.errors import CacheError, UsageError, used_wrongly
 from voco_video.files.paths import default_cache_dir, expanded
+from voco_video.options.sizes import parse_size
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class PartialEntry:
-    """An interrupted entry, or one being written now; its `num_frames` safe frames are not computed again."""
-
-    digest: str
-    directory: Path
-    key: CacheKey
-    facts: Mapping[str, Any]
-    num_frames: int
-    size_bytes: int
-    last_used: datetime
-    is_being_written: bool
-
-
-@dataclass(frozen=True)
-class VerifyResult:
-    """What `FrameCache.verify` found at `path`.
-
-    `status` is "ok", "damaged" (delete it or compress again), "partial" (resumable) or "stale" (a leftover that the
-    next prune removes); `reason` says more, and is empty for "ok".
-    """
-
-    digest: str
-    path: Path
-    status: Literal["ok", "damaged", "partial", "stale"]
-    reason: str = ""
-
-    @property
-    def ok(self) -> bool:
-        """False only for damage."""
-        return self.status != "damaged"
 
 
 class FrameCache:
@@ -75,12 +36,16 @@ class FrameCache:
     Args:
         cache_dir: default: `VOCO_VIDEO_CACHE_DIR`, else `$XDG_CACHE_HOME/voco-video`, else `~/.cache/voco-video`.
             Created by the first write.
-        max_bytes: above this, finishing an entry prunes others. Default: `VOCO_VIDEO_CACHE_MAX_BYTES`, else 50 GB.
+        max_bytes: above this, finishing an entry prunes others: bytes, or text such as ``"20G"``. Default:
+            `VOCO_VIDEO_CACHE_MAX_BYTES`, else 50 GB.
 
     Raises:
         CacheError: `cache_dir` is a file.
-        UsageError: `max_bytes` is negative, or its environment variable is not a whole number; or no `cache_dir` is
-            given and no home directory is known.
+        UsageError: `max_bytes` or its environment variable is no size; or no `cache_dir` is given and no home directory
+            is known.
+
+    Attributes:
+        names: what people call entries; see `EntryNames`.
 
     Example:
         >>> import tempfile, numpy as np, torch
@@ -94,15 +59,17 @@ class FrameCache:
         torch.Size([3, 2, 8])
     """
 
-    def __init__(self, cache_dir: Path | str | None = None, *, max_bytes: int | None = None) -> None:
+    def __init__(self, cache_dir: Path | str | None = None, *, max_bytes: int | str | None = None) -> None:
         self.cache_dir = expanded(cache_dir or default_cache_dir()).absolute()
-        self.max_bytes = default_max_bytes() if max_bytes is None else max_bytes
-        if self.max_bytes < 0:
-            raise UsageError(f"max_bytes must not be negative, not {self.max_bytes}")
-        with os_errors_as_cache_errors(f"use cache directory {self.cache_dir}"):
-            if self.cache_dir.exists() and not self.cache_dir.is_dir():
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        self.max_bytes = default_max_bytes() if max_bytes is None else parse_size(max_bytes, name="max_bytes")
+        try:
+            with os_errors_as_cache_errors(f"use cache directory {self.cache_dir}"):
+                if self.cache_dir.exists() and not self.cache_dir.is_dir():
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        except CacheError as error:
+            raise used_wrongly(error) from error.__cause__
         self._paths, self._reader = CachePaths(self.cache_dir), SegmentReader()
+        self.names = EntryNames(self._paths)
 
     def contains(self, key: CacheKey) -> bool:
         """Tell whether there is an entry to read, finished or growing; cheap, reads nothing."""
@@ -217,54 +184,76 @@ class FrameCache:
 
     def partial(self) -> list[PartialEntry]:
         """List all unfinished entries with frames worth resuming, latest first."""
-        entries = [self._partial_entry(path) for path in self._paths.directories() if not is_complete(path)]
+        entries = [read_partial(self._paths, path) for path in self._paths.directories() if not is_complete(path)]
         return sorted((entry for entry in entries if entry), key=lambda entry: entry.last_used, reverse=True)
 
-    def find(self, prefix: str) -> CacheEntry:
-        """Open the entry whose digest starts with `prefix`, like `get`.
+    def labels(self) -> list[EntryLabel]:
+        """Read what all entries in any state say of themselves, by digest, without checking or opening them."""
+        return all_labels(self._paths)
+
+    def candidates(self, given: str) -> list[EntryLabel]:
+        """List the entries, in any state, that a word stands for.
+
+        Args:
+            given: a name, the path of a video, or the beginning of a digest, at least four digits. A file of exactly
+                this path comes first, then a name, then a digest. A video's entries are those of its content, and those
+                that were made from this path.
+        """
+        return candidates(self._paths, given)
+
+    def find(self, given: str) -> CacheEntry:
+        """Open the one entry that a word stands for (see `candidates`), like `get`.
 
         Raises:
-            CacheError: no entry or more than one starts so, or it is unfinished or damaged.
+            CacheError: the word stands for no entry or for several, or the entry is unfinished or damaged.
         """
-        directory = self._paths.directory(self.resolve(prefix))
-        entry = self._opened(directory)
+        return self.open(self._one(given))
+
+    def open(self, label: EntryLabel) -> CacheEntry:
+        """Open an entry that `candidates` found, like `get`.
+
+        Raises:
+            CacheError: it is unfinished or damaged.
+        """
+        entry = self._opened(label.directory)
         if entry is None:
-            advice = "ask again in a moment" if self.is_being_written(directory.name) else "compress it again"
-            raise CacheError(f"cache entry {directory.name} is unfinished, with nothing to read yet; {advice}")
+            advice = "ask again in a moment" if self.is_being_written(label.digest) else "compress it again"
+            raise CacheError(f"cache entry {label.digest} is unfinished, with nothing to read yet; {advice}")
         return entry
 
-    def resolve(self, prefix: str) -> str:
-        """Complete the digest of an entry in any state; CacheError unless exactly one starts with `prefix`."""
-        digests = [path.name for path in self._paths.directories() if path.name.startswith(prefix)]
-        if not digests or not prefix:
-            raise CacheError(f"no cache entry in {self.cache_dir} starts with {prefix!r}")
-        if len(digests) > 1:
-            some = ", ".join(digests[:3])
-            raise CacheError(f"{len(digests)} cache entries start with {prefix!r}: give more digits ({some}, …)")
-        return digests[0]
+    def give_name(self, given: str, name: str) -> str:
+        """Name the one entry that a word stands for, in the place of the name that it had; returns its digest.
 
-    def remove(self, prefix: str) -> str:
-        """Delete the entry whose digest starts with `prefix`, whatever its state; returns its digest.
+        Raises:
+            CacheError: the word stands for no entry or for several.
+            UsageError: another entry has this name, or it is no name.
+        """
+        digest = self._one(given).digest
+        self.names.give(name, digest)
+        return digest
+
+    def remove(self, given: str) -> str:
+        """Delete the one entry that a word stands for, whatever its state, and its name; returns its digest.
 
         Readers that have it open keep it; a later prune frees its space.
 
         Raises:
-            CacheError: no entry or more than one starts so, or it is being written now.
+            CacheError: the word stands for no entry or for several, or the entry is being written now.
         """
-        digest = self.resolve(prefix)
-        directory = self._paths.directory(digest)
+        directory = self._one(given).directory
         with (
             os_errors_as_cache_errors(f"remove cache entry {directory}"),
             self._paths.unwritten(directory) as is_unwritten,
         ):
             if not is_unwritten:
-                raise CacheError(f"cache entry {digest} is being written; stop that process first")
+                raise CacheError(f"cache entry {directory.name} is being written; stop that process first")
             if directory.exists():
                 self._paths.discard(directory)
-        return digest
+        self._drop_names()
+        return directory.name
 
-    def verify(self, prefix: str | None = None, *, full: bool = True) -> list[VerifyResult]:
-        """Check the entry whose digest starts with `prefix`, or the whole cache.
+    def verify(self, given: str | None = None, *, full: bool = True) -> list[VerifyResult]:
+        """Check the entries that a word stands for (see `candidates`), or the whole cache.
 
         Args:
             full: read every byte; else only manifests and file sizes.
@@ -273,20 +262,27 @@ class FrameCache:
             One result per entry, damaged or not, and one per leftover of a crash.
 
         Raises:
-            CacheError: no entry or more than one starts with `prefix`. Damage is reported, not raised.
+            CacheError: the word stands for no entry. Damage is reported, not raised.
         """
-        if prefix is not None:
-            return self._verify_directory(self._paths.directory(self.resolve(prefix)), full=full)
-        results = [self._verify_directory(path, full=full) for path in self._paths.directories()]
+        if given is not None:
+            directories = [label.directory for label in self.candidates(given)] or [self._one(given).directory]
+        else:
+            directories = self._paths.directories()
+        results = [verify_directory(self._paths, path, reader=self._reader, full=full) for path in directories]
+        if given is not None:
+            return list(chain.from_iterable(results))
         reason = "deleted while a reader had it open"
         trash = [VerifyResult(path.name[:64], path, "stale", reason) for path in self._paths.trash()]
         return [*chain.from_iterable(results), *trash]
 
-    def prune(self, max_bytes: int | None = None, *, partial: bool = False) -> list[str]:
+    def prune(self, max_bytes: int | str | None = None, *, partial: bool = False, dry_run: bool = False) -> list[str]:
         """Delete least recently used entries until the cache fits `max_bytes`, by default its own limit.
 
         Never deletes an entry that is open or being written, in any process, so the cache may stay above the
         limit. Also deletes what crashes left behind and, with `partial`, all unfinished entries.
+
+        Args:
+            dry_run: delete nothing, only tell.
 
         Returns:
             Digests of the deleted entries, in the order of deletion.
@@ -294,7 +290,7 @@ class FrameCache:
         Raises:
             CacheError: nothing could be deleted. Where only some could not, that is logged.
         """
-        max_bytes = self.max_bytes if max_bytes is None else max_bytes
+        max_bytes = self.max_bytes if max_bytes is None else parse_size(max_bytes, name="max_bytes")
         removed: list[str] = []
         failures: list[CacheError] = []
 
@@ -307,7 +303,7 @@ class FrameCache:
                 failures.append(error)
 
         with os_errors_as_cache_errors(f"prune cache directory {self.cache_dir}"):
-            for directory in self._paths.directories():
+            for directory in () if dry_run else self._paths.directories():
                 with going_on_after_failure(directory):
                     self._paths.tidy(directory)
             usages = [(*usage(path), path) for path in self._paths.directories()]
@@ -316,10 +312,12 @@ class FrameCache:
                 complete = is_complete(directory)
                 is_unwanted = total_bytes > max_bytes if complete else partial
                 with going_on_after_failure(directory):
-                    if is_unwanted and self._paths.evict(directory, complete=complete):
+                    if is_unwanted and self._paths.evict(directory, complete=complete, dry_run=dry_run):
                         total_bytes -= size_bytes
                         removed.append(directory.name)
-            self._paths.empty_trash()
+            if not dry_run:
+                self._paths.empty_trash()
+                self._drop_names()
         if failures and not removed:
             raise failures[0]
         for failure in failures:
@@ -328,6 +326,14 @@ class FrameCache:
 
     def __repr__(self) -> str:
         return f"FrameCache({str(self.cache_dir)!r}, max_bytes={self.max_bytes})"
+
+    def _one(self, given: str) -> EntryLabel:
+        return one_entry(self._paths, given)
+
+    def _drop_names(self) -> None:
+        """Drop the names of entries that are gone; where that fails, such a name is free all the same."""
+        with suppress(CacheError):
+            self.names.tidy()
 
     def _opened(self, directory: Path) -> CacheEntry | None:
         entry = CacheEntry.open(directory, reader=self._reader)
@@ -341,44 +347,6 @@ class FrameCache:
                 *(entry.digest[:12], entry.unpublished, entry.num_frames),
             )
         return entry
-
-    def _partial_entry(self, directory: Path) -> PartialEntry | None:
-        try:
-            log = read_safe(directory, full=False)
-        except OSError:  # it was deleted meanwhile, or cannot be read
-            return None
-        if log is None or not log.segments:
-            return None
-        size_bytes, last_used = usage(directory)
-        return PartialEntry(
-            digest=directory.name,
-            directory=directory,
-            key=log.key,
-            facts=log.facts,
-            num_frames=log.num_frames,
-            size_bytes=size_bytes,
-            last_used=datetime.fromtimestamp(last_used, timezone.utc),
-            is_being_written=self._paths.is_being_written(directory.name),
-        )
-
-    def _verify_directory(self, directory: Path, *, full: bool) -> list[VerifyResult]:
-        digest, is_written = directory.name, self._paths.is_being_written(directory.name)
-        if is_written and not is_growing(directory):
-            return [VerifyResult(digest, directory, "partial", "being written now")]
-        unnamed = [] if is_written else leftovers(directory)  # the writer's next segment is no leftover
-        stale = [VerifyResult(digest, path, "stale", "left by a crash") for path in unnamed]
-        try:
-            entry = CacheEntry.open(directory, reader=self._reader)
-            if entry is None:
-                with os_errors_as_cache_errors(f"read cache entry {directory}"):
-                    log = read_safe(directory, full=full)
-                reason = f"unfinished, {log.num_frames if log else 0} frames safe"
-                return [VerifyResult(digest, directory, "partial", reason), *stale]
-            with entry:
-                entry.verify(full=full)
-        except CacheError as error:
-            return [VerifyResult(digest, directory, "damaged", str(error)), *stale]
-        return [VerifyResult(digest, directory, "ok"), *stale]
 
     @contextmanager
     def _writing(self, directory: Path, lock: WriteLock, *, restart: bool) -> Iterator[None]:

@@ -21,7 +21,7 @@ import torch
 
 from voco_video.cache.entry import CacheEntry, Manifest
 from voco_video.cache.key import CacheKey, plain_json
-from voco_video.cache.locks import GROWING, MANIFEST, os_errors_as_cache_errors, unread
+from voco_video.cache.locks import GROWING, JOURNAL, MANIFEST, os_errors_as_cache_errors, unread
 from voco_video.cache.segment import (
     MAX_SEGMENT_BYTES,
     Batch,
@@ -32,7 +32,7 @@ from voco_video.cache.segment import (
     segment_file,
     write_segment,
 )
-from voco_video.cache.segment_log import JOURNAL, SegmentLog, read_published, read_safe, superseded_files
+from voco_video.cache.segment_log import SegmentLog, read_published, read_safe, superseded_files
 from voco_video.errors import CacheError
 from voco_video.files.atomic_write import fsync_directory, write_atomically
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 
 from voco_video.checkpoint.needed import (
@@ -14,7 +15,7 @@ from voco_video.checkpoint.needed import (
     weight_names,
 )
 from voco_video.checkpoint.recommended import full_name, similar_names
-from voco_video.errors import ModelError, UsageError
+from voco_video.errors import ModelError, UsageError, used_wrongly
 from voco_video.files.paths import expanded
 from voco_video.files.processor_files import PROCESSOR_SETTINGS
 from voco_video.files.settings import has_file, is_there, read_settings
@@ -60,14 +61,17 @@ def find_checkpoint(
             return candidate
     if is_there(folder):
         lacks = f"holds no {CONFIG} (nor, as an adapter does, {VOCO_CONFIG})" if folder.is_dir() else "is no folder"
-        raise ModelError(f"{folder} {lacks}, so it is not a checkpoint folder")
+        raise used_wrongly(ModelError(f"{folder} {lacks}, so it is not a checkpoint folder"))
     name = HubName.parse(full_name(str(path)), revision)
     if name is None:
-        meant = " or ".join(similar_names(str(path)))
-        known = ", ".join(sorted(p.name for p in ASSETS.iterdir() if p.is_dir())) if ASSETS.is_dir() else "none"
-        raise ModelError(
-            f"no checkpoint {str(path)!r}: no such folder, no embedded model ({known}), and no hub id such as "
-            "user/name or user/name@revision" + (f". Did you mean {meant}?" if meant else "")
+        embedded = sorted(p.name for p in ASSETS.iterdir() if p.is_dir()) if ASSETS.is_dir() else []
+        meant = " or ".join([*get_close_matches(str(path).lower(), embedded, cutoff=0.7), *similar_names(str(path))])
+        known = ", ".join(embedded) or "none"
+        raise used_wrongly(
+            ModelError(
+                f"no checkpoint {str(path)!r}: no such folder, no embedded model ({known}), and no hub id such as "
+                "user/name or user/name@revision" + (f". Did you mean {meant}?" if meant else "")
+            )
         )
     if revision is not None and name.revision != revision:
         raise UsageError(f"revision={revision!r} contradicts {path}; give one of them")
@@ -75,7 +79,7 @@ def find_checkpoint(
         return _find_by_name(name, offline=offline, weights=weights, update=update)
     except ModelError as error:
         if meant := " or ".join(similar_names(str(path))):
-            raise ModelError(f"{error}. Did you mean {meant}?") from error
+            error.args = (f"{error}. Did you mean {meant}?",)
         raise
 
 
@@ -94,7 +98,8 @@ def _find_by_name(name: HubName, *, offline: bool, weights: bool, update: bool) 
         listing = list_files(name)
     except ModelError as error:
         here = "" if cached is None else "; what was fetched before is not whole"
-        raise ModelError(f"there is no folder {name} here, and {error}{here}") from error
+        error.args = (f"there is no folder {name} here, and {error}{here}",)
+        raise
     small = small_files(listing.files)
     if not {CONFIG, VOCO_CONFIG} & set(small):
         raise ModelError(f"{name} holds no {CONFIG}, so it is not a checkpoint; it has {_some(listing.files)}")

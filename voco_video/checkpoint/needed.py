@@ -10,6 +10,7 @@ from voco_video.errors import ModelError
 from voco_video.files.processor_files import CHAT_TEMPLATE_JSON, CHAT_TEMPLATE_TEXT, PROCESSOR_SETTINGS
 from voco_video.files.settings import FETCH_AGAIN, read_settings, shown
 
+PUBLISHED_TYPES = "llava_llama", "llava_qwen"  # model_type of the layouts that `checkpoint.published` reads
 CONFIG, VOCO_CONFIG, VOCO_WEIGHTS = "config.json", "voco_config.json", "voco.safetensors"
 VOCABULARIES = ("tokenizer.json", "tokenizer.model")
 

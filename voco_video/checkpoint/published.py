@@ -27,7 +27,7 @@ from voco_video.checkpoint.files import (
     weight_files,
 )
 from voco_video.checkpoint.finding import find_checkpoint
-from voco_video.checkpoint.needed import CONFIG
+from voco_video.checkpoint.needed import CONFIG, PUBLISHED_TYPES
 from voco_video.errors import ModelError
 from voco_video.files.checked_values import Checked, is_one_of, is_text, is_whole
 from voco_video.files.settings import first_line, is_there
@@ -37,7 +37,7 @@ from voco_video.model.families import ImageSettings, PromptTemplate, family_of
 
 Weight = TypeVar("Weight")
 
-PUBLISHED_MODEL_TYPE, ONEVISION_MODEL_TYPE = "llava_llama", "llava_qwen"
+PUBLISHED_MODEL_TYPE, ONEVISION_MODEL_TYPE = PUBLISHED_TYPES
 PUBLISHED_NUM_VOCO_TOKENS = 2
 
 # Where there is no tokenizer: in Llama's a newline is the byte token 13.

@@ -34,7 +34,7 @@ from voco_video.cli.help import Command, Group
 from voco_video.cli.options import as_said_here
 from voco_video.cli.progress import fetching_files, shows_progress
 from voco_video.cli.tables import print_wrapped
-from voco_video.errors import UsageError, VocoVideoError
+from voco_video.errors import VocoVideoError
 from voco_video.hub.watching import watched_by
 from voco_video.model.freed_memory import keep_freed_memory
 from voco_video.version import __version__
@@ -55,6 +55,8 @@ app = typer.Typer(
     """,
     no_args_is_help=True,
     add_completion=False,
+    epilog="Exit codes: 0 done; 1 the work failed, or that of some of many; 2 used wrongly: an option or a value that "
+    "cannot be right, or the name of something that is not there or is no such thing; 130 interrupted.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
@@ -104,7 +106,7 @@ class _OnStandardError(logging.Handler):
 
 
 def main() -> None:
-    """Run the command line. Exit code 0 done, 1 failed, 2 used wrongly, 130 interrupted."""
+    """Run the command line; its help says what the exit codes mean."""
     # Progress is shown by this program. Each of these is read when a library is imported: the first is the only thing
     # that transformers asks before it draws a bar while it loads weights; Trainer's bar would go into pipes, too.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -123,7 +125,7 @@ def main() -> None:
             app(prog_name="voco-video")
     except VocoVideoError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UsageError) else 1)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)

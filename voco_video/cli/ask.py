@@ -14,7 +14,7 @@ import typer
 
 from voco_video.cli import options as opt
 from voco_video.cli.compress import print_choices
-from voco_video.cli.early import check_asked, check_drawing, check_model, is_entry
+from voco_video.cli.early import check_asked, check_drawing, check_model, joined_words
 from voco_video.cli.help import OUTPUT, QUESTIONS
 from voco_video.cli.options import as_said_here, with_options, without
 from voco_video.cli.output import print_json
@@ -72,7 +72,9 @@ ShowFrames = Annotated[
 
 @with_options
 def ask(
-    path: Annotated[str, typer.Argument(help="A video, a URL, or an entry as `cache ls` prints it.", metavar="PATH")],
+    path: Annotated[
+        str, typer.Argument(help="A video, a URL, or an entry of the cache by name or digest.", metavar="PATH")
+    ],
     questions: Annotated[list[str] | None, typer.Argument(help="One or more questions.", metavar="QUESTION...")] = None,
     *,
     questions_file: QuestionsFile = None,
@@ -111,12 +113,14 @@ def ask(
       voco-video ask clip.mp4 "Tell a story about it." --temperature 0.7 --top-p 0.8 --seed 1
       voco-video ask https://example.org/clip.mp4 "What happens?"
       voco-video ask 3f9a2c41 --chat
+      voco-video ask door "Is somebody there?"
     """
     asked = gather_questions(questions, questions_file, chat=chat, json=json)
     check_drawing(show_frames, out, chat=chat)
     check_picture(out, option="--out")
-    check_asked(path, asked, sampling)
-    check_model(model, revision=load.revision, num_voco_tokens=filter(None, [num_voco_tokens]))
+    entry = check_asked(path, asked, sampling, cache_dir)
+    check_model(model, revision=load.revision, offline=load.offline, num_voco_tokens=filter(None, [num_voco_tokens]))
+    asked = asked if questions_file else joined_words(asked)
     compression = compression if num_voco_tokens is None else with_voco_tokens(compression, num_voco_tokens)
     with loading(model, quiet=json):
         from voco_video.answer.choosing import generation_facts
@@ -125,10 +129,14 @@ def ask(
         loaded = load_model(model, **asdict(load), cache_dir=cache_dir)
     answerable = [] if chat else fitting_questions(loaded, asked)
     with ProgressBar(quiet=json) as bar:
-        video, facts = open_compressed(loaded, path, sampling, compression, bar)
+        video, facts = open_compressed(loaded, path, sampling, compression, bar, entry=entry)
     if not json:
         print_choices([facts])
     print_line([facts], quiet=json)
+    if len(asked) == 1 and questions and len(questions) > 1 and not json:
+        print(
+            f"note: taken as one question, {asked[0]!r}; end each with a question mark to ask several", file=sys.stderr
+        )
     check_shows_frames(video, show_frames)
     generation = {"num_voco_tokens": num_voco_tokens, **asdict(view), **asdict(answering)}
     del generation["stop_at_end"]
@@ -197,24 +205,35 @@ def with_voco_tokens(compression: CompressOptions, num_voco_tokens: int) -> Comp
 
 
 def open_compressed(
-    model: VideoModel, path: str, sampling: Sampling, compression: CompressOptions, bar: ProgressBar
+    model: VideoModel,
+    path: str,
+    sampling: Sampling,
+    compression: CompressOptions,
+    bar: ProgressBar,
+    *,
+    entry: str | None,
 ) -> tuple[CompressedVideo, dict[str, Any]]:
-    """Open a cache entry by the beginning of its digest, or a video by its path or URL, compressed if need be.
+    """Open an entry of the cache, or a video by its path or URL, compressed if need be.
 
     The whole video is compressed; the window of the sampling is cut out of it afterwards.
+
+    Args:
+        entry: what `voco_video.cli.entries.entry_of` says of the path.
 
     Returns:
         The frames in the window, and the `run_facts` of the whole video.
     """
     start, end = sampling.start_seconds, sampling.end_seconds
-    if is_entry(path):
-        video = model.open(path)
+    if entry is not None:
+        video = model.open(entry)
     else:
         whole = replace(sampling, start_seconds=None, end_seconds=None)
         bar.begin(short_name(path))
         video = model.compress(path, **asdict(whole), **asdict(compression), on_progress=bar.show_frames)
         bar.finish(is_free=video.from_cache)
-    facts = run_facts(video, source_of(video) if is_entry(path) else shown_name(path))
+    source = source_of(video)
+    is_of_path = entry != path or os.path.abspath(expanded(path)) == source
+    facts = run_facts(video, shown_name(path) if is_of_path else source)
     return (video if start is None and end is None else video[start:end]), facts
 
 

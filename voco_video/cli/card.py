@@ -30,7 +30,7 @@ def card(
       voco-video eval msvd --root data/MSVD --model runs/mine/last --num-voco-tokens 1,4 --out runs/mine/msvd
       voco-video card runs/mine/last runs/mine/msvd/predictions-k*.scores.json
     """
-    check_folder(checkpoint)
+    check_folder(checkpoint, why="a card is written into a checkpoint's own folder")
     check_files(reports or [])
     from voco_video.publish.model_card import write_model_card
 

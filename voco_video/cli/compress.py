@@ -14,6 +14,7 @@ import typer
 
 from voco_video.cli import options as opt
 from voco_video.cli.early import check_model, check_video, similar_file
+from voco_video.cli.entries import check_can_name
 from voco_video.cli.follow import check_followed, follow_source
 from voco_video.cli.help import OUTPUT
 from voco_video.cli.options import given, with_options
@@ -21,16 +22,17 @@ from voco_video.cli.output import format_bytes, print_json, unless_none
 from voco_video.cli.progress import ProgressBar, loading
 from voco_video.cli.run_line import run_facts, run_line
 from voco_video.cli.tables import Column, print_table, print_wrapped
-from voco_video.errors import UsageError, VideoError, with_name
+from voco_video.errors import UsageError, VideoError, used_wrongly, with_name
 from voco_video.files.paths import expanded
 from voco_video.files.urls import is_url, short_name, shown_name
-from voco_video.options.compression import FOLLOWING, CompressOptions, StreamOptions
+from voco_video.options.compression import FOLLOWING, STORAGE, CompressOptions, StreamOptions
 from voco_video.options.fields import option_of
 from voco_video.options.loading import LoadOptions
 from voco_video.options.sampling import Sampling
 
 if TYPE_CHECKING:
     from voco_video.answer.compressed_video import CompressedVideo
+    from voco_video.answer.several_videos import Compressed
     from voco_video.api import VideoModel
 
 VIDEO_SUFFIXES = frozenset(
@@ -58,7 +60,15 @@ def compress(
             rich_help_panel=FOLLOWING,
         ),
     ] = False,
-    stream: Annotated[dict[str, Any], given(StreamOptions, "fps", "force")],
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="Name the entry, by which every command finds it. With --follow the same name goes on with its entry.",
+            metavar="NAME",
+            rich_help_panel=STORAGE,
+        ),
+    ] = None,
+    stream: Annotated[dict[str, Any], given(StreamOptions, "fps", "force", "name")],
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Also show how many seconds each stage took.", rich_help_panel=OUTPUT)
     ] = False,
@@ -80,14 +90,17 @@ def compress(
       voco-video compress 'videos/*.webm' --model ./my-checkpoint --num-voco-tokens 2 --storage int8
       voco-video compress clip.mp4 --model smolvlm2-500m --compressor pool:16
       voco-video compress https://example.org/clip.mp4 s3://bucket/clip.mp4
+      voco-video compress clip.mp4 --name flower
       voco-video compress recording.ts --follow --fps 2
       voco-video compress rtsp://camera.local/1 --follow --name door
       ffmpeg -i camera.sdp -f mpegts - | voco-video compress - --follow --name yard
     """
-    check_model(model, revision=load.revision, num_voco_tokens=filter(None, [compression.num_voco_tokens]))
+    check_model(
+        model, revision=load.revision, offline=load.offline, num_voco_tokens=filter(None, [compression.num_voco_tokens])
+    )
     if follow:
         check_followed(paths, sampling, compression)
-        streaming = StreamOptions(fps=sampling.fps or 1.0, force=compression.force, **stream)
+        streaming = StreamOptions(fps=sampling.fps or 1.0, force=compression.force, name=name, **stream)
         with loading(model, quiet=json):
             from voco_video.api import load_model
 
@@ -97,6 +110,8 @@ def compress(
     if stream:
         raise UsageError(f"{option_of(StreamOptions, next(iter(stream))).flags[0]} goes with --follow")
     files = expand_paths(paths)
+    if name is not None:
+        check_can_name(name, files, cache_dir)
     if len(files) == 1:
         check_video(str(files[0]), sampling)
     options = {**asdict(sampling), **asdict(compression)}
@@ -104,14 +119,14 @@ def compress(
         from voco_video.api import load_model
 
         loaded = load_model(model, **asdict(load), cache_dir=cache_dir)
-    num_failed = compress_files(loaded, files, options, verbose=verbose, json=json)
+    num_failed = compress_files(loaded, files, options, name=name, verbose=verbose, json=json)
     if num_failed:
         print(f"{num_failed} of {len(files)} files failed", file=sys.stderr)
         raise typer.Exit(1)
 
 
 def compress_files(
-    model: VideoModel, files: list[Path | str], options: dict[str, Any], *, verbose: bool, json: bool
+    model: VideoModel, files: list[Path | str], options: dict[str, Any], *, name: str | None, verbose: bool, json: bool
 ) -> int:
     """Compress files and print what came of them; one that fails is named, and the others are compressed.
 
@@ -122,15 +137,23 @@ def compress_files(
     num_failed = 0
     path = files[0]
 
-    def begun() -> Iterator[Path | str]:
+    def begun(bar: ProgressBar) -> Iterator[Path | str]:
         nonlocal path
         for path in files:
             bar.begin(short_name(path))
             yield path
 
+    def compressed(bar: ProgressBar) -> Iterator[Compressed]:
+        from voco_video.answer.several_videos import Compressed
+
+        if name is None:
+            return model.compress_many(begun(bar), **options, on_progress=bar.show_frames)
+        (only,) = begun(bar)
+        return iter([Compressed(only, model.compress(only, **options, name=name, on_progress=bar.show_frames))])
+
     try:
         with ProgressBar(num_items=len(files), quiet=json) as bar:
-            for item in model.compress_many(begun(), **options, on_progress=bar.show_frames):
+            for item in compressed(bar):
                 if item.video is not None:
                     rows.append(summary(path, item.video))
                     bar.finish(is_free=item.video.from_cache)
@@ -181,7 +204,7 @@ def expand_paths(paths: list[str]) -> list[Path | str]:
     files = list(dict.fromkeys(files))
     # Of several of which some are there, those are compressed.
     if not any(is_url(file) or os.path.exists(file) for file in files):
-        raise VideoError(f"{files[0]}: no such file{similar_file(str(files[0]))}")
+        raise used_wrongly(VideoError(f"{files[0]}: no such file{similar_file(str(files[0]))}"))
     return files
 
 

@@ -44,7 +44,7 @@ def convert(
       voco-video convert liuhaotian/llava-v1.5-7b --out llava-7b-hf
     """
     out = opt.out_or_former(out, folder, what="the folder to write")
-    check_model(source, revision=load.revision)
+    check_model(source, revision=load.revision, offline=load.offline)
     from voco_video.checkpoint.convert import convert_checkpoint
 
     result = convert_checkpoint(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.util import find_spec
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from voco_video.data.samples import Dataset
     from voco_video.evaluate import EvalResult
     from voco_video.evaluate.processes import Processes
+    from voco_video.options.compression import Compressor
     from voco_video.scoring.report import Report
     from voco_video.scoring.report.samples import SampleFrames
 
@@ -94,7 +95,7 @@ def evaluate(
       torchrun --nproc-per-node 8 --no-python voco-video eval msvd --root data/MSVD --model ./my-checkpoint
     """
     check_for_matplotlib()
-    check_model(model, revision=load.revision, num_voco_tokens=options.num_voco_tokens)
+    check_model(model, revision=load.revision, offline=load.offline, num_voco_tokens=options.num_voco_tokens)
     data = load_video_set(dataset, root, split=split, annotations=annotations)
     from voco_video.evaluate import evaluate as run
 
@@ -106,7 +107,7 @@ def evaluate(
     with loading(model, quiet=is_quiet):
         loaded = load_model(int(os.environ.get("LOCAL_RANK", "0")) if num_workers == 1 else 0)
     facts = {"command": shlex.join(["voco-video", *sys.argv[1:]]), "model": model}
-    about = evaluated_facts(loaded, data, options)
+    about = evaluated_facts(loaded, data, options) if processes.rank == 0 else {}
     if not is_quiet:
         print_wrapped(evaluated_line(about), file=sys.stderr)
     try:
@@ -134,8 +135,11 @@ def evaluate(
 def evaluated_facts(model: VideoModel, data: Dataset, options: EvalOptions) -> dict[str, Any]:
     """Return which model answers from what, as plain values; None for what each video has for itself."""
     from voco_video.auto_compressor import settled
+    from voco_video.evaluate.plan import choose_questions
 
     compressor = settled(model.voco, options.compressor, num_voco_tokens=min(options.num_voco_tokens, default=None))
+    videos = choose_questions(data, options)
+    paths = [video.path for video in videos if video.path is not None]
     return {
         "model": model.name,
         "dataset": data.name,
@@ -144,15 +148,44 @@ def evaluated_facts(model: VideoModel, data: Dataset, options: EvalOptions) -> d
         "num_voco_tokens": [k for k in options.budgets(model.voco) if k is not None],
         "form": None if compressor is None else model.voco.form_of(compressor, options.form),
         "sampling": str(options.sampling),
+        "num_videos": len(videos),
+        "num_asked": sum(len(video.turns) for video in videos),
+        "num_cached_videos": None if compressor is None else num_cached(model, paths, options, compressor),
     }
 
 
+def num_cached(model: VideoModel, paths: Sequence[Path], options: EvalOptions, compressor: Compressor) -> int:
+    """Count the files that entries of the cache were made from with this model and these options.
+
+    Files are told by their paths: telling them by their bytes would read all of them.
+    """
+    from voco_video.compress import entry_key
+
+    chosen = replace(options.compression, compressor=str(compressor))
+    key = entry_key(model.voco, "0" * 64, sampling=options.sampling, options=chosen, fingerprint=model.fingerprint)
+    sources = {
+        label.source
+        for label in model.cache.labels()
+        if label.state == "whole" and (label.model_fingerprint, label.settings) == (key.model_fingerprint, key.settings)
+    }
+    return sum(os.path.realpath(path) in sources for path in paths)
+
+
 def evaluated_line(about: dict[str, Any]) -> str:
-    """Write `evaluated_facts` as one line: ``voco-tiny · voco K=1,8 embeds · msvd test · 1 fps``."""
+    """Write `evaluated_facts` as one line.
+
+    >>> about = {"model": "voco-tiny", "compressor": "voco", "num_voco_tokens": [1, 8], "form": "embeds"}
+    >>> about |= {"num_asked": 9, "num_videos": 3, "dataset": "msvd", "split": "test", "sampling": "8 frames"}
+    >>> about |= {"num_cached_videos": 2}
+    >>> evaluated_line(about)
+    'voco-tiny · voco K=1,8 embeds · 9 questions on 3 videos of msvd test · 8 frames · 2 cached'
+    """
     budgets = ",".join(map(str, about["num_voco_tokens"]))
     form = about["form"] or ""
     what = f"voco K={budgets} {form}" if budgets else f"{about['compressor'] or 'a compressor for each video'} {form}"
-    return " · ".join([about["model"], what.rstrip(), f"{about['dataset']} {about['split']}", about["sampling"]])
+    asked = f"{about['num_asked']} questions on {about['num_videos']} videos of {about['dataset']} {about['split']}"
+    cached = [] if about["num_cached_videos"] is None else [f"{about['num_cached_videos']} cached"]
+    return " · ".join([about["model"], what.rstrip(), asked, about["sampling"], *cached])
 
 
 def suffix_of(options: EvalOptions) -> str:

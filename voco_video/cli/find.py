@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +14,8 @@ import typer
 from voco_video.cli import options as opt
 from voco_video.cli.ask import end_with, file_of, open_compressed
 from voco_video.cli.compress import expand_paths, print_choices
-from voco_video.cli.early import check_model, check_searched, check_video, is_entry
+from voco_video.cli.early import check_model, check_searched, check_video
+from voco_video.cli.entries import live_entries
 from voco_video.cli.help import OUTPUT
 from voco_video.cli.options import with_options, without
 from voco_video.cli.output import print_json
@@ -67,8 +69,8 @@ def find(
     if num_moments < 1:
         raise UsageError(f"--num-moments {num_moments}: look for 1 moment at least")
     check_picture(out, option="--out")
-    names, query = names_and_query(arguments, sampling)
-    check_model(model, revision=load.revision)
+    names, entries, query = names_and_query(arguments, sampling, cache_dir)
+    check_model(model, revision=load.revision, offline=load.offline)
     with loading(model, quiet=json):
         from voco_video.answer.generate import model_note
         from voco_video.api import find as find_moments
@@ -87,7 +89,7 @@ def find(
     with ProgressBar(num_items=len(names), quiet=json) as bar:
         for name in names:
             try:
-                video, facts = open_compressed(loaded, name, sampling, compression, bar)
+                video, facts = open_compressed(loaded, name, sampling, compression, bar, entry=entries.get(name))
                 videos.append(video)
                 asked[id(video)] = facts
             except (VocoVideoError, *FILE_ERRORS) as error:
@@ -118,8 +120,13 @@ def find(
     end_with(num_failed, "videos failed", of=len(names))
 
 
-def names_and_query(arguments: list[str], sampling: Sampling) -> tuple[list[str], str]:
+def names_and_query(
+    arguments: list[str], sampling: Sampling, cache_dir: Path | None
+) -> tuple[list[str], dict[str, str], str]:
     """Split what stands on the command line into videos, with folders and patterns resolved, and the query.
+
+    Returns:
+        The videos, the entries of the cache that some of them stand for, and the query.
 
     Raises:
         UsageError: one of them is missing, or what stands there cannot be searched.
@@ -130,16 +137,18 @@ def names_and_query(arguments: list[str], sampling: Sampling) -> tuple[list[str]
     *paths, query = arguments
     if not query.strip():
         raise UsageError("the query is empty; say what to look for")
-    check_searched(paths, query)
-    names = _names(paths)
-    if len(names) == 1:
+    entries = check_searched(paths, query, sampling, cache_dir)
+    names = _names(paths, entries)
+    if len(names) == 1 and not entries:
         check_video(names[0], sampling)
-    return names, query
+    for live in live_entries(cache_dir):  # of files in folders
+        entries |= {name: live.digest for name in names if name not in entries and live.is_of(name)}
+    return names, entries, query
 
 
-def _names(given: list[str]) -> list[str]:
+def _names(given: list[str], known: Collection[str]) -> list[str]:
     """List the cache entries as they are, then paths and patterns as the videos that they stand for."""
-    entries = [name for name in given if is_entry(name)]
+    entries = [name for name in given if name in known]
     paths = [name for name in given if name not in entries]
     try:
         return [*dict.fromkeys(entries), *map(str, expand_paths(paths) if paths else ())]

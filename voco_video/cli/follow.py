@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
 
+from voco_video.cli.early import similar_file
+from voco_video.cli.entries import is_there
 from voco_video.cli.output import format_bytes, print_json, unless_none
 from voco_video.cli.progress import ProgressBar
+from voco_video.cli.run_line import print_line, run_facts, run_line
 from voco_video.cli.tables import Column, print_table, print_wrapped
-from voco_video.errors import UsageError
-from voco_video.files.urls import short_name
+from voco_video.errors import UsageError, VideoError, used_wrongly
+from voco_video.files.urls import is_url, short_name
 from voco_video.options.compression import CompressOptions, StreamOptions
 from voco_video.options.sampling import Sampling
 
 if TYPE_CHECKING:
-    from voco_video.api import VideoModel
-    from voco_video.follow import Stream, StreamProgress
+    from voco_video.api import VideoModel, VideoStream
+    from voco_video.follow import StreamProgress
 
 
 def check_followed(paths: list[str], sampling: Sampling, compression: CompressOptions) -> None:
@@ -38,7 +42,11 @@ def check_followed(paths: list[str], sampling: Sampling, compression: CompressOp
     if compression.decoder != "pyav":
         decoder = f"decoder={compression.decoder!r}"
         raise UsageError(f"--follow decodes with pyav; leave out {decoder}, which reads whole files only")
-    parse_source(paths[0])
+    source = paths[0]
+    if source != "-" and not is_url(source) and not is_there(source):
+        meant = similar_file(source)
+        raise used_wrongly(VideoError(f"{source}: no such file{meant or '; start the recording first'}"))
+    parse_source(source)
 
 
 def follow_source(
@@ -56,31 +64,38 @@ def follow_source(
             for progress in stream:
                 if progress.num_published_frames and not is_announced:
                     is_announced = True
-                    print(
-                        f'{stream.source_name}: ask while it grows: voco-video ask {stream.key.digest[:12]} "..."',
-                        file=sys.stderr,
+                    print_line(
+                        [run_facts(stream.video, source if is_there(source) else stream.source_name)], quiet=json
                     )
+                    print_wrapped(f"ask while it grows: voco-video ask {asked_as(stream)} ...", file=sys.stderr)
                 bar.show_state(format_progress(progress))
     except KeyboardInterrupt:
-        print_followed(stream, json=json)
+        print_followed(stream, source, json=json)
         print_wrapped(f"interrupted; go on with the same command and --name {stream.name!r}", file=sys.stderr)
         raise typer.Exit(130) from None
-    print_followed(stream, json=json)
+    print_followed(stream, source, json=json)
 
 
-def print_followed(stream: Stream, *, json: bool) -> None:
+def asked_as(stream: VideoStream) -> str:
+    """Return what is written to ask a stream's entry: its name, else its source's path, else its digest."""
+    given_name = stream.options.name
+    if given_name is not None:
+        return shlex.quote(given_name)
+    return shlex.quote(stream.source_name) if is_there(stream.source_name) else stream.key.digest[:12]
+
+
+def print_followed(stream: VideoStream, source: str, *, json: bool) -> None:
     """Print what is in the entry of a followed source: a table, or JSON."""
-    entry = stream.entry
-    if entry is None:
+    if stream.entry is None:
         return
+    video = stream.video
+    entry = video.parts[0].entry
     facts = {
+        **run_facts(video, source if is_there(source) else stream.source_name),
+        "compressor_choice": stream.choice,
         "source": stream.source_name,
         "name": stream.name,
-        "compressor": entry.key.settings.get("compressor", "voco"),
-        "compressor_choice": stream.choice,
         "digest": entry.digest,
-        "is_growing": entry.is_growing,
-        "num_frames": entry.num_frames,
         "num_dropped_frames": entry.facts.get("num_dropped_frames"),
         "num_undecodable_frames": entry.facts.get("num_undecodable_frames"),
         "first_pts_seconds": float(entry.pts_seconds[0]),
@@ -91,6 +106,7 @@ def print_followed(stream: Stream, *, json: bool) -> None:
     if json:
         print_json(facts)
         return
+    print_wrapped(run_line([facts]))
     columns: list[str | Column] = [
         "source",
         Column("entry", cut=None),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +20,7 @@ from voco_video.cli.options import only, with_options
 from voco_video.cli.output import format_bytes, print_facts, print_json, unless_none
 from voco_video.cli.pictures import check_picture, save_picture
 from voco_video.cli.progress import ProgressBar
+from voco_video.cli.run_line import kept
 from voco_video.cli.tables import Column, print_table, print_wrapped
 from voco_video.errors import UsageError
 from voco_video.files.urls import short_name
@@ -94,6 +99,7 @@ def inspect(
             frames = spread_frames(local, pts, max_frames=most, fit=thumbnail_fit(info), decoder=reading.decoder)
             note += "" if len(frames) == len(pts) else f"; {len(frames)} of them drawn, evenly spread"
             save_picture(contact_sheet(frames, title=short_name(path), note=note), out)
+    names = cache.names.by_digest()
     entries = [e for e in cache.entries() if e.key.video_digest == digest]
     entries = [e for e in entries if wanted is None or entry_facts(e)["compressor"] == str(wanted)]
     if json:
@@ -103,12 +109,12 @@ def inspect(
                 "sampling": str(sampling),
                 "num_sampled_frames": len(pts),
                 "contact_sheet": None if out is None else str(out),
-                "entries": [entry_facts(e) for e in entries],
+                "entries": [entry_facts(e, name=names.get(e.digest)) for e in entries],
             }
         )
         return
     print_facts(asdict(info))
-    print_entries(entries, name=short_name(path))
+    print_entries(entries, names=names, video=path)
     print_wrapped(note if out is None else f"{note}: {out}")
 
 
@@ -124,8 +130,12 @@ def spread_frames(video: VideoLike, pts_seconds: Any, *, max_frames: int, fit: F
     return read_frames(video, wanted, fit=fit, backend=decoder)
 
 
-def entry_facts(entry: CacheEntry) -> dict[str, Any]:
-    """Return a cache entry as plain values; None for facts that entries of other versions lack."""
+def entry_facts(entry: CacheEntry, *, name: str | None = None) -> dict[str, Any]:
+    """Return a cache entry as plain values; None for facts that entries of other versions lack.
+
+    Args:
+        name: that it was given.
+    """
     from voco_video.errors import CacheError
     from voco_video.stored_tokens import tokens_per_frame
 
@@ -135,7 +145,9 @@ def entry_facts(entry: CacheEntry) -> dict[str, Any]:
         num_voco_tokens = tokens_per_frame(entry)
     return {
         "digest": entry.digest,
+        "name": name or (settings["stream"] if isinstance(settings.get("stream"), str) else None),
         "source": entry.facts.get("source"),
+        "source_is_gone": _is_gone(entry.facts.get("source")),
         "stream": settings.get("stream"),
         "is_growing": entry.is_growing,
         "num_frames": entry.num_frames,
@@ -155,44 +167,66 @@ def entry_facts(entry: CacheEntry) -> dict[str, Any]:
     }
 
 
-def print_entries(entries: list[CacheEntry], *, name: str | None = None) -> None:
+def _is_gone(source: object) -> bool | None:
+    """Tell whether the file that an entry was made from is gone; None where it was made from no file."""
+    return not os.path.exists(source) if isinstance(source, str) and os.path.isabs(source) else None
+
+
+def print_entries(
+    entries: Sequence[CacheEntry], *, names: Mapping[str, str] = MappingProxyType({}), video: str | None = None
+) -> None:
     """Print a table of cache entries.
 
     Args:
-        name: what their video is called here; by default what it was called when it was compressed.
+        names: that they were given, by digest.
+        video: what their video is called here; by default what it was called when it was compressed.
     """
     if not entries:
         print("no entries in the cache")
         return
     columns: list[str | Column] = [
         Column("entry", cut=None),
+        Column("name", spare=0),
         "video",
         Column("frames", right=True),
-        Column("seconds", right=True, spare=4),
         Column("sampling", spare=3),
-        Column("compressor", spare=1),
-        Column("K", right=True, spare=5),
-        Column("form", spare=7),
-        Column("type", spare=8),
+        Column("kept", spare=2),
         Column("size", right=True),
-        Column("model", spare=2),
+        Column("used", right=True, spare=4),
+        Column("model", spare=1),
     ]
     rows = []
     for entry in entries:
-        facts = entry_facts(entry)
+        facts = entry_facts(entry, name=names.get(entry.digest))
+        gone = " (gone)" if facts["source_is_gone"] and video is None else ""
+        int8 = " int8" if facts["storage"] == "int8" else ""
         rows.append(
             [
-                entry.digest[:12],
-                name or short_name(unless_none(facts["stream"] or facts["source"])),
+                entry.digest[:8],
+                facts["name"] or "",
+                short_name(video or unless_none(facts["source"])) + gone,
                 f"{facts['num_frames']}, growing" if facts["is_growing"] else str(facts["num_frames"]),
-                f"{facts['first_pts_seconds']:.1f}-{facts['last_pts_seconds']:.1f}",
                 unless_none(facts["sampling"]),
-                unless_none(facts["compressor"]),
-                unless_none(facts["num_voco_tokens"]),
-                unless_none(facts["form"]),
-                unless_none(facts["dtype"] if facts["storage"] == "native" else facts["storage"]),
+                kept(facts["compressor"], facts["num_voco_tokens"], facts["form"]) + int8,
                 format_bytes(facts["size_bytes"]),
+                format_age(time.time() - entry.last_used.timestamp()),
                 facts["model"],
             ]
         )
+    if not any(row[1] for row in rows):
+        columns, rows = [columns[0], *columns[2:]], [[row[0], *row[2:]] for row in rows]
     print_table(columns, rows)
+
+
+def format_age(seconds: float) -> str:
+    """Format how long ago something was, in its largest whole unit.
+
+    >>> format_age(20), format_age(90), format_age(3600 * 30), format_age(86400 * 40)
+    ('now', '1 min', '30 h', '40 d')
+    """
+    for unit, size, up_to in (("min", 60, 60), ("h", 3600, 48)):
+        if seconds < 60:
+            return "now"
+        if seconds < up_to * size:
+            return f"{int(seconds / size)} {unit}"
+    return f"{int(seconds / 86400)} d"

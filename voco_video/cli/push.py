@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from voco_video.cli.early import check_files, check_folder
 from voco_video.options.loading import MODEL
 
 
@@ -36,6 +37,8 @@ def push(
       voco-video push runs/mine/last me/mine --private
       voco-video push runs/mine/last me/mine runs/mine/msvd/predictions-k*.scores.json
     """
+    check_folder(Path(checkpoint), why="what is published is a checkpoint's folder")
+    check_files(reports or [])
     from voco_video.publish.push import push_checkpoint
 
     print(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from voco_video.cli import options as opt
+from voco_video.cli.early import check_trained
 from voco_video.cli.help import Section, written
 from voco_video.cli.output import print_facts, print_json
 from voco_video.cli.tables import print_wrapped
@@ -69,6 +70,7 @@ def train(
     if options:
         print_options(config, json=json)
         return
+    check_trained(config)
     from voco_video.training import train as run
 
     logging.getLogger("voco_video.training").setLevel(logging.INFO)

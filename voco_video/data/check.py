@@ -27,7 +27,7 @@ from voco_video.data.registry import (
 from voco_video.data.row_check import MAX_LENGTH, BadRow, bad_rows
 from voco_video.data.samples import Dataset, Media, SplitSize
 from voco_video.data.sources import SOURCES, clip_origin, msrvtt_urls, synthetic_origin
-from voco_video.errors import FILE_ERRORS, DataError, with_name
+from voco_video.errors import FILE_ERRORS, DataError, used_wrongly, with_name
 from voco_video.video.media_files import check_readable
 
 THERE, MISSING, BROKEN = "there", "missing", "broken"
@@ -144,7 +144,7 @@ def check_dataset(
     check_dataset_name(dataset)
     place = Path(root) if root is not None else Path(dataset).parent if _is_file_of_conversations(dataset) else Path()
     if not place.is_dir():
-        raise DataError(f"{place}: no such folder")
+        raise used_wrongly(DataError(f"{place}: no such folder"))
     split = split or default_split(dataset)
     published = _published(dataset, split, place)
     source = SOURCES.get(dataset)

@@ -21,7 +21,7 @@ from typing import Any
 
 from voco_video.data.files import MediaFinder, Row, read_rows
 from voco_video.data.samples import Dataset, Media, Sample, SplitSize, Turn
-from voco_video.errors import DataError
+from voco_video.errors import DataError, used_wrongly
 
 MIX665K_NAME = "llava_v1_5_mix665k.json"
 MIX665K_SIZE = SplitSize(665_298, None)
@@ -85,7 +85,7 @@ def find_mix665k(root: Path) -> Path:
 
 def _existing(folder: Path) -> Path:
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder")
+        raise used_wrongly(DataError(f"{folder}: no such folder"))
     return folder
 
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from voco_video.errors import DataError, UsageError
+from voco_video.errors import DataError, UsageError, used_wrongly
 
 CLIP_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 """Suffixes of videos in the public sets; if a video is there under several, the first counts."""
@@ -100,6 +100,8 @@ def read_rows(path: Path) -> Iterator[Row]:
             if not isinstance(values, dict):
                 raise DataError(f"{path}, row {number}: is {values!r:.80}, but has to hold named fields")
             yield Row(path, number, values)
+    except FileNotFoundError as error:
+        raise used_wrongly(DataError(f"{path}: no such file")) from error
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -226,7 +228,7 @@ class Tree:
     @cached_property
     def _files(self) -> list[Path]:
         if not self.root.is_dir():
-            raise DataError(f"{self.root}: no such folder")
+            raise used_wrongly(DataError(f"{self.root}: no such folder"))
         files: list[Path] = []
         seen: set[str] = set()
         for folder, subfolders, names in os.walk(self.root, followlinks=True):

@@ -12,6 +12,7 @@ from voco_video.data.samples import Dataset, SplitSize
 from voco_video.data.video_qa import PUBLISHED_SIZES, QA_FILES, read_video_qa
 from voco_video.data.video_sets import AnnotationFiles, samples_of
 from voco_video.errors import DataError, UsageError
+from voco_video.options.fields import did_you_mean
 
 VIDEO_QA_SETS = tuple(dict.fromkeys(name for name, _ in PUBLISHED_SIZES))
 CHOICE_SETS = tuple(dict.fromkeys(name for name, _ in CHOICE_SIZES))
@@ -95,15 +96,21 @@ def _annotation_files(dataset: str, split: str) -> AnnotationFiles:
     return choice_files(dataset, split) if dataset in CHOICE_SETS else QA_FILES
 
 
-def check_dataset_name(dataset: str) -> None:
+def check_dataset_name(dataset: str, *, made: tuple[str, ...] = ()) -> None:
     """Refuse a name that is neither a known data set nor a .json or .jsonl file.
+
+    Args:
+        made: names of sets that are made, not read.
 
     Raises:
         UsageError: with the names that there are.
     """
-    if dataset not in (*VIDEO_SETS, MIX665K) and not dataset.lower().endswith(CONVERSATION_SUFFIXES):
-        known = ", ".join((*VIDEO_SETS, MIX665K))
-        raise UsageError(f"dataset is {dataset!r}, but has to be {known}, or a .json or .jsonl of conversations")
+    known = (*made, *VIDEO_SETS, MIX665K)
+    if dataset not in known and not dataset.lower().endswith(CONVERSATION_SUFFIXES):
+        raise UsageError(
+            f"dataset is {dataset!r}, but has to be {', '.join(known)}, or a .json or .jsonl of conversations"
+            f"{did_you_mean(dataset, known)}"
+        )
 
 
 def published_size(dataset: str, split: str) -> SplitSize | None:
@@ -119,9 +126,11 @@ def check_split(dataset: str, split: str) -> None:
     """
     splits = [known for name, known in (*PUBLISHED_SIZES, *CHOICE_SIZES) if name == dataset]
     if not splits:
-        raise UsageError(f"dataset is {dataset!r}, but has to be one of {', '.join(VIDEO_SETS)}")
+        meant = did_you_mean(dataset, VIDEO_SETS)
+        raise UsageError(f"dataset is {dataset!r}, but has to be one of {', '.join(VIDEO_SETS)}{meant}")
     if split not in splits:
-        raise UsageError(f"split is {split!r}, but {dataset} has {' and '.join(splits)}")
+        meant = did_you_mean(split, splits)
+        raise UsageError(f"split is {split!r}, but {dataset} has {' and '.join(splits)}{meant}")
 
 
 def absent_annotations(dataset: str, place: str | os.PathLike[str], split: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import errors as hub_errors
 from huggingface_hub import get_token
 
-from voco_video.errors import ModelError
+from voco_video.errors import ModelError, used_wrongly
 from voco_video.files.settings import first_line
 from voco_video.hub.names import HubName, cache_folder, endpoint
 
@@ -32,7 +32,10 @@ def explained(error: Exception, name: HubName, *, writes: bool = False) -> Model
         error = error.__cause__  # the library first looked whether it can do without the hub
     what = f"{name} cannot be {'published' if writes else 'fetched'}"
     if isinstance(error, hub_errors.HfHubHTTPError):
-        return ModelError(f"{what}: {_refusal(error, name, writes)}")
+        refused = ModelError(f"{what}: {_refusal(error, name, writes)}")
+        is_gated = isinstance(error, hub_errors.GatedRepoError)
+        is_absent = isinstance(error, (hub_errors.RepositoryNotFoundError, hub_errors.RevisionNotFoundError))
+        return used_wrongly(refused) if is_absent and not is_gated else refused
     if isinstance(error, hub_errors.OfflineModeIsEnabled):
         return ModelError(f"{what}: HF_HUB_OFFLINE is set, so no hub is asked; unset it")
     if isinstance(error, hub_errors.FileMetadataError):

@@ -156,8 +156,9 @@ class CompressOptions(Options, panel="Compression"):
 class StreamOptions(Options, panel=FOLLOWING):
     """How a source that is still being made is followed.
 
-    With a ``name`` the same name, model and settings continue the same entry, whatever the source; without one every
-    run makes a new entry. A pipe ends when it is closed, whatever ``idle_seconds`` says. With ``when_behind="wait"``
+    With a ``name`` the same name, model and settings continue the same entry, whatever the source; an entry that was
+    made otherwise has to give up the name first, or is dropped with ``force``. Without a name every run makes a new
+    entry. A pipe ends when it is closed, whatever ``idle_seconds`` says. With ``when_behind="wait"``
     the source waits for the model, with ``"thin"`` waiting frames are dropped, evenly, and counted. A source that
     ``starts_over`` gives the same frames when it is opened again, and those that are there already are passed over;
     what another source gives is new, and is placed on the entry's clock by the time that went by.
@@ -165,7 +166,10 @@ class StreamOptions(Options, panel=FOLLOWING):
 
     fps: float = same_option(Sampling, "fps", default=1.0, unset="")
     name: str | None = option(
-        None, "Name the entry; the same name continues it.", metavar="NAME", unset="a new entry each time"
+        None,
+        "Name the entry; the same name continues it.",
+        metavar="NAME",
+        unset="a new entry each time",
     )
     resume: bool = option(False, "Continue this source's latest entry.")
     publish_seconds: float = option(

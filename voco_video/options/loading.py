@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
 from voco_video.errors import UsageError
-from voco_video.options.fields import Options, documented, option
+from voco_video.options.fields import Options, did_you_mean, documented, option
 
 if TYPE_CHECKING:
     import torch
@@ -17,6 +18,7 @@ MODEL = "Model"
 """The group of options on which weights are used, and how."""
 WeightBits = Literal[4, 8, 16]
 Layout = Literal["released", "library"]
+_DEVICES = ("auto", "cpu", "cuda", "hpu", "meta", "mps", "npu", "xla", "xpu")
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
@@ -71,6 +73,7 @@ class LoadOptions(Options, panel=MODEL):
             raise UsageError(
                 "device_map: weights left on the disk are not supported; use weight_bits=4 or more devices"
             )
+        check_device_name(self.device)
         if self.weight_bits < 16:
             _check_quantization(self.torch_device, self.weight_bits)
         if self.device not in ("auto", "cpu"):  # those are everywhere, and torch takes seconds to import
@@ -85,6 +88,28 @@ class LoadOptions(Options, panel=MODEL):
     def torch_dtype(self) -> torch.dtype:
         """``dtype``, resolved."""
         return resolve_dtype(self.dtype, self.torch_device)
+
+
+def check_device_name(device: str) -> None:
+    """Refuse a device that cannot be here, as far as that shows without torch.
+
+    Raises:
+        UsageError: no kind of device that torch has is called so, or it is a GPU and torch was built for CPUs alone.
+
+    >>> check_device_name("cuda:1") if not version("torch").endswith("+cpu") else None
+    """
+    kind, colon, number = device.partition(":")
+    if kind not in _DEVICES or (colon and not number.isdecimal()) or (kind == "auto" and colon):
+        raise UsageError(
+            f"device={device!r} is no device: give auto, cpu, cuda or cuda:1 (also {', '.join(_DEVICES[3:])})"
+            f"{did_you_mean(kind, _DEVICES)}"
+        )
+    try:
+        is_cpu_build = version("torch").endswith("+cpu")
+    except PackageNotFoundError:
+        return
+    if kind == "cuda" and is_cpu_build:
+        raise UsageError(f"device={device!r} is not available here: this torch was built for CPUs; use 'cpu' or 'auto'")
 
 
 def resolve_device(device: str) -> torch.device:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import MISSING, asdict, dataclass
 from typing import Any, Literal, get_args
 
+from voco_video.data.registry import check_dataset_name
 from voco_video.errors import UsageError
 from voco_video.options.compression import Form, Forms
 from voco_video.options.fields import Options, documented, option
@@ -230,6 +231,7 @@ class TrainConfig(EngineOptions, OptimizationOptions, TrainedParts, MovingShapes
             raise UsageError(f"deepspeed={self.deepspeed!r} and fsdp=True both shard the model; choose one")
         if self.export == "adapter" and self.mode == "joint" and self.train_llm and not self.lora_rank:
             raise UsageError("export='adapter' needs lora_rank above 0: trained whole, a language model is no adapter")
+        check_dataset_name(self.dataset, made=(MOVING_SHAPES,))
         if self.eval_steps and self.dataset != MOVING_SHAPES:
             raise UsageError(
                 f"eval_steps={self.eval_steps} and dataset={self.dataset!r}: only {MOVING_SHAPES} has validation "

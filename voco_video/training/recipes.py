@@ -12,7 +12,7 @@ from typing import Any
 
 from voco_video.errors import UsageError
 from voco_video.files.paths import expanded
-from voco_video.options.fields import option_of, options_of
+from voco_video.options.fields import did_you_mean, option_of, options_of
 from voco_video.training.config import TrainConfig
 
 RECIPES = Path(__file__).parents[1] / "configs"
@@ -47,7 +47,8 @@ def find_recipe(name: str | Path) -> Path:
             logger.warning("%s is a file here and a recipe of voco-video; the file is taken", name)
         return path
     if str(name) not in shipped:
-        raise UsageError(f"{name}: no such configuration file, and no recipe; recipes are {', '.join(shipped)}")
+        meant = did_you_mean(str(name), shipped)
+        raise UsageError(f"{name}: no such configuration file, and no recipe; recipes are {', '.join(shipped)}{meant}")
     return shipped[str(name)]
 
 
@@ -61,7 +62,8 @@ def find_deepspeed(name: str) -> Path:
     path = next((one for one in (expanded(name), shipped) if one.is_file()), None)
     if path is None:
         known = ", ".join(f"deepspeed/{one.name}" for one in sorted((RECIPES / "deepspeed").glob("*.json")))
-        raise UsageError(f"deepspeed={name!r}: no such file; there are {known}")
+        meant = did_you_mean(name, known.split(", "))
+        raise UsageError(f"deepspeed={name!r}: no such file; there are {known}{meant}")
     return path
 
 
@@ -99,13 +101,14 @@ def config_from(values: Mapping[str, Any], *, source: str = "the configuration")
     """Make a `TrainConfig` from plain values.
 
     Raises:
-        UsageError: a key that is no option (the nearest one is named), a missing one, or a value that cannot be right.
+        UsageError: a key that is no option, a missing one, or a value that cannot be right.
     """
     known = {one.name: one for one in options_of(TrainConfig)}
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
-            raise UsageError(f"{source}: {key!r} is no option; did you mean {near[0]!r}?")
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+            meant = f"did you mean {near[0]!r}?" if near else "docs/options.md lists them"
+            raise UsageError(f"{source}: {key!r} is no option; {meant}")
     for name, one in known.items():
         if one.default is MISSING and name not in values:
             raise UsageError(f"{source}: {name} is missing: {one.details.help}")

@@ -21,10 +21,11 @@ from typing import IO, Any
 
 from blake3 import blake3
 
-from voco_video.errors import CacheError, UsageError, VideoError
+from voco_video.errors import CacheError, VideoError
 from voco_video.files.digest import digest_file
 from voco_video.files.paths import default_cache_dir
 from voco_video.files.urls import short_name
+from voco_video.options.sizes import size_of_environment
 from voco_video.video.transfers import RemoteFile, Report
 
 DEFAULT_MAX_BYTES = 10 * 10**9
@@ -41,12 +42,14 @@ class Downloads:
             ``$VOCO_VIDEO_DOWNLOADS_MAX_BYTES`` or 10 GB when None.
 
     Raises:
-        UsageError: the variable is no whole number.
+        UsageError: the variable is no size.
     """
 
     def __init__(self, folder: Path | None = None, *, max_bytes: int | None = None) -> None:
         self.folder = (folder or default_cache_dir() / "downloads").absolute()
-        self.max_bytes = _max_bytes_of_environment() if max_bytes is None else max_bytes
+        self.max_bytes = (
+            size_of_environment("VOCO_VIDEO_DOWNLOADS_MAX_BYTES", DEFAULT_MAX_BYTES) if max_bytes is None else max_bytes
+        )
 
     @classmethod
     def beside(cls, cache_dir: Path) -> Downloads:
@@ -225,10 +228,3 @@ def _size(path: Path) -> int:
     with contextlib.suppress(FileNotFoundError):
         return path.stat().st_size
     return 0
-
-
-def _max_bytes_of_environment() -> int:
-    max_bytes = os.environ.get("VOCO_VIDEO_DOWNLOADS_MAX_BYTES") or str(DEFAULT_MAX_BYTES)
-    if not (max_bytes.isascii() and max_bytes.isdigit()):
-        raise UsageError(f"VOCO_VIDEO_DOWNLOADS_MAX_BYTES must be a whole number of bytes, not {max_bytes!r}")
-    return int(max_bytes)

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import IO, Any
 
-from voco_video.errors import UsageError, VideoError
+from voco_video.errors import UsageError, VideoError, used_wrongly
 from voco_video.files.urls import scheme_of, scrubbed, without_secrets
 from voco_video.video.transfers import BLOCK_BYTES, CutError, Report, Tries, Version, check_room, empty, write_block
 
@@ -73,13 +73,13 @@ class FilesystemFile:
             filesystem.invalidate_cache()  # of listings
             info = filesystem.info(path)
         except FileNotFoundError:
-            raise VideoError(f"{self.name}: no such file") from None
+            raise used_wrongly(VideoError(f"{self.name}: no such file")) from None
         except PermissionError as error:
             raise VideoError(f"{self.name}: no permission to read it ({self._in_words(error)})") from None
         except Exception as error:  # filesystems have errors of their own
             raise VideoError(f"{self.name}: cannot be reached ({self._in_words(error)})") from None
         if info.get("type") == "directory":
-            raise VideoError(f"{self.name}: is a folder; give the video files in it")
+            raise used_wrongly(VideoError(f"{self.name}: is a folder; give the video files in it"))
         size = info.get("size")
         version = {k: str(v) for k, v in info.items() if re.sub("[^a-z0-9]", "", k.lower()) in _TELLING_FACTS and v}
         return version and {**version, "size": str(size)}, size if isinstance(size, int) else None

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from voco_video.errors import UsageError, VideoError
+from voco_video.errors import UsageError, VideoError, used_wrongly
 from voco_video.files.paths import expanded
 from voco_video.video.container import CONCEALING_CODECS, num_processors
 from voco_video.video.picture_facts import AspectReader
@@ -79,9 +79,9 @@ def parse_source(source: str | os.PathLike[str]) -> LiveSource:
     if "://" in address and not path.exists():
         return LiveSource(address, "url", _without_password(address))
     if path.is_dir():
-        raise VideoError(f"{path} is a folder; give one video that is being recorded")
+        raise used_wrongly(VideoError(f"{path} is a folder; give one video that is being recorded"))
     if not path.exists():
-        raise VideoError(f"{path}: no such file; start the recording first")
+        raise used_wrongly(VideoError(f"{path}: no such file; start the recording first"))
     kind: SourceKind = "file" if stat.S_ISREG(path.stat().st_mode) else "pipe"
     return LiveSource(str(path), kind, str(path.resolve()))
 

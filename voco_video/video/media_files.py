@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from voco_video.errors import VideoError, VocoVideoError
+from voco_video.errors import VideoError, VocoVideoError, used_wrongly
 
 _KINDS = (
     (stat.S_ISDIR, "is a directory, not a video file"),
@@ -25,13 +25,13 @@ def check_readable(path: Path) -> None:
         status = path.stat()
         for is_kind, what in _KINDS:
             if is_kind(status.st_mode):
-                raise VideoError(f"{path}: {what}")
+                raise used_wrongly(VideoError(f"{path}: {what}"))
         if status.st_size == 0:
             raise VideoError(f"{path}: the file is empty")
         if not os.access(path, os.R_OK):
             raise VideoError(f"{path}: no permission to read it")
     except FileNotFoundError as error:
-        raise VideoError(f"{path}: no such file") from error
+        raise used_wrongly(VideoError(f"{path}: no such file")) from error
     except (OSError, ValueError) as error:  # a loop of links, a name that is too long or has a zero in it
         raise VideoError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 

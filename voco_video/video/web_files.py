@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from typing import IO, Any
 from urllib.parse import quote, unquote, urlsplit
 
-from voco_video.errors import UsageError, VideoError
+from voco_video.errors import UsageError, VideoError, used_wrongly
 from voco_video.files.urls import scrubbed, without_secrets
 from voco_video.version import __version__
 from voco_video.video.transfers import BLOCK_BYTES, CutError, Report, Tries, Version, check_room, empty, write_block
@@ -106,7 +106,7 @@ class WebFile:
                 "that such addresses expire"
             )
         if status in (404, 410):
-            return VideoError(f"{self.name}: no such file on the server ({said})")
+            return used_wrongly(VideoError(f"{self.name}: no such file on the server ({said})"))
         if 300 <= status < 400:
             return VideoError(f"{self.name}: the server sends on in a circle, too often, or out of the web ({status})")
         return VideoError(f"{self.name}: the server will not give it ({said})")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from voco_video.errors import DataError
+from voco_video.errors import DataError, used_wrongly
 
 _FIELDS = ("question", "answer", "prediction")
 _PLACES = re.compile("{(" + "|".join(_FIELDS) + ")}")
@@ -52,7 +52,8 @@ class JudgePrompt:
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: cannot be read ({error})") from error
+            failed = DataError(f"{path}: cannot be read ({error})")
+            raise (used_wrongly(failed) if isinstance(error, FileNotFoundError) else failed) from error
         parts = re.split(r"^---[ \t]*\n", text, maxsplit=1, flags=re.MULTILINE)
         if len(parts) != 2:
             raise DataError(f'{path}: has to hold the system turn, a line "---", and the user turn')

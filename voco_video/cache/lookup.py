@@ -1,0 +1,196 @@
+"""Which entries a user means by a word: a name, the path of a video, or the beginning of a digest.
+
+What comes first: a whole digest, a file of this path, a name, the beginning of a digest, the path or URL that was
+recorded of a video (whose file may be gone). Nothing here needs torch, so a command can refuse early.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from voco_video.cache.key import is_digest
+from voco_video.cache.locks import GROWING, JOURNAL, MANIFEST
+from voco_video.cache.names import EntryNames
+from voco_video.cache.paths import CachePaths
+from voco_video.errors import CacheError, used_wrongly
+from voco_video.files.digest import digest_file
+from voco_video.files.paths import expanded
+from voco_video.files.urls import is_url, short_name, without_secrets
+from voco_video.options.fields import did_you_mean
+
+MIN_DIGITS = 4
+_DIGITS = re.compile(r"[0-9a-f]{1,64}")
+_NUM_SHOWN = 4
+_CHECKSUM_CHARACTERS = 65  # of a line of a log, with the space behind it
+
+
+@dataclass(frozen=True)
+class EntryLabel:
+    """What an entry says about itself, read without checking its bytes; nothing but its digest where it is damaged.
+
+    Attributes:
+        state: "growing" also where its source has ended but its log was kept; "unfinished" cannot be read yet.
+        name: that people gave it; empty where it has none.
+    """
+
+    digest: str
+    directory: Path
+    state: Literal["whole", "growing", "unfinished"]
+    name: str = ""
+    video_digest: str = ""
+    model_fingerprint: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str:
+        """The video as it was recorded: the whole path of a file, a URL without secrets, or what it was."""
+        return str(self.facts.get("source") or "")
+
+    @property
+    def stream(self) -> str:
+        """The name under which a live source was followed first; empty for a whole video."""
+        return str(self.settings.get("stream") or "")
+
+    @property
+    def model(self) -> str:
+        """What the model is called; the beginning of its fingerprint where that was not recorded."""
+        return str(self.facts.get("model") or self.model_fingerprint[:8])
+
+    def __str__(self) -> str:
+        compressor = self.settings.get("compressor") or f"voco K={self.settings.get('num_voco_tokens', '?')}"
+        kept = f"{compressor} {self.settings.get('form', '')}".rstrip()
+        said = [self.name, short_name(self.source), self.model, kept, str(self.facts.get("sampling") or "")]
+        return f"{self.digest[:12]} ({', '.join(filter(None, said))})"
+
+    def is_of(self, video: str) -> bool:
+        """Tell whether its video was recorded under this path or URL."""
+        if is_url(video):
+            return self.source == without_secrets(video) and not self.source.endswith("?...")
+        path = expanded(video)
+        return os.path.isabs(self.source) and self.source in (os.path.abspath(path), os.path.realpath(path))
+
+
+def all_labels(paths: CachePaths) -> list[EntryLabel]:
+    """Read the labels of all entries in any state, by digest."""
+    return _labels(paths, (directory.name for directory in paths.directories()))
+
+
+def candidates(paths: CachePaths, given: str) -> list[EntryLabel]:
+    """List the entries that a word stands for; several for a video that was compressed in several ways.
+
+    Args:
+        given: a name, the path or URL of a video, or the beginning of a digest, at least four digits.
+
+    Raises:
+        CacheError: the file of this path cannot be read.
+    """
+    if not given or "\0" in given:
+        return []
+    if is_digest(given):
+        return _labels(paths, [given] if paths.directory(given).exists() else [])
+    if os.path.isfile(expanded(given)):  # which takes any name, however long
+        digest = digest_file(expanded(given))
+        return [label for label in all_labels(paths) if label.video_digest == digest or label.is_of(given)]
+    if named := EntryNames(paths).digest_of(given):
+        return _labels(paths, [named])
+    if is_prefix(given):
+        return _labels(paths, (path.name for path in paths.directories() if path.name.startswith(given)))
+    labels = all_labels(paths)
+    return [label for label in labels if label.stream == given and not label.name] or [
+        label for label in labels if label.is_of(given)
+    ]
+
+
+def is_prefix(text: str) -> bool:
+    """Tell whether this can be the beginning of a digest: at least four hex digits.
+
+    >>> is_prefix("3f9a"), is_prefix("3f9"), is_prefix("door")
+    (True, False, False)
+    """
+    return len(text) >= MIN_DIGITS and bool(_DIGITS.fullmatch(text))
+
+
+def one_entry(paths: CachePaths, given: str) -> EntryLabel:
+    """Find the one entry that a word stands for.
+
+    Raises:
+        CacheError: none, or several, which are listed.
+    """
+    found = candidates(paths, given)
+    if not found:
+        raise used_wrongly(CacheError(_no_entry(paths, given)))
+    if len(found) > 1:
+        raise used_wrongly(CacheError(several(given, found)))
+    return found[0]
+
+
+def several(given: str, labels: list[EntryLabel]) -> str:
+    """Say that a word stands for several entries, and list them."""
+    shown = "; ".join(map(str, labels[:_NUM_SHOWN])) + ("; …" if len(labels) > _NUM_SHOWN else "")
+    if is_prefix(given):
+        return f"{len(labels)} cache entries start with {given!r}; give more digits: {shown}"
+    return f"{len(labels)} cache entries are of {given}; give the digest of one: {shown}"
+
+
+def followed_now(paths: CachePaths) -> list[EntryLabel]:
+    """List the live entries that processes are making right now."""
+    growing = (directory for directory in paths.directories() if (directory / GROWING).exists())
+    digests = [directory.name for directory in growing if paths.is_being_written(directory.name)]
+    return _labels(paths, digests)
+
+
+def similar_name(paths: CachePaths, given: str) -> str:
+    """Return a question after the name of an entry that is spelt nearly so; empty where there is none."""
+    return did_you_mean(given, EntryNames(paths).by_digest().values())
+
+
+def _no_entry(paths: CachePaths, given: str) -> str:
+    if _DIGITS.fullmatch(given):
+        if len(given) < MIN_DIGITS:
+            return f"no cache entry is found by {given!r} alone: give at least {MIN_DIGITS} digits of its digest"
+        return f"no cache entry in {paths.cache_dir} starts with {given!r}; `voco-video cache ls` lists what is there"
+    if is_url(given) or "/" in given or "." in given:
+        what = without_secrets(given) if is_url(given) else given
+        return f"no cache entry in {paths.cache_dir} is of {what}; `voco-video cache ls` lists what is there"
+    meant = similar_name(paths, given) or "; `voco-video cache ls` lists them"
+    return f"no cache entry in {paths.cache_dir} has the name {given!r}{meant}"
+
+
+def _labels(paths: CachePaths, digests: Iterable[str]) -> list[EntryLabel]:
+    names = EntryNames(paths).by_digest()
+    return [_read_label(paths.directory(digest), names.get(digest, "")) for digest in digests]
+
+
+def _read_label(directory: Path, name: str) -> EntryLabel:
+    state: Literal["whole", "growing", "unfinished"] = "unfinished"
+    try:
+        if (directory / MANIFEST).exists():
+            state = "whole"
+            head = json.loads((directory / MANIFEST).read_bytes())
+            facts = head["facts"]
+        else:
+            state = "growing" if (directory / GROWING).exists() else "unfinished"
+            head, facts = _read_log(directory / (GROWING if state == "growing" else JOURNAL))
+        key = head["key"]
+        video, fingerprint, settings = key["video_digest"], key["model_fingerprint"], dict(key["settings"])
+        return EntryLabel(directory.name, directory, state, name, video, fingerprint, settings, dict(facts))
+    except (OSError, ValueError, LookupError, TypeError):  # damaged, or deleted meanwhile
+        return EntryLabel(directory.name, directory, state, name)
+
+
+def _read_log(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read the head of a log, and the facts of all its whole lines."""
+    lines = path.read_bytes().split(b"\n")[:-1]
+    head = json.loads(lines[0][_CHECKSUM_CHARACTERS:])
+    facts = dict(head.get("facts") or {})
+    for line in lines[1:]:
+        if b'"facts"' in line:
+            facts |= json.loads(line[_CHECKSUM_CHARACTERS:]).get("facts") or {}
+    return head, facts
