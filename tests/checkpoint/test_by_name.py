@@ -425,6 +425,16 @@ def test_asking_by_name_on_a_fresh_machine(hub, tmp_path, monkeypatch, run):
     assert hub.requests == []
 
 
+def test_k_is_refused_before_weights_are_fetched(hub, files, run, tmp_path):
+    (clip := tmp_path / "clip.mp4").write_bytes(b"a checkpoint is found before a clip is read")
+    hub.add("user/model", files)
+    hub.add("user/plain", {name: content for name, content in files.items() if not name.startswith("voco")})
+    for name, message in (("user/model", "this model has"), ("user/plain", "user/plain has no VoCo tokens")):
+        code, _, err = run("compress", clip, "--model", name, "--num-voco-tokens", 99)
+        assert (code, f"--num-voco-tokens 99: {message}" in err) == (2, True), err
+    assert not any(name.startswith("model-") for name in hub.fetched)
+
+
 def test_commands_by_name(hub, files, run, tmp_path):
     (clip := tmp_path / "clip.mp4").write_bytes(b"a checkpoint is found before a clip is read")
     old = hub.add("user/model", files)
