@@ -110,7 +110,7 @@ class ConversationWriter:
             raise ModelError(_NO_TEMPLATE)
         typed = [{**m, "content": self.typed_text.broken(m["content"])} for m in messages]
         placeholder = self.family.placeholder(self.config, self.tokenizer) if num_media else ""
-        failure, lost, has_place = None, set[str](), True
+        failure, losses = None, list[set[str]]()  # of each try
         parts_first = num_media > 0 or self._takes_parts  # a template with a place for videos has it among the parts
         for in_parts in (*_WITH_PARTS, _PLAIN) if parts_first else (_PLAIN, *_WITH_PARTS):
             try:
@@ -123,9 +123,10 @@ class ConversationWriter:
             lost = {m["role"] for m in typed if _without_blanks(m["content"]) not in written}
             if _num_bare_parts(text) > sum(_num_bare_parts(m["content"]) for m in typed):
                 lost |= {m["role"] for m in typed if m["role"] in in_parts}  # "[{'type': 'text', ..." in the prompt
-            has_place = not num_media or text.count(placeholder) == num_media
-            if not lost and has_place:
+            if not lost and (not num_media or text.count(placeholder) == num_media):
                 return text
+            losses.append(lost)
+        lost = min(losses, key=len, default=set())
         if failure is not None and not lost:
             raise ModelError(
                 f"this checkpoint's chat template refuses the conversation: {first_line(failure)}; set another "
