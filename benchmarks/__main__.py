@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.report import module_of
 
 NAMES = ("ceiling", "decode", "attention", "compress", "compress_rivals", "answer")
-NAMES += ("cache", "scaling", "live", "steady", "needle", "two_events", "how_often", "own_world")
+NAMES += ("cache", "many_entries", "scaling", "live", "steady", "needle", "two_events", "how_often", "own_world")
 NAMES += ("retention", "compressors", "answering", "train_modes", "families")
 ON_REQUEST = ("seven_b",)  # takes 16 GiB of memory
 

@@ -5,7 +5,6 @@ mkdocs.yml names this file as a hook. Nothing that it adds is written to docs/, 
 
 from __future__ import annotations
 
-import inspect
 import re
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import typer.main
 
 from voco_video.checkpoint.recommended import RECOMMENDED
 from voco_video.cli import app
+from voco_video.cli.help import sections, split_help
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # mkdocs loads this file by its path
@@ -79,15 +79,15 @@ def command_line_reference() -> str:
 
 
 def _section(name: str, command: Any) -> str:
-    what, _, examples = inspect.cleandoc(command.help or "").partition("\b\n")
+    what, examples = split_help(command.help)
+    first, *details = what.split("\n\n")
     context = command.context_class(command, info_name=f"voco-video {name}")
-    records = [record for p in command.params if (record := p.get_help_record(context)) is not None]
-    rows = [f"| `{_one_line(names)}` | {_one_line(_plain(text))} |" for names, text in records]
-    lines = [f"## voco-video {name}", "", _plain(what.strip()), ""]
-    lines += ["| argument or option | what it is |", "|---|---|", *rows, ""] if rows else []
-    if examples:
-        shown = inspect.cleandoc(examples.partition("\n")[2])
-        lines += ["```bash", shown, "```", ""]
+    lines = [f"## voco-video {name}", "", _plain(first), "", "```bash", *examples, "```", ""]
+    lines += ["\n\n".join(map(_plain, details)), ""]
+    for section in sections(command, context):
+        lines += [f"| {section.heading} | |", "|---|---|"]
+        lines += [f"| `{_one_line(names)}` | {_one_line(_plain(text))} |" for names, text in section.rows]
+        lines.append("")
     return "\n".join(lines)
 
 

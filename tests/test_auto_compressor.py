@@ -178,9 +178,9 @@ def test_words_between_frames_take_their_room(shared, clip, tmp_path, name):
         assert chosen.view().policy == "", "all frames are seen"
         larger = untrained_compressors(model.voco, planned.grids)
         larger = larger[: larger.index(parse_compressor(chosen.compressor))]
-        room = context_budget(text.max_position_embeddings, frame_length=chosen._first_position)
-        assert chosen.num_frames * (chosen.num_voco_tokens + chosen._words_per_frame) <= room
+        room = context_budget(text.max_position_embeddings, frame_length=chosen._words.first_position)
+        assert chosen.num_frames * (chosen.num_voco_tokens + chosen._words.words_per_frame) <= room
         if larger:
             more = model.compress(clip, fps=4, compressor=str(larger[-1]))
-            assert more.num_frames * (more.num_voco_tokens + more._words_per_frame) > room
+            assert more.num_frames * (more.num_voco_tokens + more._words.words_per_frame) > room
     assert larger, "not everything fits"

@@ -26,6 +26,7 @@ from tests.helpers.pages import (
     links,
     run_blocks,
 )
+from voco_video.cli.help import split_help
 
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 NAV = re.findall(r": ([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
@@ -124,9 +125,8 @@ def test_the_command_line_page_has_every_command_and_option():
 
 @pytest.mark.parametrize("name", commands())
 def test_the_examples_of_help_are_commands_that_work(name):
-    examples = (commands()[name].help or "").partition("\b\nExamples:\n")[2]
-    assert examples, f"{name} --help shows no examples, or would wrap them"
-    assert f"voco-video {name}" in examples
+    examples = "\n".join(split_help(commands()[name].help)[1])
+    assert f"voco-video {name}" in examples, f"{name} --help shows no examples, or would wrap them"
     check_shell(examples)
 
 

@@ -35,7 +35,19 @@ def test_lowest_versions_are_those_of_pyproject():
                 "pillow",
                 "jinja2",
             ),
-            *("tqdm", "typer", "blake3", "peft", "tensorboard", "matplotlib", "pyyaml", "pandas", "pyarrow", "openai"),
+            *(
+                "tqdm",
+                "typer",
+                "rich",
+                "blake3",
+                "peft",
+                "tensorboard",
+                "matplotlib",
+                "pyyaml",
+                "pandas",
+                "pyarrow",
+                "openai",
+            ),
         }
     ]
     assert {line.split("==")[0] for line in lowest_versions([])} < {line.split("==")[0] for line in lines}

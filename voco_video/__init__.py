@@ -16,49 +16,137 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from voco_video.answer.generate import Answer, Message
-    from voco_video.api import CompressedVideo, VideoModel, concat, find, load_model
-    from voco_video.cache import CacheEntry, CacheKey, FrameCache
-    from voco_video.errors import CacheError, DataError, ModelError, UsageError, VideoError, VocoVideoError
+    from voco_video.answer.moments import Moment
+    from voco_video.answer.several_videos import Compressed, Found, concat, find
+    from voco_video.api import CompressedVideo, VideoModel, VideoStream, load_model
+    from voco_video.cache import CacheEntry, CacheKey, FrameCache, TensorSpec
+    from voco_video.compress import CompressResult, Progress
+    from voco_video.errors import CacheError, DataError, JudgeError, ModelError, UsageError, VideoError, VocoVideoError
+    from voco_video.evaluate.options import EvalOptions
+    from voco_video.follow import StreamProgress
+    from voco_video.model.voco import VocoModel
+    from voco_video.options.answering import AnswerOptions, ViewOptions
+    from voco_video.options.compression import CompressOptions, StreamOptions
+    from voco_video.options.judging import Judging
+    from voco_video.options.loading import LoadOptions
     from voco_video.options.sampling import Sampling
     from voco_video.training import TrainConfig, TrainResult, train
     from voco_video.version import __version__
     from voco_video.video.frames import Fit, FrameBatch
     from voco_video.video.pictures import Pictures
-    from voco_video.video.reading import open_video, probe, read_frames
+    from voco_video.video.reading import Video, open_video, probe, read_frames
+    from voco_video.video.sources import VideoLike
 
 _HOMES = {
-    "answer.generate": ("Answer", "Message"),
-    "api": ("CompressedVideo", "VideoModel", "concat", "find", "load_model"),
-    "cache": ("CacheEntry", "CacheKey", "FrameCache"),
-    "errors": ("CacheError", "DataError", "ModelError", "UsageError", "VideoError", "VocoVideoError"),
+    "answer.generate": (
+        "Answer",
+        "Message",
+    ),
+    "answer.moments": ("Moment",),
+    "answer.several_videos": (
+        "Compressed",
+        "Found",
+        "concat",
+        "find",
+    ),
+    "api": (
+        "CompressedVideo",
+        "VideoModel",
+        "VideoStream",
+        "load_model",
+    ),
+    "cache": (
+        "CacheEntry",
+        "CacheKey",
+        "FrameCache",
+        "TensorSpec",
+    ),
+    "compress": (
+        "CompressResult",
+        "Progress",
+    ),
+    "errors": (
+        "CacheError",
+        "DataError",
+        "JudgeError",
+        "ModelError",
+        "UsageError",
+        "VideoError",
+        "VocoVideoError",
+    ),
+    "evaluate.options": ("EvalOptions",),
+    "follow": ("StreamProgress",),
+    "model.voco": ("VocoModel",),
+    "options.answering": (
+        "AnswerOptions",
+        "ViewOptions",
+    ),
+    "options.compression": (
+        "CompressOptions",
+        "StreamOptions",
+    ),
+    "options.judging": ("Judging",),
+    "options.loading": ("LoadOptions",),
     "options.sampling": ("Sampling",),
-    "training": ("TrainConfig", "TrainResult", "train"),
-    "video.frames": ("Fit", "FrameBatch"),
-    "video.pictures": ("Pictures",),
-    "video.reading": ("open_video", "probe", "read_frames"),
+    "training": (
+        "TrainConfig",
+        "TrainResult",
+        "train",
+    ),
     "version": ("__version__",),
+    "video.frames": (
+        "Fit",
+        "FrameBatch",
+    ),
+    "video.pictures": ("Pictures",),
+    "video.reading": (
+        "Video",
+        "open_video",
+        "probe",
+        "read_frames",
+    ),
+    "video.sources": ("VideoLike",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Answer",
+    "AnswerOptions",
     "CacheEntry",
     "CacheError",
     "CacheKey",
+    "CompressOptions",
+    "CompressResult",
+    "Compressed",
     "CompressedVideo",
     "DataError",
+    "EvalOptions",
     "Fit",
+    "Found",
     "FrameBatch",
     "FrameCache",
+    "JudgeError",
+    "Judging",
+    "LoadOptions",
     "Message",
     "ModelError",
+    "Moment",
     "Pictures",
+    "Progress",
     "Sampling",
+    "StreamOptions",
+    "StreamProgress",
+    "TensorSpec",
     "TrainConfig",
     "TrainResult",
     "UsageError",
+    "Video",
     "VideoError",
+    "VideoLike",
     "VideoModel",
+    "VideoStream",
+    "ViewOptions",
+    "VocoModel",
     "VocoVideoError",
     "__version__",
     "concat",

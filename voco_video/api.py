@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from voco_video.answer.compressed_video import CompressedVideo
 from voco_video.answer.entry_frames import EntryFrames
 from voco_video.answer.frame_scorer import Retriever
-from voco_video.answer.several_videos import Found, concat, find
+from voco_video.answer.several_videos import Found, SeveralVideos, concat, find
 from voco_video.cache import FrameCache
 from voco_video.checkpoint.finding import find_checkpoint
 from voco_video.checkpoint.fingerprints import cached_fingerprint
@@ -77,8 +77,7 @@ def load_model(
     Args:
         path, num_voco_tokens: see `voco_video.checkpoint.folder.load_voco_model`; also a short name, as
             ``voco-video models`` lists them.
-        device, dtype, attn_implementation, device_map, weight_bits, layout, revision, offline: see
-            `voco_video.options.loading.LoadOptions`.
+        device, dtype, attn_implementation, device_map, weight_bits, layout, revision, offline: see `LoadOptions`.
         cache_dir: where compressed videos are kept; ``$VOCO_VIDEO_CACHE_DIR`` or ``~/.cache/voco-video`` when None.
         max_cache_bytes: the cache drops what was unused longest beyond this; ``$VOCO_VIDEO_CACHE_MAX_BYTES`` or 50 GB.
 
@@ -111,7 +110,7 @@ def _name_of(path: str | Path) -> str:
 
 
 @dataclass(frozen=True)
-class VideoModel:
+class VideoModel(SeveralVideos):
     """A `VocoModel` and a `FrameCache`: compresses each video once.
 
     Threads may share it, and the videos that come from it: what each computes does not depend on the others, nor on a
@@ -211,9 +210,19 @@ class VideoModel:
             decoder=decoder,
             force=force,
         )
+        return self.compress_with(path, sampling, options, on_progress)
+
+    def compress_with(
+        self,
+        video: VideoLike,
+        sampling: Sampling,
+        options: CompressOptions,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> CompressedVideo:
+        """Compress a video as `compress` does, with its options as classes."""
         result = compress_video(
             self.voco,
-            path,
+            video,
             cache=self.cache,
             sampling=sampling,
             options=options,
@@ -227,7 +236,7 @@ class VideoModel:
             log.warning(
                 "%s was compressed before with all frames in front of the first word, and now again as the model was "
                 "trained; the old entry is no longer used (docs/prompts.md)",
-                path,
+                video,
             )
         return CompressedVideo(self, (EntryFrames(result.entry, 0, result.entry.num_frames),), result)
 

@@ -291,3 +291,22 @@ def test_settings_of_a_file_that_cannot_be_right(loaded, tmp_path, key, value, m
     with pytest.raises(ModelError, match=message) as caught:
         load_voco_model(tmp_path / "model")
     assert "generation_config.json" in str(caught.value)
+
+
+def test_settings_for_sampling_warn_nobody_who_takes_the_likeliest_token(model):
+    for name, value in {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "min_p": 0.1, "typical_p": 0.9}.items():
+        set_in_file(model, name, value)
+    said: list[str] = []
+    logger, handler = logging.getLogger(GenerationConfig.__module__), logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    try:
+        logging.Logger.warning_once.cache_clear()  # type: ignore[attr-defined]
+        by_the_library(model, PROMPTS[0], do_sample=False)
+        assert "min_p" in "".join(said), "the library warns: there is something to keep quiet about"
+        said.clear()
+        logging.Logger.warning_once.cache_clear()  # type: ignore[attr-defined]
+        ours(model)
+        assert not said
+    finally:
+        logger.removeHandler(handler)

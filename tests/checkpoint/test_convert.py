@@ -200,7 +200,7 @@ def test_options_that_cannot_be_right(tmp_path):
 
 def test_convert_and_models_on_the_command_line(run, tmp_path):
     write_published(tmp_path / "published", voco=True)
-    code, out, _ = run("convert", tmp_path / "published", tmp_path / "out", "--about", "Tiny and random.")
+    code, out, _ = run("convert", tmp_path / "published", "--out", tmp_path / "out", "--about", "Tiny and random.")
     assert code == 0
     assert "2 VoCo tokens per frame" in out
     code, out, _ = run("models", tmp_path / "published", "--json")
@@ -245,8 +245,8 @@ def test_errors_on_the_command_line_are_one_line(run, tmp_path):
         (("models", tmp_path / "plain"), 1, "the image processor in"),
         (("models", "nothing-here"), 1, "no checkpoint 'nothing-here'"),
         (("models", tmp_path / "other"), 1, "model_type 'bert' is not supported"),
-        (("convert", tmp_path / "other", tmp_path / "out"), 1, "model_type 'bert', not 'llava_llama'"),
-        (("convert", "voco-tiny", tmp_path), 1, "model_type 'llava', not 'llava_llama'"),
+        (("convert", tmp_path / "other", "--out", tmp_path / "out"), 1, "model_type 'bert', not 'llava_llama'"),
+        (("convert", "voco-tiny", "--out", tmp_path), 1, "model_type 'llava', not 'llava_llama'"),
     ):
         code, _, err = run(*arguments)
         assert code == status

@@ -833,7 +833,7 @@ def test_every_command_says_it_in_one_line(run, copy_of, tmp_path, kind, damage,
     arguments = {
         "ask": ("ask", clip, "What?", "--model", folder),
         "models": ("models", folder),
-        "convert": ("convert", folder, tmp_path / "out"),
+        "convert": ("convert", folder, "--out", tmp_path / "out"),
         "train": ("train", recipe),
     }
     code, _, err = run(*arguments[command])

@@ -177,9 +177,7 @@ def test_show_frames_prints_a_strip_and_writes_a_picture(run, clip, tmp_path):
     picture = Image.open(tmp_path / "clip-frames.png")
     assert picture.width > 300
     assert len(picture.getcolors(1 << 24)) > 50, "the frames themselves are in the picture"
-    code, out, err = run(
-        "ask", clip, "a?", "b?", "--show-frames", "--strip", "x.png", "--max-new-tokens", "2", "--json"
-    )
+    code, out, err = run("ask", clip, "a?", "b?", "--show-frames", "--out", "x.png", "--max-new-tokens", "2", "--json")
     assert sorted(p.name for p in tmp_path.glob("x-*.png")) == ["x-1.png", "x-2.png"]
     shares = [frame["attention"] for frame in json.loads(out)["answers"][0]["frames"]]
     assert sum(shares) == pytest.approx(1)

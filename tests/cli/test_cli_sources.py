@@ -61,7 +61,7 @@ def test_a_bad_url_costs_itself(run, server, url, clip):
     assert "error: foo://bar/a.mp4: no file has this name" in err
     assert f"error: {server.url}/page: is a web page" in err
     assert "3 of 5 files failed" in err
-    code, out, err = run("find", bad, url, "the circle", "--json", "--strip", "found.png")
+    code, out, err = run("find", bad, url, "the circle", "--json", "--out", "found.png")
     assert code == 1
     assert "1 of 2 videos failed" in err
     assert {moment["path"] for moment in json.loads(out)["moments"]} == {shown}
@@ -87,7 +87,7 @@ def test_the_table_names_the_clip(run, url, clip):
 
 def test_inspect_a_url(run, server, url, tmp_path):
     run("compress", url)
-    code, out, _ = run("inspect", url, "--json", "--output", "my sheet.png")
+    code, out, _ = run("inspect", url, "--json", "--out", "my sheet.png")
     assert code == 0
     facts = json.loads(out)
     assert facts["video"]["path"] == f"{server.url}/films/my%20clip.mp4?..."

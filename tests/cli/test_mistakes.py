@@ -33,7 +33,7 @@ LIGHT = [
     ("ask clip.mp4 what? --decoder pyva", 2, "did you mean pyav?"),
     ("ask clip.mp4 what? --model ./none", 1, "no checkpoint './none': no such folder"),
     ("ask clip.mp4 what? --model clip.mp4", 1, "clip.mp4 is no folder, so it is not a checkpoint folder"),
-    ("ask clip.mp4 what? --strip x.png", 2, "--strip x.png: nothing is drawn without --show-frames"),
+    ("ask clip.mp4 what? --out x.png", 2, "--out x.png: nothing is drawn without --show-frames"),
     ("ask clip.mp4 --chat --show-frames", 2, "--show-frames"),
     ("ask clip.mp4 --chat --json", 2, "--chat talks to a person"),
     ("ask 3f9a2c41 what? --fps 9 --form kv", 2, "--fps, --form: 3f9a2c41 is an entry of the cache"),
@@ -57,10 +57,10 @@ LIGHT = [
     ("compress clip.mp4 --model voco-tny/", 1, "no checkpoint"),
     ("inspect none.mp4", 1, "none.mp4: no such file"),
     ("inspect . ", 1, ". is a folder"),
-    ("ask clip.mp4 what? --show-frames --strip x.txt", 2, "--strip x.txt: the name of a picture ends with .png"),
-    ("find clip.mp4 star --strip moments", 2, "--strip moments: the name of a picture ends with .png"),
-    ("inspect clip.mp4 -o sheet.pdf", 2, "--output sheet.pdf: the name of a picture ends with .png"),
-    ("inspect clip.mp4 --max-frames 5", 2, "--max-frames 5: nothing is drawn without --output FILE"),
+    ("ask clip.mp4 what? --show-frames --out x.txt", 2, "--out x.txt: the name of a picture ends with .png"),
+    ("find clip.mp4 star --out moments", 2, "--out moments: the name of a picture ends with .png"),
+    ("inspect clip.mp4 --out sheet.pdf", 2, "--out sheet.pdf: the name of a picture ends with .png"),
+    ("inspect clip.mp4 --max-frames 5", 2, "--max-frames 5: nothing is drawn without --out FILE"),
     ("inspect clip.mp4 --max-frames 0", 2, "--max-frames 0"),
     ("inspect clip.mp4 --start 100", 2, "--start 100.0 is beyond the end"),
     ("inspect clip.mp4 --compressor voko", 2, "did you mean voco?"),
@@ -82,7 +82,7 @@ LIGHT = [
     ("train no-such-recipe", 2, "no-such-recipe"),
     ("train --resume", 2, "name a recipe"),
     ("card none", 1, "none: no such folder"),
-    ("convert none made", 1, "no checkpoint 'none'"),
+    ("convert none --out made", 1, "no checkpoint 'none'"),
 ]
 
 # Runs each command in one process, which has imported no torch as yet, and tells what it printed.

@@ -15,7 +15,7 @@ from voco_video.answer.clock import clock_text
 from voco_video.answer.moments import format_seconds
 from voco_video.cache import FrameCache
 from voco_video.cli.ask import gather_questions
-from voco_video.cli.output import print_whatever_the_encoding
+from voco_video.cli.encoding import print_whatever_the_encoding
 from voco_video.errors import UsageError
 from voco_video.files.paths import expanded, read_text_file
 

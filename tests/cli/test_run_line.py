@@ -56,6 +56,26 @@ def test_scores_without_a_learned_scorer_are_only_an_order(run, clip):
     assert not any({"weight", "share"} & set(moment) for moment in moments)
 
 
+def test_a_single_folder_or_pattern_is_searched_as_the_videos_that_it_stands_for(run, clip, tmp_path):
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).write_bytes(clip.read_bytes())
+    for given in (tmp_path, f"{tmp_path}/", str(tmp_path / "[ab].mp4")):
+        code, out, err = run("find", given, "the star", "--json")
+        assert code == 0, err
+        assert [video["path"] for video in json.loads(out)["videos"]] == [
+            str(tmp_path / "a.mp4"),
+            str(tmp_path / "b.mp4"),
+        ]
+    (tmp_path / "empty").mkdir()
+    for given, said in {
+        tmp_path / "empty": "no video files in this folder",
+        tmp_path / "c*.mp4": "matches no file",
+    }.items():
+        code, out, err = run("find", given, "the star")
+        assert (code, out) == (2, "")
+        assert said in err
+
+
 def test_a_model_in_a_folder_is_called_by_its_folder(run, clip):
     folder = find_checkpoint("voco-tiny")
     _, out, _ = run("compress", clip, "--num-frames", "2", "--model", folder)

@@ -6,6 +6,7 @@ agrees with the prompts in ``golden/as_trained``, which they wrote.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -377,3 +378,21 @@ def library_answer(
         output_logits=True,
     )
     return ids, generated.logits[0][0], generated.sequences[0, ids.shape[1] :].tolist()
+
+
+def spread_by_rounding(hf_model: Any, model: VocoModel, name: str, shown: Shown, turns: Turns) -> float:
+    """How far the library's last logits move when its weights change by about as much as rounding does.
+
+    Where two experts of a mixture are nearly as good, a last digit decides which one a token is sent to, and the
+    logits jump. No other computation of the same model can be nearer than this.
+    """
+    expected = library_answer(hf_model, model, name, shown, turns, num_tokens=1)[1]
+    largest = 0.0
+    for seed in range(32):
+        other, random = copy.deepcopy(hf_model), torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for weight in other.parameters():
+                weight.mul_(1 + 1e-7 * torch.randn(weight.shape, generator=random))
+        moved = library_answer(other, model, name, shown, turns, num_tokens=1)[1]
+        largest = max(largest, float((moved - expected).abs().max()))
+    return largest

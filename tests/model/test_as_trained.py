@@ -28,6 +28,7 @@ from tests.helpers.as_trained import (
     last_logits,
     library_answer,
     library_ids,
+    spread_by_rounding,
     system_of,
     text_ids,
     training_losses,
@@ -198,9 +199,9 @@ def assert_as_the_library(live: Live, case: Case) -> None:
     video = compressed(model, shown)
     assert video.whole_ids(case.turns) == ids[0].tolist()
     prefix = video.prefix(system_of(case.turns))
-    # The tiny GLMs add up larger numbers: of 640 random cases one differed by 1.03e-4.
-    tolerance = 2 * TOLERANCE if live.name.startswith("glm") else TOLERANCE
-    assert largest_difference(last_logits(model, prefix, case.turns), logits) <= tolerance
+    difference = largest_difference(last_logits(model, prefix, case.turns), logits)
+    if difference > TOLERANCE:  # two experts may be as good to within a rounding: see there
+        assert difference <= 2 * spread_by_rounding(live.hf_model, model, live.name, shown, case.turns)
     assert greedy_tokens(model, prefix, case.turns) == greedy
 
 

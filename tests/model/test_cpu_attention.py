@@ -86,10 +86,24 @@ def test_every_family_compresses_as_well_with_it(monkeypatch, family):
     assert errors[BLOCKED] < max(0.02, 1.5 * errors["sdpa"])
 
 
-def test_chosen_on_processors_in_bfloat16_alone(monkeypatch):
-    monkeypatch.setattr("voco_video.checkpoint.loading.has_bfloat16", lambda: True)
+def test_chosen_in_bfloat16_on_processors_where_it_is_faster(monkeypatch):
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    monkeypatch.setattr(cpu_attention, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     assert resolve_attention(LoadOptions(device="cpu", dtype="bfloat16")) == BLOCKED
     assert resolve_attention(LoadOptions(device="cpu", dtype="float32")) == "sdpa"
     assert resolve_attention(LoadOptions(device="cpu", dtype="bfloat16", attn_implementation="eager")) == "eager"
-    monkeypatch.setattr("voco_video.checkpoint.loading.has_bfloat16", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert resolve_attention(LoadOptions(device="cpu", dtype="bfloat16")) == "sdpa"
+    assert resolve_attention(LoadOptions(device="cpu", dtype="bfloat16", attn_implementation=BLOCKED)) == BLOCKED
+    for limit, chosen in {
+        "AVX512_CORE_BF16": BLOCKED,
+        "AVX2": BLOCKED,
+        "AVX512_CORE_AMX": "sdpa",
+        "ALL": "sdpa",
+    }.items():
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+        assert resolve_attention(LoadOptions(device="cpu", dtype="bfloat16")) == chosen
+    monkeypatch.setattr(cpu_attention, "has_bfloat16", lambda: False)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     assert resolve_attention(LoadOptions(device="cpu", dtype="bfloat16")) == "sdpa"

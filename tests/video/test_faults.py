@@ -194,7 +194,7 @@ def test_looking_at_it(faults, name, run):
     assert (code, Path("sheet.png").exists()) == (0, True), err
     assert "Traceback" not in err
     assert json.loads(out)["video"]["num_frames"] > 0
-    looked = ["--show-frames", "--strip", "strip.png"]
+    looked = ["--show-frames", "--out", "strip.png"]
     code, _, err = run("ask", faults / name, "what?", "--anyway", *looked, "--max-new-tokens", "2")
     assert (code, Path("strip.png").exists()) == (0, True), err
 

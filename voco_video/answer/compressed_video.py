@@ -6,28 +6,24 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Protocol, overload
+from typing import overload
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from voco_video.answer.clock import clock_frames, clock_text, time_token_ids
+from voco_video.answer.answering_model import AnsweringModel
 from voco_video.answer.entry_frames import EntryFrames, read_chosen, read_chunks, read_features
 from voco_video.answer.foreign import counted, foreign_note
 from voco_video.answer.frame_budget import FrameSelection, group_by_view, select_frames
-from voco_video.answer.frame_scorer import Retriever
 from voco_video.answer.generate import NUM_MOMENTS, Answer, Message, answer_questions, stream_answer
 from voco_video.answer.moments import Moment, find_moments
 from voco_video.answer.search import FrameScores, FrameSearch
-from voco_video.auto_compressor import context_budget
-from voco_video.checkpoint.world import FrameCounts, World
+from voco_video.answer.words_around import WordsAround
+from voco_video.checkpoint.world import FrameCounts
 from voco_video.compress import CompressResult, StageSeconds
 from voco_video.errors import UsageError
-from voco_video.model.families import FrameTimes
 from voco_video.model.mixed_prefix import assemble
 from voco_video.model.tokens import Prefix, VocoTokens
-from voco_video.model.voco import VocoModel
 from voco_video.options.answering import AnswerOptions, Policy, ViewOptions
 from voco_video.options.compression import Form
 from voco_video.stored_tokens import compressor_of, form_of, read_tokens, tokens_per_frame
@@ -35,30 +31,6 @@ from voco_video.stored_tokens import compressor_of, form_of, read_tokens, tokens
 log = logging.getLogger(__name__)
 AS_FITS = ViewOptions()  # as many frames as the context has room for
 _MAX_SCORED_QUESTIONS = 64  # questions whose scores are kept, 9 bytes a frame each
-
-
-class AnsweringModel(Protocol):
-    """The model that compressed the frames and answers from them: a `voco_video.api.VideoModel`."""
-
-    @property
-    def voco(self) -> VocoModel:
-        """The model on tensors."""
-
-    @property
-    def retriever(self) -> Retriever | None:
-        """The model's learned scorers of frames, or None."""
-
-    @property
-    def world(self) -> World | None:
-        """What the model was trained on, or None where that is not known."""
-
-    @property
-    def name(self) -> str:
-        """What the model is called; empty where it was not loaded by a name."""
-
-    @property
-    def fingerprint(self) -> str:
-        """64 hex digits over the compressing weights."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +143,7 @@ class CompressedVideo:
         per_frame = self.num_voco_tokens if num_voco_tokens is None else num_voco_tokens
         budget = options.max_voco_tokens
         if budget is None and per_frame and self.num_frames:
-            budget = self._context_budget(per_frame, options)
+            budget = self._words.context_budget(per_frame, options)
         fits = budget is None or self.num_frames * per_frame <= budget
         order = is_about = None
         if options.needs_scores and not fits:
@@ -184,52 +156,9 @@ class CompressedVideo:
             self.num_frames, per_frame, max_voco_tokens=budget, options=options, scores=order, is_about=is_about
         )
 
-    def _context_budget(self, num_voco_tokens: int, options: ViewOptions) -> int | None:
-        """Compute how many tokens of frames the context has room for beside text and clock; at least one frame's."""
-        backbone = self.model.voco.backbone
-        budget = context_budget(backbone.context_length, frame_length=self._first_position)
-        if budget is None:
-            return None
-        if options.clock_every_seconds is not None:
-            num_times = len(clock_frames(self.pts_seconds, options.clock_every_seconds))
-            longest = len(time_token_ids(backbone, float(self.pts_seconds.max())))
-            budget -= min(num_times, budget // (num_voco_tokens + longest)) * longest
-        if self._words_per_frame:
-            most = budget // (num_voco_tokens + self._words_per_frame)
-            budget -= min(self.num_frames, most) * self._words_per_frame
-        return max(num_voco_tokens, budget)
-
     @cached_property
-    def _first_position(self) -> int:
-        """Position of the first frame's first token."""
-        template = self.model.voco.backbone.template
-        if template.as_trained:
-            return len(self._last_leads[0]) + sum(map(len, self._last_leads[2:]))
-        positions = read_tokens(self.parts[0].entry, 0, 1).positions
-        return len(template.frame_before_ids) if positions is None else int(positions.min())
-
-    @property
-    def _words_per_frame(self) -> int:
-        """The most tokens of text that stand before a frame; 0 with frames first."""
-        return len(self._last_leads[1]) if self.model.voco.backbone.template.as_trained else 0
-
-    @cached_property
-    def _last_leads(self) -> list[list[int]]:
-        """Token ids before the first frame and before the last: numbers and times only get longer."""
-        times = self._times(np.array([0, self.num_frames - 1]), None)
-        return self.model.voco.backbone.lead_ids(times)
-
-    def _times(self, frames: npt.NDArray[np.int64], seconds: torch.Tensor | None) -> FrameTimes:
-        """Return when some of the frames are seen.
-
-        Args:
-            frames: their numbers.
-            seconds: the times of their pictures, where a frame is merged of several.
-        """
-        pictures = self.pts_seconds[frames] if seconds is None else seconds.numpy()
-        ends = [part.entry.facts.get("video", {}).get("duration_seconds") for part in self.parts]
-        known = [end for end in ends if isinstance(end, (int, float))]
-        return FrameTimes.of(pictures, max(known) if len(known) == len(ends) else None)
+    def _words(self) -> WordsAround:
+        return WordsAround(self.model.voco.backbone, self.parts, self.pts_seconds)
 
     def frame_scores(self, question: str) -> np.ndarray:
         """Score each frame's relevance to a question, float32 ``[F]``: `voco_video.answer.search.FrameScores`.
@@ -292,13 +221,8 @@ class CompressedVideo:
         if prefix is None:
             largest = int(selection.counts.max(initial=0))
             tokens = read_chosen(self.parts, selection.frames, num_voco_tokens=largest)
-            backbone = self.model.voco.backbone
-            marks: dict[int, str] = {}
-            if every is not None and selection.num_tokens:
-                seconds = self.pts_seconds[selection.frames]
-                marks = {f: clock_text(float(seconds[f])) for f in clock_frames(seconds, every).tolist()}
-            times = self._times(selection.frames, tokens.seconds)
-            leads = backbone.lead_ids(times, marks=marks) if marks or backbone.template.as_trained else []
+            times = self._words.times(selection.frames, tokens.seconds)
+            leads = self._words.lead_ids(selection.frames, times, every if selection.num_tokens else None)
             counts = torch.from_numpy(selection.counts)
             prefix = assemble(self.model.voco, tokens, counts=counts, texts=dict(enumerate(leads)), times=times)
             self._prefixes.clear()

@@ -7,7 +7,8 @@ library's defaults. What in the file has no effect here is named by `departures`
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -158,14 +159,30 @@ def logits_processors(
     config = GenerationConfig(**{**_OUR_WAY, "cache_implementation": "dynamic", **sampling, **settings})
     if config.pad_token_id is None:
         config.pad_token_id = 0  # nothing is padded; without one the library says that it takes another
-    processors: Processors = hf_model.generate(
-        input_ids,
-        generation_config=config,
-        attention_mask=torch.ones_like(input_ids),
-        position_ids=torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids),  # else some
-        custom_generate=prepared,  # models keep their own for the next call
-    )
+    with _without_library_warnings():
+        processors: Processors = hf_model.generate(
+            input_ids,
+            generation_config=config,
+            attention_mask=torch.ones_like(input_ids),
+            position_ids=torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids),  # else some
+            custom_generate=prepared,  # models keep their own for the next call
+        )
     return processors
+
+
+@contextmanager
+def _without_library_warnings() -> Iterator[None]:
+    """Keep the library from warning that a file's sampling settings have no effect on the likeliest token.
+
+    It says so of every published checkpoint that samples by default. `departures` tells what differs from the file.
+    """
+    logger = logging.getLogger(GenerationConfig.__module__)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def settings_in_force(generation_config: GenerationConfig, options: Mapping[str, Any]) -> dict[str, Any]:

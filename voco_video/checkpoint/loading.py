@@ -26,7 +26,7 @@ from voco_video.errors import ModelError, UsageError
 from voco_video.files.settings import FETCH_AGAIN, first_line
 from voco_video.files.weights import is_finite
 from voco_video.model.backbone import Backbone
-from voco_video.model.cpu_attention import BLOCKED, has_bfloat16
+from voco_video.model.cpu_attention import BLOCKED, is_faster_than_sdpa
 from voco_video.model.families import family_of
 from voco_video.model.inference import lock_across_forks
 from voco_video.model.memory import is_out_of_memory
@@ -43,7 +43,7 @@ def resolve_attention(options: LoadOptions) -> str:
     if options.attn_implementation != "auto":
         return options.attn_implementation
     if options.torch_device.type == "cpu":
-        return BLOCKED if options.torch_dtype == torch.bfloat16 and has_bfloat16() else "sdpa"
+        return BLOCKED if options.torch_dtype == torch.bfloat16 and is_faster_than_sdpa() else "sdpa"
     has_flash = options.torch_device.type == "cuda" and find_spec("flash_attn") is not None
     return "flash_attention_2" if has_flash and options.torch_dtype != torch.float32 else "sdpa"
 

@@ -56,7 +56,7 @@ RECOMMENDED = (
     Recommended("qwen3-vl-4b", f"{_QWENS}/Qwen3-VL-4B-Instruct", 4_437_815_808, _APACHE, None),
     Recommended("qwen3-vl-8b", f"{_QWENS}/Qwen3-VL-8B-Instruct", 8_767_123_696, _APACHE, None),
     Recommended("internvl3-1b", f"{_INTERN}/InternVL3-1B-hf", 938_194_816, _QWEN, 256),
-    Recommended("internvl3-2b", f"{_INTERN}/InternVL3-2B-hf", 2_088_957_440, _QWEN, 256),
+    Recommended("internvl3-2b", f"{_INTERN}/InternVL3-2B-hf", 2_088_957_440, "see its card", 256),
     Recommended(
         "llava-onevision-0.5b",
         f"{_LLAVA}/llava-onevision-qwen2-0.5b-ov-hf",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 
 import typer
 
@@ -28,36 +29,54 @@ from voco_video.cli import (
     score,
     train,
 )
+from voco_video.cli.encoding import print_whatever_the_encoding
+from voco_video.cli.help import Command, Group
 from voco_video.cli.options import as_said_here
-from voco_video.cli.output import print_whatever_the_encoding
 from voco_video.errors import UsageError, VocoVideoError
 from voco_video.model.freed_memory import keep_freed_memory
 from voco_video.version import __version__
 
 app = typer.Typer(
     name="voco-video",
-    help="Compress every frame of a video once, keep the frames as a few tokens each, ask as often as you like.",
+    cls=Group,
+    help="""Compress every frame of a video once, keep the frames as a few tokens each, ask as often as you like.
+
+    \b
+    Examples:
+      voco-video demo
+      voco-video ask clip.mp4 "What happens?"
+      voco-video ask holiday.mp4 "Who is swimming?" --model smolvlm2-500m
+      voco-video find recordings/ "a red car"
+
+    `voco-video COMMAND --help` has examples and all options of a command.
+    """,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-app.command("compress")(compress.compress)
-app.command("ask")(ask.ask)
-app.command("find")(find.find)
-app.command("inspect")(inspect.inspect)
-app.command("eval")(evaluate.evaluate)
-app.command("score")(score.score)
-app.command("compare")(compare.compare)
-app.command("train")(train.train)
-app.command("demo")(demo.demo)
-app.command("models")(models.models)
-app.command("convert")(convert.convert)
-app.command("card")(card.card)
-app.command("push")(push.push)
-app.add_typer(cache.app, name="cache")
-app.add_typer(data.app, name="data")
+_COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
+    "Videos": {
+        "demo": demo.demo,
+        "ask": ask.ask,
+        "find": find.find,
+        "compress": compress.compress,
+        "inspect": inspect.inspect,
+    },
+    "Models": {"models": models.models, "convert": convert.convert, "card": card.card, "push": push.push},
+    "Training and evaluation": {
+        "train": train.train,
+        "eval": evaluate.evaluate,
+        "score": score.score,
+        "compare": compare.compare,
+    },
+}
+for _panel, _named in _COMMANDS.items():
+    for _name, _function in _named.items():
+        app.command(_name, cls=Command, rich_help_panel=_panel)(_function)
+app.add_typer(data.app, name="data", cls=Group, rich_help_panel="Training and evaluation")
+app.add_typer(cache.app, name="cache", cls=Group, rich_help_panel="Storage")
 
 
 @app.callback(invoke_without_command=True)
@@ -87,7 +106,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[shown])
     logging.getLogger("voco_video.hub").setLevel(logging.INFO)  # what is fetched may be gigabytes
     try:
-        app()
+        app(prog_name="voco-video")
     except VocoVideoError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError) else 1)

@@ -14,6 +14,7 @@ import typer
 
 from voco_video.cli import options as opt
 from voco_video.cli.early import check_asked, check_drawing, check_model, is_entry
+from voco_video.cli.help import OUTPUT, QUESTIONS
 from voco_video.cli.options import as_said_here, with_options, without
 from voco_video.cli.output import ProgressBar, print_json
 from voco_video.cli.pictures import check_picture, save_picture
@@ -21,7 +22,7 @@ from voco_video.cli.run_line import print_line, run_facts, run_line
 from voco_video.errors import UsageError
 from voco_video.files.paths import expanded, read_text_file
 from voco_video.files.urls import is_url, short_name, shown_name
-from voco_video.options.answering import AnswerOptions, ViewOptions
+from voco_video.options.answering import WHAT_IS_SEEN, AnswerOptions, ViewOptions
 from voco_video.options.compression import AUTO, CompressOptions, parse_compressor
 from voco_video.options.loading import LoadOptions
 from voco_video.options.sampling import Sampling
@@ -32,38 +33,60 @@ if TYPE_CHECKING:
     from voco_video.answer.moments import Moment
     from voco_video.api import VideoModel
 
+QuestionsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--questions", help="A text file with one question a line.", metavar="FILE", rich_help_panel=QUESTIONS
+    ),
+]
+Chat = Annotated[
+    bool,
+    typer.Option(
+        "--chat", help="Keep asking; each answer takes the earlier ones into account.", rich_help_panel=QUESTIONS
+    ),
+]
+Anyway = Annotated[
+    bool,
+    typer.Option(
+        "--anyway",
+        help="Answer even where the video is nothing that the model was trained on.",
+        rich_help_panel=QUESTIONS,
+    ),
+]
+NumVocoTokens = Annotated[
+    int | None,
+    typer.Option(
+        help="VoCo tokens per frame to answer from, at most what was kept. [default: all]",
+        metavar="N",
+        rich_help_panel=WHAT_IS_SEEN,
+    ),
+]
+ShowFrames = Annotated[
+    bool,
+    typer.Option("--show-frames", help="Show where the answer looked, here and as a PNG.", rich_help_panel=OUTPUT),
+]
+
 
 @with_options
 def ask(
     path: Annotated[str, typer.Argument(help="A video, a URL, or an entry as `cache ls` prints it.", metavar="PATH")],
     questions: Annotated[list[str] | None, typer.Argument(help="One or more questions.", metavar="QUESTION...")] = None,
     *,
-    questions_file: Annotated[
-        Path | None, typer.Option("--questions", help="A text file with one question a line.", metavar="FILE")
-    ] = None,
-    chat: Annotated[
-        bool, typer.Option("--chat", help="Keep asking; each answer takes the earlier ones into account.")
-    ] = False,
+    questions_file: QuestionsFile = None,
+    chat: Chat = False,
     model: opt.Model = "voco-tiny",
     sampling: Sampling,
-    num_voco_tokens: Annotated[
-        int | None, typer.Option(help="VoCo tokens per frame to answer from, at most what was kept. [default: all]")
-    ] = None,
+    num_voco_tokens: NumVocoTokens = None,
     compression: Annotated[CompressOptions, without("num_voco_tokens", "force")],
     view: ViewOptions,
     answering: Annotated[AnswerOptions, without("stop_at_end")],
-    anyway: Annotated[
-        bool, typer.Option("--anyway", help="Answer even where the video is nothing that the model was trained on.")
-    ] = False,
-    show_frames: Annotated[
-        bool, typer.Option("--show-frames", help="Show where the answer looked, here and (without --json) as a PNG.")
-    ] = False,
-    strip: Annotated[
-        Path | None,
-        typer.Option(help="Where --show-frames writes its PNG. [default: <video>-frames.png]", metavar="FILE"),
-    ] = None,
+    anyway: Anyway = False,
     load: LoadOptions,
     cache_dir: opt.CacheDir = None,
+    show_frames: ShowFrames = False,
+    out: Annotated[
+        Path | None, opt.out("Where --show-frames writes its PNG. [default: VIDEO-frames.png]", metavar="FILE")
+    ] = None,
     json: opt.Json = False,
 ) -> None:
     """Ask questions about a video; it is compressed first where the cache does not have it.
@@ -79,7 +102,7 @@ def ask(
     Examples:
       voco-video ask clip.mp4 "Who is there?" "What are they doing?" --num-voco-tokens 1
       voco-video ask lecture.mkv --questions questions.txt --start 600 --end 660 --json
-      voco-video ask clip.mp4 "Where does the ball go?" --show-frames --strip looked.png
+      voco-video ask clip.mp4 "Where does the ball go?" --show-frames --out looked.png
       voco-video ask clip.mp4 "What happens?" --model smolvlm2-500m
       voco-video ask meeting.mp4 "When does the door open?" --policy relevant --max-voco-tokens 256
       voco-video ask clip.mp4 "Tell a story about it." --temperature 0.7 --top-p 0.8 --seed 1
@@ -87,8 +110,8 @@ def ask(
       voco-video ask 3f9a2c41 --chat
     """
     asked = gather_questions(questions, questions_file, chat=chat, json=json)
-    check_drawing(show_frames, strip, chat=chat)
-    check_picture(strip, option="--strip")
+    check_drawing(show_frames, out, chat=chat)
+    check_picture(out, option="--out")
     check_asked(path, asked, sampling)
     check_model(model, revision=load.revision, num_voco_tokens=filter(None, [num_voco_tokens]))
     compression = compression if num_voco_tokens is None else with_voco_tokens(compression, num_voco_tokens)
@@ -113,8 +136,8 @@ def ask(
         print_json({**facts, "generation": settings, "answers": [answer_facts(a) for a in answers]})
     else:
         print_answers(answers, show_frames=show_frames)
-    if show_frames and (strip is not None or not json):  # a program that asks for facts alone gets no file
-        target = strip or Path(f"{Path(short_name(facts['path'])).stem}-frames.png")
+    if show_frames and (out is not None or not json):  # a program that asks for facts alone gets no file
+        target = out or Path(f"{Path(short_name(facts['path'])).stem}-frames.png")
         head = f"{short_name(facts['path'])} · {run_line([facts])}"
         write_strips(video, answers, target, head=head, quiet=json)
     end_with(len(asked) - len(answerable), "questions were not asked", of=len(asked))

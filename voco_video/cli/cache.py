@@ -10,16 +10,27 @@ import typer
 
 from voco_video.cli import options as opt
 from voco_video.cli.early import check_cache
+from voco_video.cli.help import Command
 from voco_video.cli.inspect import entry_facts, print_entries
 from voco_video.cli.output import format_bytes, print_facts, print_json
 from voco_video.errors import CacheError, UsageError
 
-app = typer.Typer(help="Look at the frame cache, check it, and make room.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="""Look at the frame cache, check it, and make room.
+
+    \b
+    Examples:
+      voco-video cache ls
+      voco-video cache prune --max-size 20G
+    """,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 Digest = Annotated[str, typer.Argument(help="The beginning of an entry's digest.", metavar="ENTRY")]
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
-@app.command("ls")
+@app.command("ls", cls=Command)
 def ls(cache_dir: opt.CacheDir = None, json: opt.Json = False) -> None:
     """List compressed videos, most recently used first.
 
@@ -50,7 +61,7 @@ def ls(cache_dir: opt.CacheDir = None, json: opt.Json = False) -> None:
         print(f"{len(left)} growing but written by no process: `compress --follow --name` or --resume continues them")
 
 
-@app.command("info")
+@app.command("info", cls=Command)
 def info(entry: Digest, cache_dir: opt.CacheDir = None, json: opt.Json = False) -> None:
     """Show everything an entry says about itself.
 
@@ -74,11 +85,9 @@ def info(entry: Digest, cache_dir: opt.CacheDir = None, json: opt.Json = False) 
     print_facts(facts)
 
 
-@app.command("verify")
+@app.command("verify", cls=Command)
 def verify(
-    entry: Annotated[
-        str | None, typer.Argument(help="One entry; all of them when left out.", metavar="[ENTRY]")
-    ] = None,
+    entry: Annotated[str | None, typer.Argument(help="One entry; all of them when left out.", metavar="ENTRY")] = None,
     cache_dir: opt.CacheDir = None,
     json: opt.Json = False,
 ) -> None:
@@ -105,9 +114,9 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command("rm")
+@app.command("rm", cls=Command)
 def rm(
-    entries: Annotated[list[str], typer.Argument(metavar="ENTRY...")],
+    entries: Annotated[list[str], typer.Argument(help="The beginnings of their digests.", metavar="ENTRY...")],
     cache_dir: opt.CacheDir = None,
     json: opt.Json = False,
 ) -> None:
@@ -138,10 +147,11 @@ def rm(
         raise failed[0]
 
 
-@app.command("prune")
+@app.command("prune", cls=Command)
 def prune(
     max_size: Annotated[
-        str | None, typer.Option(help="Keep at most this much: 500M, 20G. [default: the cache's own limit]")
+        str | None,
+        typer.Option(help="Keep at most this much: 500M, 20G. [default: the cache's own limit]", metavar="SIZE"),
     ] = None,
     cache_dir: opt.CacheDir = None,
     json: opt.Json = False,

@@ -13,7 +13,9 @@ from voco_video.cli.output import print_json
 
 
 def card(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder; its README.md is written.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Checkpoint folder; its README.md is written.", metavar="CHECKPOINT")
+    ],
     reports: Annotated[
         list[Path] | None, typer.Argument(help="predictions*.scores.json of evaluations of it.", metavar="REPORT...")
     ] = None,

@@ -31,14 +31,12 @@ def compare(
     ] = None,
     references: References = None,
     root: Root = None,
-    annotations: opt.Annotations = None,
     split: opt.Split = None,
+    annotations: opt.Annotations = None,
     vocabulary: Vocabulary = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Also write STEM.json, STEM.md and STEM.png; of a sweep of k, accuracy against k.", metavar="STEM"
-        ),
+        opt.out("Also write STEM.json, STEM.md and STEM.png; of a sweep of k, accuracy against k.", metavar="STEM"),
     ] = None,
     json: opt.Json = False,
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,10 +18,10 @@ from voco_video.cli.follow import check_followed, follow_source
 from voco_video.cli.options import given, with_options
 from voco_video.cli.output import ProgressBar, format_bytes, print_json, print_table, unless_none
 from voco_video.cli.run_line import run_facts, run_line
-from voco_video.errors import FILE_ERRORS, ModelError, UsageError, VideoError, VocoVideoError, with_name
+from voco_video.errors import UsageError, VideoError, with_name
 from voco_video.files.paths import expanded
 from voco_video.files.urls import is_url, short_name, shown_name
-from voco_video.options.compression import CompressOptions, StreamOptions
+from voco_video.options.compression import FOLLOWING, CompressOptions, StreamOptions
 from voco_video.options.fields import option_of
 from voco_video.options.loading import LoadOptions
 from voco_video.options.sampling import Sampling
@@ -48,10 +49,12 @@ def compress(
     follow: Annotated[
         bool,
         typer.Option(
-            "--follow", help="Compress a source that is still being made: a growing file, - for a pipe, or a URL."
+            "--follow",
+            help="Compress a source that is still being made: a growing file, - for a pipe, or a URL.",
+            rich_help_panel=FOLLOWING,
         ),
     ] = False,
-    stream: Annotated[dict[str, Any], given(StreamOptions, "fps", "force", prefix="With --follow: ")],
+    stream: Annotated[dict[str, Any], given(StreamOptions, "fps", "force")],
     json: opt.Json = False,
 ) -> None:
     """Compress videos into the frame cache.
@@ -79,8 +82,10 @@ def compress(
         check_followed(paths, sampling, compression)
         from voco_video.api import load_model
 
-        options = StreamOptions(fps=sampling.fps or 1.0, force=compression.force, **stream)
-        follow_source(load_model(model, **asdict(load), cache_dir=cache_dir), paths[0], options, compression, json=json)
+        following = StreamOptions(fps=sampling.fps or 1.0, force=compression.force, **stream)
+        follow_source(
+            load_model(model, **asdict(load), cache_dir=cache_dir), paths[0], following, compression, json=json
+        )
         return
     if stream:
         raise UsageError(f"{option_of(StreamOptions, next(iter(stream))).flags[0]} goes with --follow")
@@ -92,25 +97,33 @@ def compress(
     loaded = load_model(model, **asdict(load), cache_dir=cache_dir)
     rows: list[dict[str, Any]] = []
     num_failed = 0
-    for path in files:
-        try:
+    path, bar = files[0], ProgressBar("", quiet=True)
+
+    def begun() -> Iterator[Path | str]:
+        nonlocal path, bar
+        for path in files:
             with ProgressBar(short_name(path), quiet=json) as bar:
-                video = loaded.compress(path, **asdict(sampling), **asdict(compression), on_progress=bar.show_frames)
-            rows.append(summary(path, video))
-            if rows[-1]["compressor_choice"] and not json:
-                print(f"{short_name(path)}: {rows[-1]['compressor_choice']}", file=sys.stderr)
-        except (VocoVideoError, *FILE_ERRORS) as error:
-            if len(files) == 1 or (isinstance(error, ModelError) and not rows):  # then no other file will do better
-                raise
-            num_failed += 1
-            print(f"error: {with_name(error, shown_name(path))}", file=sys.stderr)
-        except KeyboardInterrupt:
-            print_summary(rows, json=json)
-            print(
-                f"interrupted in {shown_name(path)}; whole batches are kept, so the same command goes on from there",
-                file=sys.stderr,
-            )
-            raise typer.Exit(130) from None
+                yield path
+
+    options = {**asdict(sampling), **asdict(compression)}
+    try:
+        for item in loaded.compress_many(begun(), **options, on_progress=lambda state: bar.show_frames(state)):
+            if item.video is not None:
+                rows.append(summary(path, item.video))
+                if rows[-1]["compressor_choice"] and not json:
+                    print(f"{short_name(path)}: {rows[-1]['compressor_choice']}", file=sys.stderr)
+            elif item.error is not None:
+                if len(files) == 1:
+                    raise item.error
+                num_failed += 1
+                print(f"error: {with_name(item.error, shown_name(path))}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print_summary(rows, json=json)
+        print(
+            f"interrupted in {shown_name(path)}; whole batches are kept, so the same command goes on from there",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130) from None
     print_summary(rows, json=json)
     if num_failed:
         print(f"{num_failed} of {len(files)} files failed", file=sys.stderr)

@@ -17,14 +17,20 @@ from voco_video.options.loading import LoadOptions
 
 @with_options
 def convert(
-    source: Annotated[str, typer.Argument(help="Checkpoint in a published layout: a folder or a hub id.")],
-    output: Annotated[Path, typer.Argument(help="Folder to write; empty or not there yet.")],
+    source: Annotated[
+        str, typer.Argument(help="Checkpoint in a published layout: a folder or a hub id.", metavar="CHECKPOINT")
+    ],
+    folder: Annotated[Path | None, typer.Argument(hidden=True)] = None,
     *,
     num_voco_tokens: Annotated[
-        int | None, typer.Option(help="VoCo tokens per frame of a VoCo-LLaMA checkpoint. [default: 2, as trained]")
+        int | None,
+        typer.Option(help="VoCo tokens per frame of a VoCo-LLaMA checkpoint. [default: 2, as trained]", metavar="N"),
     ] = None,
-    about: Annotated[str, typer.Option(help="One sentence on what the weights know, shown with answers.")] = "",
+    about: Annotated[
+        str, typer.Option(help="One sentence on what the weights know, shown with answers.", metavar="TEXT")
+    ] = "",
     load: Annotated[LoadOptions, only("revision", "offline")],
+    out: Annotated[Path | None, opt.out("Folder to write; empty or not there yet. [required]", metavar="DIR")] = None,
     json: opt.Json = False,
 ) -> None:
     """Write an original LLaVA-1.5 or VoCo-LLaMA checkpoint as an ordinary Hugging Face folder.
@@ -34,14 +40,15 @@ def convert(
 
     \b
     Examples:
-      voco-video convert VoCo-LLaMA-7B voco-llama-7b-hf
-      voco-video convert liuhaotian/llava-v1.5-7b llava-7b-hf
+      voco-video convert VoCo-LLaMA-7B --out voco-llama-7b-hf
+      voco-video convert liuhaotian/llava-v1.5-7b --out llava-7b-hf
     """
+    out = opt.out_or_former(out, folder, what="the folder to write")
     check_model(source, revision=load.revision)
     from voco_video.checkpoint.convert import convert_checkpoint
 
     result = convert_checkpoint(
-        source, output, num_voco_tokens=num_voco_tokens, about=about, revision=load.revision, offline=load.offline
+        source, out, num_voco_tokens=num_voco_tokens, about=about, revision=load.revision, offline=load.offline
     )
     if json:
         print_json(asdict(result))

@@ -8,33 +8,46 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from voco_video.cli import options as opt
+from voco_video.cli.help import DATA, OUTPUT, Command
 from voco_video.cli.output import ProgressBar, print_json, print_table
 from voco_video.data.registry import MIX665K, VIDEO_SETS
+from voco_video.options.loading import MODEL
 
 if TYPE_CHECKING:
     from voco_video.data.check import CheckReport, MediaStatus
 
 app = typer.Typer(
-    help="Write MovingShapes data sets, and see what is there of the public ones.",
+    help="""Write MovingShapes data sets, and see what is there of the public ones.
+
+    \b
+    Examples:
+      voco-video data synth --out shapes --layout msvd --num-videos 100
+      voco-video data check msvd --root data/MSVD
+    """,
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 _NUM_SHOWN = 10
 
 
-@app.command("synth")
+@app.command("synth", cls=Command)
 def synth(
-    out: Annotated[Path, typer.Argument(help="Where the set goes: a new folder.", metavar="OUT")],
     layout: Annotated[
         str, typer.Option(help="Whose layout to write: msvd, msrvtt, activitynet or llava.", metavar="NAME")
     ],
-    num_videos: Annotated[int, typer.Option(help="Clips of all splits together: 60 % train, 15 % val, 25 % test.")],
-    seed: Annotated[int, typer.Option(help="Another seed gives other scenes.")] = 0,
-    questions_per_video: Annotated[int, typer.Option(help="Questions (with llava: turns) about each clip.")] = 10,
-    size: Annotated[int, typer.Option(help="Side of the clips, pixels; even.")] = 240,
+    num_videos: Annotated[
+        int, typer.Option(help="Clips of all splits together: 60 % train, 15 % val, 25 % test.", metavar="N")
+    ],
+    folder: Annotated[Path | None, typer.Argument(hidden=True)] = None,
+    seed: Annotated[int, typer.Option(help="Another seed gives other scenes.", metavar="N")] = 0,
+    questions_per_video: Annotated[
+        int, typer.Option(help="Questions (with llava: turns) about each clip.", metavar="N")
+    ] = 10,
+    size: Annotated[int, typer.Option(help="Side of the clips, an even number of pixels.", metavar="PIXELS")] = 240,
     media: Annotated[
         str, typer.Option(help="Clips (video), or with llava also pictures (image).", metavar="NAME")
     ] = "video",
+    out: Annotated[Path | None, opt.out("Where the set goes: a new folder. [required]", metavar="DIR")] = None,
     json: opt.Json = False,
 ) -> None:
     """Write a MovingShapes data set: clips of moving shapes with questions and true answers.
@@ -44,9 +57,10 @@ def synth(
 
     \b
     Examples:
-      voco-video data synth shapes --layout msvd --num-videos 100
-      voco-video data synth shapes --layout llava --num-videos 1000 --media image --seed 1
+      voco-video data synth --out shapes --layout msvd --num-videos 100
+      voco-video data synth --out shapes --layout llava --num-videos 1000 --media image --seed 1
     """
+    out = opt.out_or_former(out, folder, what="the folder of the set")
     from voco_video.shapes.write_dataset import write_dataset
 
     with ProgressBar("writing", unit="clip", quiet=json) as bar:
@@ -66,7 +80,7 @@ def synth(
         print(f"{num_videos} {media}s in {written}, layout {layout}, seed {seed}")
 
 
-@app.command("check")
+@app.command("check", cls=Command)
 def check(
     dataset: Annotated[
         str,
@@ -77,7 +91,11 @@ def check(
     ],
     root: Annotated[
         Path | None,
-        typer.Option(help="The folder with the media. [default: this one, or the conversation file's]", metavar="DIR"),
+        typer.Option(
+            help="The folder with the media. [default: this one, or the conversation file's]",
+            metavar="DIR",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     split: opt.Split = None,
     annotations: opt.Annotations = None,
@@ -85,13 +103,21 @@ def check(
         bool, typer.Option("--open", help="Also read frames of every file, as training and evaluation do.")
     ] = False,
     list_media: Annotated[
-        bool, typer.Option("--list", help="List every video or image, not only those at fault.")
+        bool,
+        typer.Option("--list", help="List every video or image, not only those at fault.", rich_help_panel=OUTPUT),
     ] = False,
     model: Annotated[
         str | None,
-        typer.Option(help="The checkpoint to be trained: find rows that its tokenizer or chat template does not take."),
+        typer.Option(
+            help="The checkpoint to be trained: find rows that its tokenizer or chat template does not take.",
+            metavar="NAME",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
-    max_length: Annotated[int, typer.Option(help="Text tokens that a training sample may have.")] = 2048,
+    max_length: Annotated[
+        int,
+        typer.Option(help="Text tokens that a training sample may have.", metavar="N", rich_help_panel=MODEL),
+    ] = 2048,
     json: opt.Json = False,
 ) -> None:
     """List what is there of a data set, what is missing, and where each file comes from.

@@ -13,11 +13,14 @@ from voco_video.cli.ask import answer_facts
 from voco_video.cli.compress import print_summary, summary
 from voco_video.cli.output import ProgressBar, print_json, print_table
 from voco_video.cli.pictures import save_picture
+from voco_video.options.answering import WHAT_IS_SEEN
 
 
 def demo(
-    folder: Annotated[Path, typer.Option(help="Where the clip and the picture go.")] = Path("voco-video-demo"),
-    num_voco_tokens: Annotated[int, typer.Option(help="VoCo tokens per frame to answer from.")] = 1,
+    num_voco_tokens: Annotated[
+        int, typer.Option(help="VoCo tokens per frame to answer from.", metavar="N", rich_help_panel=WHAT_IS_SEEN)
+    ] = 1,
+    out: Annotated[Path, opt.out("Where the clip and the picture go.", metavar="DIR")] = Path("voco-video-demo"),
     cache_dir: opt.CacheDir = None,
     json: opt.Json = False,
 ) -> None:
@@ -36,9 +39,9 @@ def demo(
     from voco_video.shapes.rendering import write_clip
     from voco_video.shapes.world import demo_scene
 
-    clip = folder / "clip.mp4"
+    clip = out / "clip.mp4"
     if not clip.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
         write_clip(demo_scene(), clip)
     with ProgressBar(clip.name, quiet=json) as bar:
         video = load_model("voco-tiny", cache_dir=cache_dir).compress(clip, fps=1, on_progress=bar.show_frames)
@@ -46,7 +49,7 @@ def demo(
     answers = video.ask(
         [t.question for t in truths], num_voco_tokens=num_voco_tokens, max_new_tokens=8, with_attention=True
     )
-    picture = folder / "where-it-looked.png"
+    picture = out / "where-it-looked.png"
     save_picture(attention_strip(answers[0], source=clip), picture)
     num_right = sum(a.text == t.answer for a, t in zip(answers, truths))
     if json:

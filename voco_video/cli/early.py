@@ -85,7 +85,7 @@ def check_searched(paths: Sequence[str], query: str, sampling: Sampling) -> None
         raise UsageError(
             f'{words[0]!r} is no video; if it belongs to what to look for, put quotes around it: "{whole}"'
         )
-    if len(paths) == 1:
+    if len(paths) == 1 and os.path.isfile(expanded(paths[0])):  # else a folder or a pattern, looked into later
         check_video(paths[0], sampling)
 
 
@@ -141,7 +141,7 @@ def check_drawing(show_frames: bool, strip: Path | None, *, chat: bool) -> None:
         UsageError: one is given.
     """
     if strip is not None and not show_frames:
-        raise UsageError(f"--strip {strip}: nothing is drawn without --show-frames")
+        raise UsageError(f"--out {strip}: nothing is drawn without --show-frames")
     if chat and show_frames:
         raise UsageError("--show-frames: in a --chat nothing is drawn; leave out one of them")
 

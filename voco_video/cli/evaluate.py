@@ -16,12 +16,13 @@ import typer
 
 from voco_video.cli import options as opt
 from voco_video.cli.early import check_model
+from voco_video.cli.help import DATA, QUESTIONS
 from voco_video.cli.options import with_options
 from voco_video.cli.output import ProgressBar, print_json, print_table
 from voco_video.data.registry import CHOICE_SETS, VIDEO_QA_SETS, load_video_set
 from voco_video.errors import UsageError
 from voco_video.evaluate.options import EvalOptions
-from voco_video.options.loading import LoadOptions
+from voco_video.options.loading import MODEL, LoadOptions
 
 if TYPE_CHECKING:
     from voco_video.api import VideoModel
@@ -32,6 +33,23 @@ if TYPE_CHECKING:
     from voco_video.scoring.report.samples import SampleFrames
 
 _NUM_SHOWN = 3
+Root = Annotated[Path, typer.Option(help="The folder with the videos.", metavar="DIR", rich_help_panel=DATA)]
+RankVocabulary = Annotated[
+    int,
+    typer.Option(
+        help="Also rank this many of the training split's answers by likelihood; costs time. 0: do not.",
+        metavar="N",
+        rich_help_panel=QUESTIONS,
+    ),
+]
+NumWorkers = Annotated[
+    int,
+    typer.Option(
+        help="Processes that share the videos; one GPU each, as far as there are.",
+        metavar="N",
+        rich_help_panel=MODEL,
+    ),
+]
 
 
 @with_options
@@ -43,23 +61,18 @@ def evaluate(
         ),
     ],
     *,
-    root: Annotated[Path, typer.Option(help="The folder with the videos.", metavar="DIR")] = Path(),
+    root: Root = Path(),
     split: opt.Split = None,
     annotations: opt.Annotations = None,
     model: opt.Model = "voco-tiny",
-    out: Annotated[
-        Path | None, typer.Option(help="Where predictions go. [default: runs/eval/DATASET-SPLIT-MODEL]", metavar="DIR")
-    ] = None,
     options: EvalOptions,
-    rank_vocabulary: Annotated[
-        int,
-        typer.Option(help="Also rank this many of the training split's answers by likelihood; costs time. 0: do not."),
-    ] = 0,
-    num_workers: Annotated[
-        int, typer.Option(help="Processes that share the videos; one GPU each, as far as there are.")
-    ] = 1,
+    rank_vocabulary: RankVocabulary = 0,
+    num_workers: NumWorkers = 1,
     load: LoadOptions,
     cache_dir: opt.CacheDir = None,
+    out: Annotated[
+        Path | None, opt.out("Where predictions go. [default: runs/eval/DATASET-SPLIT-MODEL]", metavar="DIR")
+    ] = None,
     json: opt.Json = False,
 ) -> None:
     """Evaluate a model on a video question-answering or multiple-choice set.

@@ -14,6 +14,7 @@ from voco_video.cli import options as opt
 from voco_video.cli.ask import end_with, file_of, open_compressed
 from voco_video.cli.compress import expand_paths
 from voco_video.cli.early import check_model, check_searched, is_entry
+from voco_video.cli.help import OUTPUT
 from voco_video.cli.options import with_options, without
 from voco_video.cli.output import ProgressBar, print_json, print_table
 from voco_video.cli.pictures import check_picture, save_picture
@@ -38,10 +39,8 @@ def find(
         ),
     ],
     *,
-    num_moments: Annotated[int, typer.Option(help="Show this many moments.")] = 5,
-    strip: Annotated[
-        Path | None, typer.Option(help="Draw a frame of each moment into this PNG.", metavar="FILE")
-    ] = None,
+    num_moments: Annotated[int, typer.Option(help="Show this many moments.", metavar="N", rich_help_panel=OUTPUT)] = 5,
+    out: Annotated[Path | None, opt.out("Draw a frame of each moment into this PNG.", metavar="FILE")] = None,
     model: opt.Model = "voco-tiny",
     sampling: Sampling,
     compression: Annotated[CompressOptions, without("num_voco_tokens", "force")],
@@ -60,12 +59,12 @@ def find(
     Examples:
       voco-video find holiday.mp4 "the red car"
       voco-video find recordings/ "where does the ball go?" --num-moments 10 --json
-      voco-video find 'cam-*.mkv' "a person at the door" --strip moments.png
+      voco-video find 'cam-*.mkv' "a person at the door" --out moments.png
       voco-video find 3f9a2c41 "the blue star" --start 3600
     """
     if num_moments < 1:
         raise UsageError(f"--num-moments {num_moments}: look for 1 moment at least")
-    check_picture(strip, option="--strip")
+    check_picture(out, option="--out")
     names, query = names_and_query(arguments, sampling)
     check_model(model, revision=load.revision)
     from voco_video.answer.generate import model_note
@@ -103,13 +102,13 @@ def find(
     show_moments(found, query, asked, note=model_note(loaded.voco), json=json)
     if not json:
         print_notes(found, videos, asked, note=model_note(loaded.voco))
-    if strip is not None:
+    if out is not None:
         head = [run_line(list(asked.values()))] if asked else []
         failed = f"{num_failed} of {len(names)} videos could not be searched." if num_failed else ""
         notes = [note for note in (failed, model_note(loaded.voco)) if note]
-        write_moments(found, query, names_apart(found, asked), strip, [*head, *notes])
+        write_moments(found, query, names_apart(found, asked), out, [*head, *notes])
         if not json:
-            print(f"moments in {strip}", file=sys.stderr)
+            print(f"moments in {out}", file=sys.stderr)
     end_with(num_failed, "videos failed", of=len(names))
 
 

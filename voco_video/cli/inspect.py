@@ -11,6 +11,7 @@ import typer
 
 from voco_video.cli import options as opt
 from voco_video.cli.early import check_video
+from voco_video.cli.help import OUTPUT
 from voco_video.cli.options import only, with_options
 from voco_video.cli.output import ProgressBar, format_bytes, print_facts, print_json, print_table, unless_none
 from voco_video.cli.pictures import check_picture, save_picture
@@ -30,17 +31,23 @@ if TYPE_CHECKING:
 def inspect(
     path: Annotated[str, typer.Argument(help="A video, or its URL.", metavar="PATH")],
     *,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Draw the sampled frames into this PNG. [default: none]", metavar="FILE"),
-    ] = None,
     sampling: Sampling,
     max_frames: Annotated[
-        int | None, typer.Option(help="Draw at most this many, spread evenly over the sampled ones. [default: 60]")
+        int | None,
+        typer.Option(
+            help="Draw at most this many, spread evenly over the sampled ones. [default: 60]",
+            metavar="N",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     compressor: Annotated[
         str | None,
-        typer.Option(help="List only entries of this compressor. [default: all]", metavar="NAME"),
+        typer.Option(
+            help="List only entries of this compressor. [default: all]", metavar="NAME", rich_help_panel=OUTPUT
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, opt.out("Draw the sampled frames into this PNG. [default: none]", metavar="FILE")
     ] = None,
     reading: Annotated[CompressOptions, only("decoder")],
     cache_dir: opt.CacheDir = None,
@@ -51,15 +58,15 @@ def inspect(
     \b
     Examples:
       voco-video inspect clip.mp4
-      voco-video inspect lecture.mkv --num-frames 24 -o lecture.png
+      voco-video inspect lecture.mkv --num-frames 24 --out lecture.png
       voco-video inspect clip.mp4 --keyframes --json
       voco-video inspect https://example.org/clip.mp4
     """
     if max_frames is not None and max_frames < 1:
         raise UsageError(f"--max-frames {max_frames}: draw at least 1 frame")
-    if max_frames is not None and output is None:
-        raise UsageError(f"--max-frames {max_frames}: nothing is drawn without --output FILE")
-    check_picture(output, option="--output")
+    if max_frames is not None and out is None:
+        raise UsageError(f"--max-frames {max_frames}: nothing is drawn without --out FILE")
+    check_picture(out, option="--out")
     wanted = None if compressor is None else parse_compressor(compressor)
     check_video(path, sampling)
     from voco_video.answer.pictures import contact_sheet, thumbnail_fit
@@ -80,11 +87,11 @@ def inspect(
             pts = opened.plan(sampling)
         count = f"{len(pts)} {'frame' if len(pts) == 1 else 'frames'}"
         note = f"{count} sampled" + ("" if str(sampling) == count else f": {sampling}")
-        if output is not None:
+        if out is not None:
             most = 60 if max_frames is None else max_frames
             frames = spread_frames(local, pts, max_frames=most, fit=thumbnail_fit(info), decoder=reading.decoder)
             note += "" if len(frames) == len(pts) else f"; {len(frames)} of them drawn, evenly spread"
-            save_picture(contact_sheet(frames, title=short_name(path), note=note), output)
+            save_picture(contact_sheet(frames, title=short_name(path), note=note), out)
     entries = [e for e in cache.entries() if e.key.video_digest == digest]
     entries = [e for e in entries if wanted is None or entry_facts(e)["compressor"] == str(wanted)]
     if json:
@@ -93,14 +100,14 @@ def inspect(
                 "video": asdict(info),
                 "sampling": str(sampling),
                 "num_sampled_frames": len(pts),
-                "contact_sheet": None if output is None else str(output),
+                "contact_sheet": None if out is None else str(out),
                 "entries": [entry_facts(e) for e in entries],
             }
         )
         return
     print_facts(asdict(info))
     print_entries(entries, name=short_name(path))
-    print(note if output is None else f"{note}: {output}")
+    print(note if out is None else f"{note}: {out}")
 
 
 def spread_frames(video: VideoLike, pts_seconds: Any, *, max_frames: int, fit: Fit, decoder: str) -> FrameBatch:

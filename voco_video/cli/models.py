@@ -10,7 +10,7 @@ import typer
 from voco_video.cli import options as opt
 from voco_video.cli.options import only, with_options
 from voco_video.cli.output import format_bytes, print_facts, print_json, print_table
-from voco_video.options.loading import LoadOptions
+from voco_video.options.loading import MODEL, LoadOptions
 
 if TYPE_CHECKING:
     from voco_video.checkpoint.describe import CheckpointFacts
@@ -24,7 +24,10 @@ def models(
     ] = None,
     *,
     load: Annotated[LoadOptions, only("revision", "offline")],
-    update: Annotated[bool, typer.Option("--update", help="Ask the hub what this name stands for now.")] = False,
+    update: Annotated[
+        bool,
+        typer.Option("--update", help="Ask the hub what this name stands for now.", rich_help_panel=MODEL),
+    ] = False,
     json: opt.Json = False,
 ) -> None:
     """List checkpoints to begin with and the families that voco-video runs on, or say what a checkpoint is.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,8 +22,11 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 from typer.models import OptionInfo
 
-from voco_video.errors import VocoVideoError
+from voco_video.cli.help import DATA, OUTPUT
+from voco_video.errors import UsageError, VocoVideoError
+from voco_video.options.compression import STORAGE
 from voco_video.options.fields import Option, Options, options_of
+from voco_video.options.loading import MODEL
 
 
 @dataclass(frozen=True)
@@ -55,14 +59,24 @@ Model = Annotated[
         help="Checkpoint folder, hub id, short name as `models` lists them, or embedded model.",
         metavar="NAME",
         autocompletion=_model_names,
+        rich_help_panel=MODEL,
     ),
 ]
 CacheDir = Annotated[
-    Path | None, typer.Option(help="Frame cache. [default: $VOCO_VIDEO_CACHE_DIR or ~/.cache/voco-video]")
+    Path | None,
+    typer.Option(
+        help="Frame cache. [default: $VOCO_VIDEO_CACHE_DIR or ~/.cache/voco-video]",
+        metavar="DIR",
+        rich_help_panel=STORAGE,
+    ),
 ]
 Annotations = Annotated[
     Path | None,
-    typer.Option(help="Annotations that are elsewhere: a file, or a folder to look in. [default: --root]"),
+    typer.Option(
+        help="Annotations that are elsewhere: a file, or a folder to look in. [default: --root]",
+        metavar="PATH",
+        rich_help_panel=DATA,
+    ),
 ]
 Split = Annotated[
     str | None,
@@ -70,9 +84,31 @@ Split = Annotated[
         help="Which part of the set: train, val or test. [default: test; val of egoschema, whose test answers are not "
         "public, and of mlvu]",
         metavar="NAME",
+        rich_help_panel=DATA,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.", rich_help_panel=OUTPUT)]
+
+
+def out(help: str, *, metavar: str) -> Any:
+    """Declare the option that says where a command writes its files; every command calls it so."""
+    return typer.Option("--out", "-o", help=help, metavar=metavar, rich_help_panel=OUTPUT)
+
+
+def out_or_former(given: Path | None, positional: Path | None, *, what: str) -> Path:
+    """Return the path of --out, which in version 0.1.0 was the last argument of some commands, and still may be.
+
+    Raises:
+        UsageError: it is not given, or given in both ways.
+    """
+    if given is not None and positional is not None:
+        raise UsageError(f"--out {given} and {positional}: give {what} once, with --out")
+    if positional is not None:
+        print(f"note: {what} is given with --out now; {positional} as an argument still works", file=sys.stderr)
+    chosen = given or positional
+    if chosen is None:
+        raise UsageError(f"--out is missing: {what}")
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -83,13 +119,11 @@ class Selection:
         names: their names; None for all but ``left_out``.
         left_out: the names of the others.
         given_only: the command gets a dictionary of the values that the user gave, not the dataclass.
-        prefix: goes before every help text.
     """
 
     names: frozenset[str] | None = None
     left_out: frozenset[str] = frozenset()
     given_only: type | None = None
-    prefix: str = ""
 
     def options_of(self, owner: Any) -> tuple[Option, ...]:
         """List the selected options of a dataclass."""
@@ -109,9 +143,9 @@ def without(*names: str) -> Selection:
     return Selection(left_out=frozenset(names))
 
 
-def given(owner: type, *left_out: str, prefix: str = "") -> Selection:
+def given(owner: type, *left_out: str) -> Selection:
     """Select all options but the named ones, and hand over those that the user gave, by name."""
-    return Selection(left_out=frozenset(left_out), given_only=owner, prefix=prefix)
+    return Selection(left_out=frozenset(left_out), given_only=owner)
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -182,25 +216,32 @@ def _bundle(annotation: Any) -> tuple[Any, Selection]:
 
 def _parameter(one: Option, selection: Selection) -> inspect.Parameter:
     """Make the parameter that typer turns into an option of the command line."""
-    kind, metavar, default = _plain_type(one), one.details.metavar, one.default
-    if one.choices and kind is str and metavar is None and one.details.choices == ():
-        metavar = f"<{'|'.join(one.choices)}>"
-    has_words = default in (None, ()) or selection.given_only
-    shown = f" [default: {one.default_text}]" if has_words and one.default_text not in ("", "false") else ""
-    if has_words:
+    kind, default = _plain_type(one), one.default
+    shown = f" [default: {one.default_text}]" if one.default_text not in ("", "false") else ""
+    if default in (None, ()) or selection.given_only:
         default = False if kind is bool and one.default is False else None
     elif one.details.parse is not None:
         default = str(default)
-    text = one.details.help
-    if selection.prefix:
-        text = f"{selection.prefix}{text[0].lower()}{text[1:]}"
-    note = typer.Option("/".join(one.flags), help=f"{text}{shown}", metavar=metavar)
+    note = typer.Option(
+        "/".join(one.flags), help=f"{one.details.help}{shown}", metavar=_metavar(one), rich_help_panel=one.panel
+    )
     return inspect.Parameter(
         one.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=default,
         annotation=Annotated[kind if default is not None else kind | None, note],
     )
+
+
+def _metavar(one: Option) -> str:
+    """Return what stands for the value of an option in help."""
+    if one.details.metavar is not None:
+        return one.details.metavar
+    if one.choices:
+        return "|".join(map(str, one.choices))
+    if one.details.unit == "seconds":
+        return "SECONDS"
+    return {int: "N", float: "X", Path: "PATH"}.get(_plain_type(one), "TEXT")
 
 
 def _plain_type(one: Option) -> type:

@@ -2,66 +2,21 @@
 
 from __future__ import annotations
 
-import codecs
-import io
 import json
-import shutil
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from voco_video.cli.tables import Column, print_table
 
 if TYPE_CHECKING:
     from voco_video.compress import Progress
 
-
-_PLAINER = {"─": "-", "→": "->", "…": "...", "–": "-", "×": "x", "≤": "<=", "≥": ">="}
-_PLAINER |= zip("▁▂▃▄▅▆▇█", "__.--==#", strict=True)
-
-
-def print_whatever_the_encoding() -> None:
-    """Let standard output and error print any text: characters that their encoding lacks are replaced by plainer ones.
-
-    Bytes of file names that are no text in the system's encoding come out as they are.
-    """
-    codecs.register_error("voco-video", _plainer)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="voco-video")
-
-
-def _plainer(error: UnicodeError) -> tuple[str | bytes, int]:
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    character = error.object[error.start]
-    if "\udc80" <= character <= "\udcff":  # a byte of a file name, see PEP 383
-        return bytes([ord(character) - 0xDC00]), error.start + 1
-    return _PLAINER.get(character) or character.encode("ascii", "backslashreplace").decode(), error.start + 1
+__all__ = ["Column", "ProgressBar", "format_bytes", "print_facts", "print_json", "print_table", "unless_none"]
 
 
 def print_json(value: Any) -> None:
     """Print a value as indented JSON on standard output."""
     print(json.dumps(value, indent=2, default=_plain))
-
-
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under their columns; where the terminal is too narrow, print each row as a block of lines.
-
-    A file or a pipe has no width, so lines stay whole there.
-    """
-    table = [list(columns), *map(list, rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    if sys.stdout.isatty() and sum(widths) + 3 * len(widths) > shutil.get_terminal_size().columns:
-        width = max(map(len, columns))
-        for row in rows:
-            print("\n".join(f"{name:<{width}}  {value}" for name, value in zip(columns, row, strict=True)), end="\n\n")
-        return
-    for number, row in enumerate(table):
-        # The first column is text and aligns left, numbers align right.
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        print("   ".join(cells).rstrip())
-        if number == 0:
-            print("─" * (sum(widths) + 3 * (len(widths) - 1)))
-    print()
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:

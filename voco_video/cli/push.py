@@ -7,18 +7,25 @@ from typing import Annotated
 
 import typer
 
+from voco_video.options.loading import MODEL
+
 
 def push(
-    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder.")],
-    repo: Annotated[str, typer.Argument(help="Its name at the hub: user/name. Made where it is not there yet.")],
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder.", metavar="CHECKPOINT")],
+    repo: Annotated[
+        str, typer.Argument(help="Its name at the hub: user/name. Made where it is not there yet.", metavar="REPO")
+    ],
     reports: Annotated[
         list[Path] | None, typer.Argument(help="predictions*.scores.json for its card.", metavar="REPORT...")
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="Only you can read a repository that is made.")] = False,
     revision: Annotated[
-        str | None, typer.Option(help="Branch, made where it is not there yet. [default: main]")
+        str | None,
+        typer.Option(
+            help="Branch, made where it is not there yet. [default: main]", metavar="NAME", rich_help_panel=MODEL
+        ),
     ] = None,
-    message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
+    message: Annotated[str | None, typer.Option(help="Message of the commit.", metavar="TEXT")] = None,
 ) -> None:
     """Publish a checkpoint at the Hugging Face Hub, with a model card where it has no README.md.
 

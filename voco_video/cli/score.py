@@ -11,6 +11,7 @@ import typer
 
 from voco_video.cli import options as opt
 from voco_video.cli.early import check_files
+from voco_video.cli.help import DATA, QUESTIONS
 from voco_video.cli.options import with_options
 from voco_video.cli.output import ProgressBar, print_json, print_table
 from voco_video.errors import UsageError
@@ -21,14 +22,23 @@ if TYPE_CHECKING:
 
 References = Annotated[
     str | None,
-    typer.Option(help="The set that is answered; not needed for what `voco-video eval` wrote.", metavar="DATASET"),
+    typer.Option(
+        help="The set that is answered; not needed for what `voco-video eval` wrote.",
+        metavar="DATASET",
+        rich_help_panel=DATA,
+    ),
 ]
 Root = Annotated[
-    Path | None, typer.Option(help="The set's folder. [default: --annotations, or this one]", metavar="DIR")
+    Path | None,
+    typer.Option(help="The set's folder. [default: --annotations, or this one]", metavar="DIR", rich_help_panel=DATA),
 ]
 Vocabulary = Annotated[
     Path | None,
-    typer.Option(help="The words that HQGA's numbers stand for. [default: *ans_word.json beside the annotations]"),
+    typer.Option(
+        help="The words that HQGA's numbers stand for. [default: *ans_word.json beside the annotations]",
+        metavar="FILE",
+        rich_help_panel=DATA,
+    ),
 ]
 
 
@@ -40,17 +50,22 @@ def score(
     *,
     references: References = None,
     root: Root = None,
-    annotations: opt.Annotations = None,
     split: opt.Split = None,
+    annotations: opt.Annotations = None,
     vocabulary: Vocabulary = None,
     skip_missing: Annotated[
-        bool, typer.Option("--skip-missing", help="Leave unanswered questions out of the scores; else they are wrong.")
+        bool,
+        typer.Option(
+            "--skip-missing",
+            help="Leave unanswered questions out of the scores; else they are wrong.",
+            rich_help_panel=QUESTIONS,
+        ),
     ] = False,
+    judging: Judging,
     out: Annotated[
         Path | None,
-        typer.Option(help="Also write the report: STEM.json, STEM.md and STEM.png.", metavar="STEM"),
+        opt.out("Also write the report: STEM.json, STEM.md and STEM.png.", metavar="STEM"),
     ] = None,
-    judging: Judging,
     json: opt.Json = False,
 ) -> None:
     """Score predictions: exact match, token F1, ranks where they are there, and a judge if you name one.

@@ -108,4 +108,4 @@ def synthetic_origin(root: Path) -> str:
         }
     except (OSError, ValueError, LookupError, TypeError):
         return ""
-    return " ".join(["voco-video data synth OUT", *(f"--{name} {value}" for name, value in options.items())])
+    return " ".join(["voco-video data synth --out DIR", *(f"--{name} {value}" for name, value in options.items())])

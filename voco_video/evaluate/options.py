@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 from voco_video.data.choices import LETTER_PROMPT, filled_prompt
 from voco_video.data.samples import Turn
 from voco_video.errors import UsageError
-from voco_video.options.answering import MAX_QUESTIONS_PER_BATCH, AnswerOptions, Policy, ViewOptions
+from voco_video.options.answering import MAX_QUESTIONS_PER_BATCH, WHAT_IS_SEEN, AnswerOptions, Policy, ViewOptions
 from voco_video.options.compression import BatchSize, CompressOptions, Decoder, Form, Storage
-from voco_video.options.fields import Options, option, same_option
+from voco_video.options.fields import Options, documented, option, same_option
 from voco_video.options.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -35,25 +35,24 @@ def parse_budgets(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
+@documented
 @dataclass(frozen=True)
-class EvalOptions(Options):
+class EvalOptions(Options, panel="Questions"):
     """The questions that are asked, and how they are answered.
 
     Each of ``num_voco_tokens`` is a budget k with predictions of its own over the same cache. ``limit`` draws from all
     of the split, with ``skip_missing`` from the questions whose video is there. Without a ``prompt`` the model is asked
     the question alone, or with ``answer_by="letter"`` `LETTER_PROMPT`. With ``letter`` the model generates, and the
     letter is read from its answer (`read_letter`); with ``likelihood`` it generates nothing, and the option is taken
-    whose text is the likeliest answer (`voco_video.evaluate.answer_likelihood`).
-
-    Attributes:
-        vocabulary: answers to rank by likelihood for every question, see `answer_vocabulary`; empty: none. That costs
-            about a pass over all of the vocabulary's tokens per question.
+    whose text is the likeliest answer (`voco_video.evaluate.answer_likelihood`). ``vocabulary`` has answers to rank by
+    likelihood for every question, see `answer_vocabulary`; empty: none. That costs about a pass over all of the
+    vocabulary's tokens per question.
     """
 
     limit: int | None = option(
-        None, "Ask this many questions, drawn from the split by --seed.", at_least=1, unset="all"
+        None, "Ask this many questions, drawn from the split by --seed.", unit="questions", at_least=1, unset="all"
     )
-    seed: int = option(0, "For --limit.")
+    seed: int = option(0, "Another seed draws other questions for --limit.")
     skip_missing: bool = option(False, "Score without questions on missing or undecodable videos; else they are wrong.")
     fps: float | None = same_option(Sampling, "fps")
     num_frames: int | None = same_option(Sampling, "num_frames")
@@ -63,6 +62,7 @@ class EvalOptions(Options):
         "VoCo tokens per frame to answer from; several give a sweep.",
         metavar="K,K,...",
         parse=parse_budgets,
+        panel=WHAT_IS_SEEN,
         unset="all",
     )
     max_voco_tokens: int | None = same_option(ViewOptions, "max_voco_tokens")
@@ -83,6 +83,7 @@ class EvalOptions(Options):
     questions_per_batch: int = option(
         MAX_QUESTIONS_PER_BATCH,
         "Questions on one video per forward pass.",
+        unit="questions",
         at_least=1,
         at_most=MAX_QUESTIONS_PER_BATCH,
     )

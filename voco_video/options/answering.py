@@ -6,16 +6,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from voco_video.errors import UsageError
-from voco_video.options.fields import Options, option
+from voco_video.options.fields import Options, documented, option
 
 Policy = Literal["uniform", "recent", "relevant", "elastic"]
+WHAT_IS_SEEN = "What a question sees"
+"""The group of options on which frames and tokens an answer rests on."""
 MAX_QUESTIONS_PER_BATCH = 32
 MIN_TEMPERATURE = 1e-6  # below, scores divided by it may not be finite
 MIN_PENALTY = 0.01
 
 
+@documented
 @dataclass(frozen=True)
-class ViewOptions(Options):
+class ViewOptions(Options, panel=WHAT_IS_SEEN):
     """How many tokens of a video a question sees, and how frames are chosen where they do not all fit.
 
     Policies: ``"uniform"`` spreads the frames evenly, ``"recent"`` takes the last ones, ``"relevant"`` those that have
@@ -27,17 +30,18 @@ class ViewOptions(Options):
     max_voco_tokens: int | None = option(
         None,
         "Tokens of all frames that a question sees.",
+        unit="tokens",
         at_least=1,
         unset="what the model's context has room for",
     )
     policy: Policy = option(
         "uniform",
-        "Where not all fit: spread evenly, the last ones, those that have to do with the question, or many at one "
-        "token and those at all.",
+        "Which frames, where not all fit: evenly spread, the last ones, those that have to do with the question, or "
+        "(elastic) many at one token each and those at all of theirs.",
     )
-    neighbours: int = option(2, "Frames on each side that a relevant one brings with it.", at_least=0)
+    neighbours: int = option(2, "Frames on each side that a relevant one brings with it.", unit="frames", at_least=0)
     clock_every_seconds: float | None = option(
-        None, "Tell the model the time as text, this often.", metavar="SECONDS", above=0, unset="never"
+        None, "Tell the model the time as text, this often.", unit="seconds", above=0, unset="never"
     )
 
     @property
@@ -46,8 +50,9 @@ class ViewOptions(Options):
         return self.policy in ("relevant", "elastic")
 
 
+@documented
 @dataclass(frozen=True)
-class AnswerOptions(Options):
+class AnswerOptions(Options, panel="Generation"):
     """How answers are generated.
 
     What is None is taken from the checkpoint's generation_config.json. By default the likeliest token is taken, also
@@ -56,7 +61,7 @@ class AnswerOptions(Options):
     With ``stop_at_end=False`` an answer always has ``max_new_tokens`` tokens, whatever the model says.
     """
 
-    max_new_tokens: int = option(64, "Cut an answer after this many tokens.", at_least=1)
+    max_new_tokens: int = option(64, "Cut an answer after this many tokens.", unit="tokens", at_least=1)
     temperature: float = option(0.0, "0 takes the likeliest token; above 0 samples.", at_least=0)
     top_p: float | None = option(
         None,
@@ -66,7 +71,11 @@ class AnswerOptions(Options):
         unset="the checkpoint's, or all",
     )
     top_k: int | None = option(
-        None, "Sample from this many of the likeliest tokens; 0: all.", at_least=0, unset="the checkpoint's, or 50"
+        None,
+        "Sample from this many of the likeliest tokens; 0: all.",
+        unit="tokens",
+        at_least=0,
+        unset="the checkpoint's, or 50",
     )
     repetition_penalty: float | None = option(
         None,
@@ -75,7 +84,7 @@ class AnswerOptions(Options):
         at_most=1 / MIN_PENALTY,
         unset="the checkpoint's, or 1",
     )
-    seed: int = option(0, "For sampling.")
+    seed: int = option(0, "Another seed samples other tokens.")
     stop_at_end: bool = option(True, "Stop at the model's end-of-text token.")
 
     def __post_init__(self) -> None:

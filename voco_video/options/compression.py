@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from voco_video.errors import UsageError
-from voco_video.options.fields import Options, did_you_mean, option, same_option
+from voco_video.options.fields import Options, did_you_mean, documented, option, same_option
 from voco_video.options.sampling import Sampling
 
 Form = Literal["kv", "embeds"]
@@ -23,6 +23,10 @@ Decoder = Literal["pyav", "decord", "torchcodec"]
 WhenBehind = Literal["wait", "thin"]
 CompressorName = Literal["voco", "full", "pool", "none"]
 COMPRESSORS = "auto, voco, full, pool:k (as in pool:4), none"
+FOLLOWING = "Following a source (--follow)"
+"""The group of options on a source that is still being made."""
+STORAGE = "Storage"
+"""The group of options on what is kept, and where."""
 AUTO = "auto"
 """Stands for the compressor that `voco_video.auto_compressor` chooses."""
 
@@ -108,8 +112,9 @@ def parse_batch_size(text: str) -> BatchSize:
     return size  # type: ignore[return-value]
 
 
+@documented
 @dataclass(frozen=True)
-class CompressOptions(Options):
+class CompressOptions(Options, panel="Compression"):
     """How frames are compressed and how the result is kept.
 
     ``num_voco_tokens`` goes with compressor ``voco``; any smaller budget can be chosen later. ``storage="int8"`` takes
@@ -124,12 +129,12 @@ class CompressOptions(Options):
         metavar="NAME",
     )
     num_voco_tokens: int | None = option(
-        None, "VoCo tokens kept per frame.", at_least=1, unset="as many as the model has"
+        None, "VoCo tokens kept per frame.", unit="tokens", at_least=1, unset="as many as the model has"
     )
     form: Form | None = option(
         None, "Keep keys and values of every layer, or one embedding per token.", unset="as it was trained"
     )
-    storage: Storage = option("native", "Keep the model's own type, or int8.")
+    storage: Storage = option("native", "Keep the model's own type, or int8.", panel=STORAGE)
     batch_size: BatchSize = option(
         16, "Frames per forward pass, or auto: as many as fit.", metavar="N|auto", parse=parse_batch_size
     )
@@ -137,7 +142,7 @@ class CompressOptions(Options):
         True, "Merge pictures of a video as the model was trained (Qwen: pairs); else each is a frame of its own."
     )
     decoder: Decoder = option("pyav", "What decodes the video.")
-    force: bool = option(False, "Compress again even where the cache has the video.")
+    force: bool = option(False, "Compress again even where the cache has the video.", panel=STORAGE)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -146,8 +151,9 @@ class CompressOptions(Options):
         check_batch_size(self.batch_size)
 
 
+@documented
 @dataclass(frozen=True)
-class StreamOptions(Options):
+class StreamOptions(Options, panel=FOLLOWING):
     """How a source that is still being made is followed.
 
     With a ``name`` the same name, model and settings continue the same entry, whatever the source; without one every
@@ -162,9 +168,11 @@ class StreamOptions(Options):
         None, "Name the entry; the same name continues it.", metavar="NAME", unset="a new entry each time"
     )
     resume: bool = option(False, "Continue this source's latest entry.")
-    publish_seconds: float = option(1.0, "Let others read new frames this often.", above=0, at_most=math.inf)
+    publish_seconds: float = option(
+        1.0, "Let others read new frames this often.", unit="seconds", above=0, at_most=math.inf
+    )
     idle_seconds: float = option(
-        30.0, "A file or URL that gives nothing new for so long has ended.", above=0, at_most=math.inf
+        30.0, "A file or URL that gives nothing new for so long has ended.", unit="seconds", above=0, at_most=math.inf
     )
     end_marker: str | Path | None = option(None, "A file has also ended when this path exists.", metavar="PATH")
     when_behind: WhenBehind | None = option(

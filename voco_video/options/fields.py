@@ -1,13 +1,16 @@
 """An option is the field of a dataclass, with its help and its limits beside its name, type and default.
 
 The rest follows from the field: the check of a value, the flag of the command line (`voco_video.cli.options`), the key
-of a recipe (`voco_video.training.recipes`) and the tables of the documentation (`option_rows`).
+of a recipe (`voco_video.training.recipes`), the attributes in the class's docstring (`documented`) and the tables of
+the documentation (`option_rows`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
+import textwrap
 import types
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass
@@ -15,7 +18,7 @@ from difflib import get_close_matches
 from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from voco_video.errors import UsageError
 
@@ -29,6 +32,8 @@ class Details:
         flag: its name on the command line, where that is not ``--field-name``. Two names with a slash between them set
             a switch to True and to False.
         metavar: what stands for its value in the help of the command line.
+        unit: of a number, in words: "seconds", "frames".
+        panel: the group of options that it is shown in, where that is not its class's.
         unset: in words, what happens where the default is None or empty.
         parse: reads the text of the command line, where no plain type does.
         choices: the values there are, where its type does not list them.
@@ -38,6 +43,8 @@ class Details:
     help: str
     flag: str = ""
     metavar: str | None = None
+    unit: str = ""
+    panel: str = ""
     unset: str = ""
     parse: Callable[[str], Any] | None = None
     choices: tuple[str, ...] = ()
@@ -65,6 +72,7 @@ def same_option(owner: Any, name: str, **changes: Any) -> Any:
     """
     original = option_of(owner, name)
     default = changes.pop("default", original.default)
+    changes.setdefault("panel", original.panel)
     return dataclasses.field(default=default, metadata={Details: dataclasses.replace(original.details, **changes)})
 
 
@@ -77,12 +85,16 @@ class Option:
         type: of its values.
         default: its default; `dataclasses.MISSING` where it has to be given.
         details: help, limits and spelling.
+        panel: the group of options that it is shown in.
+        group: the first line of the docstring of the class that declares it.
     """
 
     name: str
     type: Any
     default: Any
     details: Details
+    panel: str = ""
+    group: str = ""
 
     @property
     def value_type(self) -> Any:
@@ -98,7 +110,9 @@ class Option:
     @property
     def flags(self) -> tuple[str, ...]:
         """Its names on the command line; the second, where there is one, sets it to False."""
-        return tuple((self.details.flag or f"--{self.name.replace('_', '-')}").split("/"))
+        name = self.name.replace("_", "-")
+        is_on = self.default is True and not self.details.flag
+        return (f"--{name}", f"--no-{name}") if is_on else tuple((self.details.flag or f"--{name}").split("/"))
 
     @property
     def default_text(self) -> str:
@@ -110,6 +124,50 @@ class Option:
         if isinstance(self.default, float):
             return f"{self.default:g}"
         return ", ".join(map(str, self.default)) if isinstance(self.default, tuple) else str(self.default)
+
+    @property
+    def type_text(self) -> str:
+        """The values there are, in words: type, unit and limits.
+
+        >>> from voco_video.options.sampling import Sampling
+        >>> option_of(Sampling, "num_frames").type_text, option_of(Sampling, "end_seconds").type_text
+        ('a whole number of frames, 1 or more', 'a number of seconds')
+        """
+        choices = self.details.choices
+        kind = _kind(Literal[choices] if choices else self.value_type)
+        if self.details.unit:
+            kind = kind.replace("number", f"number of {self.details.unit}", 1)
+        limits = self._limits_text()
+        return f"{kind}, {limits}" if limits else kind
+
+    @property
+    def facts_text(self) -> str:
+        """Type, unit, limits and default, in words."""
+        if self.default is MISSING:
+            return f"{self.type_text}; has to be given"
+        return f"{self.type_text}; default: {self.default_text}" if self.default_text else self.type_text
+
+    def describe(self) -> dict[str, Any]:
+        """Return what there is to know about it as plain values; the default of one that has to be given is None."""
+        default = None if self.default is MISSING else self.default
+        return {
+            "name": self.name,
+            "group": self.panel,
+            "help": self.details.help,
+            "type": self.type_text,
+            "unit": self.details.unit,
+            "choices": list(self.choices),
+            "is_required": self.default is MISSING,
+            "default": list(default) if isinstance(default, tuple) else default,
+            "default_text": self.default_text,
+        }
+
+    def _limits_text(self) -> str:
+        """Describe the limits of a number; "" where there are none."""
+        low, above, high = self.details.at_least, self.details.above, self.details.at_most
+        if high is not None and math.isfinite(high):
+            return f"{low:g} to {high:g}" if low is not None else f"above {above:g}, at most {high:,.0f}"
+        return f"{low:g} or more" if low is not None else f"above {above:g}" if above is not None else ""
 
     def check(self, value: Any) -> None:
         """Refuse a value that cannot be right.
@@ -140,7 +198,16 @@ class Option:
 
 
 class Options:
-    """A base of dataclasses whose fields are options: constructing one checks every value."""
+    """A base of dataclasses whose fields are options: constructing one checks every value.
+
+    ``class Sampling(Options, panel="Sampling")`` names the group of options that its fields are shown in.
+    """
+
+    panel: ClassVar[str] = ""
+
+    def __init_subclass__(cls, *, panel: str = "") -> None:
+        super().__init_subclass__()
+        cls.panel = panel
 
     def __post_init__(self) -> None:
         owner: Any = type(self)
@@ -152,8 +219,19 @@ class Options:
 def options_of(owner: Any) -> tuple[Option, ...]:
     """List the options that a dataclass declares, in order."""
     hints = get_type_hints(owner)
-    fields = [field for field in dataclasses.fields(owner) if Details in field.metadata]
-    return tuple(Option(f.name, hints[f.name], f.default, f.metadata[Details]) for f in fields)
+    found = []
+    for field in dataclasses.fields(owner):
+        if Details in field.metadata:
+            details, home = field.metadata[Details], _home_of(owner, field.name)
+            group = inspect.cleandoc(home.__doc__ or "").partition("\n")[0]
+            panel = details.panel or getattr(home, "panel", "")
+            found.append(Option(field.name, hints[field.name], field.default, details, panel, group))
+    return tuple(found)
+
+
+def _home_of(owner: Any, name: str) -> Any:
+    """Return the class that declares a field of a dataclass: itself, or one of its bases."""
+    return next(kind for kind in reversed(owner.__mro__) if name in vars(kind).get("__dataclass_fields__", ()))
 
 
 def option_of(owner: Any, name: str) -> Option:
@@ -168,7 +246,35 @@ def option_rows(owner: Any) -> list[tuple[str, str, str, str]]:
     >>> option_rows(CompressOptions)[3]
     ('storage', 'native or int8', 'native', "Keep the model's own type, or int8.")
     """
-    return [(one.name, _kind(one.value_type), one.default_text, one.details.help) for one in options_of(owner)]
+    return [(one.name, one.type_text, one.default_text, one.details.help) for one in options_of(owner)]
+
+
+_Owner = TypeVar("_Owner", bound=type[Options])
+
+
+def documented(owner: _Owner) -> _Owner:
+    """Add what each option means to the docstring of its dataclass, which `help` and editors show.
+
+    >>> from voco_video.options.sampling import Sampling
+    >>> print((inspect.getdoc(Sampling) or "").partition("Attributes:")[2].partition("keyframes")[0].rstrip())
+    <BLANKLINE>
+        fps (a number, above 0, at most 1,000,000; default: 1, unless frames are sampled in another
+            way): Frames per second to sample.
+        num_frames (a whole number of frames, 1 or more): Sample this many frames, spread evenly.
+    """
+    lines = ["Attributes:"]
+    anything: Any = owner
+    options = options_of(anything)
+    has_groups = len({one.group for one in options}) > 1
+    group = ""
+    for one in options:
+        if has_groups and one.group != group:
+            group = one.group
+            lines += ["", f"    {one.panel}: {group}", ""]
+        text = f"{one.name} ({one.facts_text}): {one.details.help}"
+        lines += textwrap.wrap(text, 100, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False)
+    owner.__doc__ = "\n".join([inspect.cleandoc(owner.__doc__ or ""), "", *lines])
+    return owner
 
 
 def did_you_mean(value: object, known: Iterable[str], *, within: Path = Path()) -> str:
@@ -213,5 +319,12 @@ def _kind(kind: Any) -> str:
     return " or ".join(dict.fromkeys(names)) if names else _KINDS.get(kind, "a mapping")
 
 
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "nothing"}
+_KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    Path: "a path",
+    type(None): "nothing",
+}
 _PLURALS = {int: "whole numbers", float: "numbers", str: "names"}

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voco_video.errors import UsageError
-from voco_video.options.fields import Options, option
+from voco_video.options.fields import Options, documented, option
 
 
+@documented
 @dataclass(frozen=True)
-class Judging(Options):
+class Judging(Options, panel="Judge"):
     """Which chat model judges answers, where it is, and how it is asked; without a model nothing is judged.
 
     An endpoint other than OpenAI's may need no key. Before each retry the client waits as long as the endpoint's
@@ -27,9 +28,9 @@ class Judging(Options):
         "Another prompt: the system turn, a line ---, the user turn with {question}, {answer}, {prediction}.",
         metavar="FILE",
     )
-    judge_concurrency: int = option(8, "Requests at a time.", at_least=1)
-    judge_timeout: float = option(60.0, "Seconds to wait for a reply.", above=0)
-    judge_retries: int = option(5, "Tries after the first.", at_least=0)
+    judge_concurrency: int = option(8, "Requests at a time.", unit="requests", at_least=1)
+    judge_timeout: float = option(60.0, "How long to wait for a reply.", unit="seconds", above=0)
+    judge_retries: int = option(5, "Tries after the first.", unit="tries", at_least=0)
     judge_price_per_million_in: float | None = option(None, "Price of a million tokens in, for the cost in the report.")
     judge_price_per_million_out: float | None = option(None, "Price of a million tokens out.")
     judge_cache_dir: Path | None = option(

@@ -8,37 +8,42 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
 from voco_video.errors import UsageError
-from voco_video.options.fields import Options, option
+from voco_video.options.fields import Options, documented, option
 
 if TYPE_CHECKING:
     import torch
 
+MODEL = "Model"
+"""The group of options on which weights are used, and how."""
 WeightBits = Literal[4, 8, 16]
 Layout = Literal["released", "library"]
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
+@documented
 @dataclass(frozen=True)
-class LoadOptions(Options):
+class LoadOptions(Options, panel=MODEL):
     """Where weights come from and go, and what they become.
 
     ``device="auto"`` takes CUDA where there is one; ``dtype="auto"`` is bfloat16 on CUDA and float32 elsewhere;
     ``attn_implementation="auto"`` is flash-attn (the flash-attn extra) on CUDA in 16 bit where it is installed, blocked
-    (`voco_video.model.cpu_attention`) in bfloat16 on processors that compute in it, else sdpa. ``device_map`` may also
-    name a device for every part of the model. ``weight_bits`` of 8 or 4 stores the decoder's matrices in bitsandbytes'
-    types. ``offline`` does for one call what ``HF_HUB_OFFLINE=1`` does for all.
+    (`voco_video.model.cpu_attention`) in bfloat16 on processors that compute in it without AMX, else sdpa.
+    ``device_map`` may also name a device for every part of the model. ``weight_bits`` of 8 or 4 stores the decoder's
+    matrices in bitsandbytes' types. ``offline`` does for one call what ``HF_HUB_OFFLINE=1`` does for all.
 
     Raises:
         UsageError: an option that cannot be right, or not on this machine.
     """
 
-    device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
+    device: str = option("auto", "Where to compute: auto, cpu, cuda, cuda:1, ...")
     dtype: str = option(
-        "auto", "auto, float32, bfloat16 or float16.", choices=("auto", "float32", "bfloat16", "float16")
+        "auto",
+        "Type of the weights; auto: bfloat16 on a GPU, else float32.",
+        choices=("auto", "float32", "bfloat16", "float16"),
     )
     attn_implementation: str = option(
         "auto",
-        "auto, sdpa, flash_attention_2, eager or blocked.",
+        "How attention is computed; auto takes what is fastest here.",
         flag="--attention",
         choices=("auto", "sdpa", "flash_attention_2", "eager", "blocked"),
     )

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from voco_video.errors import UsageError
-from voco_video.options.fields import Options, option
+from voco_video.options.fields import Options, documented, option
 
-_POLICIES = ("fps", "num_frames", "keyframes", "timestamps")
+_WAYS = ("fps", "num_frames", "keyframes", "timestamps")
 
 
 def parse_timestamps(text: str) -> tuple[float, ...]:
@@ -28,19 +28,16 @@ def parse_timestamps(text: str) -> tuple[float, ...]:
         raise UsageError(f"timestamps={text!r}: give seconds with commas between them, as in 1.5,20,61") from error
 
 
+@documented
 @dataclass(frozen=True)
-class Sampling(Options):
-    """One policy and, for all but `timestamps`, an optional window in seconds of the video's own clock.
+class Sampling(Options, panel="Sampling"):
+    """One way of sampling frames and, for all but ``timestamps``, a window in seconds of the video's own clock.
 
-    fps:            one frame every 1/fps seconds from the start of the window (the default policy, at 1.0)
-    num_frames:     the frames at the centres of that many equal parts of the window
-    keyframes:      every keyframe in the window; nearly free to decode
-    timestamps:     the frames shown at these times, one per time, in time order
-    start_seconds:  beginning of the window (default: the first frame)
-    end_seconds:    end of the window, not included (default: the end of the video)
+    ``fps`` takes one frame every 1/fps seconds from the start of the window, ``num_frames`` those at the centres of
+    that many equal parts of it. Times may be negative, for videos whose clock begins before 0.
 
-    Times may be negative, for videos whose clock begins before 0. Raises UsageError for values that cannot be right,
-    and when more than one policy is given.
+    Raises:
+        UsageError: a value that cannot be right, or more than one way of sampling.
 
     >>> Sampling()
     Sampling(fps=1.0, num_frames=None, keyframes=False, timestamps=None, start_seconds=None, end_seconds=None)
@@ -49,24 +46,28 @@ class Sampling(Options):
     """
 
     fps: float | None = option(
-        None, "Frames per second to sample.", above=0, at_most=1e6, unset="1, unless another policy is given"
+        None, "Frames per second to sample.", above=0, at_most=1e6, unset="1, unless frames are sampled in another way"
     )
-    num_frames: int | None = option(None, "Sample this many frames, spread evenly.", at_least=1)
+    num_frames: int | None = option(None, "Sample this many frames, spread evenly.", unit="frames", at_least=1)
     keyframes: bool = option(False, "Take the file's own keyframes: nearly free.")
     timestamps: tuple[float, ...] | None = option(
         None,
-        "Take the frames shown at these seconds: 1.5,20,61.",
+        "Take the frames shown at these seconds, one for each: 1.5,20,61.",
         metavar="S,S,...",
         parse=parse_timestamps,
     )
-    start_seconds: float | None = option(None, "Start of the window, seconds.", flag="--start")
-    end_seconds: float | None = option(None, "End of the window, seconds.", flag="--end")
+    start_seconds: float | None = option(
+        None, "Start of the window.", flag="--start", unit="seconds", unset="the first frame"
+    )
+    end_seconds: float | None = option(
+        None, "End of the window; a frame at it is left out.", flag="--end", unit="seconds", unset="the video's end"
+    )
 
     def __post_init__(self) -> None:
         if isinstance(self.timestamps, Iterable) and not isinstance(self.timestamps, str):
             object.__setattr__(self, "timestamps", tuple(self.timestamps))
         super().__post_init__()
-        given = [name for name in _POLICIES if getattr(self, name) is not None and getattr(self, name) is not False]
+        given = [name for name in _WAYS if getattr(self, name) is not None and getattr(self, name) is not False]
         if len(given) > 1:
             values = " and ".join(f"{name}={getattr(self, name)!r}" for name in given)
             raise UsageError(f"{values}: choose one way of sampling frames")
@@ -96,10 +97,10 @@ class Sampling(Options):
         >>> Sampling(fps=2, start_seconds=5).describe()
         {'policy': 'fps', 'fps': 2.0, 'start_seconds': 5.0, 'end_seconds': None}
         """
-        policy = next(name for name in _POLICIES if getattr(self, name))
-        value = getattr(self, policy)
-        settings: dict[str, Any] = {"policy": policy, policy: list(value) if policy == "timestamps" else value}
-        if policy != "timestamps":
+        way = next(name for name in _WAYS if getattr(self, name))
+        value = getattr(self, way)
+        settings: dict[str, Any] = {"policy": way, way: list(value) if way == "timestamps" else value}
+        if way != "timestamps":
             settings.update(start_seconds=self.start_seconds, end_seconds=self.end_seconds)
         return settings
 
@@ -107,12 +108,12 @@ class Sampling(Options):
         if self.timestamps is not None:
             shown = ", ".join(f"{time:g}" for time in self.timestamps[:4])
             return f"at {shown}{', ...' if len(self.timestamps) > 4 else ''} s ({len(self.timestamps)} times)"
-        policy = f"{self.fps:g} fps" if self.fps else f"{self.num_frames} frames" if self.num_frames else "keyframes"
+        way = f"{self.fps:g} fps" if self.fps else f"{self.num_frames} frames" if self.num_frames else "keyframes"
         if self.start_seconds is None and self.end_seconds is None:
-            return policy
+            return way
         start = "start" if self.start_seconds is None else self.start_seconds
         end = "end" if self.end_seconds is None else self.end_seconds
-        return f"{policy}, {start}-{end} s"
+        return f"{way}, {start}-{end} s"
 
 
 def _plain(value: Any, *, is_whole: bool) -> Any:

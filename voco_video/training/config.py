@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from voco_video.errors import UsageError
 from voco_video.options.compression import Form, Forms
-from voco_video.options.fields import Options, option
+from voco_video.options.fields import Options, documented, option
 
 Stage = Literal["image", "video"]
 Mode = Literal["joint", "cached"]
@@ -21,8 +21,9 @@ OptimizerName = Literal["adamw", "muon"]
 MOVING_SHAPES = "moving-shapes"
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(Options):
+class RunOptions(Options, panel="Run"):
     """Where a run begins and writes, and what it trains for."""
 
     output_dir: str = option(
@@ -30,7 +31,10 @@ class RunOptions(Options):
     )
     model: str = option("voco-tiny", "Checkpoint to start from: a folder, a hub id, or an embedded model.")
     num_voco_tokens: int | None = option(
-        None, "K, for a checkpoint that has no VoCo tokens yet; otherwise the checkpoint decides.", at_least=1
+        None,
+        "K, for a checkpoint that has no VoCo tokens yet; otherwise the checkpoint decides.",
+        unit="tokens",
+        at_least=1,
     )
     stage: Stage = option("image", "`image`: one frame per sample. `video`: a time series of frames per sample.")
     mode: Mode = option(
@@ -42,13 +46,14 @@ class RunOptions(Options):
         "What text sees of a VoCo token: `kv` (keys and values of all layers), `embeds` (last state, fed "
         "back), or `both` in turn.",
     )
-    max_steps: int = option(0, "Optimizer steps; 0 leaves it to `num_epochs`.", at_least=0)
-    num_epochs: float = option(1.0, "Passes over the dataset, where `max_steps` is 0.", at_least=0)
+    max_steps: int = option(0, "Optimizer steps; 0 leaves it to `num_epochs`.", unit="steps", at_least=0)
+    num_epochs: float = option(1.0, "Passes over the dataset, where `max_steps` is 0.", unit="epochs", at_least=0)
     seed: int = option(0, "Seed of everything random in a run.")
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
-class DataOptions(Options):
+class DataOptions(Options, panel="Data"):
     """The samples that a run trains on."""
 
     dataset: str = option(
@@ -60,27 +65,31 @@ class DataOptions(Options):
         "", "The dataset's folder; empty for the current one, or that of the .json of conversations."
     )
     cache_dir: str = option("", "Frame cache of mode `cached`; empty for the default one.")
-    num_frames: int = option(8, "F: frames of a video, in the video stage.", at_least=1)
+    num_frames: int = option(8, "F: frames of a video, in the video stage.", unit="frames", at_least=1)
     num_turns: int = option(
         6,
         "Questions per sample, packed as turns of one conversation (moving-shapes and the question sets).",
+        unit="turns",
         at_least=1,
     )
     max_length: int = option(
         2048,
         "Text tokens per sample; turns beyond are left out, and a sample whose first turn has more is bad.",
+        unit="tokens",
         at_least=1,
     )
     max_bad_samples: int = option(
         100,
         "Samples that are skipped, counted and named before the run gives up: their media are missing or "
         "broken, they have more tokens than `max_length`, or the chat template refuses them.",
+        unit="samples",
         at_least=0,
     )
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
-class MovingShapesOptions(Options):
+class MovingShapesOptions(Options, panel="MovingShapes"):
     """The samples of dataset ``moving-shapes``."""
 
     image_fraction: float = option(
@@ -104,12 +113,14 @@ class MovingShapesOptions(Options):
     num_scenes: int = option(
         8192,
         "Different scenes in mode `cached`: compressed once and kept in memory, asked anew each time.",
+        unit="scenes",
         at_least=1,
     )
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
-class TrainedParts(Options):
+class TrainedParts(Options, panel="Trained parts"):
     """The weights that train, and what text sees meanwhile."""
 
     train_vision_tower: bool = option(False, "Train the vision tower.")
@@ -144,14 +155,17 @@ class TrainedParts(Options):
     )
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
-class OptimizationOptions(Options):
+class OptimizationOptions(Options, panel="Optimization"):
     """How weights are updated."""
 
     global_batch_size: int = option(
-        128, "Samples per optimizer step over all devices; accumulation follows from it.", at_least=1
+        128, "Samples per optimizer step over all devices; accumulation follows from it.", unit="samples", at_least=1
     )
-    per_device_batch_size: int = option(16, "Samples per forward pass on one device: the knob for memory.", at_least=1)
+    per_device_batch_size: int = option(
+        16, "Samples per forward pass on one device: the knob for memory.", unit="samples", at_least=1
+    )
     optimizer: OptimizerName = option(
         "adamw",
         "`adamw`, or `muon`: orthogonalised momentum for matrices, to train small models from nothing (not sharded).",
@@ -164,8 +178,9 @@ class OptimizationOptions(Options):
     max_grad_norm: float = option(1.0, "Gradients are scaled down to this norm.", at_least=0)
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
-class EngineOptions(Options):
+class EngineOptions(Options, panel="Engine"):
     """How a run computes, logs and saves; most of it changes no result."""
 
     precision: Precision = option("float32", "Arithmetic: `float32`, or `bfloat16` autocast over float32 weights.")
@@ -176,12 +191,12 @@ class EngineOptions(Options):
         "", "DeepSpeed configuration: a file, or one that comes with the recipes, such as deepspeed/zero3.json."
     )
     fsdp: bool = option(False, "Shard weights, gradients and optimizer over devices with PyTorch's FSDP.")
-    num_workers: int = option(0, "Processes that prepare samples.", at_least=0)
-    log_steps: int = option(10, "Steps between lines in the log.", at_least=1)
-    eval_steps: int = option(0, "Steps between validations; 0 for none.", at_least=0)
-    eval_samples: int = option(64, "Validation samples.", at_least=1)
-    save_steps: int = option(500, "Steps between checkpoints.", at_least=1)
-    save_total_limit: int = option(2, "Checkpoints kept to resume from.", at_least=1)
+    num_workers: int = option(0, "Processes that prepare samples.", unit="processes", at_least=0)
+    log_steps: int = option(10, "Steps between lines in the log.", unit="steps", at_least=1)
+    eval_steps: int = option(0, "Steps between validations; 0 for none.", unit="steps", at_least=0)
+    eval_samples: int = option(64, "Validation samples.", unit="samples", at_least=1)
+    save_steps: int = option(500, "Steps between checkpoints.", unit="steps", at_least=1)
+    save_total_limit: int = option(2, "Checkpoints kept to resume from.", unit="checkpoints", at_least=1)
     export: Export = option(
         "model",
         "What `last` and `best` are: the whole `model`, or the `adapter`: what was trained, beside the unchanged base.",
@@ -189,6 +204,7 @@ class EngineOptions(Options):
     report_to: tuple[str, ...] = option(("tensorboard",), "Log writers: `tensorboard`, `wandb`.")
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(EngineOptions, OptimizationOptions, TrainedParts, MovingShapesOptions, DataOptions, RunOptions):
     """Everything that decides what a run computes, and where it writes.
