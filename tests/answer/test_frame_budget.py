@@ -503,14 +503,12 @@ def test_find_and_ask_on_the_command_line(run, tmp_path, clip):
     for name in ("bad.mp4", "worse.mp4"):
         (tmp_path / name).write_text(name)
     with drawn_by_pil() as drawn:
-        assert run("find", "bad.mp4", "worse.mp4", "the red triangle", "--strip", "moments.png")[0] == 1
+        assert run("find", "bad.mp4", "worse.mp4", "the red triangle", "--out", "moments.png")[0] == 1
     assert {"Nothing was found.", "2 of 2 videos could not be searched."} <= set(drawn.texts), "no picture of before"
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / clip.name).write_bytes(clip.read_bytes() + b"\0")
     with drawn_by_pil() as drawn:
-        code, _, err = run(
-            "find", clip, f"other/{clip.name}", "the red triangle", "--num-moments", 2, "--strip", "a.png"
-        )
+        code, _, err = run("find", clip, f"other/{clip.name}", "the red triangle", "--num-moments", 2, "--out", "a.png")
     assert (code, drawn.faults) == (0, []), err
     assert "moments in a.png" in err
     assert f"other/{clip.name}" in "".join(drawn.texts), "of two videos with one name the paths are shown"
