@@ -83,7 +83,7 @@ def test_names_that_are_no_text_are_kept_and_printed(tmp_path: Path, environment
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     assert name in done.stdout
-    assert b"1 entries" in done.stdout
+    assert b"1 entry, " in done.stdout
 
 
 def test_what_an_encoding_lacks_gets_a_plainer_look(monkeypatch: pytest.MonkeyPatch) -> None:
