@@ -108,10 +108,11 @@ def _run(command: list[str], folder: Path, environment: dict[str, str], *, stdin
 
 
 def skeleton(text: str) -> list[str]:
-    """Lines without what may differ between two runs: numbers, digests, units of size, alignment."""
+    """Lines without what may differ between two runs: numbers, digests, units of size, how long ago, alignment."""
     text = re.sub(r"\b[0-9a-f]{8,64}\b", "#", text)
     text = re.sub(r"\d+([.:]\d+)*", "#", text)
     text = re.sub(r"\b(B|KiB|MiB)\b", "#", text)
+    text = re.sub(r"\bnow\b|# (min|h|d)\b", "#", text)  # how long ago
     text = re.sub(r"[ ▁▂▃▄▅▆▇█─]+", " ", text)
     return [line.strip() for line in text.splitlines() if line.strip()]
 
