@@ -1,7 +1,7 @@
 """A video as the library itself would be asked about it: its processor's prompt, written by hand, and its own forward.
 
-The processors themselves want torchvision, which not every machine has. What they do was read from their code, and
-agrees with the prompts in ``golden/as_trained``, which they wrote.
+The processors themselves want torchvision, which not every machine has. What they do was read from their code. That the
+product agrees with what they wrote themselves is held by ``golden/as_trained`` and ``tests/golden/processors``.
 """
 
 from __future__ import annotations
