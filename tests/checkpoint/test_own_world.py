@@ -282,13 +282,21 @@ def test_chat_about_such_a_video_begins_with_it(run, clips):
 def test_find_shows_no_score_that_means_nothing(run, clips):
     code, out, err = run("find", *clips, "the red star", "--num-moments", "20")
     assert code == 0
-    assert f"scores mean nothing here: {clips[1].name}" in err
+    assert f"note: scores of {clips[1].name} mean nothing: this model was trained on" in " ".join(err.split())
     lines = [line for line in out.splitlines() if clips[1].name in line]
     assert lines
     assert all("–" in line and "likely" not in line for line in lines)
     assert all("likely" in line for line in out.splitlines() if clips[0].name in line)
     moments = json.loads(run("find", *clips, "the red star", "--json", "--num-moments", "20")[1])["moments"]
     assert {(Path(m["path"]).name, m["is_foreign"]) for m in moments} == {("own.mp4", False), ("other.mp4", True)}
+
+
+def test_find_says_of_many_such_videos_once_that_scores_mean_nothing(run, clips, tmp_path):
+    (tmp_path / "third.mp4").write_bytes(clips[1].read_bytes())
+    code, _, err = run("find", *clips, tmp_path / "third.mp4", "the red star")
+    assert code == 0
+    assert err.count("mean nothing: this model was trained on") == 1
+    assert "note: scores of 2 videos mean nothing: " in err
 
 
 def test_the_demo_is_silent(run):

@@ -97,12 +97,15 @@ class CompressedVideo:
 
         Answers and scores mean nothing then. Empty also where the checkpoint does not say what it was trained on.
         """
+        return "" if self.model.world is None else foreign_note(self.model.world, self.world_counts)
+
+    @cached_property
+    def world_counts(self) -> tuple[FrameCounts, ...]:
+        """How many frames of each entry are foreign to the model, as far as that is known."""
         world = self.model.world
-        if world is None:
-            return ""
         entries = {part.entry.digest: part.entry for part in self.parts}.values()
-        counts: list[FrameCounts | None] = [counted(world, entry) for entry in entries]
-        return foreign_note(world, [one for one in counts if one is not None])
+        counts = [] if world is None else [counted(world, entry) for entry in entries]
+        return tuple(one for one in counts if one is not None)
 
     def __getitem__(self, window: slice) -> CompressedVideo:
         """Return the frames with ``start <= pts_seconds < stop``; a slice in seconds.

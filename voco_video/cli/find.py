@@ -176,9 +176,14 @@ def print_notes(
     found: list[Found], videos: list[CompressedVideo], facts: dict[int, dict[str, Any]], *, note: str
 ) -> None:
     """Say on standard error what the scores are worth, and what the model knows."""
-    foreign = [(short_name(facts[id(video)]["path"]), video.foreign_note) for video in videos if video.foreign_note]
-    for about in dict.fromkeys(f"{name}: {why}" for name, why in foreign):
-        print_wrapped(f"note: scores mean nothing here: {about}", file=sys.stderr)
+    if foreign := [video for video in videos if video.foreign_note]:
+        from voco_video.answer.foreign import foreign_note
+
+        world = foreign[0].model.world
+        assert world is not None
+        which = short_name(facts[id(foreign[0])]["path"]) if len(foreign) == 1 else f"{len(foreign)} videos"
+        why = foreign_note(world, [count for video in foreign for count in video.world_counts])
+        print_wrapped(f"note: scores of {which} mean nothing: {why}", file=sys.stderr)
     likely = [one.moment.is_likely for one in found if not one.video.foreign_note]
     if likely and None in likely:
         print_wrapped("note: only the order counts: this model has not learned to find frames", file=sys.stderr)
