@@ -13,7 +13,7 @@ import torch
 from tests.helpers.as_trained import QUESTION, REFERENCES, Shown, library_answer
 from tests.helpers.clips import Clip
 from tests.helpers.edits import spoil_packets
-from tests.helpers.tiny_families import EACH_FAMILY, tiny_family
+from tests.helpers.tiny_families import EACH_OF_ALL, tiny_family
 from voco_video.answer.compressed_video import CompressedVideo
 from voco_video.api import VideoModel
 from voco_video.cache import CacheEntry, FrameCache
@@ -40,7 +40,7 @@ def as_trained(name: str) -> VocoModel:
     return model
 
 
-@pytest.fixture(scope="module", params=EACH_FAMILY)
+@pytest.fixture(scope="module", params=EACH_OF_ALL)
 def name(request) -> str:
     return request.param
 

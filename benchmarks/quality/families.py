@@ -133,7 +133,8 @@ def measure(settings: Settings) -> Report:
 def merge(before: Report, now: Report) -> Report:
     """Replace the rows of families that were measured again, and add those of new ones."""
     rows = {row["family"]: row for report in (before, now) for row in report["rows"]}
-    return now | {"rows": [rows[name] for name in REFERENCES if name in rows]}
+    names = [name for name in REFERENCES if name in rows]
+    return now | {"settings": now["settings"] | {"families": names}, "rows": [rows[name] for name in names]}
 
 
 NO_KV = "none"

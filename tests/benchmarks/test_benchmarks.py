@@ -722,15 +722,19 @@ def test_train_modes(bench, tmp_path):
     assert report["speedup"] > 1
 
 
-def test_families(bench, tmp_path, monkeypatch):
-    chosen = {name: bench.families.REFERENCES[name] for name in ("qwen2_5_vl", "smolvlm")}
-    monkeypatch.setattr(bench.families, "REFERENCES", chosen)
-    report = run(bench.families, tmp_path)
-    assert [row["family"] for row in report["rows"]] == list(chosen)
+def test_families(bench, tmp_path):
+    chosen = ["qwen2_5_vl", "gemma3"]
+    report = run(bench.families, tmp_path, "--families", *chosen)
+    assert [row["family"] for row in report["rows"]] == chosen
+    of_kv = set(bench.families.OF_KV)
     for row in report["rows"]:
+        measured = {*bench.families.LARGEST, *of_kv} - (of_kv if row["family"] == "gemma3" else set())
         assert row["num_cases"] == row["num_equal_prompts"] == row["num_equal_answers"] == 2
-        assert all(0 <= row[what] <= report["tolerance"] for what in bench.families.LARGEST)
-        assert row["kv_against_embeds"] > 100 * report["tolerance"]
+        assert all(0 <= row[what] <= report["tolerance"] for what in measured - {"kv_against_embeds"})
+        assert {name for name in of_kv if row[name] is None} == of_kv - measured
+    assert report["rows"][0]["kv_against_embeds"] > 100 * report["tolerance"]
+    both = run(bench.families, tmp_path, "--families", "llava", "--num-cases", "1", "--merge")
+    assert [row["family"] for row in both["rows"]] == both["settings"]["families"] == ["llava", "gemma3", "qwen2_5_vl"]
 
 
 def test_the_table_of_families_in_docs_is_the_recorded_one(bench):
@@ -739,5 +743,5 @@ def test_the_table_of_families_in_docs_is_the_recorded_one(bench):
     assert [row["family"] for row in report["rows"]] == list(bench.families.REFERENCES)
     for row in report["rows"]:
         assert row["num_cases"] == row["num_equal_prompts"] == row["num_equal_answers"] >= 20
-        assert all(row[what] <= report["tolerance"] for what in bench.families.LARGEST)
+        assert all((row[what] or 0) <= report["tolerance"] for what in bench.families.LARGEST)
     assert bench.families.family_table(report).strip() in (ROOT / "docs" / "prompts.md").read_text()

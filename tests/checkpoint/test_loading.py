@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from tests.helpers import peak_memory
-from tests.helpers.tiny_families import EACH_FAMILY, tiny_family
+from tests.helpers.tiny_families import EACH_OF_ALL, tiny_family
 from voco_video import cli
 from voco_video.api import VideoModel
 from voco_video.cache import FrameCache
@@ -80,7 +80,7 @@ def test_loading_takes_the_model_and_at_most_a_shard_more(sharded, dtype):
     assert measured["checksum"] == pytest.approx(stored + voco, rel=1e-3, abs=0.5)
 
 
-@pytest.mark.parametrize("name", EACH_FAMILY)
+@pytest.mark.parametrize("name", EACH_OF_ALL)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_every_weight_is_the_one_on_the_disk(tmp_path, name, dtype):
     save_voco_model(tiny_family(name).to(torch.bfloat16), tmp_path, max_shard_size="20KB")

@@ -27,6 +27,7 @@ from voco_video.checkpoint.folder import load_voco_model, save_voco_model
 from voco_video.checkpoint.loading import resolve_attention
 from voco_video.errors import ModelError, UsageError
 from voco_video.evaluate.answer_likelihood import Ranker, answer_token_ids
+from voco_video.evaluate.options import EvalOptions
 from voco_video.model.backbone import CACHE_ARGUMENT
 from voco_video.model.compressors import check_compressor, compress_frames
 from voco_video.model.frame_masks import masks_of_frames
@@ -249,6 +250,11 @@ def test_form_kv_is_refused_wherever_it_is_asked_for(model, vision_tokens):
     with pytest.raises(UsageError, match=NO_KV):
         model.compress(vision_tokens, form="kv")
     check_compressor(model, Compressor("none"), form="kv")  # keeps nothing at all
+    untrained = VocoModel(model.backbone, torch.empty(0, 64))
+    for compressor in ("auto", "full"):  # before any video is looked at
+        assert EvalOptions(compressor=compressor, form="embeds").budgets(untrained) == (None,)
+        with pytest.raises(UsageError, match=NO_KV):
+            EvalOptions(compressor=compressor, form="kv").budgets(untrained)
 
 
 def test_vision_tokens_without_words_around_them_are_refused(name):

@@ -142,6 +142,8 @@ class EvalOptions(Options, panel="Questions"):
 
         compressor = settled(model, self.compressor, num_voco_tokens=min(self.num_voco_tokens, default=None))
         if compressor is None:  # each video gets as many tokens a frame as fit
+            if self.form is not None:
+                model.check_form(self.form)
             return (None,)
         form = model.form_of(compressor, self.compression.form)
         for k in self.num_voco_tokens or (None,):
