@@ -143,7 +143,7 @@ def test_objects_and_bytes_are_those_of_a_real_entry(tmp_path, monkeypatch, num_
 
 @pytest.mark.parametrize("shape", inputs.SHAPES)
 def test_bytes_of_tokens_are_those_of_the_products_own_code(shape):
-    from transformers import LlamaConfig
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
     sizes = cache_benchmark.SHAPES[shape]
     config = LlamaConfig(
@@ -153,7 +153,7 @@ def test_bytes_of_tokens_are_those_of_the_products_own_code(shape):
         num_key_value_heads=sizes.kv_heads,
         head_dim=sizes.head_dim,
     )
-    found = bytes_per_token(config, "float16")
+    found = bytes_per_token(LlavaConfig(vision_config=CLIPVisionConfig(), text_config=config), "float16")
     assert measured.token_bytes_figure(shape, "embeds").value == found["embeds"]
     assert measured.token_bytes_figure(shape, "kv").value == found["kv"] + 4
 

@@ -243,7 +243,7 @@ def test_errors_on_the_command_line_are_one_line(run, tmp_path):
     for arguments, status, message in (
         (("models", tmp_path / "unknown"), 1, "config.json cannot be read"),
         (("models", tmp_path / "plain"), 1, "the image processor in"),
-        (("models", "nothing-here"), 1, "no checkpoint 'nothing-here'"),
+        (("models", "nothing-here"), 2, "no checkpoint 'nothing-here'"),
         (("models", tmp_path / "other"), 1, "model_type 'bert' is not supported"),
         (("convert", tmp_path / "other", "--out", tmp_path / "out"), 1, "model_type 'bert', not 'llava_llama'"),
         (("convert", "voco-tiny", "--out", tmp_path), 1, "model_type 'llava', not 'llava_llama'"),

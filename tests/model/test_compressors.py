@@ -507,7 +507,7 @@ def test_commands_say_what_they_chose(run, clip, plain):
         (["inspect", "{clip}", "--compressor", "zip"], 2, "--compressor zip"),
         (["compress", "{clip}", "{clip}", "--model", "{plain}", "--compressor", "voco"], 1, "no trained VoCo tokens"),
         (["ask", "{clip}", "who?", "--model", "{plain}", "--compressor", "voco"], 1, "--compressor"),
-        (["ask", "{clip}", "who?", "--model", "{plain}", "--num-voco-tokens", "2"], 1, "no trained VoCo tokens"),
+        (["ask", "{clip}", "who?", "--model", "{plain}", "--num-voco-tokens", "2"], 2, "VoCo tokens"),
     ],
 )
 def test_mistakes_are_one_clear_line(run, clip, plain, arguments, code, message):

@@ -45,7 +45,7 @@ class FrameCache:
             is known.
 
     Attributes:
-        names: what people call entries; see `EntryNames`.
+        names: what people call entries; see `voco_video.cache.names.EntryNames`.
 
     Example:
         >>> import tempfile, numpy as np, torch

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from voco_video.answer.moments import Moment
     from voco_video.api import VideoModel
 
+Video = Annotated[
+    str, typer.Argument(help="A video, a URL, or an entry of the cache by name or digest.", metavar="PATH")
+]
 QuestionsFile = Annotated[
     Path | None,
     typer.Option(
@@ -68,13 +71,14 @@ ShowFrames = Annotated[
     bool,
     typer.Option("--show-frames", help="Show where the answer looked, here and as a PNG.", rich_help_panel=OUTPUT),
 ]
+Picture = Annotated[
+    Path | None, opt.out("Where --show-frames writes its PNG. [default: VIDEO-frames.png]", metavar="FILE")
+]
 
 
 @with_options
 def ask(
-    path: Annotated[
-        str, typer.Argument(help="A video, a URL, or an entry of the cache by name or digest.", metavar="PATH")
-    ],
+    path: Video,
     questions: Annotated[list[str] | None, typer.Argument(help="One or more questions.", metavar="QUESTION...")] = None,
     *,
     questions_file: QuestionsFile = None,
@@ -89,9 +93,7 @@ def ask(
     load: LoadOptions,
     cache_dir: opt.CacheDir = None,
     show_frames: ShowFrames = False,
-    out: Annotated[
-        Path | None, opt.out("Where --show-frames writes its PNG. [default: VIDEO-frames.png]", metavar="FILE")
-    ] = None,
+    out: Picture = None,
     json: opt.Json = False,
 ) -> None:
     """Ask questions about a video; it is compressed first where the cache does not have it.
@@ -133,10 +135,9 @@ def ask(
     if not json:
         print_choices([facts])
     print_line([facts], quiet=json)
-    if len(asked) == 1 and questions and len(questions) > 1 and not json:
-        print(
-            f"note: taken as one question, {asked[0]!r}; end each with a question mark to ask several", file=sys.stderr
-        )
+    if len(asked) == 1 and len(questions or ()) > 1 and not json:
+        note = f"note: taken as one question, {asked[0]!r}; end each with a question mark to ask several"
+        print_wrapped(note, file=sys.stderr)
     check_shows_frames(video, show_frames)
     generation = {"num_voco_tokens": num_voco_tokens, **asdict(view), **asdict(answering)}
     del generation["stop_at_end"]

@@ -34,14 +34,13 @@ if TYPE_CHECKING:
     from voco_video.answer.several_videos import Found
 
 
+_WHERE = "Videos, folders, patterns, URLs, or cache entries; then what to look for."
+Arguments = Annotated[list[str], typer.Argument(help=_WHERE, metavar="PATH... QUERY")]
+
+
 @with_options
 def find(
-    arguments: Annotated[
-        list[str],
-        typer.Argument(
-            help="Videos, folders, patterns, URLs, or cache entries; then what to look for.", metavar="PATH... QUERY"
-        ),
-    ],
+    arguments: Arguments,
     *,
     num_moments: Annotated[int, typer.Option(help="Show this many moments.", metavar="N", rich_help_panel=OUTPUT)] = 5,
     out: Annotated[Path | None, opt.out("Draw a frame of each moment into this PNG.", metavar="FILE")] = None,

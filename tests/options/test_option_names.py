@@ -46,7 +46,7 @@ PYTHON: dict[str, tuple[Callable[..., Any], ...]] = {
     "compare": (compare, load_video_set, read_predictions),
     "data synth": (write_dataset,),
     "data check": (check_dataset,),
-    **{f"cache {name}": (CACHE,) for name in ("ls", "info", "verify", "rm", "prune")},
+    **{f"cache {name}": (CACHE,) for name in ("ls", "info", "name", "verify", "rm", "prune")},
 }
 
 
