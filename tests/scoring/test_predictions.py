@@ -132,7 +132,7 @@ def test_a_file_that_is_not_whole_is_refused(tmp_path: Path, references: Dataset
     with pytest.raises(DataError, match="no rows"):
         read_predictions(path)
     for name in ("none.jsonl", "none.json", "none.csv"):
-        with pytest.raises(DataError, match="(?i)no such file"):
+        with pytest.raises(DataError, match=r"(?i)no such file"):
             load_predictions(tmp_path / "nowhere" / name, references=references)
     with pytest.raises(DataError, match="not JSON"):
         Prediction.from_json_line("{")
