@@ -228,6 +228,23 @@ def test_a_bar_follows_a_terminal_that_is_resized(stderr_of):
     assert min(widths) == 29
 
 
+def test_a_bar_that_begins_anew_forgets_the_total_of_before(stderr_of):
+    _, seen = stderr_of(80)
+    with ProgressBar(num_items=3, quiet=False) as bar:
+        bar.begin("one.mp4")
+        bar.show_bytes(5_000_000, 5_000_000)
+        bar.show(12, 12)
+        bar._progress.refresh()
+        bar.begin("two.mp4")
+        bar._progress.refresh()
+        bar.show_bytes(1_000_000, None)  # of a server that does not say how long it will be
+        bar._progress.refresh()
+    drawn = seen().drawn
+    for wanted in ("12 frames", "1.0 MB"):
+        assert [line for line in drawn if wanted in line]
+    assert not [line for line in drawn if " 0/" in line or "1.0/" in line]
+
+
 def test_bars_in_other_terminals(stderr_of):
     for environment in ({"TERM": "dumb"}, {"TERM": "unknown"}):
         _, seen = stderr_of(80, **environment)

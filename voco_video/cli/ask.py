@@ -322,7 +322,7 @@ def withhold_answers(video: CompressedVideo, facts: dict[str, Any], questions: l
         nothing = {"answer": None, "confidence": None, "is_foreign": True, "note": video.foreign_note}
         print_json({**facts, "answers": [{"question": question, **nothing} for question in questions]})
     else:
-        print(f"no answer: {video.foreign_note}:")
+        print_wrapped(f"no answer: {video.foreign_note}:")
         print(f"  voco-video ask {shlex.join([facts['path'], *(questions or ['--chat'])])} --model {DEFAULT.short}")
     raise typer.Exit(1)
 

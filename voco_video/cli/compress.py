@@ -164,7 +164,7 @@ def compress_files(
                     print(f"error: {with_name(item.error, shown_name(path))}", file=sys.stderr)
     except KeyboardInterrupt:
         print_summary(rows, verbose=verbose, json=json)
-        print(
+        print_wrapped(
             f"interrupted in {shown_name(path)}; whole batches are kept, so the same command goes on from there",
             file=sys.stderr,
         )
