@@ -188,7 +188,7 @@ def fitting_questions(model: VideoModel, questions: list[str]) -> list[str]:
         except UsageError as error:
             if len(questions) == 1:
                 raise
-            print(f"error: {error}", file=sys.stderr)
+            print_wrapped(f"error: {error}", file=sys.stderr)
         else:
             fitting.append(question)
     if not fitting:

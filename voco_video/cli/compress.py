@@ -161,7 +161,7 @@ def compress_files(
                     if len(files) == 1:
                         raise item.error
                     num_failed += 1
-                    print(f"error: {with_name(item.error, shown_name(path))}", file=sys.stderr)
+                    print_wrapped(f"error: {with_name(item.error, shown_name(path))}", file=sys.stderr)
     except KeyboardInterrupt:
         print_summary(rows, verbose=verbose, json=json)
         print_wrapped(

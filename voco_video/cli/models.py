@@ -79,7 +79,7 @@ def models(
     )
     print(f"Ask one: {DEFAULT.command}", end="\n\n")
     columns = [
-        "family",
+        Column("family", cut="end"),
         Column("model_type", cut=None),
         Column("layout", spare=3),
         Column("tower", cut=None, spare=4),
