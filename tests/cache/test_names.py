@@ -155,7 +155,7 @@ def test_damaged_and_unfinished_entries_have_names_too(cache: FrameCache) -> Non
     with cache.writer(key("a"), facts={}) as writer:
         writer.append(frames(0, 2), pts(0, 2))
         cache.names.give("half", key("a").digest)
-    with pytest.raises(CacheError, match="is unfinished"):
+    with pytest.raises(CacheError, match="cache entry half is unfinished"):
         cache.find("half")
     with write(cache, key("b")) as entry:
         (entry.directory / "manifest.json").write_bytes(b"{")

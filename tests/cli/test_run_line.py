@@ -22,7 +22,7 @@ def clip(tmp_path_factory) -> Path:
 def test_every_command_says_the_same(run, clip, tmp_path):
     code, out, _ = run("compress", clip, "--num-frames", "4", "--compressor", "pool:4")
     assert code == 0
-    assert out.startswith("voco-tiny · pool:4 kv, 6 tokens a frame · 4 frames (4 frames) · compressed in ")
+    assert out.startswith("voco-tiny · pool:4 kv, 6 tokens a frame · 4 frames · compressed in ")
     how = "--num-frames", "4", "--compressor", "pool:4"
     expected = ["voco-tiny", "pool:4", 6, "kv", "4 frames", 4, True]
     copy = tmp_path / "copy.mp4"
@@ -36,7 +36,7 @@ def test_every_command_says_the_same(run, clip, tmp_path):
         assert [facts[name] for name in SAME] == [str(copy), digest, *expected], "the path is the one that was given"
     by_entry = json.loads(run("ask", digest[:12], *answer, "--json")[1])
     assert [by_entry[name] for name in SAME] == [str(clip), digest, *expected]
-    line = "voco-tiny · pool:4 kv, 6 tokens a frame · 4 frames (4 frames) · cached\n"
+    line = "voco-tiny · pool:4 kv, 6 tokens a frame · 4 frames · cached\n"
     assert run("ask", copy, *answer, *how)[2].startswith(line)
     assert run("find", copy, "the star", *how)[2].startswith(line)
     assert "copy.mp4" in run("inspect", copy, *how[:2])[1].split("entry")[1], "not the name of its twin"
@@ -83,7 +83,7 @@ def test_a_single_folder_or_pattern_is_searched_as_the_videos_that_it_stands_for
 def test_a_model_in_a_folder_is_called_by_its_folder(run, clip):
     folder = find_checkpoint("voco-tiny")
     _, out, _ = run("compress", clip, "--num-frames", "2", "--model", folder)
-    assert out.startswith("assets/voco-tiny · voco K=8 embeds · 2 frames (2 frames) · ")
+    assert out.startswith("assets/voco-tiny · voco K=8 embeds · 2 frames · ")
 
 
 def test_a_cut_answer_shows_it(run, clip):

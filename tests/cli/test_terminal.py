@@ -158,14 +158,16 @@ def test_styles_are_left_to_terminals_that_want_them(monkeypatch, environment):
     assert ("\x1b" in seen.raw) == (not environment)
 
 
-def test_other_libraries_draw_no_bars_into_pipes():
+def test_other_libraries_say_nothing_into_pipes():
     code = (
         "import sys; from voco_video.cli import main; sys.argv = ['voco-video', '--version']\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "from tqdm import tqdm; list(tqdm(range(3)))"
+        "from tqdm import tqdm; list(tqdm(range(3)))\n"
+        "from transformers.utils import logging; logging.get_logger('transformers.a').warning('install a kernel')"
     )
-    kept = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}
+    unset = ("TQDM_DISABLE", "TRANSFORMERS_VERBOSITY")
+    kept = {name: value for name, value in os.environ.items() if name not in unset}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=kept)
     assert done.stdout.startswith("voco-video ")
     assert done.stderr == ""
@@ -226,6 +228,23 @@ def test_a_bar_follows_a_terminal_that_is_resized(stderr_of):
     widths = {len(line) for line in seen().drawn if line}
     assert 99 in widths
     assert min(widths) == 29
+
+
+def test_a_bar_that_begins_anew_forgets_the_total_of_before(stderr_of):
+    _, seen = stderr_of(80)
+    with ProgressBar(num_items=3, quiet=False) as bar:
+        bar.begin("one.mp4")
+        bar.show_bytes(5_000_000, 5_000_000)
+        bar.show(12, 12)
+        bar._progress.refresh()
+        bar.begin("two.mp4")
+        bar._progress.refresh()
+        bar.show_bytes(1_000_000, None)  # of a server that does not say how long it will be
+        bar._progress.refresh()
+    drawn = seen().drawn
+    for wanted in ("12 frames", "1.0 MB"):
+        assert [line for line in drawn if wanted in line]
+    assert not [line for line in drawn if " 0/" in line or "1.0/" in line]
 
 
 def test_bars_in_other_terminals(stderr_of):

@@ -55,7 +55,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 # ---------------------------------------------------------------------- runs
 
 
-def test_twenty_steps_lower_the_loss_and_write_what_a_run_promises(tmp_path, monkeypatch):
+def test_twenty_steps_lower_the_loss_and_write_what_a_run_promises(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(engine, "draw_curves", draw_curves)
     untrained = load_voco_model("voco-tiny")
     torch.manual_seed(0)
@@ -67,6 +67,9 @@ def test_twenty_steps_lower_the_loss_and_write_what_a_run_promises(tmp_path, mon
         tmp_path, model=start, max_steps=20, learning_rate=3e-3, eval_steps=10, eval_samples=4, save_steps=10
     )
     result = train(replace(config, report_to=("tensorboard",)))
+    printed = capfd.readouterr().out
+    assert "step 20 of 20 · loss " in printed
+    assert "{" not in printed, "the library's dictionaries"
     seen = losses(config)
     assert sum(seen[-3:]) < 0.8 * sum(seen[:3])
     assert set(result.accuracy) == {"full", "k=1", "k=4"}

@@ -212,14 +212,20 @@ class _GrowingText(TextStreamer):
     def __init__(self, tokenizer: Any, **options: Any) -> None:
         super().__init__(tokenizer, **options)
         self._pieces: list[str] = []
+        self._has_begun = False
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         self._pieces.append(text)
 
     def taken(self) -> list[str]:
-        """Return the pieces since the last call."""
+        """Return the pieces since the last call; an answer does not begin with blanks."""
         pieces, self._pieces = self._pieces, []
-        return [piece for piece in pieces if piece]
+        taken = []
+        for piece in pieces:
+            if piece := piece if self._has_begun else piece.lstrip():
+                self._has_begun = True
+                taken.append(piece)
+        return taken
 
 
 def generate(

@@ -218,7 +218,8 @@ class FrameCache:
         entry = self._opened(label.directory)
         if entry is None:
             advice = "ask again in a moment" if self.is_being_written(label.digest) else "compress it again"
-            raise CacheError(f"cache entry {label.digest} is unfinished, with nothing to read yet; {advice}")
+            called = label.name or label.digest[:12]
+            raise CacheError(f"cache entry {called} is unfinished, with nothing to read yet; {advice}")
         return entry
 
     def give_name(self, given: str, name: str) -> str:
@@ -246,7 +247,7 @@ class FrameCache:
             self._paths.unwritten(directory) as is_unwritten,
         ):
             if not is_unwritten:
-                raise CacheError(f"cache entry {directory.name} is being written; stop that process first")
+                raise CacheError(f"cache entry {directory.name[:12]} is being written; stop that process first")
             if directory.exists():
                 self._paths.discard(directory)
         self._drop_names()

@@ -48,7 +48,7 @@ RECOMMENDED = (
         "qwen2.5-vl-3b",
         f"{_QWENS}/Qwen2.5-VL-3B-Instruct",
         3_754_622_976,
-        "Qwen Research (not commercial)",
+        "Qwen, not commercial",
         None,
     ),
     Recommended("qwen2.5-vl-7b", f"{_QWENS}/Qwen2.5-VL-7B-Instruct", 8_292_166_656, _APACHE, None),

@@ -110,6 +110,7 @@ def main() -> None:
     # Progress is shown by this program. Each of these is read when a library is imported: the first is the only thing
     # that transformers asks before it draws a bar while it loads weights; Trainer's bar would go into pipes, too.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # what concerns a user is said in words of this program
     if not shows_progress(sys.stderr):
         os.environ.setdefault("TQDM_DISABLE", "1")
     keep_freed_memory()
@@ -124,7 +125,7 @@ def main() -> None:
         with watched_by(fetching_files):
             app(prog_name="voco-video")
     except VocoVideoError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_wrapped(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

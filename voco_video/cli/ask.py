@@ -189,7 +189,7 @@ def fitting_questions(model: VideoModel, questions: list[str]) -> list[str]:
         except UsageError as error:
             if len(questions) == 1:
                 raise
-            print(f"error: {error}", file=sys.stderr)
+            print_wrapped(f"error: {error}", file=sys.stderr)
         else:
             fitting.append(question)
     if not fitting:
@@ -323,7 +323,7 @@ def withhold_answers(video: CompressedVideo, facts: dict[str, Any], questions: l
         nothing = {"answer": None, "confidence": None, "is_foreign": True, "note": video.foreign_note}
         print_json({**facts, "answers": [{"question": question, **nothing} for question in questions]})
     else:
-        print(f"no answer: {video.foreign_note}:")
+        print_wrapped(f"no answer: {video.foreign_note}:")
         print(f"  voco-video ask {shlex.join([facts['path'], *(questions or ['--chat'])])} --model {DEFAULT.short}")
     raise typer.Exit(1)
 

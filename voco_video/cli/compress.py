@@ -161,10 +161,10 @@ def compress_files(
                     if len(files) == 1:
                         raise item.error
                     num_failed += 1
-                    print(f"error: {with_name(item.error, shown_name(path))}", file=sys.stderr)
+                    print_wrapped(f"error: {with_name(item.error, shown_name(path))}", file=sys.stderr)
     except KeyboardInterrupt:
         print_summary(rows, verbose=verbose, json=json)
-        print(
+        print_wrapped(
             f"interrupted in {shown_name(path)}; whole batches are kept, so the same command goes on from there",
             file=sys.stderr,
         )

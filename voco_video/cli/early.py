@@ -48,9 +48,24 @@ def check_asked(path: str, questions: Sequence[str], sampling: Sampling, cache_d
         raise used_wrongly(VideoError(f"{path}: no such file, and no entry of the cache has that name{meant}"))
     if other is not None:
         raise UsageError(f"{other!r} is a file, and no question; a command asks about one video, `find` searches many")
+    for question in questions:
+        check_is_no_name(question, "question")
     if entry is None:
         check_video(path, sampling)
     return entry
+
+
+def check_is_no_name(text: str, what: str) -> None:
+    """Refuse the name of a file that is not there, where words have to be: `ask clip.mp4 "who?" --show-frames why.png`.
+
+    Raises:
+        UsageError: the text is one word that ends as pictures or videos do.
+    """
+    name = re.fullmatch(r"\S+\.(png|jpe?g|gif|webp|pdf|svg|mp4|mkv|webm|avi|mov|ts|txt|jsonl?)", text, re.IGNORECASE)
+    if name is not None:
+        is_picture = name[1].lower() in ("png", "jpg", "jpeg", "gif", "webp", "pdf", "svg")
+        way_out = "a picture's name stands behind --out" if is_picture else "there is no such file either"
+        raise UsageError(f"{text!r} looks like a file's name, and is no {what}; {way_out}")
 
 
 def joined_words(questions: Sequence[str]) -> list[str]:
@@ -76,6 +91,8 @@ def check_searched(paths: Sequence[str], query: str, sampling: Sampling, cache_d
         VideoError, CacheError: a single video cannot be read, or a single entry is not there.
     """
     entries = {path: entry for path in paths if (entry := entry_of(path, cache_dir)) is not None}
+    if not is_video_name(query):
+        check_is_no_name(query, "query")
     if len(entries) == len(paths):
         if len(paths) == 1:
             check_entry(entries[paths[0]], cache_dir)

@@ -83,7 +83,7 @@ def find(
     def count_failed(name: object, error: Exception) -> None:
         nonlocal num_failed
         num_failed += 1
-        print(f"error: {with_name(error, name)}", file=sys.stderr)
+        print_wrapped(f"error: {with_name(error, name)}", file=sys.stderr)
 
     with ProgressBar(num_items=len(names), quiet=json) as bar:
         for name in names:

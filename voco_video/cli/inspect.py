@@ -207,7 +207,7 @@ def print_entries(
                 short_name(video or unless_none(facts["source"])) + gone,
                 f"{facts['num_frames']}, growing" if facts["is_growing"] else str(facts["num_frames"]),
                 unless_none(facts["sampling"]),
-                kept(facts["compressor"], facts["num_voco_tokens"], facts["form"]) + int8,
+                kept(facts["compressor"], facts["num_voco_tokens"], facts["form"]).partition(",")[0] + int8,
                 format_bytes(facts["size_bytes"]),
                 format_age(time.time() - entry.last_used.timestamp()),
                 facts["model"],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voco_video.cli import options as opt
+from voco_video.cli.early import check_model
 from voco_video.cli.options import only, with_options
 from voco_video.cli.output import format_bytes, print_facts, print_json
 from voco_video.cli.tables import Column, print_table, print_wrapped
@@ -43,6 +44,8 @@ def models(
       voco-video models voco-tiny
       voco-video models smolvlm2-500m --json
     """
+    if path is not None:
+        check_model(path, revision=load.revision, offline=load.offline)
     from voco_video.checkpoint.describe import describe_checkpoint, supported_models
     from voco_video.checkpoint.recommended import DEFAULT, RECOMMENDED
 
@@ -64,16 +67,19 @@ def models(
         Column("memory"),
         Column("tokens a frame", right=True, spare=3),
         Column("licence", spare=1),
-        Column("model", cut=None, spare=4),
+        Column("hub id", cut=None, spare=4),
     ]
     print_table(columns, [_row(one) for one in RECOMMENDED])
-    print_wrapped("Memory is that of the weights in 16 bits, computed from their number; a question takes some more.")
+    print_wrapped(
+        "Parameters are in billions. Memory is that of the weights in 16 bits, computed from their number; a question "
+        "takes some more."
+    )
     print_wrapped(
         "Tokens a frame are vision tokens, before any compression. Licences are as the models' cards state them."
     )
     print(f"Ask one: {DEFAULT.command}", end="\n\n")
     columns = [
-        "family",
+        Column("family", cut="end"),
         Column("model_type", cut=None),
         Column("layout", spare=3),
         Column("tower", cut=None, spare=4),
@@ -85,7 +91,7 @@ def models(
 
 def _row(one: Recommended) -> list[str]:
     tokens = "by shape" if one.tokens_per_frame is None else str(one.tokens_per_frame)
-    size = f"{one.num_parameters / 1e9:.2f} billion"
+    size = f"{one.num_parameters / 1e9:.2f} B"
     return [one.short, size, format_bytes(one.weight_bytes), tokens, one.licence, one.hub_id]
 
 

@@ -100,7 +100,7 @@ class ProgressBar:
         if self._progress is None:
             return
         if not self._line.is_download:
-            self._progress.reset(self._task, total=total_bytes, completed=num_bytes)
+            self.restart()
             self._line.is_download = True
         self._progress.update(self._task, total=total_bytes, completed=num_bytes)
 
@@ -117,7 +117,9 @@ class ProgressBar:
         """Begin anew, with nothing done."""
         self._line.is_download, self._line.state, self._is_resumed = False, "", True
         if self._progress is not None:
-            self._progress.reset(self._task, total=None)
+            for task in self._progress.tasks:  # where rich is given None, the total of before stays
+                task.total = None
+            self._progress.reset(self._task)
 
 
 class _Line:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _GAP = 2  # blanks between columns
 _COMFORTABLE = 16  # a text is cut down to this many characters before a column is left out,
 _SHORTEST = 8  # and down to this many where no column can be spared
-_NUMBER = re.compile(r"[-+<≤~]?\d[\d,.:]*(?: ?(?:%|x|ms|s|h|[KMGT]?i?B|billion))?(?: ?[\[(±].*)?")
+_NUMBER = re.compile(r"[-+<≤~]?\d[\d,.:]*(?: ?(?:%|x|ms|s|h|[KMGT]?i?B))?(?: ?[\[(±].*)?")
 _NOTHING = ("", "-", "–", "?")
 
 

@@ -87,6 +87,7 @@ def train(
     if json:
         print_json(facts)
     else:
+        facts["loss"] = f"{result.loss:.4g}"
         print_facts({name: value for name, value in facts.items() if value not in (None, {})})
 
 

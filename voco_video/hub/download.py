@@ -124,7 +124,9 @@ def download(name: HubName, listing: Listing, names: Iterable[str]) -> Path:
     size_bytes = sum(listing.files[one].size_bytes or 0 for one in missing)
     if missing:
         _check_room(name, size_bytes)
-        logger.info("fetching %s: %.1f MB in %d file(s), from %s", name, size_bytes / 1e6, len(missing), endpoint())
+        size = f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e5 else f"{size_bytes / 1e3:.1f} kB"
+        files = "1 file" if len(missing) == 1 else f"{len(missing)} files"
+        logger.info("fetching %s: %s in %s, from %s", name, size, files, endpoint())
     try:
         with _bars(size_bytes) as bar_class:
             folder = Path(

@@ -39,6 +39,7 @@ from voco_video.training.checks import check_run
 from voco_video.training.config import MOVING_SHAPES, TrainConfig
 from voco_video.training.curves import draw_curves
 from voco_video.training.file_samples import read_rows
+from voco_video.training.log_lines import print_plain_lines
 from voco_video.training.loss import TrainableVoco
 from voco_video.training.muon import muon_for
 from voco_video.training.samples import Placed, RunOrder, SampleSource, open_dataset, open_validation, visibility_at
@@ -188,6 +189,7 @@ class VocoTrainer(Trainer):
             train_dataset=order,
             eval_dataset=[] if self._validation else None,
         )
+        print_plain_lines(self)
         self.model_accepts_loss_kwargs = True  # the loss is divided by the labelled tokens of the whole step
 
     def _collate(self, placed: Sequence[Placed]) -> dict[str, Any]:

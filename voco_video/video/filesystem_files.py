@@ -58,7 +58,10 @@ class FilesystemFile:
         try:
             filesystem, path = fsspec.core.url_to_fs(self.url)
         except ImportError as error:  # of the package for this kind
-            raise UsageError(f"{self.name}: {scrubbed(str(error), self.url)}") from None
+            said = scrubbed(str(error), self.url)
+            raise UsageError(
+                f"{self.name}: reading {scheme_of(self.url)}:// takes a package that is not installed: {said}"
+            ) from None
         except (ValueError, TypeError, AttributeError) as error:  # fsspec's own, of names that it cannot take
             raise UsageError(
                 f"{self.name}: no file has this name, and as a URL it cannot be opened ({self._in_words(error)}); "
