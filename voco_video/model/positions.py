@@ -207,6 +207,7 @@ def rotate_keys(
 
     Source: RoFormer (arXiv:2104.09864), equation 34; the Llama family has it in the half-split arrangement.
     """
+    inv_freq = inv_freq.cpu()  # once: from a GPU the host waits for it
     if source.ndim == 1:
         angles = rotary_angles(target, inv_freq) - rotary_angles(source, inv_freq)  # [T, R/2]
     else:
