@@ -103,7 +103,7 @@ def training_bytes(model: VocoModel, num_tokens: int, *, has_checkpoints: bool) 
     layer = num_tokens * (16 * config.hidden_size + 6 * config.intermediate_size) * ITEM
     kept = num_tokens * config.hidden_size * ITEM
     layers = layer + config.num_hidden_layers * kept if has_checkpoints else config.num_hidden_layers * layer
-    return 1.15 * weight_bytes(model) + layers
+    return 1.2 * weight_bytes(model) + layers
 
 
 def rows(plan: Plan = FULL) -> list[tuple[str, str, str]]:

@@ -76,7 +76,7 @@ FULL = Plan(
     training_frames=8,
     training_text=128,
     repeats=3,
-    max_seconds=15.0,
+    max_seconds=8.0,
 )
 REHEARSAL = Plan(
     device="cpu",

@@ -21,8 +21,12 @@ from email.parser import HeaderParser
 from importlib import metadata
 from pathlib import Path
 
-from pip._vendor.packaging.requirements import Requirement
-from pip._vendor.packaging.utils import canonicalize_name, parse_wheel_filename
+try:
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name, parse_wheel_filename
+except ImportError:
+    from pip._vendor.packaging.requirements import Requirement
+    from pip._vendor.packaging.utils import canonicalize_name, parse_wheel_filename
 
 MAX_BYTES = 60_000_000
 OPTIONAL = ("transformers", "huggingface_hub")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pip._vendor.packaging.requirements import Requirement
+from packaging.requirements import Requirement
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu import wheels

@@ -275,7 +275,7 @@ class Backbone:
         if isinstance(input_ids, tuple):  # a template's, the same for every batch
             ids = _on_device(input_ids, torch.long, self.device)
         else:
-            ids = torch.as_tensor(input_ids, dtype=torch.long, device=self.device)
+            ids = torch.as_tensor(input_ids, dtype=torch.long).to(self.device, non_blocking=True)
         return self.hf_model.get_input_embeddings()(ids)
 
     def logits(self, hidden_states: Tensor) -> Tensor:
