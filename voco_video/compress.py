@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -18,8 +17,10 @@ from voco_video.cache import CacheEntry, CacheKey, FrameCache, digest_file
 from voco_video.checkpoint.world import Watcher, World
 from voco_video.errors import CacheError, UsageError, VideoError, used_wrongly
 from voco_video.model.compressors import check_compressor, compress_frames, no_tokens
+from voco_video.model.in_flight import fetched
 from voco_video.model.inference import undisturbed
 from voco_video.model.memory import Batching, Frames
+from voco_video.model.stage_clock import StageSeconds
 from voco_video.model.tokens import VocoTokens
 from voco_video.model.voco import VocoModel
 from voco_video.options.compression import (
@@ -56,17 +57,6 @@ class Progress:
     waiting: bool = False
     num_bytes: int | None = None
     total_bytes: int | None = None
-
-
-@dataclass
-class StageSeconds:
-    """Seconds spent by stage. ``decode`` is the decoding thread's own; ``wait`` is what the model waited for it."""
-
-    decode: float = 0.0
-    wait: float = 0.0
-    vision: float = 0.0
-    llm: float = 0.0
-    write: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -206,17 +196,22 @@ def _compress_local(
             batches = _undecoded(plan[first:])
         if not is_given:  # given timestamps may name a frame twice
             batches = later_pictures(batches, writer.last_pts_seconds, num_merged)
-        for batch in _timed(frames_of(model, compressor, options, batches), seconds):
-            for part, tokens in batching.passes(
+        passes = (
+            found
+            for batch in _timed(frames_of(model, compressor, options, batches), seconds)
+            for found in batching.passes(
                 batch, lambda part: compress_batch(model, part, compressor, options, seconds, watcher)
-            ):
-                if options.storage == "int8" and int8_error is None:
-                    int8_error = checked_int8_error(model, tokens)
-                with _clock(seconds, "write"):
-                    writer.append(stored_tensors(tokens, options.storage), part.pts_seconds)
-                report(Progress(writer.num_frames, total))
+            )
+        )
+        for part, tokens in fetched(passes, model.backbone.device):
+            if options.storage == "int8" and int8_error is None:
+                int8_error = checked_int8_error(model, tokens)
+            with seconds.clock("write"):
+                writer.append(stored_tensors(tokens, options.storage), part.pts_seconds)
+            report(Progress(writer.num_frames, total))
+        seconds.settle()
         seconds.decode = video.decode_seconds
-        with _clock(seconds, "write"):
+        with seconds.clock("write"):
             facts = _facts(model, local, video, sampling, compressor, int8_error)
             named = {"model": model_name} if model_name else {}
             entry = writer.finish(facts | named | (watcher.facts if watcher else {}))
@@ -315,9 +310,9 @@ def _compressed(
     seconds: StageSeconds,
     watcher: Watcher | None = None,
 ) -> VocoTokens:
-    with _clock(seconds, "vision", model):
+    with seconds.clock("vision", model.backbone.device):
         vision_tokens = model.vision_tokens(pixels)  # [F, N, D]
-    with _clock(seconds, "llm", model):
+    with seconds.clock("llm", model.backbone.device):
         tokens = compress_frames(
             model,
             vision_tokens,
@@ -403,17 +398,8 @@ def video_digest(local: LocalVideo) -> str:
 
 def _timed(batches: Iterator[Frames], seconds: StageSeconds) -> Iterator[Frames]:
     while True:
-        with _clock(seconds, "wait"):
+        with seconds.clock("wait"):
             batch = next(batches, None)
         if batch is None:
             return
         yield batch
-
-
-@contextmanager
-def _clock(seconds: StageSeconds, stage: str, model: VocoModel | None = None) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    if model is not None and model.backbone.device.type == "cuda":
-        torch.cuda.synchronize(model.backbone.device)  # kernels are queued; without this the next stage pays
-    setattr(seconds, stage, getattr(seconds, stage) + time.perf_counter() - started)

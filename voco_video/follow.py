@@ -23,7 +23,6 @@ from voco_video.cache import CacheEntry, CacheKey, FrameCache, GrowingWriter
 from voco_video.cache.names import check_name, taken
 from voco_video.checkpoint.world import FrameCounts, Watcher, World
 from voco_video.compress import (
-    StageSeconds,
     compress_batch,
     entry_key,
     fitting_batch_size,
@@ -32,6 +31,7 @@ from voco_video.compress import (
 from voco_video.errors import CacheError, UsageError, VideoError
 from voco_video.files.paths import expanded
 from voco_video.model.memory import Batching, Frames
+from voco_video.model.stage_clock import StageSeconds
 from voco_video.model.tokens import VocoTokens
 from voco_video.model.voco import VocoModel
 from voco_video.options.compression import CompressOptions, StreamOptions, parse_compressor
@@ -348,6 +348,7 @@ class _PublishingLoop:
             self._has_begun = True
             self._writer.set_facts(self._thread.facts(first_seconds=float(batch.pts_seconds[0])))
         self._writer.append(stored_tensors(tokens, self._compress.storage), batch.pts_seconds)
+        self._seconds.settle()  # the pass is over, since its tokens are here
         if tokens.seconds is not None:
             self._writer.set_facts({"last_picture_seconds": float(tokens.seconds[-1, -1])})
         if self._writer.num_published_frames == self._writer.num_frames:

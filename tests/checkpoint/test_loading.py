@@ -191,7 +191,9 @@ def test_a_device_map_changes_places_and_nothing_else(device_map):
 
 # ---------------------------------------------------------------------- on a GPU
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+
+def needs_gpu(test):
+    return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")(test))
 
 
 def answer_of(model) -> list[int]:

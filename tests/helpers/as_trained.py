@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from tests.helpers.tiny_families import IDS
-from voco_video.compress import StageSeconds, compress_batch
+from voco_video.compress import compress_batch
 from voco_video.data.samples import Turn
 from voco_video.model.families import FrameTimes
 from voco_video.model.mixed_prefix import assemble
+from voco_video.model.stage_clock import StageSeconds
 from voco_video.model.tokens import Prefix, VocoTokens
 from voco_video.model.voco import VocoModel
 from voco_video.options.compression import CompressOptions, Form, parse_compressor

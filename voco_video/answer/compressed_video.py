@@ -20,9 +20,10 @@ from voco_video.answer.moments import Moment, find_moments
 from voco_video.answer.search import FrameScores, FrameSearch
 from voco_video.answer.words_around import WordsAround
 from voco_video.checkpoint.world import FrameCounts
-from voco_video.compress import CompressResult, StageSeconds
+from voco_video.compress import CompressResult
 from voco_video.errors import UsageError
 from voco_video.model.mixed_prefix import assemble
+from voco_video.model.stage_clock import StageSeconds
 from voco_video.model.tokens import Prefix, VocoTokens
 from voco_video.options.answering import AnswerOptions, Policy, ViewOptions
 from voco_video.options.compression import Form

@@ -294,7 +294,7 @@ def generate_steps(
         attention_mask = torch.cat([mask.new_ones(batch_size, prefix.length), mask], dim=1)  # [B, S + T]
         positions = prefix.text_start + (mask.cumsum(1) - 1).clamp_min(0)  # [B, T]
         chooser = TokenChooser(model, prompts, options, before=prefix.prompt_ids)
-        cache, is_padded = prefix.to_cache(batch_size), not mask.all()
+        cache, is_padded = prefix.to_cache(batch_size), len(set(map(len, prompts))) > 1
         has_ended = torch.zeros(batch_size, dtype=torch.bool)
     for _ in range(options.max_new_tokens):
         with undisturbed(), model.answering(prefix.form):
@@ -311,7 +311,8 @@ def generate_steps(
             new_ids = token_ids[:, None]
             attention_mask = torch.cat([attention_mask, mask.new_ones(batch_size, 1)], dim=1)
             positions = positions[:, -1:] + 1
-            has_ended |= torch.tensor([token in ends for token in token_ids.tolist()])
+            if ends:  # else nobody needs to wait for the token
+                has_ended |= torch.tensor([token in ends for token in token_ids.tolist()])
             is_over = bool(has_ended.all())
         yield token_ids, log_probs
         if is_over:

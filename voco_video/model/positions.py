@@ -207,6 +207,7 @@ def rotate_keys(
 
     Source: RoFormer (arXiv:2104.09864), equation 34; the Llama family has it in the half-split arrangement.
     """
+    inv_freq = inv_freq.cpu()  # once: from a GPU the host waits for it
     if source.ndim == 1:
         angles = rotary_angles(target, inv_freq) - rotary_angles(source, inv_freq)  # [T, R/2]
     else:
@@ -215,7 +216,7 @@ def rotate_keys(
         angles = torch.stack(moves)[axes.cpu(), :, torch.arange(len(axes))].T  # [T, R/2]
     if not angles.any():
         return keys
-    cos, sin = angles.cos().float().to(keys.device), angles.sin().float().to(keys.device)
+    cos, sin = (t.float().to(keys.device, non_blocking=True) for t in (angles.cos(), angles.sin()))
     half = inv_freq.shape[0]
     if turns_neighbours:
         first, second = keys.float()[..., : 2 * half].unflatten(-1, (half, 2)).unbind(-1)

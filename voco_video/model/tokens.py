@@ -57,6 +57,10 @@ class VocoTokens:
         names = ("seconds", "positions", "keys", "values", "embeds")
         return {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
 
+    def pin_memory(self) -> VocoTokens:
+        """Return the tokens in pinned memory, from which a GPU copies without making the host wait."""
+        return self._with({name: tensor.pin_memory() for name, tensor in self.tensors().items()})
+
     def first(self, num_voco_tokens: int) -> VocoTokens:
         """Keep the first k VoCo tokens of every frame: exactly what compressing with k tokens gives, being causal.
 

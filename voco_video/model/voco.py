@@ -230,13 +230,13 @@ class VocoModel(nn.Module):
 
     def _by_layer(self, tensor: Tensor) -> Tensor:
         """Turn ``[F, layers, kv_heads, k, head_dim]`` into ``[layers, kv_heads, F * k, head_dim]`` on the device."""
-        moved = tensor.to(self.backbone.device, self.backbone.dtype)
+        moved = tensor.to(self.backbone.device, self.backbone.dtype, non_blocking=True)
         return moved.permute(1, 2, 0, 3, 4).flatten(2, 3).contiguous()
 
     def _prefix_from_embeds(self, tokens: VocoTokens) -> Prefix:
         assert tokens.embeds is not None
         before = self.backbone.embed(self.backbone.template.frame_before_ids)  # [1, D]
-        embeds = tokens.embeds.to(before.device, before.dtype).flatten(0, 1)  # [F * k, D]
+        embeds = tokens.embeds.to(before.device, before.dtype, non_blocking=True).flatten(0, 1)  # [F * k, D]
         sequence = torch.cat([before, embeds])[None]  # [1, 1 + F * k, D]
         layers, state = read_row(self.backbone, self.answering, {"inputs_embeds": sequence})
         slots = torch.arange(before.shape[0], sequence.shape[1]).view(tokens.num_frames, -1)

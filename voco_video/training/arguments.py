@@ -53,7 +53,7 @@ def training_arguments(config: TrainConfig, *, num_steps: int) -> TrainingArgume
         save_total_limit=config.save_total_limit,
         report_to=list(config.report_to),
         dataloader_num_workers=config.num_workers,
-        dataloader_pin_memory=False,
+        dataloader_pin_memory=torch.cuda.is_available(),  # `TrainingBatch.pin_memory`; without a GPU it only warns
         train_sampling_strategy="sequential",
         remove_unused_columns=False,
         label_names=["labels"],

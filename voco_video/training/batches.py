@@ -119,6 +119,18 @@ class TrainingBatch:
     times: tuple[FrameTimes, ...] = field(default=(), repr=False)
     parts: tuple[TrainingBatch, ...] = field(default=(), repr=False)
 
+    def pin_memory(self) -> TrainingBatch:
+        """Return the batch with pixels and cached tokens in pinned memory, from which a GPU copies while it computes.
+
+        The library's data loader calls this, in a thread of its own.
+        """
+        return replace(
+            self,
+            pixels=None if self.pixels is None else torch.from_numpy(self.pixels).pin_memory().numpy(),
+            tokens=tuple(tokens.pin_memory() for tokens in self.tokens),
+            parts=tuple(part.pin_memory() for part in self.parts),
+        )
+
 
 def make_batch(
     backbone: Backbone, samples: Sequence[TrainingSample], visibility: Visibility, *, max_length: int = 2048

@@ -250,7 +250,7 @@ class VocoTrainer(Trainer):
         keys = sorted(self._sums)
         if not keys:
             return {}
-        own = torch.stack([torch.stack(self._sums[key]).sum().double() for key in keys])
+        own = torch.stack([torch.stack(self._sums[key]).sum().float() for key in keys])
         self._sums.clear()
         total: Tensor = self.accelerator.reduce(own, reduction="sum")
         return dict(zip(keys, total.tolist(), strict=True))

@@ -79,7 +79,7 @@ class TrainableVoco(nn.Module):
         return {
             "loss": loss / (num_labels if num_items_in_batch is None else num_items_in_batch) + answers.untouched,
             "cross_entropy": cross_entropy.detach(),
-            "num_labels": torch.tensor(num_labels, device=loss.device),
+            "num_labels": torch.tensor(num_labels).to(loss.device, non_blocking=True),
             "num_correct": correct.sum(),
             "correct": correct,
             "rows": answers.rows,
@@ -151,8 +151,8 @@ class TrainableVoco(nn.Module):
             row = torch.cat([frames.flatten(0, 1), backbone.widened(row, frames.shape[2])])
         hidden: Tensor = backbone.decoder(
             **backbone.decoder_inputs(row[None]),
-            attention_mask=layout.text_mask().to(row.device),
-            position_ids=layout.position_ids().to(row.device),
+            attention_mask=layout.text_mask().to(row.device, non_blocking=True),
+            position_ids=layout.position_ids().to(row.device, non_blocking=True),
             use_cache=False,
             packed=layout,
         ).last_hidden_state
@@ -200,7 +200,7 @@ class TrainableVoco(nn.Module):
             else:
                 in_frames, in_text = places[sample].order(length)
                 row = torch.cat([own.flatten(0, 1), text])
-                rows.append(row[torch.cat([in_frames, in_text]).argsort().to(row.device)])
+                rows.append(row[torch.cat([in_frames, in_text]).argsort().to(row.device, non_blocking=True)])
                 texts.append(in_text)
                 at.append(_row_positions(places[sample], positions, in_frames, in_text))
                 ids = torch.full((len(row),), -1)
@@ -212,9 +212,9 @@ class TrainableVoco(nn.Module):
         inputs = backbone.decoder_inputs(padded_rows, torch.stack(padded_ids) if is_vision and padded_ids else None)
         if positions.shape[1] > 1:  # padding on the right is never attended to
             padded = torch.stack([nn.functional.pad(p, (0, longest - p.shape[1])) for p in at], dim=1)
-            inputs["position_ids"] = padded.to(words.device)  # [C, B, S + T]
+            inputs["position_ids"] = padded.to(words.device, non_blocking=True)  # [C, B, S + T]
         hidden = backbone.decoder(**inputs, use_cache=False).last_hidden_state
-        found = [row[text.to(row.device)] for row, text in zip(hidden, texts, strict=True)]
+        found = [row[text.to(row.device, non_blocking=True)] for row, text in zip(hidden, texts, strict=True)]
         return self._at_labels(batch, torch.cat(found), untouched)
 
     def _interleaved(
@@ -232,7 +232,7 @@ class TrainableVoco(nn.Module):
         """Embed token ids, and `LEARNED` as the embeddings that follow a video, ``[..., T] -> [..., T, D]``."""
         backbone = self.voco.backbone
         embeds = backbone.embed(input_ids.clamp_min(0))
-        is_learned = (input_ids == LEARNED).to(embeds.device)
+        is_learned = (input_ids == LEARNED).to(embeds.device, non_blocking=True)
         learned = backbone.family.after_embeds(backbone.hf_model)
         if learned is None or not is_learned.any():
             return embeds
@@ -302,8 +302,8 @@ class TrainableVoco(nn.Module):
         rows, columns = is_labelled.nonzero(as_tuple=True)
         starts = torch.tensor([0, *batch.text_lengths[:-1]]).cumsum(0)  # [B]
         return AnswerLogits(
-            logits=self.voco.backbone.logits(hidden[(starts[rows] + columns).to(hidden.device)]),
-            labels=batch.labels[:, 1:][is_labelled].to(hidden.device),
+            logits=self.voco.backbone.logits(hidden[(starts[rows] + columns).to(hidden.device, non_blocking=True)]),
+            labels=batch.labels[:, 1:][is_labelled].to(hidden.device, non_blocking=True),
             rows=rows,
             turns=batch.turn_ids[:, 1:][is_labelled],
             untouched=untouched,

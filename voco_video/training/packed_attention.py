@@ -13,8 +13,8 @@ frames. It is registered through the library's public interface under `PACKED`, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,14 @@ class PackedLayout:
     prefix: tuple[tuple[Tensor, Tensor], ...] | None = None
     frame_positions: Tensor | None = None
     interleaved: tuple[Interleaved, ...] | None = None
+    _on_device: dict[tuple[str, torch.device], Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    def index_on(self, device: torch.device, name: Literal["text_places", "text_index", "slot_index"]) -> Tensor:
+        """Return one of these on a device, brought there once: every layer takes it."""
+        key = name, device
+        if key not in self._on_device:
+            self._on_device[key] = getattr(self, name)().to(device, non_blocking=True)
+        return self._on_device[key]
 
     @property
     def total_frames(self) -> int:
@@ -205,7 +213,7 @@ def packed_attention(
     )  # [B, heads, T, head_dim]
     rows = [answered.transpose(1, 2).flatten(0, 1)]  # [B * T, heads, head_dim]
     if packed.has_padding:
-        rows[0] = rows[0][packed.text_places().to(query.device)]  # [ΣT, heads, head_dim]
+        rows[0] = rows[0][packed.index_on(query.device, "text_places")]  # [ΣT, heads, head_dim]
     if packed.total_frames:
         frame_keys, frame_values = (tensor.repeat_interleave(groups, dim=1) for tensor in frames[1:])
         compressed = nn.functional.scaled_dot_product_attention(
@@ -225,7 +233,7 @@ def _text_batch(tensor: Tensor, packed: PackedLayout) -> Tensor:
     """Cut the texts out of a row and pad them: ``[1, heads, ΣF*L + ΣT, head_dim] -> [B, heads, T, head_dim]``."""
     rows = tensor[0, :, packed.frame_tokens :].transpose(0, 1)  # [ΣT, heads, head_dim]
     if packed.has_padding:
-        rows = rows[packed.text_index().to(rows.device)]  # [B * T, heads, head_dim]
+        rows = rows[packed.index_on(rows.device, "text_index")]  # [B * T, heads, head_dim]
     return rows.unflatten(0, (len(packed.num_frames), packed.longest_text)).transpose(1, 2)
 
 
@@ -233,7 +241,7 @@ def _kept_slots(frames: Tensor, packed: PackedLayout) -> Tensor:
     """Gather what text sees of the frames: ``[ΣF, heads, L, head_dim] -> [B, heads, S, head_dim]``."""
     kept = frames[:, :, packed.frame_length - packed.kept :].transpose(1, 2).flatten(0, 1)  # [ΣF * kept, heads, d]
     if packed.is_ragged:
-        kept = kept[packed.slot_index().to(kept.device)]
+        kept = kept[packed.index_on(kept.device, "slot_index")]
     else:
         kept = kept[: len(packed.num_frames) * packed.prefix_length]
     return kept.unflatten(0, (len(packed.num_frames), packed.prefix_length)).transpose(1, 2)

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from voco_video.compress import StageSeconds, compress_batch, frames_of
+from voco_video.compress import compress_batch, frames_of
 from voco_video.data.samples import Sample as FileSample
 from voco_video.data.samples import Turn
+from voco_video.model.stage_clock import StageSeconds
 from voco_video.model.tokens import VocoTokens
 from voco_video.model.voco import VocoModel
 from voco_video.options.compression import CompressOptions, Compressor, Form
