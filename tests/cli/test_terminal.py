@@ -134,7 +134,9 @@ def test_training_has_one_line_too(on_terminal, tmp_path, caplog):
     assert any(re.match(r"training, loss [\d.]+ .* 3/4 steps", line) for line in seen.drawn), seen.drawn
     assert any(re.match(r"validating at step 2 .* \d+/\d+ samples", line) for line in seen.drawn), seen.drawn
     assert not any("{'" in line for line in seen.drawn), "the library's own lines"
-    notes = [record.getMessage() for record in caplog.records if re.match(r"step [24] of 4: loss ", record.getMessage())]
+    notes = [
+        record.getMessage() for record in caplog.records if re.match(r"step [24] of 4: loss ", record.getMessage())
+    ]
     assert len(notes) == 2, "which are printed above the line; here pytest takes them"
     assert not any(line.startswith(("training,", "validating at")) for line in seen.screen), "the line is gone"
 

@@ -101,7 +101,7 @@ def candidates(paths: CachePaths, given: str) -> list[EntryLabel]:
     if named := EntryNames(paths).digest_of(given):
         return _labels(paths, [named])
     if is_prefix(given):
-        return _labels(paths, (path.name for path in paths.directories() if path.name.startswith(given)))
+        return _labels(paths, (path.name for path in paths.directories(given)))
     labels = all_labels(paths)
     return [label for label in labels if label.stream == given and not label.name] or [
         label for label in labels if label.is_of(given)

@@ -289,3 +289,16 @@ def fetching_files() -> Iterator[Callable[[int, int], None]]:
     """Show how far files of a hub have come, for `watched_by`."""
     with ProgressBar("fetching", quiet=False) as bar:
         yield bar.show_bytes
+
+
+@contextmanager
+def sending(name: str) -> Iterator[None]:
+    """Show how much of what is published has gone to the hub."""
+
+    @contextmanager
+    def watching() -> Iterator[Callable[[int, int], None]]:
+        with ProgressBar(name, quiet=False) as bar:
+            yield bar.show_bytes
+
+    with watched_by(watching):
+        yield

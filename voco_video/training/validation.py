@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -61,17 +62,19 @@ def validate(
     """
     was_training = model.training
     model.eval()
-    scores = {}
+    scores: dict[str, Score] = {}
     passes = visibilities(config, num_voco_tokens=num_voco_tokens)
     assert dataset.num_samples is not None
     total = dataset.num_samples * len(passes)
     for visibility in passes:
-        before = len(scores) * dataset.num_samples
-        scores[visibility.name] = _score(
-            model, backbone, dataset, visibility, config, lambda done, before=before: on_progress(before + done, total)
-        )
+        tell = partial(_tell, on_progress, len(scores) * dataset.num_samples, total)
+        scores[visibility.name] = _score(model, backbone, dataset, visibility, config, tell)
     model.train(was_training)
     return scores
+
+
+def _tell(on_progress: Callable[[int, int], None], before: int, total: int, done: int) -> None:
+    on_progress(before + done, total)
 
 
 def _score(
