@@ -128,7 +128,13 @@ class FrameCache:
 
     @contextmanager
     def growing_writer(
-        self, key: CacheKey, *, facts: Mapping[str, Any], restart: bool = False, segment_frames: int = 32
+        self,
+        key: CacheKey,
+        *,
+        facts: Mapping[str, Any],
+        source: str = "",
+        restart: bool = False,
+        segment_frames: int = 32,
     ) -> Iterator[GrowingWriter]:
         """Write an entry that others read meanwhile, or go on with one, as its only writer.
 
@@ -137,6 +143,7 @@ class FrameCache:
 
         Args:
             facts, restart: as for `writer`; facts of an earlier run stay where there is no new one.
+            source: the path or URL, for who asks for it before the first publication, which has the facts.
             segment_frames: publications are merged into files of this many frames.
 
         Raises:
@@ -157,6 +164,8 @@ class FrameCache:
             lock = WriteLock.try_acquire(self._paths.make_lock_path(key.digest))
         if lock is None:
             raise CacheError(f"cache entry {key.digest[:12]} is being written by another process; one is enough")
+        with os_errors_as_cache_errors(f"write to cache directory {self.cache_dir}"):
+            lock.note(source)
         with self._writing(directory, lock, restart=restart):
             writer = GrowingWriter(directory, key, facts=facts, segment_frames=segment_frames, reader=self._reader)
             with closing_writer(writer):

@@ -15,6 +15,7 @@ import typer
 from voco_video.cli import options as opt
 from voco_video.cli.compress import print_choices
 from voco_video.cli.early import check_asked, check_drawing, check_model, joined_words
+from voco_video.cli.encoding import print_error
 from voco_video.cli.help import OUTPUT, QUESTIONS
 from voco_video.cli.options import as_said_here, with_options, without
 from voco_video.cli.output import print_json
@@ -188,7 +189,7 @@ def fitting_questions(model: VideoModel, questions: list[str]) -> list[str]:
         except UsageError as error:
             if len(questions) == 1:
                 raise
-            print(f"error: {error}", file=sys.stderr)
+            print_error(str(error))
         else:
             fitting.append(question)
     if not fitting:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import typer
 
 from voco_video.cli import options as opt
 from voco_video.cli.early import check_cache
+from voco_video.cli.encoding import print_error
 from voco_video.cli.entries import cache_paths, is_there, labels_of
 from voco_video.cli.help import Command
 from voco_video.cli.inspect import entry_facts, print_entries
@@ -249,7 +249,7 @@ def rm(
     if len(entries) == 1 and failed and not removed:
         raise failed[0]
     for other in failed:
-        print(f"error: {other}", file=sys.stderr)
+        print_error(str(other))
     if failed:
         raise typer.Exit(1)
 

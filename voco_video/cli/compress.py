@@ -14,6 +14,7 @@ import typer
 
 from voco_video.cli import options as opt
 from voco_video.cli.early import check_model, check_video, similar_file
+from voco_video.cli.encoding import print_error
 from voco_video.cli.entries import check_can_name
 from voco_video.cli.follow import check_followed, follow_source
 from voco_video.cli.help import OUTPUT
@@ -161,7 +162,7 @@ def compress_files(
                     if len(files) == 1:
                         raise item.error
                     num_failed += 1
-                    print(f"error: {with_name(item.error, shown_name(path))}", file=sys.stderr)
+                    print_error(str(with_name(item.error, shown_name(path))))
     except KeyboardInterrupt:
         print_summary(rows, verbose=verbose, json=json)
         print(

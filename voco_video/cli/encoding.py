@@ -36,6 +36,15 @@ def shown(text: str, stream: TextIO) -> str:
     return text.encode(encoding, "voco-video").decode(encoding, "surrogateescape")
 
 
+def print_error(text: str) -> None:
+    """Print a text as ``error: ...`` on standard error, whatever names of files it quotes.
+
+    Its lines are not broken, so that a path in them can be copied.
+    """
+    lines = [shown(line, sys.stderr) for line in f"error: {text}".split("\n")]
+    print("\n".join(lines), file=sys.stderr)
+
+
 def _plainer(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error

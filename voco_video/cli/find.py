@@ -15,6 +15,7 @@ from voco_video.cli import options as opt
 from voco_video.cli.ask import end_with, file_of, open_compressed
 from voco_video.cli.compress import expand_paths, print_choices
 from voco_video.cli.early import check_model, check_searched, check_video
+from voco_video.cli.encoding import print_error
 from voco_video.cli.entries import live_entries
 from voco_video.cli.help import OUTPUT
 from voco_video.cli.options import with_options, without
@@ -84,7 +85,7 @@ def find(
     def count_failed(name: object, error: Exception) -> None:
         nonlocal num_failed
         num_failed += 1
-        print(f"error: {with_name(error, name)}", file=sys.stderr)
+        print_error(str(with_name(error, name)))
 
     with ProgressBar(num_items=len(names), quiet=json) as bar:
         for name in names:
