@@ -31,7 +31,9 @@ def train(
         str | None,
         typer.Argument(help="A recipe's name, or a YAML file; without one the recipes are listed.", metavar="RECIPE"),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint in output_dir.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run from the last checkpoint in output_dir.")
+    ] = False,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Another value for one option of the recipe.", metavar="KEY=VALUE"),
