@@ -119,7 +119,9 @@ class Stream:
         self.seconds = StageSeconds()
         with ExitStack() as stack:
             named = {"model": model_name} if model_name else {}
-            writer = stack.enter_context(cache.growing_writer(self.key, facts=named, restart=options.force))
+            writer = stack.enter_context(
+                cache.growing_writer(self.key, facts=named, source=self._source.name, restart=options.force)
+            )
             if options.name is not None:
                 identity.take_name(self.key, cache)
             batching = Batching(compress.batch_size)

@@ -67,7 +67,6 @@ class Arithmetic:
             "int8 as kv, Qwen2-7B": int8_figure("Qwen2-7B"),
             "search with voco-tiny, held in memory": search_bytes,
             "search with voco-tiny, one question": search_seconds,
-            "pruning after every write": entries_figure("prune"),
             "listing": entries_figure("list"),
         }
         if self.inputs.checkpoint:
@@ -274,17 +273,14 @@ class Arithmetic:
 
     def _limit_lines(self) -> list[tuple[str, str, float, float]]:
         on, request, found = self.inputs, self.request, self.figures
-        video_seconds = on.mean_seconds * on.fps / self.worker["rate"]
         held = on.cache_gb * 1e9 / (self.kept_bytes * 3600 * on.fps)
         in_memory = on.node_memory_gb * 1e9 / found["search with voco-tiny, held in memory"].value
         in_a_second = 1 / found["search with voco-tiny, one question"].value
-        prunes = video_seconds / found["pruning after every write"].value
         month = on.store_dollars_per_gb_month / GIB
         small = [on.put_dollars_per_1000 / 1000 / month] if month else []  # what is kept for nothing has no such size
         mbits = self.worker["rate"] / on.fps * on.source_megabits
         workers = float(self.worker["count"])
         return [
-            ("one cache folder: pruning after a write takes as long as a video", "entries", on.videos, prunes),
             ("one cache folder: `cache ls` takes a minute", "entries", on.videos, 60 / found["listing"].value),
             ("one cache: what was unused longest is deleted", "hours", on.hours, held),
             (

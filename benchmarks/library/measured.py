@@ -140,7 +140,7 @@ def search_figures() -> tuple[Figure, Figure]:
 
 
 def entries_figure(step: str) -> Figure:
-    """Processor seconds for each entry that a cache folder holds: ``prune`` (after every write) or ``list``."""
+    """Processor seconds for each entry that a cache folder holds: ``prune`` (looking at all) or ``list``."""
     value, place = pick("many_entries", "rows", -1, "steps", step, "cpu_seconds")
     count, _ = pick("many_entries", "rows", -1, "num_entries")
     return Figure(value / count, "CPU s per entry", f"{place} / num_entries")

@@ -23,14 +23,14 @@ def test_it_runs_and_its_figures_are_those_of_its_rows(tmp_path, capsys):
     assert "| 16 |" in capsys.readouterr().out
 
 
-def test_pruning_is_what_every_write_ends_with(tmp_path, monkeypatch):
+def test_what_is_timed_is_what_every_write_ends_with(tmp_path, monkeypatch):
     seen = []
-    prune = FrameCache.prune
-    monkeypatch.setattr(FrameCache, "prune", lambda self, *args: seen.append(args) or prune(self, *args))
+    real = FrameCache._prune_after_write
+    monkeypatch.setattr(FrameCache, "_prune_after_write", lambda self: seen.append("after") or real(self))
     many_entries._write(FrameCache(tmp_path), 0, 2)
-    assert seen == [()]
+    assert seen == ["after"]
     many_entries._write(many_entries._Filling(tmp_path), 1, 2)
-    assert seen == [()]
+    assert seen == ["after"]
 
 
 def test_a_folder_that_lists_something_else_is_not_timed(tmp_path):

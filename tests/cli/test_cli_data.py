@@ -32,8 +32,8 @@ def msvd(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("layout", ["msvd", "msrvtt", "activitynet"])
 def test_synth_writes_what_check_finds_complete(tmp_path: Path, layout: str) -> None:
     out = tmp_path / "set"
-    written = run("synth", "--out", out, "--layout", layout, "--num-videos", 4, "--seed", 2, "--size", 32)
-    assert (written.exit_code, written.output) == (0, f"4 videos in {out}, layout {layout}, seed 2\n")
+    written = run("synth", "--out", out, "--format", layout, "--num-videos", 4, "--seed", 2, "--size", 32)
+    assert (written.exit_code, written.output) == (0, f"4 videos in {out}, format {layout}, seed 2\n")
     for split, num_videos in (("train", 2), ("val", 1), ("test", 1)):
         checked = run("check", layout, "--root", out, "--split", split, "--open")
         assert checked.exit_code == 0
@@ -42,7 +42,7 @@ def test_synth_writes_what_check_finds_complete(tmp_path: Path, layout: str) -> 
 
 
 def test_synth_of_images_is_what_the_same_call_in_python_gives(tmp_path: Path) -> None:
-    options = ("--layout", "llava", "--num-videos", 3, "--size", 32, "--media", "image", "--questions-per-video", 4)
+    options = ("--format", "llava", "--num-videos", 3, "--size", 32, "--media", "image", "--questions-per-video", 4)
     written = run("synth", "--out", tmp_path / "one", *options, "--json")
     assert json.loads(written.output)["path"] == str(tmp_path / "one")
     other = write_dataset(tmp_path / "two", layout="llava", num_videos=3, size=32, media="image", questions_per_video=4)
@@ -55,10 +55,10 @@ def test_synth_of_images_is_what_the_same_call_in_python_gives(tmp_path: Path) -
 
 
 def test_synth_refuses_what_cannot_be(tmp_path: Path, msvd: Path) -> None:
-    assert isinstance(run("synth", "--out", msvd, "--layout", "llava", "--num-videos", 10).exception, UsageError)
-    few = run("synth", "--out", tmp_path / "few", "--layout", "msvd", "--num-videos", 2)
+    assert isinstance(run("synth", "--out", msvd, "--format", "llava", "--num-videos", 10).exception, UsageError)
+    few = run("synth", "--out", tmp_path / "few", "--format", "msvd", "--num-videos", 2)
     assert isinstance(few.exception, UsageError)
-    for options in (("--layout", "coco"), ("--layout", "msvd", "--media", "film")):
+    for options in (("--format", "coco"), ("--format", "msvd", "--media", "film")):
         assert isinstance(run("synth", "--out", tmp_path / "coco", *options, "--num-videos", 3).exception, UsageError)
 
 
@@ -79,7 +79,7 @@ def test_missing_and_broken_clips_are_told_one_by_one(msvd: Path) -> None:
     assert f"missing {clips[0].stem} (4 questions)" in plain.output
     assert f"broken {clips[1].stem} (4 questions): {clips[1]}: the file is empty" in plain.output
     assert clips[2].stem not in plain.output
-    assert "voco-video data synth --out DIR --layout msvd --num-videos 10 --seed 1" in plain.output
+    assert "voco-video data synth --out DIR --format msvd --num-videos 10 --seed 1" in plain.output
     assert [one.status for one in opened.media[:4]] == ["missing", "broken", "broken", "there"]
     assert opened.media[2].reason
     assert not opened.is_complete
@@ -195,3 +195,14 @@ def test_why_broken_tells_images_and_videos(tmp_path: Path, msvd: Path) -> None:
     truncate(image, image, 0.6)
     assert why_broken(image, "image", open_media=False) == ""
     assert why_broken(image, "image", open_media=True)
+
+
+def test_the_former_name_of_the_format_still_works(tmp_path):
+    options = ("--num-videos", 10, "--size", 32, "--json")
+    made = run("synth", "--out", tmp_path / "new", "--format", "msvd", *options)
+    former = run("synth", "--out", tmp_path / "old", "--layout", "msvd", *options)
+    assert json.loads(made.stdout)["format"] == json.loads(former.stdout)["format"] == "msvd"
+    assert "--layout msvd still works" in former.stderr
+    assert not made.stderr
+    for given in ((), ("--format", "msvd", "--layout", "msvd"), ("--format", "coco")):
+        assert isinstance(run("synth", "--out", tmp_path / "no", *given, "--num-videos", 10).exception, UsageError)

@@ -192,6 +192,19 @@ def test_a_recording_that_is_followed_is_asked_by_its_path(run, ask, recording, 
     assert ask(recording)["entry"] != stream.key.digest, "nobody follows it now, so its bytes count"
 
 
+def test_a_recording_of_which_nothing_is_published_yet_gets_no_entry_of_its_own(run, ask, recording, model):
+    with model.open_stream(recording, name="door", fps=2) as stream:
+        says = f"error: {recording} is being followed, and nothing of it can be read yet; ask again in a moment\n"
+        assert run("ask", recording, "who?") == (1, "", says)
+        code, _, err = run("find", "rec.ts", "a number")
+        assert (code, "rec.ts is being followed, and nothing" in err) == (1, True), err
+        assert len(model.cache.labels()) <= 1, "the followed one alone"
+        while not next(stream).num_published_frames:
+            pass
+        assert ask(recording)["entry"] == stream.key.digest
+    assert ask(recording)["entry"] != stream.key.digest, "nobody follows it now, so its bytes count"
+
+
 def follow(run, recording, *options) -> dict:
     code, out, err = run("compress", recording, "--follow", "--idle-seconds", 0.2, "--json", *options)
     assert code == 0, err

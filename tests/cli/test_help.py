@@ -92,8 +92,8 @@ def test_an_option_is_in_the_same_group_everywhere():
     several = {option: panels for option, panels in homes.items() if len(panels) > 1}
     # --seed draws questions in `eval`, samples tokens in `ask` and makes scenes in `data synth`. `convert` changes K,
     # `demo` and `ask` choose from it, and `compress` keeps so many. `inspect` lists the entries of a --compressor.
-    # --layout is that of prompts, and of data sets; `cache ls --model` lists those of a model.
-    assert {*several} <= {"--seed", "--num-voco-tokens", "--compressor", "--layout", "--resume", "--model"}, several
+    # `cache ls --model` lists those of a model.
+    assert {*several} <= {"--seed", "--num-voco-tokens", "--compressor", "--resume", "--model"}, several
 
 
 @pytest.mark.parametrize("width", [78, 50, 30])
@@ -158,7 +158,7 @@ def test_every_command_calls_its_output_out():
     ("line", "what"),
     [
         ("convert voco-tiny made", "the folder to write"),
-        ("data synth made --layout msvd --num-videos 0", "the folder of the set"),
+        ("data synth made --format msvd --num-videos 0", "the folder of the set"),
     ],
 )
 def test_an_output_may_still_be_an_argument(run, line, what):

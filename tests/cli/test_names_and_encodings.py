@@ -140,3 +140,14 @@ def test_the_clock_that_a_model_is_told_counts_whole_seconds() -> None:
         "[-0:00:01]",
         "[-0:01:00]",
     ]
+
+
+@pytest.mark.parametrize("command", [("inspect",), ("compress",), ("ask", "{}", "who?"), ("find", "{}", "who?")])
+def test_errors_cannot_move_the_cursor(run, tmp_path: Path, command: tuple[str, ...]) -> None:
+    name = "été\x1b[2J\r\u202egnp 1.mp4"
+    (tmp_path / name).write_text("no video")
+    parts = command if "{}" in command else (*command, "{}")
+    code, _, err = run(*(part.format(name) for part in parts))
+    assert code, err
+    assert r"été\x1b[2J\r\u202egnp 1.mp4" in err, "what is not dangerous is as it was, on one line, to be copied"
+    assert not set(err) & {"\x1b", "\r", "\u202e"}

@@ -117,6 +117,30 @@ def test_evaluations_scores_and_comparisons(on_terminal):
         assert len(rows_of(compared)) >= 2
 
 
+def test_training_has_one_line_too(on_terminal, tmp_path, caplog):
+    values = {
+        "model": "voco-tiny",
+        "max_steps": 4,
+        "global_batch_size": 2,
+        "per_device_batch_size": 2,
+        "num_turns": 1,
+        "log_steps": 2,
+        "eval_steps": 2,
+        "eval_samples": 4,
+        "report_to": [],
+    }
+    sets = [part for name, value in values.items() for part in ("--set", f"{name}={json.dumps(value)}")]
+    seen = on_terminal(80, "train", "voco-tiny/image", *sets, "--out", tmp_path / "run")
+    assert any(re.match(r"training, loss [\d.]+ .* 3/4 steps", line) for line in seen.drawn), seen.drawn
+    assert any(re.match(r"validating at step 2 .* \d+/\d+ samples", line) for line in seen.drawn), seen.drawn
+    assert not any("{'" in line for line in seen.drawn), "the library's own lines"
+    notes = [
+        record.getMessage() for record in caplog.records if re.match(r"step [24] of 4: loss ", record.getMessage())
+    ]
+    assert len(notes) == 2, "which are printed above the line; here pytest takes them"
+    assert not any(line.startswith(("training,", "validating at")) for line in seen.screen), "the line is gone"
+
+
 def test_json_is_the_same_on_a_terminal(work, monkeypatch, run):
     monkeypatch.setenv("VOCO_VIDEO_CACHE_DIR", str(work / "cache"))
     for command in (["cache", "ls", "--json"], ["compress", work / "clips", "--json"]):

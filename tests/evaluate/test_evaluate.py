@@ -17,6 +17,8 @@ from voco_video.data.samples import Dataset, Media
 from voco_video.errors import CacheError, DataError, UsageError
 from voco_video.evaluate import EvalOptions, EvalProgress, answer_vocabulary, evaluate
 from voco_video.evaluate.answer_likelihood import Ranker
+from voco_video.evaluate.answering import compress
+from voco_video.evaluate.plan import choose_questions
 from voco_video.evaluate.run_folder import RankFile, RunFiles
 from voco_video.scoring.predictions import Prediction, read_predictions, read_run_info, write_run_info
 from voco_video.shapes.write_dataset import write_dataset
@@ -230,6 +232,19 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(model, data, op
     assert not (tmp_path / "run" / "parts").exists()
     assert next(report.num_answers for report in reports if report.num_resumed == 15) == 15
     assert reports[-1].num_answers == reports[-1].total_answers == data.num_questions
+
+
+def test_the_result_says_what_was_compressed_and_what_was_cached(model, data, options, tmp_path):
+    some = replace(options, limit=3)
+    one = evaluate(model, data, options=some, out=tmp_path / "one")
+    two = evaluate(model, data, options=some, out=tmp_path / "two")
+    paths = [video.path for video in choose_questions(data, some)]
+    frames = sum(compress(model, path, some).num_frames for path in paths)
+    assert one.num_frames == two.num_frames == frames > 0
+    assert one.num_compressed + one.num_cached == len(paths)
+    assert (two.num_compressed, two.num_cached) == (0, len(paths))
+    again = evaluate(model, data, options=some, out=tmp_path / "two")
+    assert (again.num_frames, again.num_compressed, again.num_cached) == (0, 0, 0), "all was answered already"
 
 
 def test_a_run_in_parts_of_other_processes_goes_on(model, data, options, whole, tmp_path):

@@ -23,7 +23,7 @@ def evaluated(tmp_path_factory):
     folder = tmp_path_factory.mktemp("card")
     shutil.copytree(find_checkpoint("voco-tiny"), folder / "mine")
     (folder / "mine" / "README.md").unlink(missing_ok=True)
-    run("data", "synth", "--out", folder / "shapes", "--layout", "msvd", "--num-videos", "8", "--size", "64")
+    run("data", "synth", "--out", folder / "shapes", "--format", "msvd", "--num-videos", "8", "--size", "64")
     evaluation = ("eval", "msvd", "--root", folder / "shapes", "--model", folder / "mine", "--num-frames", "2")
     run(*evaluation, "--limit", "10", "--num-voco-tokens", "1,8", "--out", folder / "runs", "--batch-size", "auto")
     return folder

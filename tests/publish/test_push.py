@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,12 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from tests.helpers.hub_server import TOKEN, reachable_hub, read_folder
+from tests.helpers.terminals import run_in_process
 from tests.helpers.tiny_families import tiny_family
 from voco_video.api import load_model
 from voco_video.checkpoint.folder import load_voco_model, save_voco_adapter, save_voco_model
 from voco_video.errors import ModelError, UsageError
+from voco_video.hub.watching import watched_by
 from voco_video.publish.push import push_checkpoint
 
 
@@ -49,6 +53,33 @@ def test_what_is_pushed_comes_back(hub, folder):
     assert all(there[name] == here[name] for name in set(here) - left)
     back = load_voco_model("me/mine")
     assert back.fingerprint() == load_voco_model(folder).fingerprint()
+
+
+def test_who_watches_is_told_how_much_has_gone(hub, folder):
+    seen = []
+
+    @contextmanager
+    def watch():
+        yield lambda done, total: seen.append((done, total))
+
+    with watched_by(watch):
+        push_checkpoint(folder, "me/mine")
+    sizes = {len(data) for name, data in published(hub, "me/mine").items() if name != ".gitattributes"}
+    (total,) = {total for _, total in seen}
+    assert len(seen) > 2
+    assert seen[-1] == (total, total), "small files and large ones, each once"
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert max(sizes) < total
+    assert load_voco_model("me/mine").fingerprint() == load_voco_model(folder).fingerprint()
+
+
+def test_the_command_shows_it_on_a_terminal(hub, folder, monkeypatch):
+    seen = run_in_process(monkeypatch, 80, "push", folder, "me/mine")
+    assert seen.code == 0, seen.raw
+    assert any(re.match(r"uploading me/mine .*/\d+\.\d MB", line) for line in seen.drawn), seen.drawn
+    assert [line for line in seen.screen if line] == [
+        f"{hub.url}/me/mine/commit/{hub.repositories['me/mine'].refs['main']}"
+    ]
 
 
 def test_a_model_goes_from_one_call_to_another(hub, folder, tmp_path):

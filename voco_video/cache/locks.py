@@ -164,6 +164,12 @@ class WriteLock:
             lock = cls._if_current(path, file)
         return lock
 
+    def note(self, text: str) -> None:
+        """Write into the lock file what the entry will be of, for as long as nothing of it can be read."""
+        self._file.seek(0)
+        self._file.truncate()
+        self._file.write(text.encode(errors="surrogateescape"))
+
     def release(self, *, delete_file: bool = False) -> None:
         """Let the next writer in; `delete_file` when no entry is left for the lock file to belong to."""
         if delete_file:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from voco_video.cache.key import is_digest
 from voco_video.cache.locks import GROWING, JOURNAL, MANIFEST
 from voco_video.cache.names import EntryNames
-from voco_video.cache.paths import CachePaths
+from voco_video.cache.paths import CachePaths, is_complete
 from voco_video.errors import CacheError, used_wrongly
 from voco_video.files.digest import digest_file
 from voco_video.files.paths import expanded
@@ -101,7 +101,7 @@ def candidates(paths: CachePaths, given: str) -> list[EntryLabel]:
     if named := EntryNames(paths).digest_of(given):
         return _labels(paths, [named])
     if is_prefix(given):
-        return _labels(paths, (path.name for path in paths.directories() if path.name.startswith(given)))
+        return _labels(paths, (path.name for path in paths.directories(given)))
     labels = all_labels(paths)
     return [label for label in labels if label.stream == given and not label.name] or [
         label for label in labels if label.is_of(given)
@@ -144,6 +144,23 @@ def followed_now(paths: CachePaths) -> list[EntryLabel]:
     growing = (directory for directory in paths.directories() if (directory / GROWING).exists())
     digests = [directory.name for directory in growing if paths.is_being_written(directory.name)]
     return _labels(paths, digests)
+
+
+def begun_of(paths: CachePaths, video: str) -> str | None:
+    """Return the digest of a live entry of a path or URL that a process follows, with nothing to read yet, if any."""
+    for lock in sorted((paths.cache_dir / "locks").glob("*.lock")):
+        if is_digest(lock.stem) and not is_complete(paths.directory(lock.stem)) and paths.is_being_written(lock.stem):
+            label = EntryLabel(lock.stem, paths.directory(lock.stem), "growing", facts={"source": _read_note(lock)})
+            if label.source and label.is_of(video):
+                return label.digest
+    return None
+
+
+def _read_note(lock: Path) -> str:
+    try:
+        return lock.read_bytes().decode(errors="surrogateescape")
+    except OSError:  # deleted meanwhile
+        return ""
 
 
 def similar_name(paths: CachePaths, given: str) -> str:

@@ -9,6 +9,7 @@
     c2/c24e…/growing.txt                   an entry that is readable while it grows: what is published
              growing.txt.5d1f…             the log before it was rewritten, while a reader has it open
              segment-000000.safetensors
+    size.json                              how many bytes there are; see `voco_video.cache.room`
     locks/3fa9….lock                       flock of the one writer
     names/91c4….json                       a name that people gave to an entry
     trash/3fa9….0a1b…                      deleted; its files go when no reader has them open
@@ -60,9 +61,10 @@ class CachePaths:
             raise CacheError(f"a cache digest is 64 lowercase hex digits, not {digest!r}")
         return self.cache_dir / digest[:2] / digest
 
-    def directories(self) -> list[Path]:
-        """List the directories of all entries in any state, by digest."""
-        paths = self.cache_dir.glob("[0-9a-f][0-9a-f]/*")
+    def directories(self, beginning: str = "") -> list[Path]:
+        """List the directories of all entries in any state, by digest; of those only that begin with these digits."""
+        folder = beginning[:2] if len(beginning) >= 2 else "[0-9a-f][0-9a-f]"
+        paths = self.cache_dir.glob(f"{folder}/{beginning}*")
         return sorted(path for path in paths if is_digest(path.name) and path.name[:2] == path.parent.name)
 
     def trash(self) -> list[Path]:

@@ -6,18 +6,19 @@ import errno
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from voco_video.cache.checking import PartialEntry, VerifyResult, read_partial, verify_directory
 from voco_video.cache.entry import CacheEntry
-from voco_video.cache.key import CacheKey
+from voco_video.cache.key import CacheKey, is_digest
 from voco_video.cache.locks import WriteLock, os_errors_as_cache_errors
 from voco_video.cache.lookup import EntryLabel, all_labels, candidates, one_entry
 from voco_video.cache.names import EntryNames
 from voco_video.cache.paths import CachePaths, default_max_bytes, is_complete, usage
+from voco_video.cache.room import CacheSize
 from voco_video.cache.segment import SegmentReader
 from voco_video.cache.writer import EntryWriter, GrowingWriter, closing_writer
 from voco_video.errors import CacheError, UsageError, used_wrongly
@@ -69,6 +70,7 @@ class FrameCache:
         except CacheError as error:
             raise used_wrongly(error) from error.__cause__
         self._paths, self._reader = CachePaths(self.cache_dir), SegmentReader()
+        self._size = CacheSize(self._paths)
         self.names = EntryNames(self._paths)
 
     def contains(self, key: CacheKey) -> bool:
@@ -126,7 +128,13 @@ class FrameCache:
 
     @contextmanager
     def growing_writer(
-        self, key: CacheKey, *, facts: Mapping[str, Any], restart: bool = False, segment_frames: int = 32
+        self,
+        key: CacheKey,
+        *,
+        facts: Mapping[str, Any],
+        source: str = "",
+        restart: bool = False,
+        segment_frames: int = 32,
     ) -> Iterator[GrowingWriter]:
         """Write an entry that others read meanwhile, or go on with one, as its only writer.
 
@@ -135,6 +143,7 @@ class FrameCache:
 
         Args:
             facts, restart: as for `writer`; facts of an earlier run stay where there is no new one.
+            source: the path or URL, for who asks for it before the first publication, which has the facts.
             segment_frames: publications are merged into files of this many frames.
 
         Raises:
@@ -155,6 +164,8 @@ class FrameCache:
             lock = WriteLock.try_acquire(self._paths.make_lock_path(key.digest))
         if lock is None:
             raise CacheError(f"cache entry {key.digest[:12]} is being written by another process; one is enough")
+        with os_errors_as_cache_errors(f"write to cache directory {self.cache_dir}"):
+            lock.note(source)
         with self._writing(directory, lock, restart=restart):
             writer = GrowingWriter(directory, key, facts=facts, segment_frames=segment_frames, reader=self._reader)
             with closing_writer(writer):
@@ -207,6 +218,8 @@ class FrameCache:
         Raises:
             CacheError: the word stands for no entry or for several, or the entry is unfinished or damaged.
         """
+        if is_digest(given) and (entry := self._opened(self._paths.directory(given))):
+            return entry  # without looking for anything else that the word may stand for
         return self.open(self._one(given))
 
     def open(self, label: EntryLabel) -> CacheEntry:
@@ -292,6 +305,13 @@ class FrameCache:
             CacheError: nothing could be deleted. Where only some could not, that is logged.
         """
         max_bytes = self.max_bytes if max_bytes is None else parse_size(max_bytes, name="max_bytes")
+        return self._prune(max_bytes, down_to=max_bytes, partial=partial, dry_run=dry_run)
+
+    def __repr__(self) -> str:
+        return f"FrameCache({str(self.cache_dir)!r}, max_bytes={self.max_bytes})"
+
+    def _prune(self, max_bytes: int, *, down_to: int, partial: bool = False, dry_run: bool = False) -> list[str]:
+        """Do what `prune` does, down to fewer bytes where there are more than ``max_bytes``."""
         removed: list[str] = []
         failures: list[CacheError] = []
 
@@ -303,18 +323,21 @@ class FrameCache:
             except CacheError as error:
                 failures.append(error)
 
-        with os_errors_as_cache_errors(f"prune cache directory {self.cache_dir}"):
+        looking = nullcontext(dict[str, int]()) if dry_run else self._size.look()
+        with os_errors_as_cache_errors(f"prune cache directory {self.cache_dir}"), looking as sizes:
             for directory in () if dry_run else self._paths.directories():
                 with going_on_after_failure(directory):
                     self._paths.tidy(directory)
             usages = [(*usage(path), path) for path in self._paths.directories()]
-            total_bytes = sum(size_bytes for size_bytes, _, _ in usages)
-            for size_bytes, _, directory in sorted(usages, key=lambda item: item[1]):
+            sizes |= {path.name: size_bytes for size_bytes, _, path in usages}
+            total_bytes = sum(sizes.values())
+            kept_bytes = down_to if total_bytes > max_bytes else max_bytes
+            for _, _, directory in sorted(usages, key=lambda item: item[1]):
                 complete = is_complete(directory)
-                is_unwanted = total_bytes > max_bytes if complete else partial
+                is_unwanted = total_bytes > kept_bytes if complete else partial
                 with going_on_after_failure(directory):
                     if is_unwanted and self._paths.evict(directory, complete=complete, dry_run=dry_run):
-                        total_bytes -= size_bytes
+                        total_bytes -= sizes.pop(directory.name)
                         removed.append(directory.name)
             if not dry_run:
                 self._paths.empty_trash()
@@ -324,9 +347,6 @@ class FrameCache:
         for failure in failures:
             logger.warning("%s", failure)
         return removed
-
-    def __repr__(self) -> str:
-        return f"FrameCache({str(self.cache_dir)!r}, max_bytes={self.max_bytes})"
 
     def _one(self, given: str) -> EntryLabel:
         return one_entry(self._paths, given)
@@ -356,12 +376,28 @@ class FrameCache:
             if restart and directory.exists():
                 with os_errors_as_cache_errors(f"replace cache entry {directory}"):
                     self._paths.discard(directory)
+            with suppress(OSError):
+                self._size.begin_write(directory.name)
             yield
         finally:
-            lock.release()
+            try:
+                with suppress(OSError):
+                    self._size.end_write(directory.name)
+            finally:
+                lock.release()
 
     def _prune_after_write(self) -> None:
+        """Prune where the cache may be above its limit; looking at all entries each time would make filling quadratic.
+
+        Then it goes a little below the limit, so that a full cache need not be looked at after every write either.
+        """
         try:
-            self.prune()
+            try:
+                self._paths.empty_trash()
+                if not self._size.may_exceed(self.max_bytes):
+                    return
+            except OSError:
+                pass  # where the sum cannot be kept, all entries are looked at
+            self._prune(self.max_bytes, down_to=self.max_bytes - self.max_bytes // 50)
         except CacheError as error:
             logger.warning("%s", error)

@@ -29,11 +29,11 @@ from voco_video.cli import (
     score,
     train,
 )
-from voco_video.cli.encoding import print_whatever_the_encoding
+from voco_video.cli.encoding import print_whatever_the_encoding, shown
 from voco_video.cli.help import Command, Group
 from voco_video.cli.options import as_said_here
 from voco_video.cli.progress import fetching_files, shows_progress
-from voco_video.cli.tables import print_wrapped
+from voco_video.cli.tables import print_error, print_wrapped
 from voco_video.errors import VocoVideoError
 from voco_video.hub.watching import watched_by
 from voco_video.model.freed_memory import keep_freed_memory
@@ -102,7 +102,8 @@ class _OnStandardError(logging.Handler):
     """Messages above the line of progress, where there is one: it stands in for standard error meanwhile."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print_wrapped(self.format(record), file=sys.stderr)
+        lines = self.format(record).split("\n")
+        print_wrapped("\n".join(shown(line, sys.stderr) for line in lines), file=sys.stderr)
 
 
 def main() -> None:
@@ -125,7 +126,7 @@ def main() -> None:
         with watched_by(fetching_files):
             app(prog_name="voco-video")
     except VocoVideoError as error:
-        print_wrapped(f"error: {error}", file=sys.stderr)
+        print_error(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

@@ -21,7 +21,7 @@ from voco_video.cli.output import print_json
 from voco_video.cli.pictures import check_picture, save_picture
 from voco_video.cli.progress import ProgressBar, loading
 from voco_video.cli.run_line import print_line, run_facts, run_line
-from voco_video.cli.tables import print_wrapped
+from voco_video.cli.tables import print_error, print_wrapped
 from voco_video.errors import UsageError
 from voco_video.files.paths import expanded, read_text_file
 from voco_video.files.urls import is_url, short_name, shown_name
@@ -189,7 +189,7 @@ def fitting_questions(model: VideoModel, questions: list[str]) -> list[str]:
         except UsageError as error:
             if len(questions) == 1:
                 raise
-            print_wrapped(f"error: {error}", file=sys.stderr)
+            print_error(str(error))
         else:
             fitting.append(question)
     if not fitting:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from voco_video.cli.entries import cache_paths, is_there, labels_of
 from voco_video.cli.help import Command
 from voco_video.cli.inspect import entry_facts, print_entries
 from voco_video.cli.output import format_bytes, print_facts, print_json
-from voco_video.cli.tables import print_wrapped
+from voco_video.cli.tables import print_error
 from voco_video.errors import CacheError, UsageError
 from voco_video.files.urls import shown_name
 from voco_video.options.fields import did_you_mean
@@ -250,7 +249,7 @@ def rm(
     if len(entries) == 1 and failed and not removed:
         raise failed[0]
     for other in failed:
-        print_wrapped(f"error: {other}", file=sys.stderr)
+        print_error(str(other))
     if failed:
         raise typer.Exit(1)
 

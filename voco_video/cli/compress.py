@@ -21,7 +21,7 @@ from voco_video.cli.options import given, with_options
 from voco_video.cli.output import format_bytes, print_json, unless_none
 from voco_video.cli.progress import ProgressBar, loading
 from voco_video.cli.run_line import run_facts, run_line
-from voco_video.cli.tables import Column, print_table, print_wrapped
+from voco_video.cli.tables import Column, print_error, print_table, print_wrapped
 from voco_video.errors import UsageError, VideoError, used_wrongly, with_name
 from voco_video.files.paths import expanded
 from voco_video.files.urls import is_url, short_name, shown_name
@@ -161,7 +161,7 @@ def compress_files(
                     if len(files) == 1:
                         raise item.error
                     num_failed += 1
-                    print_wrapped(f"error: {with_name(item.error, shown_name(path))}", file=sys.stderr)
+                    print_error(str(with_name(item.error, shown_name(path))))
     except KeyboardInterrupt:
         print_summary(rows, verbose=verbose, json=json)
         print_wrapped(

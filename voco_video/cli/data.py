@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from voco_video.cli.output import print_json
 from voco_video.cli.progress import ProgressBar
 from voco_video.cli.tables import print_table, print_wrapped
 from voco_video.data.registry import MIX665K, VIDEO_SETS
+from voco_video.errors import UsageError
 from voco_video.options.loading import MODEL
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ app = typer.Typer(
 
     \b
     Examples:
-      voco-video data synth --out shapes --layout msvd --num-videos 100
+      voco-video data synth --out shapes --format msvd --num-videos 100
       voco-video data check msvd --root data/MSVD
     """,
     no_args_is_help=True,
@@ -34,14 +36,20 @@ _NUM_SHOWN = 10
 
 @app.command("synth", cls=Command)
 def synth(
-    layout: Annotated[
-        str, typer.Option(help="Whose layout to write: msvd, msrvtt, activitynet or llava.", metavar="NAME")
-    ],
     num_videos: Annotated[
         int, typer.Option(help="Clips of all splits together: 60 % train, 15 % val, 25 % test.", metavar="N")
     ],
     folder: Annotated[Path | None, typer.Argument(hidden=True)] = None,
-    seed: Annotated[int, typer.Option(help="Another seed gives other scenes.", metavar="N")] = 0,
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="Whose files to write: msvd, msrvtt, activitynet or llava. [required]",
+            metavar="NAME",
+        ),
+    ] = None,
+    layout: Annotated[str | None, typer.Option("--layout", hidden=True)] = None,
+    seed: Annotated[int, typer.Option(help="Another seed makes other scenes and questions.", metavar="N")] = 0,
     questions_per_video: Annotated[
         int, typer.Option(help="Questions (with llava: turns) about each clip.", metavar="N")
     ] = 10,
@@ -59,10 +67,11 @@ def synth(
 
     \b
     Examples:
-      voco-video data synth --out shapes --layout msvd --num-videos 100
-      voco-video data synth --out shapes --layout llava --num-videos 1000 --media image --seed 1
+      voco-video data synth --out shapes --format msvd --num-videos 100
+      voco-video data synth --out shapes --format llava --num-videos 1000 --media image --seed 1
     """
     out = opt.out_or_former(out, folder, what="the folder of the set")
+    layout = format_or_former(format_, layout)
     from voco_video.shapes.write_dataset import write_dataset
 
     with ProgressBar("writing", unit="clip", quiet=json) as bar:
@@ -77,9 +86,28 @@ def synth(
             progress=bar.show,
         )
     if json:
-        print_json({"path": str(written), "layout": layout, "num_videos": num_videos, "seed": seed})
+        print_json({"path": str(written), "format": layout, "num_videos": num_videos, "seed": seed})
     else:
-        print(f"{num_videos} {media}s in {written}, layout {layout}, seed {seed}")
+        print(f"{num_videos} {media}s in {written}, format {layout}, seed {seed}")
+
+
+def format_or_former(given: str | None, former: str | None) -> str:
+    """Return what --format says, or --layout, as it was called before prompts had a --layout.
+
+    Raises:
+        UsageError: neither is given, both are, or there is no such format.
+    """
+    from voco_video.shapes.write_dataset import LAYOUTS
+
+    if given is not None and former is not None:
+        raise UsageError(f"--format {given} and --layout {former}: give the format once, with --format")
+    chosen = given or former
+    if chosen not in LAYOUTS:
+        known = ", ".join(LAYOUTS)
+        raise UsageError(f"--format {chosen!r}: there is {known}" if chosen else f"--format is missing: one of {known}")
+    if former is not None:
+        print(f"note: --layout is called --format here now; --layout {former} still works", file=sys.stderr)
+    return chosen
 
 
 @app.command("check", cls=Command)

@@ -14,6 +14,7 @@ from voco_video.cli.compress import print_summary, summary
 from voco_video.cli.output import print_json
 from voco_video.cli.pictures import save_picture
 from voco_video.cli.progress import ProgressBar
+from voco_video.cli.run_line import run_line
 from voco_video.cli.tables import Column, print_table, print_wrapped
 from voco_video.options.answering import WHAT_IS_SEEN
 
@@ -52,14 +53,15 @@ def demo(
         [t.question for t in truths], num_voco_tokens=num_voco_tokens, max_new_tokens=8, with_attention=True
     )
     picture = out / "where-it-looked.png"
-    save_picture(attention_strip(answers[0], source=clip), picture)
+    about = summary(clip, video)
+    save_picture(attention_strip(answers[0], source=clip, head=f"{clip.name} · {run_line([about])}"), picture)
     num_right = sum(a.text == t.answer for a, t in zip(answers, truths))
     if json:
         facts = [answer_facts(a) | {"truth": t.answer} for a, t in zip(answers, truths)]
-        print_json({"clip": str(clip), "compressed": summary(clip, video), "answers": facts, "num_right": num_right})
+        print_json({"clip": str(clip), "compressed": about, "answers": facts, "num_right": num_right})
         return
     print_wrapped(f"clip: {clip} (8 s: one shape moves, one leaves while another comes)")
-    print_summary([summary(clip, video)], json=False)
+    print_summary([about], json=False)
     print_table(
         [Column("question", cut="end"), "answer", Column("confidence", spare=1), "truth"],
         [[a.question, a.text or "(empty)", f"{a.confidence:.0%}", t.answer] for a, t in zip(answers, truths)],

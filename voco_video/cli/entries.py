@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from voco_video.errors import UsageError
+from voco_video.errors import CacheError, UsageError
 from voco_video.files.paths import default_cache_dir, expanded
 from voco_video.files.urls import is_url
 
@@ -46,8 +46,11 @@ def entry_of(given: str, cache_dir: Path | None, *, live: Sequence[EntryLabel] |
 
     Args:
         live: `live_entries`, where they were listed already.
+
+    Raises:
+        CacheError: a process follows this file, and has published nothing yet.
     """
-    from voco_video.cache.lookup import candidates, is_prefix
+    from voco_video.cache.lookup import begun_of, candidates, is_prefix
     from voco_video.cache.names import EntryNames
 
     paths = cache_paths(cache_dir)
@@ -55,6 +58,8 @@ def entry_of(given: str, cache_dir: Path | None, *, live: Sequence[EntryLabel] |
         if expanded(given).is_dir():
             return given if EntryNames(paths).digest_of(given) else None
         of_file = [one for one in (live_entries(cache_dir) if live is None else live) if one.is_of(given)]
+        if not of_file and begun_of(paths, given):
+            raise CacheError(f"{given} is being followed, and nothing of it can be read yet; ask again in a moment")
         return (of_file[0].name or of_file[0].digest) if of_file else None
     if is_prefix(given):
         return given

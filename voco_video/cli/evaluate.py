@@ -49,7 +49,7 @@ RankVocabulary = Annotated[
 NumWorkers = Annotated[
     int,
     typer.Option(
-        help="Processes that share the videos; one GPU each, as far as there are.",
+        help="Processes with a model each that share the videos; one GPU each, as far as there are.",
         metavar="N",
         rich_help_panel=MODEL,
     ),
@@ -188,6 +188,28 @@ def evaluated_line(about: dict[str, Any]) -> str:
     return " · ".join([about["model"], what.rstrip(), asked, about["sampling"], *cached])
 
 
+def closing_line(result: EvalResult, *, is_torchrun: bool = False) -> str:
+    """Say what answering took; nothing where all was answered already.
+
+    >>> from voco_video.evaluate import EvalResult
+    >>> facts = dict(num_questions=9, num_resumed=3, missing=(), undecodable=("x",), seconds=2.5)
+    >>> closing_line(EvalResult({}, **facts, num_frames=48, num_compressed=2, num_cached=1))
+    '48 frames of 3 videos, 2 compressed, 1 cached · 3 answers were there already · 2.5 s'
+    >>> closing_line(EvalResult({}, **facts))
+    ''
+    """
+    num_videos = result.num_compressed + result.num_cached
+    if not num_videos:
+        return ""
+    where = "in this process " if is_torchrun else ""
+    videos = f"{num_videos} video{'' if num_videos == 1 else 's'}"
+    counts = [(result.num_compressed, "compressed"), (result.num_cached, "cached")]
+    how = ", ".join(f"{count} {what}" for count, what in counts if count)
+    resumed = f"{result.num_resumed} answers were there already" if result.num_resumed else ""
+    parts = (f"{where}{result.num_frames} frames of {videos}, {how}", resumed, f"{result.seconds:.1f} s")
+    return " · ".join(filter(None, parts))
+
+
 def suffix_of(options: EvalOptions) -> str:
     """Return the end of a default folder's name, which keeps runs that answer in another way apart."""
     return "" if options.answer_by == "letter" else f"-{options.answer_by}"
@@ -287,6 +309,8 @@ def print_result(result: EvalResult, reports: dict[str, Report], about: dict[str
         for note in report.notes:
             print_wrapped(note)
         print_wrapped(f"predictions: {report.predictions}, report: {default_stem(report.predictions)}.md")
+    if closing := closing_line(result, is_torchrun="RANK" in os.environ):
+        print_wrapped(closing, file=sys.stderr)
     for what, videos in (("missing", result.missing), ("undecodable", result.undecodable)):
         if videos:
             shown = f"{', '.join(videos[:_NUM_SHOWN])}{', ...' if len(videos) > _NUM_SHOWN else ''}"

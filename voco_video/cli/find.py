@@ -22,7 +22,7 @@ from voco_video.cli.output import print_json
 from voco_video.cli.pictures import check_picture, save_picture
 from voco_video.cli.progress import ProgressBar, loading
 from voco_video.cli.run_line import print_line, run_line
-from voco_video.cli.tables import Column, print_table, print_wrapped
+from voco_video.cli.tables import Column, print_error, print_table, print_wrapped
 from voco_video.errors import FILE_ERRORS, ModelError, UsageError, VideoError, VocoVideoError, with_name
 from voco_video.files.urls import short_name, shown_name
 from voco_video.options.compression import CompressOptions
@@ -83,7 +83,7 @@ def find(
     def count_failed(name: object, error: Exception) -> None:
         nonlocal num_failed
         num_failed += 1
-        print_wrapped(f"error: {with_name(error, name)}", file=sys.stderr)
+        print_error(str(with_name(error, name)))
 
     with ProgressBar(num_items=len(names), quiet=json) as bar:
         for name in names:

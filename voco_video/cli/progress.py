@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, Task, TaskID
 
     from voco_video.compress import Progress as CompressProgress
+    from voco_video.training import TrainProgress
 
 _LONGEST_BAR = 30
 _SHORTEST_BAR = 8
@@ -67,6 +68,10 @@ class ProgressBar:
         """Go on to the next thing in the row."""
         self._line.begin(name)
         self.restart()
+
+    def rename(self, name: str, *, unit: str) -> None:
+        """Show other words at the beginning, and count things of this name."""
+        self._line.name, self._line.unit = shown(name, sys.stderr), unit
 
     def finish(self, *, is_free: bool = False) -> None:
         """Count the thing as done; one that took no work says nothing about how long the others will take."""
@@ -242,15 +247,43 @@ def _progress(line: _Line) -> Progress:
 @contextmanager
 def loading(model: str, *, quiet: bool) -> Iterator[None]:
     """Show that a model is being loaded, and how far it is fetched where it has to be fetched first."""
-    with ProgressBar(f"loading {model}", quiet=quiet) as bar:
+    with ProgressBar(f"loading {model}", quiet=quiet) as bar, _fetching_in(bar):
+        yield
 
-        @contextmanager
-        def fetching() -> Iterator[Callable[[int, int], None]]:
-            yield bar.show_bytes
-            bar.restart()
 
-        with watched_by(fetching):
-            yield
+@contextmanager
+def training(model: str, *, quiet: bool) -> Iterator[Callable[[TrainProgress], None]]:
+    """Show how far a run is: loading the model, then its steps with the loss, and the samples of each validation."""
+    with ProgressBar(f"loading {model}", unit="step", quiet=quiet) as bar, _fetching_in(bar):
+        was_validating = False
+
+        def show(progress: TrainProgress) -> None:
+            nonlocal was_validating
+            is_validating = progress.num_to_validate > 0
+            if is_validating != was_validating:
+                bar.restart()  # samples of a validation come at another rate than steps
+                was_validating = is_validating
+            if is_validating:
+                bar.rename(f"validating at step {progress.step}", unit="sample")
+                bar.show(progress.num_validated, progress.num_to_validate)
+            else:
+                bar.rename("training" if progress.loss is None else f"training, loss {progress.loss:.4g}", unit="step")
+                bar.show(progress.step, progress.num_steps)
+
+        yield show
+
+
+@contextmanager
+def _fetching_in(bar: ProgressBar) -> Iterator[None]:
+    """Let a bar that is shown already tell of what is fetched meanwhile."""
+
+    @contextmanager
+    def fetching() -> Iterator[Callable[[int, int], None]]:
+        yield bar.show_bytes
+        bar.restart()
+
+    with watched_by(fetching):
+        yield
 
 
 @contextmanager
@@ -258,3 +291,16 @@ def fetching_files() -> Iterator[Callable[[int, int], None]]:
     """Show how far files of a hub have come, for `watched_by`."""
     with ProgressBar("fetching", quiet=False) as bar:
         yield bar.show_bytes
+
+
+@contextmanager
+def sending(name: str) -> Iterator[None]:
+    """Show how much of what is published has gone to the hub."""
+
+    @contextmanager
+    def watching() -> Iterator[Callable[[int, int], None]]:
+        with ProgressBar(name, quiet=False) as bar:
+            yield bar.show_bytes
+
+    with watched_by(watching):
+        yield

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from voco_video.cli.early import check_files, check_folder
+from voco_video.cli.progress import sending
 from voco_video.options.loading import MODEL
 
 
@@ -41,8 +42,8 @@ def push(
     check_files(reports or [])
     from voco_video.publish.push import push_checkpoint
 
-    print(
-        push_checkpoint(
+    with sending(f"uploading {repo}"):
+        address = push_checkpoint(
             checkpoint, repo, reports=reports or [], private=private or None, revision=revision, message=message
         )
-    )
+    print(address)

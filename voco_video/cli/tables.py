@@ -269,6 +269,12 @@ def print_wrapped(text: str, *, indent: int = 0, file: TextIO | None = None) -> 
         print(line if width is None else "\n".join(_wrapped(shown(line, stream), width, indent)), file=stream)
 
 
+def print_error(text: str) -> None:
+    """Print a text as ``error: ...`` on standard error, whatever names of files it quotes."""
+    lines = [shown(line, sys.stderr) for line in f"error: {text}".split("\n")]
+    print_wrapped("\n".join(lines), file=sys.stderr)
+
+
 def _wrapped(text: str, width: int, indent: int) -> list[str]:
     """Break a text between words.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import sys
 from contextlib import redirect_stdout
@@ -16,6 +17,7 @@ from voco_video.cli import options as opt
 from voco_video.cli.early import check_trained
 from voco_video.cli.help import Section, written
 from voco_video.cli.output import print_facts, print_json
+from voco_video.cli.progress import training
 from voco_video.cli.tables import print_wrapped
 from voco_video.errors import UsageError
 from voco_video.options.fields import options_of
@@ -29,7 +31,9 @@ def train(
         str | None,
         typer.Argument(help="A recipe's name, or a YAML file; without one the recipes are listed.", metavar="RECIPE"),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint in output_dir.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run from the last checkpoint in output_dir.")
+    ] = False,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Another value for one option of the recipe.", metavar="KEY=VALUE"),
@@ -74,8 +78,10 @@ def train(
     from voco_video.training import train as run
 
     logging.getLogger("voco_video.training").setLevel(logging.INFO)
-    with redirect_stdout(sys.stderr):  # the library prints its log lines; only the result belongs on standard output
-        result = run(config, resume=resume)
+    is_quiet = json or int(os.environ.get("RANK", "0")) > 0
+    # What libraries print goes above the line of progress; only the result belongs on standard output.
+    with training(config.model, quiet=is_quiet) as show, redirect_stdout(sys.stderr):
+        result = run(config, resume=resume, on_progress=show)
     _leave_other_processes()
     facts = {
         "last": str(result.last),

@@ -99,7 +99,7 @@ def synthetic_origin(root: Path) -> str:
     try:
         settings: dict[str, Any] = json.loads((root / SETTINGS_NAME).read_bytes())
         options = {
-            "layout": settings["layout"],
+            "format": settings["layout"],
             "num-videos": settings["num_videos"],
             "seed": settings["seed"],
             "questions-per-video": settings["questions_per_video"],

@@ -20,7 +20,7 @@ from voco_video.errors import FILE_ERRORS, UsageError, with_name
 from voco_video.evaluate.answer_likelihood import Ranker
 from voco_video.evaluate.choices import score_options
 from voco_video.evaluate.options import EvalOptions
-from voco_video.evaluate.plan import Job, VideoQuestions
+from voco_video.evaluate.plan import Job, JobDone, VideoQuestions
 from voco_video.evaluate.processes import OnDone
 from voco_video.evaluate.run_folder import RankFile, RunFiles
 from voco_video.scoring.predictions import Prediction
@@ -42,16 +42,17 @@ def answer_jobs(
     with ExitStack() as stack:
         files: dict[int | None, RankFile] = {k: stack.enter_context(run.rank_file(rank)) for k, run in runs.items()}
         for job in jobs:
-            for k, predictions in answer_video(model, job, options, ranker):
+            video, status = open_video(model, job.questions, options)
+            for k, predictions in answer_video(video, status, job, options, ranker):
                 files[k].append(predictions)
-            on_done(job.num_answers)
+            seen = (0, False) if video is None else (video.num_frames, video.from_cache)
+            on_done(JobDone(job.num_answers, *seen))
 
 
-def answer_video(
-    model: VideoModel, job: Job, options: EvalOptions, ranker: Ranker | None
-) -> Iterator[tuple[int | None, list[Prediction]]]:
-    """Compress a video, or find it in the cache, and answer all its questions from each budget."""
-    questions = job.questions
+def open_video(
+    model: VideoModel, questions: VideoQuestions, options: EvalOptions
+) -> tuple[CompressedVideo | None, str]:
+    """Compress a video, or find it in the cache; where there is none, return what its predictions say."""
     video, status = None, "missing"
     if questions.path is not None:
         try:
@@ -60,6 +61,14 @@ def answer_video(
             reason = with_name(error, questions.path)
             log.warning("%s: %s; its questions count as unanswered", questions.video, reason)
             status = "undecodable"
+    return video, status
+
+
+def answer_video(
+    video: CompressedVideo | None, status: str, job: Job, options: EvalOptions, ranker: Ranker | None
+) -> Iterator[tuple[int | None, list[Prediction]]]:
+    """Answer all questions of a video from each budget."""
+    questions = job.questions
     for k in job.budgets:
         if video is None:
             yield k, [prediction_of(questions, turn, options, status=status) for turn in questions.turns]

@@ -52,7 +52,7 @@ class EvalOptions(Options, panel="Questions"):
     limit: int | None = option(
         None, "Ask this many questions, drawn from the split by --seed.", unit="questions", at_least=1, unset="all"
     )
-    seed: int = option(0, "Another seed draws other questions for --limit.")
+    seed: int = option(0, "Another seed draws other questions for --limit; answers do not depend on it.")
     skip_missing: bool = option(False, "Score without questions on missing or undecodable videos; else they are wrong.")
     fps: float | None = same_option(Sampling, "fps")
     num_frames: int | None = same_option(Sampling, "num_frames")

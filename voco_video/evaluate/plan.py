@@ -35,6 +35,21 @@ class Job:
         return len(self.questions.turns) * len(self.budgets)
 
 
+@dataclass(frozen=True)
+class JobDone:
+    """What a job took.
+
+    Attributes:
+        num_answers: all of the job.
+        num_frames: that its video was answered from; 0 where it is missing or cannot be decoded.
+        from_cache: its video was compressed before.
+    """
+
+    num_answers: int
+    num_frames: int
+    from_cache: bool
+
+
 def choose_questions(dataset: Dataset, options: EvalOptions) -> list[VideoQuestions]:
     """Choose a run's questions, grouped by video: all of the split, or ``limit`` of them, drawn by ``seed``.
 

@@ -25,9 +25,9 @@ from voco_video.video.container import num_processors
 if TYPE_CHECKING:
     from voco_video.api import VideoModel
 
-OnDone = Callable[[int], None]
+OnDone = Callable[[Any], None]
 Work = Callable[["VideoModel", Sequence[Any], int, OnDone], None]
-"""``work(model, jobs, rank, on_done)``; it calls ``on_done`` with how much it has done since the last call."""
+"""``work(model, jobs, rank, on_done)``; it calls ``on_done`` with what it has done since the last call."""
 
 log = logging.getLogger(__name__)
 
@@ -115,8 +115,8 @@ class Spawned(_OnePlanner):
         shares = [jobs[rank :: self.num_processes] for rank in range(self.num_processes)]
         with _children(self.load, work, {r: share for r, share in enumerate(shares) if share and r}) as children:
 
-            def done(count: int) -> None:
-                on_done(count)
+            def done(what: Any) -> None:
+                on_done(what)
                 children.listen(on_done, timeout_seconds=0)
 
             if shares[0]:

@@ -22,8 +22,8 @@ from voco_video.api import VideoModel
 from voco_video.data.samples import Dataset
 from voco_video.evaluate.answering import answer_jobs
 from voco_video.evaluate.options import EvalOptions
-from voco_video.evaluate.plan import Job, VideoQuestions, choose_questions, open_jobs
-from voco_video.evaluate.processes import Alone, OnDone, Processes
+from voco_video.evaluate.plan import Job, JobDone, VideoQuestions, choose_questions, open_jobs
+from voco_video.evaluate.processes import Alone, Processes
 from voco_video.evaluate.run_folder import RunFiles
 from voco_video.evaluate.run_identity import environment_info, run_settings
 from voco_video.scoring.predictions import Prediction
@@ -55,6 +55,8 @@ class EvalResult:
         num_resumed: answers that were there already, from an earlier run, over all budgets.
         missing, undecodable: names of the videos that are not there, and that cannot be decoded.
         seconds: time that this call took.
+        num_frames, num_compressed, num_cached: frames of the videos that this call answered from, how many of these
+            videos it compressed, and how many were in the cache; of torchrun's processes, each knows its own.
     """
 
     predictions: dict[str, Path]
@@ -63,6 +65,9 @@ class EvalResult:
     missing: tuple[str, ...]
     undecodable: tuple[str, ...]
     seconds: float
+    num_frames: int = 0
+    num_compressed: int = 0
+    num_cached: int = 0
 
 
 def evaluate(
@@ -106,7 +111,13 @@ def evaluate(
     num_questions = sum(len(video.turns) for video in questions)
     num_resumed = len(runs) * num_questions - sum(job.num_answers for job in jobs)
     count = _counter(on_progress, processes.visible(jobs), num_resumed)
-    processes.run(partial(answer_jobs, options=options, runs=runs), model, jobs, count)
+    seen: list[JobDone] = []
+
+    def on_done(job: JobDone) -> None:
+        seen.append(job)
+        count(job.num_answers)
+
+    processes.run(partial(answer_jobs, options=options, runs=runs), model, jobs, on_done)
     if processes.rank == 0:
         run_info = {
             **(facts or {}),
@@ -128,6 +139,9 @@ def evaluate(
         missing=tuple(_videos_with("missing", predictions)),
         undecodable=tuple(_videos_with("undecodable", predictions)),
         seconds=time.perf_counter() - started,
+        num_frames=sum(job.num_frames for job in seen),
+        num_compressed=sum(job.num_frames > 0 and not job.from_cache for job in seen),
+        num_cached=sum(job.from_cache for job in seen),
     )
 
 
@@ -169,7 +183,9 @@ def _videos_with(status: str, predictions: Iterable[Prediction]) -> list[str]:
     return list(dict.fromkeys(p.video for p in predictions if p.status == status))
 
 
-def _counter(on_progress: Callable[[EvalProgress], None] | None, jobs: Sequence[Job], num_resumed: int) -> OnDone:
+def _counter(
+    on_progress: Callable[[EvalProgress], None] | None, jobs: Sequence[Job], num_resumed: int
+) -> Callable[[int], None]:
     """Make a callback that sums up answers and reports progress, which it also does once at the start."""
     total, done = num_resumed + sum(job.num_answers for job in jobs), num_resumed
 

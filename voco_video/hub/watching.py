@@ -1,4 +1,4 @@
-"""Who is told how far files of a hub have come; the library's own bars otherwise."""
+"""Who is told how far files have come from a hub, or gone to it; the library's own bars otherwise."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from contextvars import ContextVar
 from typing import TypeAlias
 
 OnBytes: TypeAlias = Callable[[int, int], None]
-"""Takes how many bytes have come, of how many."""
+"""Takes how many bytes have come or gone, of how many."""
 
 Watch: TypeAlias = Callable[[], AbstractContextManager[OnBytes]]
-"""Begins before files are fetched and ends behind them."""
+"""Begins before files are fetched or sent and ends behind them."""
 
 _watch: ContextVar[Watch | None] = ContextVar("watch", default=None)
 
 
 @contextmanager
 def watched_by(watch: Watch) -> Iterator[None]:
-    """Tell ``watch`` of all that is fetched meanwhile, and draw no other bar."""
+    """Tell ``watch`` of all that is fetched or sent meanwhile, and draw no other bar."""
     token = _watch.set(watch)
     try:
         yield

@@ -84,7 +84,7 @@ class AnswerOptions(Options, panel="Generation"):
         at_most=1 / MIN_PENALTY,
         unset="the checkpoint's, or 1",
     )
-    seed: int = option(0, "Another seed samples other tokens.")
+    seed: int = option(0, "Another seed samples other tokens where --temperature is above 0.")
     stop_at_end: bool = option(True, "Stop at the model's end-of-text token.")
 
     def __post_init__(self) -> None:

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from voco_video.training.checkpoints import TrainingError
     from voco_video.training.config import TrainConfig
     from voco_video.training.engine import TrainResult, train
+    from voco_video.training.progress import TrainProgress
     from voco_video.training.recipes import load_config
 
-__all__ = ["TrainConfig", "TrainResult", "TrainingError", "load_config", "train"]
+__all__ = ["TrainConfig", "TrainProgress", "TrainResult", "TrainingError", "load_config", "train"]
 
 _HOME_OF = {"TrainConfig": "config", "load_config": "recipes", "TrainingError": "checkpoints"}
-_HOME_OF |= {"TrainResult": "engine", "train": "engine"}
+_HOME_OF |= {"TrainProgress": "progress", "TrainResult": "engine", "train": "engine"}
 
 
 def __getattr__(name: str) -> Any:

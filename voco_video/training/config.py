@@ -192,7 +192,7 @@ class EngineOptions(Options, panel="Engine"):
         "", "DeepSpeed configuration: a file, or one that comes with the recipes, such as deepspeed/zero3.json."
     )
     fsdp: bool = option(False, "Shard weights, gradients and optimizer over devices with PyTorch's FSDP.")
-    num_workers: int = option(0, "Processes that prepare samples.", unit="processes", at_least=0)
+    num_workers: int = option(0, "Processes that prepare samples while the model trains.", unit="processes", at_least=0)
     log_steps: int = option(10, "Steps between lines in the log.", unit="steps", at_least=1)
     eval_steps: int = option(0, "Steps between validations; 0 for none.", unit="steps", at_least=0)
     eval_samples: int = option(64, "Validation samples.", unit="samples", at_least=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -39,9 +39,9 @@ from voco_video.training.checks import check_run
 from voco_video.training.config import MOVING_SHAPES, TrainConfig
 from voco_video.training.curves import draw_curves
 from voco_video.training.file_samples import read_rows
-from voco_video.training.log_lines import print_plain_lines
 from voco_video.training.loss import TrainableVoco
 from voco_video.training.muon import muon_for
+from voco_video.training.progress import OnProgress, report_progress
 from voco_video.training.samples import Placed, RunOrder, SampleSource, open_dataset, open_validation, visibility_at
 from voco_video.training.trainable import choose_trainable, export_model, trainable_state
 from voco_video.training.validation import validate
@@ -68,12 +68,14 @@ class TrainResult:
     accuracy: dict[str, float]
 
 
-def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
+def train(config: TrainConfig, *, resume: bool = False, on_progress: OnProgress | None = None) -> TrainResult:
     """Train as a configuration says.
 
     Args:
         resume: continue from the last checkpoint in ``output_dir``, with the same results as without interruption; from
             the start if there is none.
+        on_progress: called at each optimizer step, and during validation, in the place of the library's own bar; then
+            the lines of ``log_steps`` go to the log ``voco_video.training``.
 
     What cannot work is refused before the model is loaded, as far as that can be told.
 
@@ -112,6 +114,8 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
         enable({"use_reentrant": False})
     logger.info("training %.2f M parameters for %d steps", num_trained / 1e6, num_steps)
     trainer = VocoTrainer(trainable, arguments, config, dataset=dataset, num_steps=num_steps)
+    if on_progress is not None:
+        trainer.tell_validated = report_progress(trainer, on_progress)
     if trainer.is_world_process_zero():
         write_json(Path(config.output_dir) / RUN_CONFIG, config.describe())
     try:
@@ -179,6 +183,7 @@ class VocoTrainer(Trainer):
         self.trainable = trainable
         self.voco: VocoModel = trainable.voco
         self.accuracy: dict[str, float] = {}
+        self.tell_validated: Callable[[int, int], None] = lambda done, total: None
         self._sums: dict[str, list[Tensor]] = defaultdict(list)
         self._validation = open_validation(config, self.voco)
         order = RunOrder(dataset, num_steps=num_steps, global_batch_size=config.global_batch_size, seed=config.seed)
@@ -189,7 +194,6 @@ class VocoTrainer(Trainer):
             train_dataset=order,
             eval_dataset=[] if self._validation else None,
         )
-        print_plain_lines(self)
         self.model_accepts_loss_kwargs = True  # the loss is divided by the labelled tokens of the whole step
 
     def _collate(self, placed: Sequence[Placed]) -> dict[str, Any]:
@@ -275,7 +279,14 @@ class VocoTrainer(Trainer):
         # During a run `model_wrapped` is the sharded model; every process takes part and gets the same result.
         model = self.model_wrapped or self.trainable
         backbone, num_voco_tokens = self.voco.backbone, self.voco.num_voco_tokens
-        results = validate(model, backbone, self._validation, self.config, num_voco_tokens=num_voco_tokens)
+        results = validate(
+            model,
+            backbone,
+            self._validation,
+            self.config,
+            num_voco_tokens=num_voco_tokens,
+            on_progress=self.tell_validated,
+        )
         self.accuracy = {name: result.accuracy for name, result in results.items()}
         metrics = {f"eval_accuracy_{name}": round(value, 4) for name, value in self.accuracy.items()}
         metrics["eval_accuracy"] = sum(self.accuracy.values()) / len(self.accuracy)

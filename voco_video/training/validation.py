@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -41,7 +43,13 @@ def visibilities(config: TrainConfig, *, num_voco_tokens: int) -> list[Visibilit
 
 @torch.no_grad()
 def validate(
-    model: nn.Module, backbone: Backbone, dataset: SampleSource, config: TrainConfig, *, num_voco_tokens: int
+    model: nn.Module,
+    backbone: Backbone,
+    dataset: SampleSource,
+    config: TrainConfig,
+    *,
+    num_voco_tokens: int,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Score]:
     """Score the model for each visibility.
 
@@ -50,18 +58,32 @@ def validate(
 
     Args:
         model: a `TrainableVoco`, or its sharded wrapper, with which all processes take part.
+        on_progress: called with how many samples are done, of all passes, and how many there are.
     """
     was_training = model.training
     model.eval()
-    scores = {}
-    for visibility in visibilities(config, num_voco_tokens=num_voco_tokens):
-        scores[visibility.name] = _score(model, backbone, dataset, visibility, config)
+    scores: dict[str, Score] = {}
+    passes = visibilities(config, num_voco_tokens=num_voco_tokens)
+    assert dataset.num_samples is not None
+    total = dataset.num_samples * len(passes)
+    for visibility in passes:
+        tell = partial(_tell, on_progress, len(scores) * dataset.num_samples, total)
+        scores[visibility.name] = _score(model, backbone, dataset, visibility, config, tell)
     model.train(was_training)
     return scores
 
 
+def _tell(on_progress: Callable[[int, int], None], before: int, total: int, done: int) -> None:
+    on_progress(before + done, total)
+
+
 def _score(
-    model: nn.Module, backbone: Backbone, dataset: SampleSource, visibility: Visibility, config: TrainConfig
+    model: nn.Module,
+    backbone: Backbone,
+    dataset: SampleSource,
+    visibility: Visibility,
+    config: TrainConfig,
+    on_done: Callable[[int], None],
 ) -> Score:
     right: dict[str, int] = defaultdict(int)
     total: dict[str, int] = defaultdict(int)
@@ -77,4 +99,5 @@ def _score(
             for turn, question_type in enumerate(types):
                 total[question_type] += 1
                 right[question_type] += (row, turn) not in missed
+        on_done(indices.stop)
     return Score(dict(right), dict(total))
