@@ -157,7 +157,7 @@ def test_listing_some_in_some_order(run, clip, recording):
     header, *rows = out.splitlines()
     for column in ("entry", "name", "video", "frames", "sampling", "kept", "size", "used", "model"):
         assert column in header
-    assert any("full kv, " in row and "voco-tiny" in row for row in rows)
+    assert any("full kv  " in row and "voco-tiny" in row for row in rows)
     assert any("2 h" in row and "rec.ts" in row for row in rows)
 
 
