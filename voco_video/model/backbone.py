@@ -9,7 +9,7 @@ import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from voco_video.model.computed_settings import changed_settings
 from voco_video.model.conversation import ConversationWriter, FrameTimes, Messages, lead_texts
 from voco_video.model.families import Family, ImageSettings, PromptTemplate, family_of, image_settings
 from voco_video.model.frame_masks import masks_of_frames
-from voco_video.model.inference import check_not_forked, num_forks, undisturbed
+from voco_video.model.inference import check_not_forked, num_forks, on_device, undisturbed
 from voco_video.model.kv_layers import library_cache
 from voco_video.model.positions import frame_positions, rotate_keys
 from voco_video.model.same_weights import over_same_weights
@@ -157,7 +157,7 @@ class Backbone:
         if self.images.detour is not None:
             values = _by_detour(values, self.images.detour)
         values = values.to(torch.float32)
-        mean, std = (_on_device(tuple(v), values.dtype, values.device) for v in (self.images.mean, self.images.std))
+        mean, std = (on_device(tuple(v), values.dtype, values.device) for v in (self.images.mean, self.images.std))
         mean, std = (v.view(1, 3, 1, 1) * 255 for v in (mean, std))
         return ((values - mean) / std).to(self.dtype)  # [F, 3, H, W]
 
@@ -273,7 +273,7 @@ class Backbone:
         """Embed token ids, ``[..., T] -> [..., T, D]``."""
         check_not_forked(self._num_forks)
         if isinstance(input_ids, tuple):  # a template's, the same for every batch
-            ids = _on_device(input_ids, torch.long, self.device)
+            ids = on_device(input_ids, torch.long, self.device)
         else:
             ids = torch.as_tensor(input_ids, dtype=torch.long).to(self.device, non_blocking=True)
         return self.hf_model.get_input_embeddings()(ids)
@@ -392,13 +392,6 @@ class Backbone:
     def text(self, token_ids: Sequence[int]) -> str:
         """Turn token ids back into text, special tokens left out."""
         return self.tokenizer.decode(list(token_ids), skip_special_tokens=True).strip()
-
-
-@lru_cache(maxsize=64)
-def _on_device(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return a few constants as a tensor that stays on its device: bringing them makes the host wait for a GPU."""
-    with torch.inference_mode(False):  # training uses them too
-        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def _by_detour(frames: Tensor, side: int) -> Tensor:

@@ -6,8 +6,10 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 from voco_video.errors import UsageError
 
@@ -39,6 +41,13 @@ def undisturbed(*, inference: bool = True) -> Iterator[None]:
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
         yield
+
+
+@lru_cache(maxsize=64)
+def on_device(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return a few constants as a tensor that stays on its device: bringing them makes the host wait for a GPU."""
+    with torch.inference_mode(False):  # training uses them too
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 # ---------------------------------------------------------------------- threads and processes
