@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).parent / "results"
 QUICK_RESULTS = Path(tempfile.gettempdir()) / "voco-video-benchmark" / "quick"
 Report = dict[str, Any]
+MAX_WIDTH, DPI = 800, 100  # of a plot, in pixels and pixels per inch
 
 
 def module_of(name: str) -> str:
@@ -99,15 +100,22 @@ class Benchmark:
 
     def write(self, report: Report, out: Path) -> None:
         """``OUT/NAME.json``, ``.md`` and ``.png``."""
-        from matplotlib.figure import Figure
-
         out.mkdir(parents=True, exist_ok=True)
         (out / f"{self.name}.json").write_text(json.dumps(report, indent=1) + "\n")
         text = f"{self.markdown(report).rstrip()}\n\n{about_machine(report)}\n"
         (out / f"{self.name}.md").write_text(text)
-        figure = Figure(figsize=self.size, layout="constrained")
-        self.draw(report, figure)
-        figure.savefig(out / f"{self.name}.png", dpi=110)
+        self.plot(report, out / f"{self.name}.png")
+
+    def plot(self, report: Report, path: Path) -> None:
+        """Draw the plot, 800 pixels wide at most, so that a page shows it as it is and its texts stay readable."""
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+
+        width, height = self.size
+        with rc_context({"font.size": 8}):
+            figure = Figure(figsize=(min(width, MAX_WIDTH / DPI), height), layout="constrained")
+            self.draw(report, figure)
+            figure.savefig(path, dpi=DPI)
 
     def _parser(self) -> argparse.ArgumentParser:
         parser = argparse.ArgumentParser(

@@ -370,12 +370,12 @@ def draw(report: Report, figure: Figure) -> None:
         for place, side in enumerate(("cache", "raw")):
             heights = [row["steps"][f"{step} {side}"]["mbytes_per_second"] for step in steps]
             axis.bar([i + 0.4 * place for i in range(len(steps))], heights, 0.4, label=side)
-        axis.set_xticks([i + 0.2 for i in range(len(steps))], steps, fontsize=8)
+        axis.set_xticks([i + 0.2 for i in range(len(steps))], steps, fontsize=8, rotation=45)
         axis.set_title(f"{row['shape']}\n{row['storage']}", fontsize=9)
         axis.set_yscale("log")
     first = np.atleast_1d(axes)[0]
     first.set_ylabel("MB/s")
-    first.legend()
+    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=2)
 
 
 BENCHMARK = Benchmark(

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from matplotlib.figure import Figure
+from PIL import Image
 
 from tests.helpers.drawn_texts import drawn_by_matplotlib
 
@@ -20,8 +20,8 @@ def test_texts_of_a_plot_can_be_read(name, tmp_path):
     benchmark = importlib.import_module(module_of(name)).BENCHMARK
     report = json.loads((RESULTS / f"{name}.json").read_text())
     with drawn_by_matplotlib() as drawn:
-        figure = Figure(figsize=benchmark.size, layout="constrained")
-        benchmark.draw(report, figure)
-        figure.savefig(tmp_path / "plot.png", dpi=110)
+        benchmark.plot(report, tmp_path / "plot.png")
     assert drawn.faults == []
     assert len(drawn.texts) > 5
+    assert Image.open(tmp_path / "plot.png").width <= 800
+    assert Image.open(RESULTS / f"{name}.png").width <= 800, "draw it again from its JSON"

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tests.helpers.drawn_texts import drawn_by_pil
 from voco_video import cli
 from voco_video.cli.compress import expand_paths
 from voco_video.errors import UsageError
@@ -249,8 +250,11 @@ def test_cache_commands(run, clip):
 
 
 def test_demo_twice(run):
-    code, out, err = run("demo")
+    with drawn_by_pil() as drawn:
+        code, out, err = run("demo")
     assert code == 0, err
+    said = " ".join(drawn.texts)
+    assert "clip.mp4 · voco-tiny · voco K=8 embeds · 8 frames at 1 fps" in said, "the strip says what it is of"
     assert "cached" not in out
     code, out, _ = run("demo")
     assert "cached" in out

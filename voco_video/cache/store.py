@@ -162,9 +162,8 @@ class FrameCache:
         directory = self._paths.directory(key.digest)
         with os_errors_as_cache_errors(f"write to cache directory {self.cache_dir}"):
             lock = WriteLock.try_acquire(self._paths.make_lock_path(key.digest))
-        if lock is None:
-            raise CacheError(f"cache entry {key.digest[:12]} is being written by another process; one is enough")
-        with os_errors_as_cache_errors(f"write to cache directory {self.cache_dir}"):
+            if lock is None:
+                raise CacheError(f"cache entry {key.digest[:12]} is being written by another process; one is enough")
             lock.note(source)
         with self._writing(directory, lock, restart=restart):
             writer = GrowingWriter(directory, key, facts=facts, segment_frames=segment_frames, reader=self._reader)
@@ -218,9 +217,8 @@ class FrameCache:
         Raises:
             CacheError: the word stands for no entry or for several, or the entry is unfinished or damaged.
         """
-        if is_digest(given) and (entry := self._opened(self._paths.directory(given))):
-            return entry  # without looking for anything else that the word may stand for
-        return self.open(self._one(given))
+        entry = self._opened(self._paths.directory(given)) if is_digest(given) else None
+        return entry or self.open(self._one(given))
 
     def open(self, label: EntryLabel) -> CacheEntry:
         """Open an entry that `candidates` found, like `get`.
