@@ -101,7 +101,10 @@ def test_a_summary_leaves_out_what_an_entry_does_not_say(cache: FrameCache, caps
     from voco_video.answer.entry_frames import EntryFrames
 
     entry = write(cache, KV)
-    video = CompressedVideo(SimpleNamespace(world=None, name="mine"), (EntryFrames(entry, 0, 2),))  # type: ignore[arg-type]
+    template = SimpleNamespace(pictures_per_frame=1)
+    voco = SimpleNamespace(backbone=SimpleNamespace(template=template))
+    model = SimpleNamespace(world=None, name="mine", voco=voco)
+    video = CompressedVideo(model, (EntryFrames(entry, 0, 2),))  # type: ignore[arg-type]
     row = summary(Path("clip.mp4"), video)
     assert (row["vision_tokens"], row["ratio"], row["kept_tokens"]) == (None, None, 6)
     print_summary([row], json=False)

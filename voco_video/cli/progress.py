@@ -53,7 +53,7 @@ class ProgressBar:
         if not quiet and shows_progress(sys.stderr):
             self._progress = _progress(self._line)
             self._task: TaskID = self._progress.add_task("", total=total)
-        self._is_resumed = total is None
+        self._is_resumed, self._is_renamed = total is None, False
 
     def __enter__(self) -> ProgressBar:
         if self._progress is not None:
@@ -71,7 +71,9 @@ class ProgressBar:
 
     def rename(self, name: str, *, unit: str) -> None:
         """Show other words at the beginning, and count things of this name."""
-        self._line.name, self._line.unit = shown(name, sys.stderr), unit
+        shown_name = shown(name, sys.stderr)
+        self._is_renamed |= shown_name != self._line.name
+        self._line.name, self._line.unit = shown_name, unit
 
     def finish(self, *, is_free: bool = False) -> None:
         """Count the thing as done; one that took no work says nothing about how long the others will take."""
@@ -87,6 +89,9 @@ class ProgressBar:
             self._progress.reset(self._task, total=total, completed=done)
         else:
             self._progress.update(self._task, total=total, completed=done)
+        if self._is_renamed:  # words are read, so none is passed over between two moments of drawing
+            self._progress.refresh()
+            self._is_renamed = False
 
     def show_frames(self, progress: CompressProgress) -> None:
         """Show how far a video is fetched, and then how far it is compressed."""
