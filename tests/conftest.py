@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,18 @@ pytest.register_assert_rewrite("tests.helpers.reading")  # it asserts for severa
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("VOCO_VIDEO_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark all variants of a test but each n-th as exhaustive, where it is marked ``one_in(n)``."""
+    num_seen = Counter[str]()
+    for item in items:
+        if (mark := item.get_closest_marker("one_in")) is not None:
+            test = item.nodeid.partition("[")[0]
+            if num_seen[test] % mark.args[0]:
+                item.add_marker(pytest.mark.exhaustive)
+            num_seen[test] += 1
 
 
 @pytest.fixture(scope="session")

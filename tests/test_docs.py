@@ -119,7 +119,8 @@ def test_the_command_line_page_has_every_command_and_option():
     sections = dict(re.findall(r"^## voco-video ([\w ]+)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
     assert sections.keys() == commands().keys()
     for name, command in commands().items():
-        options = {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+        shown = [parameter for parameter in command.params if not getattr(parameter, "hidden", False)]
+        options = {option for parameter in shown for option in parameter.opts if option.startswith("--")}
         assert {option for option in options if option not in sections[name]} <= {"--help"}, name
 
 

@@ -148,6 +148,7 @@ def alone(model, videos) -> dict[tuple[str, int], Any]:
 PAIRS = list(itertools.combinations_with_replacement(WORK, 2))
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair[0].__name__}-{pair[1].__name__}")
 def test_whatever_two_threads_do_they_get_what_one_gets(model, videos, alone, quick_switches, pair):
     work = [pair[0], pair[1], pair[0], pair[1]]
@@ -358,6 +359,7 @@ SETTINGS: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_what_a_caller_has_set_stays_out(model, videos, alone, setting):
     with SETTINGS[setting]():

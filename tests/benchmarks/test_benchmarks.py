@@ -299,6 +299,7 @@ def test_cache_refuses_bytes_that_were_not_written(bench, tmp_path, mismatch):
 SHORT = ("--unit-seconds", "2", "--repeats", "1")
 
 
+@pytest.mark.exhaustive
 def test_scaling(bench, clips, tmp_path, monkeypatch):
     monkeypatch.setattr(bench.scaling, "in_process", lambda function, *arguments: function(*arguments))
     report = run(bench.scaling, tmp_path, *SHORT, "--durations", "1", "2", "--overlap-duration", "1")
@@ -332,6 +333,7 @@ def test_bytes_from_shapes_are_those_of_an_entry(bench, tmp_path, form):
     assert entry.bytes_per_frame == shape.frame_bytes(form, 4, bytes_each=4)
 
 
+@pytest.mark.exhaustive
 def test_needle(bench, clips, tmp_path):
     report = run(bench.needle, tmp_path)
     assert {(r["minutes"], r["policy"]) for r in report["rows"]} >= {(1, "uniform"), (1, "relevant"), (2, "relevant")}

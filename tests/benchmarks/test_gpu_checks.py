@@ -41,7 +41,7 @@ def assert_rehearsed(found):
 
 
 @pytest.mark.parametrize(
-    "step", [pytest.param(name, marks=[pytest.mark.exhaustive] if name == "a" else []) for name in STEPS]
+    "step", [pytest.param(name, marks=[pytest.mark.exhaustive] if name != "b" else []) for name in STEPS]
 )
 def test_every_part_of_a_step_runs_on_a_processor(step, tmp_path):
     bench = Bench(REHEARSAL, tmp_path)

@@ -14,6 +14,7 @@ from tests.helpers.drawn_texts import drawn_by_matplotlib
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("name", sorted(path.stem for path in RESULTS.glob("*.png")))
 def test_texts_of_a_plot_can_be_read(name, tmp_path):
     module_of = importlib.import_module("benchmarks.report").module_of

@@ -47,6 +47,7 @@ def test_retention_rate_and_interval():
     assert 0.5 < kept["low"] < 0.75 < kept["high"] < 0.95
 
 
+@pytest.mark.exhaustive
 def test_the_table_of_compressors(tmp_path):
     """Two scenes, every row: through encoding, cache and answer, into the three files."""
     compressors.BENCHMARK.main(["--num-scenes", "2", "--out", str(tmp_path), "--budgets", "1", "8"])

@@ -132,6 +132,7 @@ def test_an_entry_is_not_deleted_under_a_reader_of_its_replaced_log(cache: Frame
     assert cache.verify() == []
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))])
 @pytest.mark.parametrize("call", ["link", "replace"])
 @pytest.mark.parametrize("is_done", [False, True])

@@ -33,6 +33,7 @@ def answers(model):
     return generate(model, model.prefix(tokens), [prompt], options=AnswerOptions(max_new_tokens=8))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
 @pytest.mark.parametrize("voco", [False, True], ids=["llava", "voco-llama"])
 @pytest.mark.parametrize("with_tower", [False, True], ids=["frozen tower", "own tower"])

@@ -169,6 +169,7 @@ OTHER_FILES = [
 ]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("kind", "name"), [*JSON_FILES, *OTHER_FILES], ids=str)
 @pytest.mark.parametrize("how", BROKEN)
 def test_a_file_that_is_not_what_it_was(copy_of, kind, name, how):

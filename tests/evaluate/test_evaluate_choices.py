@@ -336,6 +336,7 @@ def test_runs_are_compared_by_accuracy(model, sets, tmp_path):
 # --- the command line
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("dataset", CHOICE_SETS)
 def test_evaluate_from_the_command_line(run, sets, checkpoint, dataset):
     options = ["--split", "val"] if dataset == "nextqa" else []

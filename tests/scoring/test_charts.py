@@ -41,6 +41,7 @@ def check(draw: Callable[[Path], Path], path: Path) -> str:
     return "\n".join(drawn.texts)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("kind", NAMES)
 def test_names_of_all_kinds_can_be_read(kind, tmp_path):
     names = NAMES[kind]
@@ -108,6 +109,7 @@ HISTORY = [
 ]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "history",
     [

@@ -46,6 +46,7 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TWINS)
 def test_the_three_stages_of_a_real_model(name, data, tmp_path, monkeypatch):

@@ -180,6 +180,7 @@ def voco():
 ENTIRE = [case.name for case in SOUND] + ["gap_nopts.ts", "ycgco.mp4", *DAMAGED]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ENTIRE)
 def test_compressing_keeps_the_tokens_of_the_frames_that_reading_gives(faults, name, voco, tmp_path):
@@ -195,6 +196,7 @@ def test_compressing_keeps_the_tokens_of_the_frames_that_reading_gives(faults, n
             assert np.array_equal(tensor, read_tokens(again).tensors()[tensor_name]), sampling
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", ENTIRE)
 def test_looking_at_it(faults, name, run):
     code, out, err = run("inspect", faults / name, "--json", "-o", "sheet.png")
@@ -206,6 +208,7 @@ def test_looking_at_it(faults, name, run):
     assert (code, Path("strip.png").exists()) == (0, True), err
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["cat_off.ts", "gap_nopts.ts", "paff_frames.ts", "hole.mkv", "dup.mkv"])
 def test_following_it_as_a_stream(faults, name, run, tmp_path):

@@ -18,6 +18,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("matrix")
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("case", [case for case in MATRIX if case.is_fast], ids=lambda case: case.name)
 def test_clip(case, folder):
     check_case(case, folder)

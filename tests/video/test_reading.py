@@ -117,6 +117,7 @@ def random_samplings(video, seed, count=6):
 # --- the right frames
 
 
+@pytest.mark.one_in(3)
 def test_every_backend_gives_the_frames_the_plan_names(clip, backend):
     with open_video(clip, backend=backend) as video:
         for sampling in random_samplings(video, seed=1):
@@ -129,6 +130,7 @@ def test_every_backend_gives_the_frames_the_plan_names(clip, backend):
             assert video.num_undecodable == 0
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("seek_packets", [5, 200])
 def test_shortcuts_change_no_pixel(clip, monkeypatch, seek_packets):
     monkeypatch.setattr(decode_plan, "SEEK_PACKETS", seek_packets)
@@ -722,6 +724,7 @@ SOUND_CLIPS = [
 ]  # fmt: skip
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", SOUND_CLIPS)
 def test_real_clip_equals_a_plain_decode(shared, name):
     path = shared / "clips" / name

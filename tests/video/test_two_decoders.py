@@ -60,6 +60,7 @@ def assert_same(got, expected):
     assert np.array_equal(got.pixels, expected.pixels)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kept_bytes", [0, packet_index.MAX_KEPT_PACKET_BYTES], ids=["large file", "small file"])
 @pytest.mark.parametrize("held_bytes", [1, two_decoders.MAX_WAITING_FRAME_BYTES])
