@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Read when transformers is first imported: a bar while weights load would stand in what tests compare.
@@ -24,6 +25,12 @@ pytest.register_assert_rewrite("tests.helpers.reading")  # it asserts for severa
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("VOCO_VIDEO_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores: some tests wait for clocks and servers, and leave theirs idle."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -46,10 +53,16 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.fixture(scope="session")
+def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("caches")
+    return (folder / str(number) for number in itertools.count())  # numbered folders of pytest's take longer each time
+
+
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_cache(_caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or fills the user's own frame cache."""
-    monkeypatch.setenv("VOCO_VIDEO_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("VOCO_VIDEO_CACHE_DIR", str(next(_caches)))
 
 
 @pytest.fixture

@@ -66,6 +66,7 @@ def clips(tmp_path_factory) -> dict[str, Path]:
     }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("shape", ["wide", "tall"])
 def test_a_clip_is_asked_about_as_the_library_would_be(model, name, clips, shape):
     voco = model.voco

@@ -298,6 +298,7 @@ def by_the_library(
     return out[:, longest:].tolist()
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", EACH_FAMILY)
 @pytest.mark.parametrize(("temperature", "penalty"), [(0.0, None), (0.8, None), (0.0, 1.5)])
 def test_tokens_are_those_that_the_library_generates(name, temperature, penalty):
@@ -372,6 +373,7 @@ def test_what_a_caller_has_set_stays_out(model, videos, alone, setting):
     assert not any(p.is_inference() or p.is_meta for p in loaded.voco.parameters())
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("storage", ["native", "int8"])
 @pytest.mark.parametrize("compressor", ["voco", "pool:4", "full", "none"])
 def test_what_a_caller_has_set_stays_out_of_every_kind_of_entry(model, clips, compressor, storage):

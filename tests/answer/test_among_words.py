@@ -34,6 +34,7 @@ def model(request, tmp_path_factory) -> VideoModel:
 KINDS = [("voco", "kv"), ("voco", "embeds"), ("full", "embeds"), ("full", "kv"), ("pool:1", "embeds")]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("compressor", "form"), KINDS, ids="-".join)
 def test_frames_among_words_answer_all_kinds_of_questions(model, clip, compressor, form):
     video = model.compress(clip, num_frames=5, compressor=compressor, form=form)

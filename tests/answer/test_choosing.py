@@ -124,6 +124,7 @@ def test_an_option_comes_before_the_file(model, penalty):
     ]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("in_file", "options"),
     [
@@ -170,6 +171,7 @@ def test_padding_is_no_token_that_was_said(model):
     assert [set((row < 1).nonzero().flatten().tolist()) for row in changed] == [{20, 30, 40}, {50}]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", [*WITHOUT_EFFECT, "max_length", "max_new_tokens", "cache_implementation", "use_cache"])
 def test_what_is_not_supported_changes_nothing_and_is_said(model, name, caplog, tmp_path):
     values = {"stop_strings": ["a"], "max_time": 0.0, "cache_implementation": "static", "use_cache": False}

@@ -178,6 +178,7 @@ def changed_reading(monkeypatch, change, is_changed=lambda number: True):
     monkeypatch.setattr(FrameReader, "read", read)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("kind", ["sound", "damaged"])
 @pytest.mark.parametrize("change", [one_earlier, one_wrong, one_late, one_missing])
 def test_planted_faults_are_seen(fuzz, sound, damaged, monkeypatch, kind, change):

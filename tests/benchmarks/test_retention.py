@@ -65,6 +65,7 @@ def test_the_table_of_compressors(tmp_path):
     assert out.with_suffix(".png").stat().st_size > 5000
 
 
+@pytest.mark.exhaustive
 def test_the_tables_of_retention(tmp_path):
     retention.BENCHMARK.main(["--quick", "--out", str(tmp_path)])
     text = (tmp_path / "retention.md").read_text()

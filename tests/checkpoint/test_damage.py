@@ -183,6 +183,7 @@ def test_a_file_that_is_not_what_it_was(copy_of, kind, name, how):
         describe_checkpoint(folder)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("kind", "name"), JSON_FILES, ids=str)
 @pytest.mark.parametrize("how", BROKEN_JSON)
 def test_settings_that_are_no_settings(copy_of, kind, name, how):
@@ -402,6 +403,7 @@ def test_our_own_settings_that_cannot_be_right(copy_of, place, value, says):
             read(folder)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("kind", "name", "place", "value", "says"),
     [
@@ -512,6 +514,7 @@ def _infinite(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("kind", "name", "changes", "says"),
     [
@@ -760,6 +763,7 @@ def test_code_beside_a_supported_model(copy_of, monkeypatch, name):
 # ---------------------------------------------------------------------- what no check can see
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("kind", "place", "value"),
     [
@@ -782,6 +786,7 @@ def test_a_setting_that_changes_tokens_changes_the_fingerprint(copy_of, sound, k
     assert load(folder).fingerprint() != load(sound[kind]).fingerprint()
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("place", "value"),
     [

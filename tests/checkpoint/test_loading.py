@@ -65,6 +65,7 @@ def measure(folder: Path, dtype: str) -> dict[str, float]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not HAS_PROC, reason="no /proc/self/clear_refs to measure a peak of memory with")
 @pytest.mark.parametrize(
     "dtype", ["bfloat16", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("float32", "float16"))]
@@ -80,6 +81,7 @@ def test_loading_takes_the_model_and_at_most_a_shard_more(sharded, dtype):
     assert measured["checksum"] == pytest.approx(stored + voco, rel=1e-3, abs=0.5)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", EACH_OF_ALL)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_every_weight_is_the_one_on_the_disk(tmp_path, name, dtype):

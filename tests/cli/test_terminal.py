@@ -197,6 +197,7 @@ def test_other_libraries_say_nothing_into_pipes():
     assert done.stderr == ""
 
 
+@pytest.mark.exhaustive
 def test_terminals_without_unicode():
     environment = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     seen = run_program(80, "models", environment=environment, encoding="ascii")

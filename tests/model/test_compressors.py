@@ -331,6 +331,7 @@ def cache(tmp_path) -> FrameCache:
     return FrameCache(tmp_path / "cache")
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("storage", ["native", "int8"])
 @pytest.mark.parametrize("form", ["kv", "embeds"])
 @pytest.mark.parametrize("name", FAMILY)

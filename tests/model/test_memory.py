@@ -290,6 +290,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is told")
 @pytest.mark.parametrize("chosen", [{}, {"MALLOC_MMAP_THRESHOLD_": "65536"}])
 def test_freed_memory_is_kept_unless_the_environment_says_otherwise(chosen):

@@ -353,6 +353,7 @@ def test_image_answers_are_those_of_the_moment() -> None:
             assert answer_by_hand(asked.question, seen) == asked.answer, (asked, scene)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("image", [True, False], ids=["image", "video"])
 def test_text_alone_is_no_better_than_guessing(image: bool) -> None:
     answers: dict[str, Counter[str]] = defaultdict(Counter)

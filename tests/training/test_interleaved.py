@@ -98,6 +98,7 @@ def tolerance_of(family: str) -> float:
     return {"qwen3_5": 5e-4, "qwen3_5_moe": 2e-3}.get(family, 1e-4)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("visibility", SEEN, ids=lambda v: v.name)
 def test_training_sees_what_asking_sees(model, family, visibility):
     skip_what_is_refused(model, family, visibility)

@@ -60,6 +60,7 @@ def test_a_run_leaves_whole_checkpoints_and_nothing_unfinished(run):
 FILES = ("optimizer.pt", "rng_state.pth", "scheduler.pt", "trained.safetensors", "trainer_state.json")
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("damage", ["gone", "empty", "cut", "half"])
 def test_a_checkpoint_that_is_not_whole_is_passed_over_and_removed(run, caplog, file, damage):
