@@ -215,7 +215,7 @@ def test_a_tiny_model_answers_as_the_library_runs_it(live, case):
 @pytest.mark.parametrize("seed", [1, 2])
 def test_every_number_of_pictures_shape_and_rate_is_as_the_library_has_it(live, seed):
     other = live_family(live.name, seed)
-    for case in MORE_CASES:
+    for case in (case for i, case in enumerate(MORE_CASES) if (i + i // 2 + seed) % 2):  # half for each, to save time
         assert_as_the_library(other, case)
 
 
