@@ -34,19 +34,22 @@ if TYPE_CHECKING:
     from voco_video.video.sources import VideoLike
 
 
+MaxFrames = Annotated[
+    int | None,
+    typer.Option(
+        help="Draw at most this many, spread evenly over the sampled ones. [default: 60]",
+        metavar="N",
+        rich_help_panel=OUTPUT,
+    ),
+]
+
+
 @with_options
 def inspect(
     path: Annotated[str, typer.Argument(help="A video, or its URL.", metavar="PATH")],
     *,
     sampling: Sampling,
-    max_frames: Annotated[
-        int | None,
-        typer.Option(
-            help="Draw at most this many, spread evenly over the sampled ones. [default: 60]",
-            metavar="N",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
+    max_frames: MaxFrames = None,
     compressor: Annotated[
         str | None,
         typer.Option(
@@ -80,7 +83,7 @@ def inspect(
     from voco_video.cache import FrameCache
     from voco_video.compress import video_digest
     from voco_video.video.downloads import Downloads
-    from voco_video.video.reading import open_video, probe
+    from voco_video.video.reading import open_video
     from voco_video.video.sources import local_video
 
     cache = FrameCache(cache_dir)
@@ -88,10 +91,9 @@ def inspect(
         ProgressBar(short_name(path), quiet=json) as bar,
         local_video(path, downloads=Downloads.beside(cache.cache_dir), on_download=bar.show_bytes) as local,
     ):
-        info = probe(local)
-        digest = video_digest(local)
         with open_video(local) as opened:
-            pts = opened.plan(sampling)
+            info, pts = opened.info, opened.plan(sampling)
+        digest = video_digest(local)
         count = f"{len(pts)} {'frame' if len(pts) == 1 else 'frames'}"
         note = f"{count} sampled" + ("" if str(sampling) == count else f": {sampling}")
         if out is not None:
