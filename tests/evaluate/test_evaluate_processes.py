@@ -72,7 +72,9 @@ def test_a_process_that_fails_stops_the_run(tmp_path, how, message):
 
 
 def wait_for_ever(model: str, jobs: Sequence[int], rank: int, on_done: OnDone, *, folder: Path) -> None:
-    (folder / f"pid-{rank}").write_text(str(os.getpid()))
+    # Written under another name first: whoever sees the file finds the number in it.
+    (folder / f"new-{rank}").write_text(str(os.getpid()))
+    (folder / f"new-{rank}").rename(folder / f"pid-{rank}")
     if rank == 0:
         while not (folder / "pid-1").exists():
             time.sleep(0.01)
@@ -109,7 +111,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
     script.write_text(_PARENT.format(tests=str(Path(__file__).parent)))
     parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)])
     wait_until((tmp_path / "pid-1").exists)
-    child = int(wait_until((tmp_path / "pid-1").read_text))
+    child = int((tmp_path / "pid-1").read_text())
     parent.kill()
     parent.wait()
     wait_until(lambda: not is_alive(child))
