@@ -1,0 +1,1 @@
+"""Many videos: manifests that list them, and sources that name them."""
