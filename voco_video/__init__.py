@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from voco_video.answer.several_videos import Compressed, Found, concat, find
     from voco_video.api import CompressedVideo, VideoModel, VideoStream, load_model
     from voco_video.cache import CacheEntry, CacheKey, FrameCache, TensorSpec
+    from voco_video.cluster.run import LibraryProgress, LibraryResult, compress_many
     from voco_video.compress import CompressResult, Progress
     from voco_video.errors import CacheError, DataError, JudgeError, ModelError, UsageError, VideoError, VocoVideoError
     from voco_video.evaluate.options import EvalOptions
     from voco_video.follow import StreamProgress
+    from voco_video.library.manifest import VideoRow, read_manifest, write_manifest
     from voco_video.model.voco import VocoModel
     from voco_video.options.answering import AnswerOptions, ViewOptions
+    from voco_video.options.cluster import ClusterOptions
     from voco_video.options.compression import CompressOptions, StreamOptions
     from voco_video.options.judging import Judging
     from voco_video.options.loading import LoadOptions
@@ -61,6 +64,11 @@ _HOMES = {
         "FrameCache",
         "TensorSpec",
     ),
+    "cluster.run": (
+        "LibraryProgress",
+        "LibraryResult",
+        "compress_many",
+    ),
     "compress": (
         "CompressResult",
         "Progress",
@@ -76,11 +84,17 @@ _HOMES = {
     ),
     "evaluate.options": ("EvalOptions",),
     "follow": ("StreamProgress",),
+    "library.manifest": (
+        "VideoRow",
+        "read_manifest",
+        "write_manifest",
+    ),
     "model.voco": ("VocoModel",),
     "options.answering": (
         "AnswerOptions",
         "ViewOptions",
     ),
+    "options.cluster": ("ClusterOptions",),
     "options.compression": (
         "CompressOptions",
         "StreamOptions",
@@ -115,6 +129,7 @@ __all__ = [
     "CacheEntry",
     "CacheError",
     "CacheKey",
+    "ClusterOptions",
     "CompressOptions",
     "CompressResult",
     "Compressed",
@@ -127,6 +142,8 @@ __all__ = [
     "FrameCache",
     "JudgeError",
     "Judging",
+    "LibraryProgress",
+    "LibraryResult",
     "LoadOptions",
     "Message",
     "ModelError",
@@ -144,18 +161,22 @@ __all__ = [
     "VideoError",
     "VideoLike",
     "VideoModel",
+    "VideoRow",
     "VideoStream",
     "ViewOptions",
     "VocoModel",
     "VocoVideoError",
     "__version__",
+    "compress_many",
     "concat",
     "find",
     "load_model",
     "open_video",
     "probe",
     "read_frames",
+    "read_manifest",
     "train",
+    "write_manifest",
 ]
 
 

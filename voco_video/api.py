@@ -21,6 +21,7 @@ from voco_video.answer.frame_scorer import Retriever
 from voco_video.answer.several_videos import Found, SeveralVideos, concat, find
 from voco_video.cache import FrameCache
 from voco_video.cache.lookup import several
+from voco_video.cache.window import Window
 from voco_video.checkpoint.finding import find_checkpoint
 from voco_video.checkpoint.fingerprints import cached_fingerprint
 from voco_video.checkpoint.folder import load_voco_model, save_voco_model
@@ -224,8 +225,9 @@ class VideoModel(SeveralVideos):
         on_progress: Callable[[Progress], None] | None = None,
         *,
         name: str | None = None,
+        window: Window | None = None,
     ) -> CompressedVideo:
-        """Compress a video as `compress` does, with its options as classes."""
+        """Compress a video, or a window of it, as `compress` does, with its options as classes."""
         result = compress_video(
             self.voco,
             video,
@@ -237,6 +239,7 @@ class VideoModel(SeveralVideos):
             model_name=self.name,
             batchings=self._batchings,
             name=name,
+            window=window,
             on_progress=on_progress,
         )
         if not result.from_cache and result.entry.key.video_digest in self._frames_first:

@@ -14,6 +14,7 @@ import torch
 
 from voco_video.auto_compressor import frames_of_sampling, pictures_per_frame, settled, with_compressor
 from voco_video.cache import CacheEntry, CacheKey, FrameCache, digest_file
+from voco_video.cache.window import Window
 from voco_video.checkpoint.world import Watcher, World
 from voco_video.errors import CacheError, UsageError, VideoError, used_wrongly
 from voco_video.model.compressors import check_compressor, compress_frames, no_tokens
@@ -94,6 +95,7 @@ def compress_video(
     model_name: str = "",
     batchings: dict[CompressOptions, Batching] | None = None,
     name: str | None = None,
+    window: Window | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> CompressResult:
     """Compress a video into the frame cache, or find it there.
@@ -110,6 +112,7 @@ def compress_video(
         model_name: what the model is called, for the entry's facts.
         batchings: how many frames fit, by options; filled in for the next video that is compressed alike.
         name: for the entry; see `voco_video.cache.names.EntryNames`.
+        window: the part of the frames to compress, into an entry of its own.
         on_progress: called with the state at the start and after every batch.
 
     Raises:
@@ -136,6 +139,7 @@ def compress_video(
             model_name=model_name,
             batchings=batchings,
             name=name,
+            window=window,
             report=report,
         )
     return replace(result, total_seconds=time.perf_counter() - started, source=str(local.name))
@@ -153,6 +157,7 @@ def _compress_local(
     model_name: str,
     batchings: dict[CompressOptions, Batching] | None,
     name: str | None,
+    window: Window | None,
     report: Callable[[Progress], None],
 ) -> CompressResult:
     _check_file(local)
@@ -161,7 +166,7 @@ def _compress_local(
         model, options, lambda auto: frames_of_sampling(model, local, cache, sampling, auto, key_with)
     )
     compressor = parse_compressor(options.compressor)
-    key = key_with(options=options)
+    key = key_with(options=options) if window is None else window.key(key_with(options=options))
     if name is not None:
         cache.names.check_free(name, key.digest)
     if not options.force and (entry := cache.get(key)) is not None:
@@ -179,7 +184,9 @@ def _compress_local(
             cache.names.give(name, key.digest)
         if writer.entry is not None:  # another process finished it while this one waited
             return CompressResult(writer.entry, from_cache=True, choice=choice)
-        plan = video.plan(sampling)
+        plan, skipped = video.plan(sampling), 0
+        if window is not None:
+            plan, skipped = plan[window.first_picture : window.stop_picture], window.first_picture
         int8_error: float | None = None
         batching = ({} if batchings is None else batchings).setdefault(options, Batching(options.batch_size))
         watcher = Watcher(world) if world else None
@@ -191,7 +198,8 @@ def _compress_local(
         if compressor.sees_frames and first < len(plan):
             fit = model.backbone.images.fit_for(video.info.width, video.info.height)
             size = fitting_batch_size(model, compressor, options, batching)
-            batches = video.batches(sampling, fit=fit, batch_size=size * per_frame, first_frame=first)
+            pictures = {"first_frame": skipped + first, "stop_frame": skipped + len(plan)}
+            batches = video.batches(sampling, fit=fit, batch_size=size * per_frame, **pictures)
         else:
             batches = _undecoded(plan[first:])
         if not is_given:  # given timestamps may name a frame twice
@@ -213,8 +221,9 @@ def _compress_local(
         seconds.decode = video.decode_seconds
         with seconds.clock("write"):
             facts = _facts(model, local, video, sampling, compressor, int8_error)
-            named = {"model": model_name} if model_name else {}
-            entry = writer.finish(facts | named | (watcher.facts if watcher else {}))
+            facts |= {"model": model_name} if model_name else {}
+            facts |= watcher.facts if watcher else {}
+            entry = writer.finish(facts if window is None else window.facts(facts))
     return CompressResult(entry, False, choice=choice, num_resumed_frames=num_resumed, seconds=seconds)
 
 

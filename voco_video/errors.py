@@ -8,9 +8,11 @@ class VocoVideoError(Exception):
 
     Attributes:
         exit_code: of the command line: 2 where it was used wrongly, 1 where the work failed.
+        may_pass: the same may succeed later: a network or a server failed, not the file.
     """
 
     exit_code = 1
+    may_pass = False
 
 
 class UsageError(VocoVideoError):
@@ -49,6 +51,16 @@ def used_wrongly(error: AnyError) -> AnyError:
     2
     """
     error.exit_code = 2
+    return error
+
+
+def passing(error: AnyError) -> AnyError:
+    """Mark an error as one that may pass: trying again later is worth it.
+
+    >>> passing(VideoError("https://host/a.mp4: the server answers 503")).may_pass
+    True
+    """
+    error.may_pass = True
     return error
 
 

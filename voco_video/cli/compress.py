@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from glob import has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +17,7 @@ from voco_video.cli.early import check_model, check_video, similar_file
 from voco_video.cli.entries import check_can_name
 from voco_video.cli.follow import check_followed, follow_source
 from voco_video.cli.help import OUTPUT
+from voco_video.cli.library import compress_library
 from voco_video.cli.options import given, with_options
 from voco_video.cli.output import format_bytes, print_json, unless_none
 from voco_video.cli.progress import ProgressBar, loading
@@ -25,6 +26,9 @@ from voco_video.cli.tables import Column, print_error, print_table, print_wrappe
 from voco_video.errors import UsageError, VideoError, used_wrongly, with_name
 from voco_video.files.paths import expanded
 from voco_video.files.urls import is_url, short_name, shown_name
+from voco_video.library.manifest import is_manifest
+from voco_video.library.sources import VIDEO_SUFFIXES, files_matching, urls_of, videos_below
+from voco_video.options.cluster import CLUSTER, ClusterOptions
 from voco_video.options.compression import FOLLOWING, STORAGE, CompressOptions, StreamOptions
 from voco_video.options.fields import option_of
 from voco_video.options.loading import LoadOptions
@@ -35,23 +39,30 @@ if TYPE_CHECKING:
     from voco_video.answer.several_videos import Compressed
     from voco_video.api import VideoModel
 
-VIDEO_SUFFIXES = frozenset(
-    {
-        *(".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov"),
-        *(".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"),
-    }
-)
-
 
 @with_options
 def compress(
-    paths: Annotated[list[str], typer.Argument(help="Videos, folders of them, patterns, or URLs.", metavar="PATH...")],
+    paths: Annotated[
+        list[str], typer.Argument(help="Videos, folders, patterns, URLs; with --engine manifests.", metavar="PATH...")
+    ],
     *,
     model: opt.Model = "voco-tiny",
     sampling: Sampling,
     compression: CompressOptions,
     load: LoadOptions,
     cache_dir: opt.CacheDir = None,
+    cluster: Annotated[dict[str, Any], given(ClusterOptions)],
+    manifest: Annotated[
+        Path | None,
+        typer.Option(
+            help="List the videos and what came of them in this .parquet, .csv or .jsonl.",
+            metavar="FILE",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="With --engine: exit with 1 where a video failed.", rich_help_panel=CLUSTER)
+    ] = False,
     follow: Annotated[
         bool,
         typer.Option(
@@ -82,6 +93,9 @@ def compress(
     With --follow the source may still be growing, and can be asked about meanwhile. Its entry is found by its name, not
     by the bytes of the file: compress a finished recording without --follow to have it found by its bytes.
 
+    With --engine many workers compress, here or on a Ray cluster, and --manifest lists the videos for `find`, `ask` and
+    `eval`. A video that fails is a row of the list, and the exit code is 0 unless none succeeds, or --strict is given.
+
     \b
     Examples:
       voco-video compress clip.mp4
@@ -94,7 +108,17 @@ def compress(
       voco-video compress recording.ts --follow --fps 2
       voco-video compress rtsp://camera.local/1 --follow --name door
       ffmpeg -i camera.sdp -f mpegts - | voco-video compress - --follow --name yard
+      voco-video compress talks/ --engine processes --concurrency 4 --manifest talks.csv
+      voco-video compress s3://bucket/talks/ --engine ray --address auto --num-gpus 1 --manifest talks.parquet
     """
+    if cluster or manifest is not None or strict:
+        if follow or name is not None or stream:
+            raise UsageError("--engine shares many whole videos out; leave out --follow and --name")
+        compress_library(
+            paths, cluster, manifest, model=model, sampling=sampling, compression=compression, load=load,
+            cache_dir=cache_dir, strict=strict, json=json,
+        )  # fmt: skip
+        return
     check_model(
         model, revision=load.revision, offline=load.offline, num_voco_tokens=filter(None, [compression.num_voco_tokens])
     )
@@ -185,17 +209,21 @@ def expand_paths(paths: list[str]) -> list[Path | str]:
     files: list[Path | str] = []
     for name in paths:
         if is_url(name):
-            files.append(name)
+            files += urls_of(name)
             continue
+        if is_manifest(name):
+            raise UsageError(
+                f"{name} is a manifest, a list of videos; compress those with --engine processes, or --engine ray"
+            )
         path = expanded(name)
         if os.path.isdir(path):  # which takes any name, however long
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
+            found = videos_below(path)
             if not found and len(paths) == 1:
                 known = ", ".join(sorted(VIDEO_SUFFIXES))
                 raise UsageError(f"{path}: no video files in this folder (looked for {known})")
             files += found or [path]
-        elif not os.path.exists(path) and glob.has_magic(name):
-            found = [Path(match) for match in sorted(glob.glob(name, recursive=True)) if Path(match).is_file()]
+        elif not os.path.exists(path) and has_magic(name):
+            found = files_matching(name)
             if not found and len(paths) == 1:
                 raise UsageError(f"{name!r} matches no file")
             files += found or [path]

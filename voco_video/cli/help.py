@@ -18,12 +18,13 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from voco_video.options.answering import WHAT_IS_SEEN
+from voco_video.options.cluster import CLUSTER
 from voco_video.options.compression import FOLLOWING, STORAGE
 from voco_video.options.loading import MODEL
 
 OPTIONS, DATA, QUESTIONS, OUTPUT = "Options", "Data", "Questions", "Output"
 PANELS = (
-    *(OPTIONS, DATA, QUESTIONS, "Sampling", "Compression", FOLLOWING, WHAT_IS_SEEN, "Generation", "Judge"),
+    *(OPTIONS, DATA, QUESTIONS, "Sampling", "Compression", CLUSTER, FOLLOWING, WHAT_IS_SEEN, "Generation", "Judge"),
     *(MODEL, STORAGE, OUTPUT),
 )
 """The groups of options, in the order in which help shows them."""

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import IO, Any
 
-from voco_video.errors import UsageError, VideoError, used_wrongly
+from voco_video.errors import UsageError, VideoError, passing, used_wrongly
 from voco_video.files.urls import scheme_of, scrubbed, without_secrets
 from voco_video.video.transfers import BLOCK_BYTES, CutError, Report, Tries, Version, check_room, empty, write_block
 
@@ -68,7 +68,7 @@ class FilesystemFile:
                 "http, https, file, data and the filesystems of fsspec can be"
             ) from None
         except Exception as error:  # filesystems have errors of their own
-            raise VideoError(f"{self.name}: cannot be reached ({self._in_words(error)})") from None
+            raise passing(VideoError(f"{self.name}: cannot be reached ({self._in_words(error)})")) from None
         return filesystem, path
 
     def _version(self, filesystem: Any, path: str) -> tuple[Version, int | None]:
@@ -80,7 +80,7 @@ class FilesystemFile:
         except PermissionError as error:
             raise VideoError(f"{self.name}: no permission to read it ({self._in_words(error)})") from None
         except Exception as error:  # filesystems have errors of their own
-            raise VideoError(f"{self.name}: cannot be reached ({self._in_words(error)})") from None
+            raise passing(VideoError(f"{self.name}: cannot be reached ({self._in_words(error)})")) from None
         if info.get("type") == "directory":
             raise used_wrongly(VideoError(f"{self.name}: is a folder; give the video files in it"))
         size = info.get("size")

@@ -148,6 +148,11 @@ class Video:
         return self._pts_seconds
 
     @property
+    def keyframe_seconds(self) -> npt.NDArray[np.float64]:
+        """[M'] times of the frames at which decoding can begin, sorted."""
+        return self._pts_seconds[self._index.is_keyframe]
+
+    @property
     def num_undecodable(self) -> int:
         """How many planned frames of the latest `batches` could not be decoded; final once it has ended.
 
@@ -205,6 +210,7 @@ class Video:
         fit: Fit | None = None,
         batch_size: int = 16,
         first_frame: int = 0,
+        stop_frame: int | None = None,
         prefetch_batches: int = 2,
     ) -> Iterator[FrameBatch]:
         """Yield the planned frames in time order, `batch_size` at a time (the last batch may be shorter).
@@ -212,6 +218,7 @@ class Video:
         Args:
             fit: final size; None keeps the display size.
             first_frame: leave out this many frames of the plan, to go on where an earlier reading stopped.
+            stop_frame: end before this frame of the plan; None for all.
             prefetch_batches: how many finished batches may wait while a thread decodes ahead; 0 decodes in the
                 caller's.
 
@@ -228,6 +235,7 @@ class Video:
         _check_at_least("first_frame", first_frame, 0)
         if first_frame > len(plan):
             raise UsageError(f"first_frame={first_frame} is past the {len(plan)} frames of the plan ({sampling})")
+        plan = plan[:stop_frame]
         stop = threading.Event()
         source = self._take_source()
         batches = self._clocked(self._contained(plan, sampling, fit, batch_size, first_frame, stop, source))

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import IO, Any, Protocol
 
-from voco_video.errors import VideoError
+from voco_video.errors import VideoError, passing
 
 Version = Mapping[str, Any]
 """What a server says of a file that changes with its content; empty where it says nothing of the kind."""
@@ -69,7 +69,9 @@ class Tries:
         self._furthest = max(self._furthest, num_bytes)
         self._num_failures += 1
         if self._num_failures >= MAX_FAILURES:
-            raise VideoError(f"{self._name}: cannot be fetched ({error}; tried {MAX_FAILURES} times); try again later")
+            raise passing(
+                VideoError(f"{self._name}: cannot be fetched ({error}; tried {MAX_FAILURES} times); try again later")
+            )
         time.sleep(FIRST_WAIT_SECONDS * 2 ** (self._num_failures - 1))
 
 

@@ -1,0 +1,1 @@
+"""Many videos compressed by many workers: on one machine, on a Ray cluster, or in shares."""
