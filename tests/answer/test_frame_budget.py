@@ -446,7 +446,7 @@ def test_each_thing_that_a_question_names_has_its_claim():
     search = FrameSearch(None, tuple, tuple)
     search._scorer = scorer
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("voco_video.answer.search.question_states", lambda *_: torch.zeros(3, 2))
+        patch.setattr("voco_video.answer.frame_scorer.question_states", lambda *_: torch.zeros(3, 2))
         patch.setattr(FrameScorer, "odds", lambda *_: (by_token - scorer.bias).exp().T)
         found = search.scores("this or that?")
     assert np.allclose(found.scores, by_token.logsumexp(0), atol=1e-5)

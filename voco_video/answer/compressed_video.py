@@ -15,6 +15,7 @@ from voco_video.answer.answering_model import AnsweringModel
 from voco_video.answer.entry_frames import EntryFrames, read_chosen, read_chunks, read_features
 from voco_video.answer.foreign import counted, foreign_note
 from voco_video.answer.frame_budget import FrameSelection, group_by_view, select_frames
+from voco_video.answer.frame_scorer import AskedQuestion, FrameScorer
 from voco_video.answer.generate import NUM_MOMENTS, Answer, Message, answer_questions, stream_answer
 from voco_video.answer.moments import Moment, find_moments
 from voco_video.answer.search import FrameScores, FrameSearch
@@ -172,21 +173,27 @@ class CompressedVideo:
         """
         return self._relevance(question).scores
 
-    def _relevance(self, question: str) -> FrameScores:
+    def _relevance(self, question: str, asked: AskedQuestion | None = None) -> FrameScores:
         scores = self._scores.get(question)
         if scores is None:
-            scores = self._search.scores(question)
+            scores = self._search.scores(question, asked=asked)
             if len(self._scores) >= _MAX_SCORED_QUESTIONS:
                 self._scores.clear()
             self._scores[question] = scores
         return scores
 
-    def find(self, query: str, *, num_moments: int = 5) -> list[Moment]:
+    @property
+    def scorer(self) -> FrameScorer | None:
+        """The trained scorer by which these frames are searched; None leaves that to the model's attention."""
+        return self._search.scorer
+
+    def find(self, query: str, *, num_moments: int = 5, asked: AskedQuestion | None = None) -> list[Moment]:
         """Find the moments that are most relevant to a query, best first; no answer is generated.
 
         Args:
             query: a question, or what to look for.
             num_moments: how many at most.
+            asked: the query as it was read for another video of this form; see `FrameSearch.scores`.
 
         Raises:
             UsageError: the query is empty, or the frames keep no tokens.
@@ -194,7 +201,7 @@ class CompressedVideo:
         >>> video.find("the red star")[0]                                 # doctest: +SKIP
         Moment(start_seconds=4017.0, end_seconds=4019.0, peak_seconds=4017.0, score=5.1, share=None, is_likely=True)
         """
-        found = self._relevance(query)
+        found = self._relevance(query, asked)
         # A video that is nothing the model knows has scores too, but their odds mean nothing.
         is_calibrated = found.claims is not None and not self.foreign_note
         return find_moments(found.scores, self.pts_seconds, num_moments=num_moments, is_calibrated=is_calibrated)

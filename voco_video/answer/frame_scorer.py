@@ -205,6 +205,29 @@ def value_features(values: Tensor) -> Tensor:
     return values.transpose(1, 2).flatten(2).float()  # [F, K, kv_heads * head_dim]
 
 
+@dataclass(frozen=True, eq=False)
+class AskedQuestion:
+    """A question as a scorer sees it; the same for all frames of a form.
+
+    Attributes:
+        queries, gates: ``[T, H, R]`` and ``[T, H]``; see `FrameScorer.question`.
+    """
+
+    queries: Tensor
+    gates: Tensor
+
+
+@undisturbed()
+def read_question(model: VocoModel, scorer: FrameScorer, question: str) -> AskedQuestion:
+    """Read a question without any frames.
+
+    Raises:
+        UsageError: it is empty.
+        ModelError: the model has no tokenizer or no chat template.
+    """
+    return AskedQuestion(*scorer.question(question_states(model, question)))
+
+
 @undisturbed()
 def question_states(model: VocoModel, question: str) -> Tensor:
     """Read a question without any frames, with the compressing weights: last hidden states, float32 ``[T, D]``."""

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from voco_video.answer.attention_scores import attention_scores, frame_keys, last_token_queries
-from voco_video.answer.frame_scorer import FrameScorer, question_states
+from voco_video.answer.frame_scorer import AskedQuestion, FrameScorer, read_question
 from voco_video.errors import UsageError
 from voco_video.model.inference import undisturbed
 from voco_video.model.tokens import VocoTokens
@@ -81,23 +81,31 @@ class FrameSearch:
         self._scorer = scorer and scorer.to(model.backbone.device)
         self._features: list[Tensor] | None = None
 
+    @property
+    def scorer(self) -> FrameScorer | None:
+        """The trained scorer that is used, or None."""
+        return self._scorer
+
     @undisturbed()
-    def scores(self, question: str) -> FrameScores:
+    def scores(self, question: str, *, asked: AskedQuestion | None = None) -> FrameScores:
         """Score each frame's relevance to a question.
+
+        Args:
+            question: what is asked.
+            asked: the same as `read_question` gives it, where it was read before.
 
         Raises:
             UsageError: the question is empty, the frames keep no tokens, or the model has no means to search.
             ModelError: the model has no tokenizer or no chat template.
         """
         if self._scorer is not None:
-            return self._learned_scores(question, self._scorer)
+            return self._learned_scores(asked or read_question(self._model, self._scorer, question), self._scorer)
         chunks = list(self._attention_scores(question))
         return FrameScores(torch.cat(chunks).cpu().numpy() if chunks else np.empty(0, np.float32))
 
-    def _learned_scores(self, question: str, scorer: FrameScorer) -> FrameScores:
-        queries, gates = scorer.question(question_states(self._model, question))
+    def _learned_scores(self, asked: AskedQuestion, scorer: FrameScorer) -> FrameScores:
         features = self._read_compacted(scorer) if self._features is None else self._features
-        odds = scorer.odds(queries, gates, features)  # [F, T]
+        odds = scorer.odds(asked.queries, asked.gates, features)  # [F, T]
         scores, by_token = odds.sum(1).log() + scorer.bias, odds.log() + scorer.bias
         claims = (by_token - by_token.amax(0).clamp(min=0)).amax(1)
         claims -= claims.max()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
@@ -11,11 +12,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+from voco_video.answer.answering_model import AnsweringModel
 from voco_video.answer.compressed_video import CompressedVideo
+from voco_video.answer.frame_scorer import AskedQuestion, FrameScorer, read_question
 from voco_video.answer.moments import Moment
 from voco_video.compress import Progress
 from voco_video.errors import FILE_ERRORS, CacheError, ModelError, UsageError, VocoVideoError
 from voco_video.files.urls import short_name, shown_name
+from voco_video.model.voco import VocoModel
 from voco_video.options.compression import AUTO, BatchSize, CompressOptions, Decoder, Form, Storage
 from voco_video.options.sampling import Sampling
 from voco_video.video.pictures import Pictures
@@ -54,16 +58,46 @@ def find(
     >>> [(f.video, f.moment) for f in find([a, b], "the red star")]       # doctest: +SKIP
     """
     found: list[Found] = []
+    asked = Asked(query)
     for video in videos:
         try:
-            found += [Found(video, moment) for moment in video.find(query, num_moments=num_moments)]
+            found += asked.moments(video, num_moments)
         except (CacheError, *FILE_ERRORS) as error:
             if on_error is None:
                 raise
             on_error(video, error)
         if on_progress is not None:
             on_progress(video.num_frames)
-    return sorted(found, key=lambda f: -f.moment.score)[:num_moments]
+    return best_first(found, num_moments)
+
+
+def best_first(found: Iterable[Found], num_moments: int) -> list[Found]:
+    """Return the best moments, best first; of equal ones those that come first, and last those without a score."""
+    return sorted(found, key=lambda f: (math.isnan(f.moment.score), -f.moment.score))[:num_moments]
+
+
+class Asked:
+    """A query for one video after the other of one model; it is read once for all videos of a form."""
+
+    def __init__(self, query: str) -> None:
+        self._query = query
+        self._read: dict[tuple[VocoModel, FrameScorer], AskedQuestion] = {}
+
+    def by(self, model: AnsweringModel, scorer: FrameScorer) -> AskedQuestion:
+        """Return the query as a scorer sees it.
+
+        Raises:
+            UsageError: it is empty.
+        """
+        key = model.voco, scorer
+        if key not in self._read:
+            self._read[key] = read_question(*key, self._query)
+        return self._read[key]
+
+    def moments(self, video: CompressedVideo, num_moments: int) -> list[Found]:
+        """Find the best moments of a video, as `CompressedVideo.find` does."""
+        asked = None if video.scorer is None else self.by(video.model, video.scorer)
+        return [Found(video, moment) for moment in video.find(self._query, num_moments=num_moments, asked=asked)]
 
 
 def concat(videos: Sequence[CompressedVideo]) -> CompressedVideo:
