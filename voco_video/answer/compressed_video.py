@@ -223,9 +223,10 @@ class CompressedVideo:
         Raises:
             UsageError: the frames have fewer than k tokens, or their compressor's tokens cannot be cut.
         """
-        return self._prefix(self.view(question, num_voco_tokens=num_voco_tokens, options=options), options)
+        return self.prefix_of(self.view(question, num_voco_tokens=num_voco_tokens, options=options), options)
 
-    def _prefix(self, selection: FrameSelection, options: ViewOptions) -> Prefix:
+    def prefix_of(self, selection: FrameSelection, options: ViewOptions) -> Prefix:
+        """Assemble the prefix of selected frames, as `prefix` does; the last one is kept for the next question."""
         every = options.clock_every_seconds
         key = *selection.key, every
         prefix = self._prefixes.get(key)
@@ -334,7 +335,7 @@ class CompressedVideo:
         selections = [self.view(q, num_voco_tokens=num_voco_tokens, options=options) for q in questions]
         answers: dict[int, Answer] = {}
         for selection, numbers in group_by_view(selections):
-            prefix = self._prefix(selection, options)
+            prefix = self.prefix_of(selection, options)
             group = answer_questions(
                 self.model.voco,
                 prefix,
@@ -344,10 +345,10 @@ class CompressedVideo:
                 frame_pts_seconds=self.pts_seconds[selection.frames][: len(prefix.frame_slots)],  # none for text alone
                 with_attention=with_attention,
             )
-            answers |= {i: self._with_notes(answer, selection) for i, answer in zip(numbers, group, strict=True)}
+            answers |= {i: self.with_notes(answer, selection) for i, answer in zip(numbers, group, strict=True)}
         return answers[0] if isinstance(question, str) else [answers[i] for i in range(len(questions))]
 
-    def _with_notes(self, answer: Answer, selection: FrameSelection) -> Answer:
+    def with_notes(self, answer: Answer, selection: FrameSelection) -> Answer:
         """Add a note on frames that were not seen, and as evidence the moments that frames were chosen for."""
         note = ". ".join(part.removesuffix(".") for part in (self.foreign_note, selection.note) if part)
         note = ". ".join(part for part in (note, answer.note) if part)
@@ -388,7 +389,7 @@ class CompressedVideo:
             log.warning(note)
         return stream_answer(
             self.model.voco,
-            self._prefix(selection, options),
+            self.prefix_of(selection, options),
             question,
             history=history,
             options=AnswerOptions(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed),

@@ -109,7 +109,7 @@ def answer_questions(
             "or the last few tokens only, so where an answer looked cannot be measured; leave it out"
         )
     started = time.perf_counter()
-    prompts = [_prompt(model, prefix, question, history) for question in questions]
+    prompts = [prompt_ids(model, prefix, question, history) for question in questions]
     generated: list[tuple[list[int], float]] = []
     most = MAX_QUESTIONS_PER_BATCH
     while len(generated) < len(prompts):
@@ -138,7 +138,7 @@ def answer_questions(
                 frame_pts_seconds=frame_pts_seconds,
                 frame_attention=attention[0],
                 video_attention=attention[1],
-                evidence=_looked_at(attention[0], frame_pts_seconds),
+                evidence=looked_at(attention[0], frame_pts_seconds),
                 is_cut=options.stop_at_end and len(token_ids) == options.max_new_tokens,
             )
         )
@@ -172,7 +172,7 @@ def beyond_context(model: VocoModel, prefix: Prefix, num_text_tokens: int) -> st
     )
 
 
-def _looked_at(shares: np.ndarray | None, pts_seconds: np.ndarray) -> tuple[Moment, ...]:
+def looked_at(shares: np.ndarray | None, pts_seconds: np.ndarray) -> tuple[Moment, ...]:
     """Return the moments that an answer attended to."""
     if shares is None or not len(shares):
         return ()
@@ -188,7 +188,7 @@ def stream_answer(
     options: AnswerOptions = AnswerOptions(),
 ) -> Iterator[str]:
     """Yield an answer's text piece by piece; a token is generated only when the next piece is asked for."""
-    prompt = _prompt(model, prefix, question, history)
+    prompt = prompt_ids(model, prefix, question, history)
     if problem := beyond_context(model, prefix, len(prompt)):
         log.warning(problem.strip())
     text, is_cut = _GrowingText(model.backbone.tokenizer, skip_special_tokens=True), False
@@ -351,7 +351,12 @@ def frame_attention(
     return per_frame / max(total, 1e-30), total
 
 
-def _prompt(model: VocoModel, prefix: Prefix, question: str, history: Sequence[Message]) -> list[int]:
+def prompt_ids(model: VocoModel, prefix: Prefix, question: str, history: Sequence[Message]) -> list[int]:
+    """Make the token ids of a question and of the turns before it, which follow a prefix.
+
+    Raises:
+        UsageError: the question is empty, or too long for the model.
+    """
     if not question.strip():
         raise UsageError("the question is empty; ask something")
     turns = [*history, Message("user", question.strip())]

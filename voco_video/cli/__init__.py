@@ -27,6 +27,7 @@ from voco_video.cli import (
     models,
     push,
     score,
+    serve,
     train,
 )
 from voco_video.cli.encoding import print_whatever_the_encoding, shown
@@ -68,6 +69,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "find": find.find,
         "compress": compress.compress,
         "inspect": inspect.inspect,
+        "serve": serve.serve,
     },
     "Models": {"models": models.models, "convert": convert.convert, "card": card.card, "push": push.push},
     "Training and evaluation": {

@@ -21,10 +21,12 @@ from voco_video.options.answering import WHAT_IS_SEEN
 from voco_video.options.cluster import CLUSTER
 from voco_video.options.compression import FOLLOWING, STORAGE
 from voco_video.options.loading import MODEL
+from voco_video.serve.settings import SAFETY, SERVER
 
 OPTIONS, DATA, QUESTIONS, OUTPUT = "Options", "Data", "Questions", "Output"
 PANELS = (
-    *(OPTIONS, DATA, QUESTIONS, "Sampling", "Compression", CLUSTER, FOLLOWING, WHAT_IS_SEEN, "Generation", "Judge"),
+    *(OPTIONS, SERVER, SAFETY, DATA, QUESTIONS, "Sampling", "Compression", CLUSTER, FOLLOWING, WHAT_IS_SEEN),
+    *("Generation", "Judge"),
     *(MODEL, STORAGE, OUTPUT),
 )
 """The groups of options, in the order in which help shows them."""
