@@ -287,7 +287,7 @@ def test_broken_mapping_is_named(tmp_path: Path, line: str) -> None:
 
 
 def test_unknown_names_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="msvd, msrvtt, activitynet, egoschema, nextqa, videomme, mlvu, llava-mix665k"):
+    with pytest.raises(UsageError, match=r"msvd, msrvtt, activitynet, .*egoschema, nextqa, .*llava-mix665k"):
         load_dataset("tgif", tmp_path)
     with pytest.raises(UsageError, match="msvd has train and val and test"):
         load_dataset("msvd", tmp_path, split="dev")

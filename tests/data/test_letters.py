@@ -408,3 +408,44 @@ def test_only_letters_of_the_questions_own_options_count() -> None:
     assert read_letter("The answer is D", ("x", "y", "z")) is None
     assert read_letter("The answer is I", [str(number) for number in range(9)]) == "I"
     assert read_letter("I think so", [str(number) for number in range(9)]) is None
+
+
+# --- options of TempCompass
+
+_LABELLED = ("Option 1: The man is dribbling.", "Option 2: A man is dunking.")
+_SENTENCES = ("Sentence A: The cat runs.", "Sentence B: The cat runs away.")
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "letter"),
+    [
+        ("Option 2: A man is dunking.", _LABELLED, "B"),
+        ("Option 2", _LABELLED, "B"),
+        ("option 1.", _LABELLED, "A"),
+        ("2", _LABELLED, "B"),
+        ("2. A man is dunking", _LABELLED, "B"),
+        ("A man is dunking.", _LABELLED, "B"),
+        ("I think that a man is dunking.", _LABELLED, "B"),
+        ("Option 2: A man is dunking. Option 1 is wrong.", _LABELLED, "B"),
+        ("Option 1 or Option 2", _LABELLED, "A"),
+        ("Both Option 1 and Option 2 fit.", _LABELLED, None),
+        ("a dog", _LABELLED, None),
+        ("B", _SENTENCES, "B"),
+        ("A.", _SENTENCES, "A"),
+        ("Sentence B", _SENTENCES, "B"),
+        ("The cat runs.", _SENTENCES, "A"),
+        ("Yes.", ("yes", "no"), "A"),
+        ("no, he sits", ("yes", "no"), "B"),
+        ("**No**", ("yes", "no"), "B"),
+        ("Nothing happens", ("yes", "no"), None),
+        ("It is impossible to tell.", ("yes", "no"), None),
+        ("", ("yes", "no"), None),
+        ("A cat", ("yes", "no"), None),
+        # Where options were scored by likelihood, the answer is the letter alone.
+        ("A", ("yes", "no"), "A"),
+        ("B", ("yes", "no"), "B"),
+        ("B", _LABELLED, "B"),
+    ],
+)
+def test_options_with_labels_of_their_own_and_yes_or_no(text, options, letter):
+    assert read_letter(text, options) == letter

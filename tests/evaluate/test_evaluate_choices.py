@@ -21,7 +21,7 @@ from tests.helpers.tiny_families import tiny_family
 from voco_video.api import VideoModel, load_model
 from voco_video.checkpoint.folder import save_voco_model
 from voco_video.data.letters import LETTERS, read_letter
-from voco_video.data.registry import CHOICE_SETS, load_dataset
+from voco_video.data.registry import load_dataset
 from voco_video.errors import DataError, UsageError
 from voco_video.evaluate import EvalOptions, evaluate
 from voco_video.evaluate.answer_likelihood import answer_token_ids
@@ -93,7 +93,7 @@ def by_definition(model: VideoModel, path: Path, prompt: str, option: str) -> tu
     return sum(float(logits[place, token]) for place, token in zip(places, answer, strict=True)), len(answer)
 
 
-@pytest.mark.parametrize("dataset", CHOICE_SETS)
+@pytest.mark.parametrize("dataset", tuple(WRITERS))
 def test_options_get_the_likelihood_of_the_definition(model, sets, dataset, tmp_path):
     predictions = evaluated(model, dataset, sets[dataset], tmp_path, answer_by="likelihood")
     data = load_dataset(dataset, sets[dataset], split=split_of(dataset))
@@ -337,7 +337,7 @@ def test_runs_are_compared_by_accuracy(model, sets, tmp_path):
 
 
 @pytest.mark.one_in(2)
-@pytest.mark.parametrize("dataset", CHOICE_SETS)
+@pytest.mark.parametrize("dataset", tuple(WRITERS))
 def test_evaluate_from_the_command_line(run, sets, checkpoint, dataset):
     options = ["--split", "val"] if dataset == "nextqa" else []
     arguments = ["eval", dataset, "--root", sets[dataset], "--model", checkpoint, "--num-frames", NUM_FRAMES, *options]

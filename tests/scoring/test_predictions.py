@@ -78,7 +78,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert path.read_bytes() == first
     assert Prediction.from_json_line(ONE.json_line()) == ONE
     fields = json.loads(ONE.json_line())
-    assert [*fields, *CHOICE_FIELDS] == list(Prediction.__slots__)
+    assert [*fields, *CHOICE_FIELDS, "windows"] == list(Prediction.__slots__)
 
 
 def test_multiple_choice_is_read_as_it_was_written() -> None:

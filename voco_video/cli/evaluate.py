@@ -22,7 +22,7 @@ from voco_video.cli.output import print_json
 from voco_video.cli.progress import ProgressBar, loading
 from voco_video.cli.score import print_scores
 from voco_video.cli.tables import print_wrapped
-from voco_video.data.registry import CHOICE_SETS, VIDEO_QA_SETS, load_video_set
+from voco_video.data.registry import CHOICE_SETS, GROUNDING_SETS, VIDEO_QA_SETS, load_video_set
 from voco_video.errors import UsageError
 from voco_video.evaluate.options import EvalOptions
 from voco_video.options.loading import MODEL, LoadOptions
@@ -61,7 +61,9 @@ def evaluate(
     dataset: Annotated[
         str,
         typer.Argument(
-            help=f"{', '.join(VIDEO_QA_SETS)}; multiple choice: {', '.join(CHOICE_SETS)}.", metavar="DATASET"
+            help=f"{', '.join(VIDEO_QA_SETS)}; multiple choice: {', '.join(CHOICE_SETS)}; when something happens: "
+            f"{', '.join(GROUNDING_SETS)}.",
+            metavar="DATASET",
         ),
     ],
     *,
@@ -92,6 +94,7 @@ def evaluate(
       voco-video eval activitynet --root data/activitynet --split val --num-frames 32 --num-voco-tokens 1,2,4,8
       voco-video eval msrvtt --root data/MSRVTT --limit 1000 --rank-vocabulary 1000 --num-workers 4
       voco-video eval videomme --root data/Video-MME --answer-by likelihood
+      voco-video eval charades-sta --root data/Charades --answer-by find
       torchrun --nproc-per-node 8 --no-python voco-video eval msvd --root data/MSVD --model ./my-checkpoint
     """
     check_for_matplotlib()

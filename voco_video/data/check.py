@@ -14,13 +14,14 @@ from typing import Any
 
 from voco_video.data.conversations import MIX665K_NAME, MIX665K_SIZE, find_mix665k, media_folders
 from voco_video.data.files import Tree
-from voco_video.data.multiple_choice import default_split, nextqa_places
+from voco_video.data.multiple_choice import nextqa_places
 from voco_video.data.registry import (
     MIX665K,
     VIDEO_SETS,
     absent_annotations,
     check_dataset_name,
     check_split,
+    default_split,
     load_dataset,
     published_size,
 )

@@ -110,6 +110,23 @@ def read_rows(path: Path) -> Iterator[Row]:
         raise DataError(f"{path}: has no rows")
 
 
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a text file, the empty ones left out.
+
+    Raises:
+        DataError: the file cannot be read, or has no text.
+    """
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except FileNotFoundError as error:
+        raise used_wrongly(DataError(f"{path}: no such file")) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    if not lines:
+        raise DataError(f"{path}: has no rows")
+    return lines
+
+
 def _read_json(path: Path) -> Iterator[Any]:
     try:
         content = json.loads(path.read_bytes())
@@ -218,12 +235,38 @@ class Tree:
         """Find the video with one of these names, with or without "v_" before it.
 
         Args:
-            names: without suffix, the better ones first.
+            names: without suffix, the better ones first; of one with folders in it ("perception/videos/video_1") the
+                path has to end with all of it.
             folder: if there is a folder of this name with videos, only its videos are considered.
         """
         clips = self.clips_by_folder.get(folder, self.clips) if folder else self.clips
-        stems = (stem for name in names for stem in name_variants(name))
-        return next((clips[stem] for stem in stems if stem in clips), None)
+        for name in names:
+            if "/" in name:
+                if found := self._clip_by_path(name):
+                    return found
+                continue
+            for stem in name_variants(name):
+                if stem in clips:
+                    return clips[stem]
+        return None
+
+    def _clip_by_path(self, end: str) -> Path | None:
+        """Find the video whose path, without suffix, ends with some folders and a name."""
+        folders, _, stem = end.rpartition("/")
+        fits = [
+            clips[stem]
+            for parent, clips in self._clips_by_parent.items()
+            if stem in clips and f"/{parent.as_posix()}".endswith(f"/{folders}")
+        ]
+        return min(fits, key=lambda path: (self.depth(path), path), default=None)
+
+    @cached_property
+    def _clips_by_parent(self) -> dict[Path, dict[str, Path]]:
+        clips: dict[Path, list[Path]] = {}
+        for path in self._files:
+            if path.suffix.lower() in CLIP_SUFFIXES:
+                clips.setdefault(path.parent, []).append(path)
+        return {parent: _by_stem(paths) for parent, paths in clips.items()}
 
     @cached_property
     def _files(self) -> list[Path]:

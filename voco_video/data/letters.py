@@ -67,6 +67,8 @@ _ARE_WRONG = re.compile(
     re.I,
 )
 _ITEM = re.compile(r"[.):]")
+_OWN_LABEL = re.compile(r"((?:Option|Sentence|Caption) ([A-Z]|\d)): ")
+_FIRST_WORD = re.compile(r"\W*(yes\b|no\b|[AB]$)", re.I)
 _SIGHT = 200  # characters that are examined before and after a letter
 
 
@@ -89,6 +91,9 @@ def read_letter(text: str, options: Sequence[str]) -> str | None:
     before a word is the article and "I" the pronoun ("A cat is shown", "I think"), unless that word follows neither
     ("A is", "A because"). Letters beyond the question's options are no letters.
 
+    Of the options "yes" and "no" the answer's first word is taken. Options with labels of their own ("Option 1: ...",
+    see `own_labels`) are named by these, or by their sentence, as in TempCompass.
+
     >>> read_letter("The best answer is B, for A is wrong.", ["a dog", "a cat"])
     'B'
     >>> read_letter("A cat is shown", ["a dog", "a cat"]) is read_letter("A or B", ["a dog", "a cat"]) is None
@@ -100,6 +105,11 @@ def read_letter(text: str, options: Sequence[str]) -> str | None:
     if boxed := _BOXED.findall(text):
         return _only({read_letter(inner, options) for inner in boxed})
     bare = _DRESS.sub(lambda match: match[1] or "", text).strip()
+    if labels := own_labels(options):
+        return _labelled(bare, options, labels)
+    if [option.lower() for option in options] == ["yes", "no"]:
+        first = _FIRST_WORD.match(bare)
+        return {"yes": "A", "no": "B", "a": "A", "b": "B"}.get(first[1].lower()) if first else None
     letters = re.findall(r"[A-Za-z0-9]+", bare) if not re.search(r"[^\W\dA-Za-z]", bare) else []
     if letters and all(len(letter) == 1 and letter.upper() in LETTERS[: len(options)] for letter in letters):
         return _only({letter.upper() for letter in letters})
@@ -114,6 +124,39 @@ def read_letter(text: str, options: Sequence[str]) -> str | None:
     ):
         if named:
             return _only({letter for m in named for letter in {m.letter, *_beside(m, mentions, bare)}})
+    return None
+
+
+def own_labels(options: Sequence[str]) -> tuple[str, ...]:
+    """Return the labels of options that have labels in their text, as TempCompass' have; () unless all of them have.
+
+    >>> own_labels(["Sentence A: A dog runs.", "Sentence B: A cat runs."])
+    ('Sentence A', 'Sentence B')
+    """
+    found = [_OWN_LABEL.match(option) for option in options]
+    labels = tuple(match[1] for match in found if match)
+    return labels if len(set(labels)) == len(options) else ()
+
+
+def _labelled(text: str, options: Sequence[str], labels: Sequence[str]) -> str | None:
+    """Read which of some options with labels of their own an answer names."""
+    sentences = [option[len(label) + 2 :] for option, label in zip(options, labels)]
+    marks = [label.split()[1] for label in labels]
+    forms = zip(LETTERS, options, sentences, labels, marks)
+    if exact := {letter for letter, *names in forms if _plain(text) in map(_plain, names)}:
+        return _only(exact)
+    if len(text) == 1 and text in LETTERS[: len(options)]:  # where options were scored by likelihood
+        return text
+    for patterns in (
+        [rf"^\W*{label}\b" for label in labels],
+        [re.escape(_plain(option)) for option in options],
+        [rf"\b{label}\b" for label in labels],
+        [rf"^\W*{mark}(?:[.):,]|\s*$)" for mark in marks],
+        [re.escape(_plain(sentence)) for sentence in sentences],
+    ):
+        plain = _plain(text)
+        if named := {letter for letter, pattern in zip(LETTERS, patterns) if re.search(pattern, plain, re.I)}:
+            return _only(named)
     return None
 
 

@@ -41,7 +41,14 @@ from voco_video.data.choices import without_labels
 from voco_video.data.files import Row, Tree, named_values, read_rows
 from voco_video.data.letters import LETTERS
 from voco_video.data.samples import SplitSize, Turn
-from voco_video.data.video_sets import AnnotationFiles, VideoQuestion, with_question_mark
+from voco_video.data.video_sets import (
+    AnnotationFiles,
+    VideoQuestion,
+    checked_letter,
+    checked_options,
+    letter_at,
+    with_question_mark,
+)
 from voco_video.errors import DataError
 
 CHOICE_SIZES = {
@@ -62,6 +69,14 @@ Sources: EgoSchema's subset_answers.json (500) and lmms-eval's task (5031). NExT
 of doc-doc/NExT-QA); others who read the files for questions: of val 4996, of test 8.56 and of train 34 thousand,
 whose last digits no source was found for. Video-MME's README. Of MLVU only others who read the files; no count of its
 videos could be checked."""
+
+CHOICE_PROMPTS = {
+    "videomme": (
+        "Select the best answer to the following multiple-choice question based on the video. Respond with only the "
+        "letter (A, B, C, or D) of the correct option.\n{question}\n{options}\nThe best answer is:"
+    )
+}
+"""What the sets' authors ask, where they say: Video-MME's README.md, without subtitles."""
 
 NEXTQA_TYPES = {
     "CW": "causal why",
@@ -137,8 +152,8 @@ def _read_egoschema(paths: Sequence[Path], split: str) -> Iterator[VideoQuestion
             continue
         names = [name for place in range(len(LETTERS)) if row.has(name := f"option {place}")]
         options = tuple(row.filled(name) for name in names)
-        answer = _letter_at(row, answers[uid], options) if uid in answers else ""
-        turn = Turn(row.filled("question"), answer, uid, "", row.number - 1, _checked(row, options))
+        answer = letter_at(row, answers[uid], options) if uid in answers else ""
+        turn = Turn(row.filled("question"), answer, uid, "", row.number - 1, checked_options(row, options))
         yield VideoQuestion(uid, turn, (uid,))
 
 
@@ -148,11 +163,11 @@ def _read_nextqa(paths: Sequence[Path], split: str) -> Iterator[VideoQuestion]:
             raise row.error(
                 f"has no options a0 to a4; its fields are {', '.join(row.values)}. Is it the open-ended set?"
             )
-        options = _checked(row, tuple(row.filled(f"a{place}") for place in range(5)))
+        options = checked_options(row, tuple(row.filled(f"a{place}") for place in range(5)))
         video, kind = row.filled("video"), row.filled("type")
         if kind not in NEXTQA_TYPES:
             raise row.error(f"type is {kind!r}, but has to be one of {', '.join(NEXTQA_TYPES)}")
-        answer = _letter_at(row, row.filled("answer"), options)
+        answer = letter_at(row, row.filled("answer"), options)
         question, question_id = with_question_mark(row.filled("question")), f"{video}_{row.filled('qid')}"
         turn = Turn(question, answer, question_id, NEXTQA_TYPES[kind], row.number - 1, options)
         yield VideoQuestion(video, turn, (video,))
@@ -160,10 +175,9 @@ def _read_nextqa(paths: Sequence[Path], split: str) -> Iterator[VideoQuestion]:
 
 def _read_videomme(paths: Sequence[Path], split: str) -> Iterator[VideoQuestion]:
     for place, row in enumerate(_questions_of(read_rows(paths[0]))):
-        options = _checked(row, without_labels(row.texts("choices" if row.has("choices") else "options")))
-        answer, duration = row.filled("answer").upper(), row.filled("duration", "duration_category").lower()
-        if answer not in LETTERS[: len(options)]:
-            raise row.error(f"answer is {answer!r:.80}, but has to be one of {', '.join(LETTERS[: len(options)])}")
+        options = checked_options(row, without_labels(row.texts("choices" if row.has("choices") else "options")))
+        answer = checked_letter(row, row.filled("answer"), options)
+        duration = row.filled("duration", "duration_category").lower()
         if duration not in DURATION_CLASSES:
             raise row.error(f"duration is {duration!r:.80}, but has to be one of {', '.join(DURATION_CLASSES)}")
         names = tuple(row.filled(name) for name in ("videoID", "video_id") if row.has(name))
@@ -211,7 +225,7 @@ def _mlvu_choice(row: Row) -> tuple[tuple[str, ...], str]:
         raise row.error("has no 'candidates': free text is not scored here, only multiple choice")
     if not (answer := row.text("answer")):
         raise row.error(f"'answer' is empty; {_MLVU_REPAIRED}")
-    options = _checked(row, tuple(text for text in row.texts("candidates", may_be_empty=True) if text))
+    options = checked_options(row, tuple(text for text in row.texts("candidates", may_be_empty=True) if text))
     if answer not in options:
         listed = ", ".join(options)
         raise row.error(f"answer is {answer!r:.80}, but is none of the candidates {listed:.200}; {_MLVU_REPAIRED}")
@@ -259,20 +273,3 @@ _FILES = {  # by set, and by set and split where splits differ
 def choice_files(dataset: str, split: str) -> AnnotationFiles:
     """Return the names of a set's annotation files."""
     return _FILES.get(f"{dataset} {split}") or _FILES[dataset]
-
-
-# ------------------------------------------------------------------ parts
-
-
-def _checked(row: Row, options: tuple[str, ...]) -> tuple[str, ...]:
-    if not 2 <= len(options) <= len(LETTERS):
-        raise row.error(f"has {len(options)} options, but has to have 2 to {len(LETTERS)}")
-    return options
-
-
-def _letter_at(row: Row, place: object, options: Sequence[str]) -> str:
-    """Return the letter of an option given by its place, counting from 0."""
-    text = str(place)
-    if not (text.isascii() and text.isdigit()) or int(text) >= len(options):
-        raise row.error(f"answer is {text!r:.80}, but has to be a place from 0 to {len(options) - 1}")
-    return LETTERS[int(text)]

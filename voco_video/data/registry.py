@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 from voco_video.data.conversations import find_mix665k, load_conversations
 from voco_video.data.files import Tree
-from voco_video.data.multiple_choice import CHOICE_SIZES, choice_files, default_split, read_choices
+from voco_video.data.multiple_choice import CHOICE_PROMPTS, CHOICE_SIZES, choice_files, read_choices
+from voco_video.data.multiple_choice import default_split as default_choice_split
 from voco_video.data.samples import Dataset, SplitSize
+from voco_video.data.sets import SETS
 from voco_video.data.video_qa import PUBLISHED_SIZES, QA_FILES, read_video_qa
-from voco_video.data.video_sets import AnnotationFiles, samples_of
+from voco_video.data.video_sets import AnnotationFiles, VideoQuestion, samples_of
 from voco_video.errors import DataError, UsageError
 from voco_video.options.fields import did_you_mean
 
-VIDEO_QA_SETS = tuple(dict.fromkeys(name for name, _ in PUBLISHED_SIZES))
-CHOICE_SETS = tuple(dict.fromkeys(name for name, _ in CHOICE_SIZES))
-VIDEO_SETS = (*VIDEO_QA_SETS, *CHOICE_SETS)
+QA_SETS = tuple(dict.fromkeys(name for name, _ in PUBLISHED_SIZES))
+
+
+def _of_kind(kind: str) -> tuple[str, ...]:
+    return tuple(name for name, one in SETS.items() if one.kind == kind)
+
+
+VIDEO_QA_SETS = (*QA_SETS, *_of_kind("open"))
+CHOICE_SETS = (*dict.fromkeys(name for name, _ in CHOICE_SIZES), *_of_kind("choice"))
+GROUNDING_SETS = _of_kind("grounding")
+VIDEO_SETS = (*VIDEO_QA_SETS, *CHOICE_SETS, *GROUNDING_SETS)
 MIX665K = "llava-mix665k"
 CONVERSATION_SUFFIXES = (".json", ".jsonl")
 
@@ -33,7 +44,7 @@ def load_dataset(
     Args:
         dataset: a name of VIDEO_SETS, "llava-mix665k", or the path of a .json or .jsonl file.
         root: the folder with the media; None: the current one, or the conversation file's.
-        split: split of a video set; conversations have none. None: "test", but "val" for egoschema and mlvu.
+        split: split of a video set; conversations have none. None: `default_split`.
         annotations: the annotations if they are not in root: a file, or for the video sets a folder.
 
     Raises:
@@ -85,14 +96,34 @@ def load_video_set(
     paths = files.find(place, split)
     if not paths:
         raise DataError(files.absent(place, split))
-    if dataset in VIDEO_QA_SETS:
+    prompt = CHOICE_PROMPTS.get(dataset, "")
+    if dataset in SETS:
+        questions, prompt = _read_set(dataset, paths, split), SETS[dataset].prompt
+    elif dataset in QA_SETS:
         paths, questions = read_video_qa(dataset, paths, tree)
     else:
         questions = read_choices(dataset, paths, split)
-    return Dataset(dataset, split, paths, samples_of(questions, tree))
+    return Dataset(dataset, split, paths, samples_of(questions, tree), prompt=prompt)
+
+
+def _read_set(dataset: str, paths: tuple[Path, ...], split: str) -> list[VideoQuestion]:
+    questions = list(SETS[dataset].read(paths, split))
+    if not questions:
+        raise DataError(f"{paths[0]}: has no question of this split")
+    question_id, count = Counter(question.turn.question_id for question in questions).most_common(1)[0]
+    if count > 1:
+        raise DataError(f"{paths[0]}: question id {question_id} is there {count} times")
+    return questions
+
+
+def default_split(dataset: str) -> str:
+    """Return the default split of a set: the one that most published figures are on."""
+    return next(iter(SETS[dataset].sizes)) if dataset in SETS else default_choice_split(dataset)
 
 
 def _annotation_files(dataset: str, split: str) -> AnnotationFiles:
+    if dataset in SETS:
+        return SETS[dataset].files_of(split)
     return choice_files(dataset, split) if dataset in CHOICE_SETS else QA_FILES
 
 
@@ -115,6 +146,8 @@ def check_dataset_name(dataset: str, *, made: tuple[str, ...] = ()) -> None:
 
 def published_size(dataset: str, split: str) -> SplitSize | None:
     """Return the published size of a video set's split; None if there is no such split."""
+    if dataset in SETS:
+        return SETS[dataset].sizes.get(split)
     return PUBLISHED_SIZES.get((dataset, split)) or CHOICE_SIZES.get((dataset, split))
 
 
@@ -125,6 +158,7 @@ def check_split(dataset: str, split: str) -> None:
         UsageError: always with the names that there are.
     """
     splits = [known for name, known in (*PUBLISHED_SIZES, *CHOICE_SIZES) if name == dataset]
+    splits += SETS[dataset].sizes if dataset in SETS else ()
     if not splits:
         meant = did_you_mean(dataset, VIDEO_SETS)
         raise UsageError(f"dataset is {dataset!r}, but has to be one of {', '.join(VIDEO_SETS)}{meant}")

@@ -11,6 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from voco_video.data.spans import Span
+
+BETWEEN_TYPES = " + "
+"""Stands between the types of a question that has several, in each of which it counts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -24,6 +29,7 @@ class Turn:
         row: its row in the annotation file, counting from 0: the published order.
         options: options of multiple choice, without letters, A first; empty otherwise.
         duration_class: class that results are also grouped by, such as "short"; "" if the set has no such classes.
+        windows: of temporal grounding, when it happens, in seconds; `answer` is then the same as text.
     """
 
     question: str
@@ -33,6 +39,7 @@ class Turn:
     row: int = 0
     options: tuple[str, ...] = ()
     duration_class: str = ""
+    windows: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +50,13 @@ class Media:
         kind: "video" or "image".
         name: its name in the annotations.
         path: its file; None if no such file was found.
+        window: the part of a video that the questions are about, in seconds; None for all of it.
     """
 
     kind: str
     name: str
     path: Path | None
+    window: Span | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +101,7 @@ class Dataset:
         num_skipped_turns: turns that belong to no question with an answer: an answer before the first question, or a
             question after the last answer.
         num_skipped_rows: conversations that have only such turns, and so give no sample.
+        prompt: what the set's authors ask, see `voco_video.data.choices.filled_prompt`; "" for this package's prompt.
     """
 
     name: str
@@ -100,6 +110,7 @@ class Dataset:
     samples: tuple[Sample, ...]
     num_skipped_turns: int = 0
     num_skipped_rows: int = 0
+    prompt: str = ""
 
     @property
     def num_questions(self) -> int:
@@ -110,6 +121,11 @@ class Dataset:
     def is_multiple_choice(self) -> bool:
         """Whether its questions have options."""
         return any(turn.options for sample in self.samples for turn in sample.turns)
+
+    @property
+    def is_grounding(self) -> bool:
+        """Whether its questions ask when something happens."""
+        return any(turn.windows for sample in self.samples for turn in sample.turns)
 
     @property
     def missing(self) -> tuple[str, ...]:

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from voco_video.data.files import Tree
+from voco_video.data.sets import SETS
+from voco_video.data.video_sets import Origin
 from voco_video.errors import DataError
 from voco_video.shapes.write_dataset import SETTINGS_NAME
-
-
-@dataclass(frozen=True)
-class Origin:
-    """The addresses of a set's annotations and media; of each of its `folders` if it comes in several parts."""
-
-    annotations: str
-    media: str = ""
-    folders: dict[str, str] = field(default_factory=dict)
-
 
 _MLVU = "https://huggingface.co/datasets/MLVU/MVLU (test: https://huggingface.co/datasets/MLVU/MLVU_Test)"
 _VISUAL_GENOME = "https://cs.stanford.edu/people/rak248/VG_100K_2"
@@ -57,8 +48,12 @@ SOURCES = {
             "vg/VG_100K_2": f"{_VISUAL_GENOME}/images2.zip",
         },
     ),
+    **{name: one.origin for name, one in SETS.items()},
 }
 """Addresses by the set's name."""
+
+
+_BY_YOUTUBE_ID = ("activitynet", "videomme", "lvbench", "activitynet-captions")
 
 
 def clip_origin(dataset: str, clip: str, urls: dict[str, str]) -> str:
@@ -67,10 +62,11 @@ def clip_origin(dataset: str, clip: str, urls: dict[str, str]) -> str:
     >>> clip_origin("msvd", "-4wsuPCjDBc_5_15", {})
     'https://www.youtube.com/watch?v=-4wsuPCjDBc, seconds 5 to 15'
     """
-    if dataset in ("activitynet", "videomme") and re.fullmatch(r"[\w-]{11}", clip):
+    if dataset in _BY_YOUTUBE_ID and re.fullmatch(r"[\w-]{11}", clip):
         return f"https://www.youtube.com/watch?v={clip}"
-    if dataset == "msvd" and (match := re.fullmatch(r"([\w-]{11})_(\d+)_(\d+)", clip)):
-        video, start, end = match.groups()
+    window = re.fullmatch(r"([\w-]{11})_(\d+)(?:\.0)?_(\d+)(?:\.0)?", clip)
+    if dataset in ("msvd", "qvhighlights") and window is not None:
+        video, start, end = window.groups()
         return f"https://www.youtube.com/watch?v={video}, seconds {start} to {end}"
     return urls.get(clip, "")
 

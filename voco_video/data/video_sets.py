@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from voco_video.data.files import Tree
-from voco_video.data.samples import Media, Sample, Turn
+from voco_video.data.files import Row, Tree
+from voco_video.data.letters import LETTERS
+from voco_video.data.samples import Media, Sample, SplitSize, Turn
+from voco_video.data.spans import Span, ordered
 from voco_video.errors import DataError
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The addresses of a set's annotations and media; of each of its `folders` if it comes in several parts."""
+
+    annotations: str
+    media: str = ""
+    folders: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -19,14 +32,24 @@ class VideoQuestion:
     Attributes:
         video: the video's name in the set.
         turn: the question and its answer.
-        names: names that the video's file may have, the better ones first.
+        names: names that the video's file may have, the better ones first; one with folders in it
+            ("perception/videos/video_1") is the end of a path.
         folder: the folder that the file is in; "" for any.
+        window: the part of the video that the question is about; None for all of it.
+        cut_in: what the names of folders end with whose videos are cut to their windows already; "" for none.
     """
 
     video: str
     turn: Turn
     names: tuple[str, ...]
     folder: str = ""
+    window: Span | None = None
+    cut_in: str = ""
+
+    def window_in(self, path: Path | None) -> Span | None:
+        """Return the window, or None where this file is cut to it already."""
+        is_cut = self.cut_in and path is not None and any(part.endswith(self.cut_in) for part in path.parent.parts)
+        return None if is_cut else self.window
 
 
 @dataclass(frozen=True)
@@ -77,6 +100,48 @@ class AnnotationFiles:
         return (path, beside) if beside is not None and beside.is_file() else (path,)
 
 
+@dataclass(frozen=True)
+class VideoSet:
+    """A public set: its files, its splits, how its rows become questions, and what its authors ask.
+
+    Attributes:
+        name: the name in commands.
+        kind: "open", "choice", or "grounding": questions of when something happens.
+        sizes: published sizes by split; the first split is the default.
+        files: the annotation files, by split; under "" those of all other splits.
+        read: makes questions of the files that were found, given the split.
+        origin: where the set is to be had.
+        prompt: what the authors' own evaluation asks, see `filled_prompt`; "" for this package's.
+    """
+
+    name: str
+    kind: str
+    sizes: Mapping[str, SplitSize]
+    files: Mapping[str, AnnotationFiles]
+    read: Callable[[Sequence[Path], str], Iterable[VideoQuestion]]
+    origin: Origin
+    prompt: str = ""
+
+    def files_of(self, split: str) -> AnnotationFiles:
+        """Return the names of a split's annotation files."""
+        return self.files.get(split) or self.files[""]
+
+
+def named(pattern: str, names: str, *, several: bool = False) -> AnnotationFiles:
+    """Describe annotation files by a regular expression for their names, in which {split} is the split's name.
+
+    Args:
+        pattern: of the file's whole name; of several that fit, the one nearest to the root is taken.
+        names: in words.
+        several: whether all that fit, in one folder, belong together.
+    """
+
+    def rank(name: str, depth: int, split: str) -> tuple[int, ...] | None:
+        return (depth,) if re.fullmatch(pattern.replace("{split}", split), name) else None
+
+    return AnnotationFiles(rank, names, several=several)
+
+
 def samples_of(questions: Sequence[VideoQuestion], tree: Tree) -> tuple[Sample, ...]:
     """Group questions into one sample a video; videos without a file have no path."""
     turns: dict[str, list[Turn]] = {}
@@ -90,7 +155,10 @@ def samples_of(questions: Sequence[VideoQuestion], tree: Tree) -> tuple[Sample, 
         video: tree.clip(question.names, folder=question.folder) if not folders or question.folder in folders else None
         for video, question in first.items()
     }
-    return tuple(Sample(video, (Media("video", video, paths[video]),), tuple(turns[video])) for video in turns)
+    return tuple(
+        Sample(video, (Media("video", video, paths[video], first[video].window_in(paths[video])),), tuple(turns[video]))
+        for video in turns
+    )
 
 
 def with_question_mark(question: str) -> str:
@@ -100,3 +168,77 @@ def with_question_mark(question: str) -> str:
     'is the athlete wearing trousers?'
     """
     return question if question.endswith(("?", ".", "!")) else f"{question}?"
+
+
+def rows_in(row: Row, name: str) -> Iterator[Row]:
+    """Yield the rows that a field of a row holds, with the number of that row.
+
+    Raises:
+        DataError: the field holds something else.
+    """
+    values = row.values.get(name)
+    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+        raise row.error(f"{name!r} is {values!r:.80}, but has to be a list of rows")
+    yield from (Row(row.path, row.number, value) for value in values)
+
+
+def checked_options(row: Row, options: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse a question with one option or none, or with more than there are letters.
+
+    Raises:
+        DataError: it has.
+    """
+    if not 2 <= len(options) <= len(LETTERS):
+        raise row.error(f"has {len(options)} options, but has to have 2 to {len(LETTERS)}")
+    return options
+
+
+def letter_at(row: Row, place: object, options: Sequence[str]) -> str:
+    """Return the letter of an option given by its place, counting from 0.
+
+    Raises:
+        DataError: there is no such place.
+    """
+    text = str(place)
+    if not (text.isascii() and text.isdigit()) or int(text) >= len(options):
+        raise row.error(f"answer is {text!r:.80}, but has to be a place from 0 to {len(options) - 1}")
+    return LETTERS[int(text)]
+
+
+def checked_letter(row: Row, letter: str, options: Sequence[str]) -> str:
+    """Return the letter of an option as a capital.
+
+    Raises:
+        DataError: no option has this letter.
+    """
+    letter = letter.strip().upper()
+    if letter not in LETTERS[: len(options)] or len(letter) != 1:
+        raise row.error(f"answer is {letter!r:.80}, but has to be one of {', '.join(LETTERS[: len(options)])}")
+    return letter
+
+
+def letter_of(row: Row, answer: str, options: Sequence[str]) -> str:
+    """Return the letter of the option that is the answer; of equal ones the last, as in the sets' own scripts.
+
+    Raises:
+        DataError: none is.
+    """
+    if answer not in options:
+        raise row.error(f"answer is {answer!r:.80}, but is none of the options {', '.join(options):.200}")
+    return LETTERS[len(options) - 1 - list(options)[::-1].index(answer)]
+
+
+def window_of(row: Row, value: object) -> Span:
+    """Read a window in seconds from a pair of numbers; the smaller one is its start.
+
+    Raises:
+        DataError: it is no such pair.
+    """
+    is_pair = isinstance(value, (list, tuple)) and len(value) == 2
+    if not is_pair or not all(_is_time(time) for time in value):  # type: ignore[attr-defined]
+        raise row.error(f"a window is {value!r:.80}, but has to be two numbers of seconds")
+    return ordered([float(time) for time in value])  # type: ignore[attr-defined]
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -16,6 +16,7 @@ from voco_video.answer.compressed_video import CompressedVideo
 from voco_video.api import VideoModel
 from voco_video.data.choices import likeliest
 from voco_video.data.samples import Turn
+from voco_video.data.spans import Span
 from voco_video.errors import FILE_ERRORS, UsageError, with_name
 from voco_video.evaluate.answer_likelihood import Ranker
 from voco_video.evaluate.choices import score_options
@@ -56,7 +57,7 @@ def open_video(
     video, status = None, "missing"
     if questions.path is not None:
         try:
-            video = compress(model, questions.path, options)
+            video = compress(model, questions.path, options, questions.window)
         except (*FILE_ERRORS, UsageError) as error:  # such as a window that this video does not reach
             reason = with_name(error, questions.path)
             log.warning("%s: %s; its questions count as unanswered", questions.video, reason)
@@ -74,13 +75,16 @@ def answer_video(
             yield k, [prediction_of(questions, turn, options, status=status) for turn in questions.turns]
         elif options.answer_by == "likelihood":
             yield k, choose_options(video, k, questions, options)
+        elif options.answer_by == "find":
+            yield k, find_windows(video, questions, options)
         else:
             yield k, generate_answers(video, k, questions, options, ranker)
 
 
-def compress(model: VideoModel, path: Path, options: EvalOptions) -> CompressedVideo:
-    """Compress a video as the options say, or take it from the cache."""
-    return model.compress(path, fps=options.fps, num_frames=options.num_frames, **vars(options.compression))
+def compress(model: VideoModel, path: Path, options: EvalOptions, window: Span | None = None) -> CompressedVideo:
+    """Compress a video, or a window of it, as the options say, or take it from the cache."""
+    sampling = replace(options.sampling, start_seconds=window[0], end_seconds=window[1]) if window else options.sampling
+    return model.compress_with(path, sampling, options.compression)
 
 
 def generate_answers(
@@ -140,6 +144,16 @@ def choose_options(
                 option_num_tokens=num_tokens,
             )
         )
+    return predictions
+
+
+def find_windows(video: CompressedVideo, questions: VideoQuestions, options: EvalOptions) -> list[Prediction]:
+    """Answer each question with the best moment that a search finds for it, written as its start and end."""
+    predictions = []
+    for turn in questions.turns:
+        found = video.find(turn.question, num_moments=1)
+        answer = "".join(f"{moment.start_seconds:.2f} - {moment.end_seconds:.2f}" for moment in found)
+        predictions.append(replace(prediction_of(questions, turn, options, status="answered"), prediction=answer))
     return predictions
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from voco_video.data.choices import LETTER_PROMPT, filled_prompt
-from voco_video.data.samples import Turn
+from voco_video.data.samples import Dataset, Turn
 from voco_video.errors import UsageError
 from voco_video.options.answering import MAX_QUESTIONS_PER_BATCH, WHAT_IS_SEEN, AnswerOptions, Policy, ViewOptions
 from voco_video.options.compression import BatchSize, CompressOptions, Decoder, Form, Storage
@@ -16,7 +16,7 @@ from voco_video.options.sampling import Sampling
 if TYPE_CHECKING:
     from voco_video.model.voco import VocoModel
 
-AnswerBy = Literal["letter", "likelihood"]
+AnswerBy = Literal["letter", "likelihood", "find"]
 OPEN_PROMPT = "{question}"
 
 
@@ -42,9 +42,11 @@ class EvalOptions(Options, panel="Questions"):
 
     Each of ``num_voco_tokens`` is a budget k with predictions of its own over the same cache. ``limit`` draws from all
     of the split, with ``skip_missing`` from the questions whose video is there. Without a ``prompt`` the model is asked
-    the question alone, or with ``answer_by="letter"`` `LETTER_PROMPT`. With ``letter`` the model generates, and the
+    what the set's authors ask (`with_prompt_of`), else the question alone, or with ``answer_by="letter"`` also options
+    (`LETTER_PROMPT`). With ``letter`` the model generates, and the
     letter is read from its answer (`read_letter`); with ``likelihood`` it generates nothing, and the option is taken
-    whose text is the likeliest answer (`voco_video.evaluate.answer_likelihood`). ``vocabulary`` has answers to rank by
+    whose text is the likeliest answer (`voco_video.evaluate.answer_likelihood`). Of questions of when something happens
+    ``find`` answers with the best moment of a search, and nothing is generated. ``vocabulary`` has answers to rank by
     likelihood for every question, see `answer_vocabulary`; empty: none. That costs about a pass over all of the
     vocabulary's tokens per question.
     """
@@ -75,10 +77,12 @@ class EvalOptions(Options, panel="Questions"):
     prompt: str | None = option(
         None,
         "What the model is asked, {question} being the question, {options} its options under letters.",
-        unset="the question; for letters also the options, and to answer with one",
+        unset="what the set's authors ask; else the question, for letters also the options",
     )
     answer_by: AnswerBy = option(
-        "letter", "Multiple choice: generate a letter, or take the option that is the likeliest answer."
+        "letter",
+        "Multiple choice: generate a letter, or take the option that is the likeliest answer. When something happens: "
+        "generate times, or find the moment.",
     )
     questions_per_batch: int = option(
         MAX_QUESTIONS_PER_BATCH,
@@ -121,6 +125,11 @@ class EvalOptions(Options, panel="Questions"):
             merge_pictures=self.merge_pictures,
             decoder=self.decoder,
         )
+
+    def with_prompt_of(self, dataset: Dataset) -> EvalOptions:
+        """Return options that ask what the set's authors ask, unless a prompt was given or nothing is generated."""
+        is_asked = self.prompt is None and dataset.prompt and self.answer_by == "letter"
+        return replace(self, prompt=dataset.prompt) if is_asked else self
 
     def prompt_for(self, *, is_multiple_choice: bool) -> str:
         """Return the prompt of such questions, with its placeholders."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voco_video.data.samples import Dataset, Turn
+from voco_video.data.spans import Span
 from voco_video.errors import DataError, UsageError
 from voco_video.evaluate.options import EvalOptions
 from voco_video.scoring.predictions import Prediction
@@ -15,11 +16,15 @@ from voco_video.scoring.predictions import Prediction
 
 @dataclass(frozen=True)
 class VideoQuestions:
-    """A video and the questions about it, in published order; the path is None if the video is missing."""
+    """A video and the questions about it, in published order; the path is None if the video is missing.
+
+    With a window they are about a part of it, in seconds.
+    """
 
     video: str
     path: Path | None
     turns: tuple[Turn, ...]
+    window: Span | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,10 @@ def choose_questions(dataset: Dataset, options: EvalOptions) -> list[VideoQuesti
     chosen = {turn.question_id for _, turn in pairs}
     videos = [
         VideoQuestions(
-            sample.name, sample.media[0].path, tuple(turn for turn in sample.turns if turn.question_id in chosen)
+            sample.name,
+            sample.media[0].path,
+            tuple(turn for turn in sample.turns if turn.question_id in chosen),
+            sample.media[0].window,
         )
         for sample in dataset.samples
     ]
@@ -81,15 +89,18 @@ def choose_questions(dataset: Dataset, options: EvalOptions) -> list[VideoQuesti
 
 def _check_fits(dataset: Dataset, options: EvalOptions) -> None:
     prompt = options.prompt_for(is_multiple_choice=dataset.is_multiple_choice)
+    if (options.answer_by == "find") > dataset.is_grounding:
+        raise UsageError(f"answer_by 'find' is for questions of when something happens, unlike those of {dataset.name}")
     if not dataset.is_multiple_choice:
-        if options.answer_by != "letter":
+        if options.answer_by == "likelihood":
             raise UsageError(f"answer_by {options.answer_by!r} is for multiple choice, which {dataset.name} is not")
-        if "{options}" in prompt:
+        if "{options" in prompt:
             raise UsageError(f"prompt {prompt!r} asks for {{options}}, but the questions of {dataset.name} have none")
         return
     if options.vocabulary:
         raise UsageError(f"a vocabulary cannot be ranked on {dataset.name}: each question has options of its own")
-    if options.answer_by == "letter" and "{options}" not in prompt:
+    shows_options = not dataset.prompt or "{options" in dataset.prompt
+    if options.answer_by == "letter" and shows_options and "{options" not in prompt:
         raise UsageError(f"prompt {prompt!r} has no {{options}} in it, so letters would mean nothing")
 
 

@@ -106,6 +106,7 @@ def evaluate(
     options, processes = options or EvalOptions(), processes or Alone()
     check_backend(options.decoder)
     questions = choose_questions(dataset, options)
+    options = options.with_prompt_of(dataset)
     runs = {k: RunFiles(Path(out), options.compressor, k) for k in options.budgets(model.voco)}
     jobs = processes.agree(_plan(model, dataset, questions, options, runs) if processes.rank == 0 else ())
     num_questions = sum(len(video.turns) for video in questions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +37,13 @@ def draw_sample_frames(
     Returns:
         By question id; a question whose video cannot be read has no entry.
     """
-    paths = {sample.name: sample.media[0].path for sample in dataset.samples}
-    sampling = Sampling(fps=options.fps, num_frames=options.num_frames)
+    media = {sample.name: sample.media[0] for sample in dataset.samples}
     frames = {}
     for one in sample_predictions(predictions):
-        path = paths.get(one.video)
-        if path is None or one.prediction is None:
+        if one.video not in media or (path := media[one.video].path) is None or one.prediction is None:
             continue
+        start, end = media[one.video].window or (None, None)
+        sampling = replace(options.sampling, start_seconds=start, end_seconds=end)
         target = out / FOLDER / f"question-{one.row}.jpg"
         try:
             frames[one.question_id] = SampleFrames(f"{FOLDER}/{target.name}", _draw(path, sampling, options, target))

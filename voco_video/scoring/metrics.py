@@ -12,12 +12,19 @@ For multiple choice:
                     likelihood, the answer is the letter of the one with the highest mean over its tokens
     accuracy_plain  the option with the highest sum over its tokens is the right one, where options were scored
 
+For temporal grounding, where the reference is one window or several and the answer is read by `read_span`:
+
+    miou         intersection over union of the answer's first window and the reference window that it fits best
+    r1_iou_0.3   that is 0.3 or more, and so on for 0.5 and 0.7 (R@1 at IoU 0.3, 0.5, 0.7; Gao et al., 2017; of several
+                 windows the best one counts, as in QVHighlights' standalone_eval/eval.py)
+
 An unanswered question is wrong in all of them. WUPS (Malinowski and Fritz, 2014) is left out: it needs WordNet's
 files, which no maintained library includes.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections import Counter
@@ -31,6 +38,8 @@ import numpy as np
 from voco_video.data.choices import likeliest
 from voco_video.data.letters import read_letter
 from voco_video.data.multiple_choice import DURATION_CLASSES
+from voco_video.data.samples import BETWEEN_TYPES
+from voco_video.data.spans import iou, read_span
 from voco_video.data.video_qa import ACTIVITYNET_TYPES, QUESTION_WORDS
 from voco_video.errors import DataError
 from voco_video.scoring.bootstrap import NUM_RESAMPLES, Estimate, Resampled, number_clusters, resample
@@ -103,6 +112,19 @@ def _of_letters(letter_of: Callable[[Prediction], str | None]) -> Callable[[Pred
     return lambda p: float(p.prediction is not None and bool(p.options) and letter_of(p) == p.answer)
 
 
+def best_iou(prediction: Prediction) -> float:
+    """Compute the intersection over union of an answer's first window with the reference window that it fits best.
+
+    0 where the answer names no window, or there is none to fit.
+    """
+    span = None if prediction.prediction is None else read_span(prediction.prediction)
+    return 0.0 if span is None else max((iou(span, window) for window in prediction.windows), default=0.0)
+
+
+def _reaches(least: float) -> Callable[[Prediction], float]:
+    return lambda p: float(best_iou(p) >= least)
+
+
 METRICS: dict[str, Callable[[Prediction], float]] = {
     "exact_match": _of_texts(lambda prediction, answer: normalize_answer(prediction) == normalize_answer(answer)),
     "strict": _of_texts(str.__eq__),
@@ -113,11 +135,16 @@ METRICS: dict[str, Callable[[Prediction], float]] = {
     "accuracy_plain": _of_letters(
         lambda p: None if p.option_log_likelihoods is None else likeliest(p.option_log_likelihoods)
     ),
+    "miou": best_iou,
+    "r1_iou_0.3": _reaches(0.3),
+    "r1_iou_0.5": _reaches(0.5),
+    "r1_iou_0.7": _reaches(0.7),
 }
 """Functions that give a prediction's value, from 0 to 1, by the metric's name."""
 
 RANK_METRICS = ("top1", "top10")
 CHOICE_METRICS = ("accuracy", "accuracy_plain")
+GROUNDING_METRICS = ("miou", "r1_iou_0.3", "r1_iou_0.5", "r1_iou_0.7")
 
 
 @dataclass(frozen=True)
@@ -226,7 +253,8 @@ def score(
         for name, is_member in rows.items()
     ]
     overall, unions = groups[-1], [group for group in groups if group.name in UNIONS.get(dataset, {})]
-    durations = [group for group in groups if group.name in DURATION_CLASSES]
+    lengths = set(duration_classes(predictions))
+    durations = [group for group in groups if group.name in lengths]
     types = [group for group in groups[:-1] if group not in unions and group not in durations]
     if dataset in MEANS and types:
         means = _means(resampled, [groups.index(group) for group in types], len(names))
@@ -258,16 +286,28 @@ def group_rows(predictions: Sequence[Prediction], *, dataset: str = "") -> dict[
     Types come in the sets' own order, then alphabetically; some sets have none. Duration classes come after them.
     """
     known = [*QUESTION_WORDS, *ACTIVITYNET_TYPES]
-    present = {p.question_type for p in predictions if p.question_type}
+    types_of = [p.question_type.split(BETWEEN_TYPES) for p in predictions]
+    present = {name for types in types_of for name in types if name}
     types = [name for name in known if name in present] + sorted(present - set(known))
     groups = {name: (name,) for name in types} | {
         name: parts for name, parts in UNIONS.get(dataset, {}).items() if present & set(parts)
     }
-    rows = {name: [p.question_type in parts for p in predictions] for name, parts in groups.items()}
-    durations = {name: [p.duration_class == name for p in predictions] for name in DURATION_CLASSES}
-    rows |= {name: row for name, row in durations.items() if any(row)}
+    rows = {name: [not set(parts).isdisjoint(types) for types in types_of] for name, parts in groups.items()}
+    rows |= {name: [p.duration_class == name for p in predictions] for name in duration_classes(predictions)}
     rows["all"] = [True] * len(predictions)
     return {name: np.array(row, np.float64) for name, row in rows.items()}
+
+
+def duration_classes(predictions: Sequence[Prediction]) -> list[str]:
+    """List the duration classes that there are: Video-MME's in their order, then others by the first number in them."""
+    present = {p.duration_class for p in predictions if p.duration_class}
+    others = present - set(DURATION_CLASSES)
+    return [name for name in DURATION_CLASSES if name in present] + sorted(others, key=_first_number)
+
+
+def _first_number(text: str) -> tuple[float, str]:
+    found = re.search(r"\d+(?:\.\d+)?", text)
+    return (float(found[0]) if found else math.inf, text)
 
 
 def _means(resampled: Resampled, groups: Sequence[int], num_metrics: int) -> list[Estimate]:
@@ -290,8 +330,11 @@ def metrics_of(predictions: Sequence[Prediction]) -> list[str]:
     if any(p.options for p in predictions):
         is_scored = any(p.option_log_likelihoods for p in predictions)
         return list(CHOICE_METRICS if is_scored else CHOICE_METRICS[:1])
+    if any(p.windows for p in predictions):
+        return list(GROUNDING_METRICS)
     is_ranked = any(p.vocabulary_rank is not None for p in predictions)
-    return [name for name in METRICS if name not in CHOICE_METRICS and (is_ranked or name not in RANK_METRICS)]
+    others = {*CHOICE_METRICS, *GROUNDING_METRICS, *(() if is_ranked else RANK_METRICS)}
+    return [name for name in METRICS if name not in others]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from typing import Any
 
 from voco_video.data.files import Row, named_values, read_rows
 from voco_video.data.samples import Dataset, Sample, Turn
+from voco_video.data.spans import Span, ordered
 from voco_video.errors import DataError
 from voco_video.files.atomic_write import write_atomically
 from voco_video.scoring.prediction_layouts import Entry, find_vocabulary, read_entries
@@ -53,6 +54,7 @@ class Prediction:
         duration_class: class that results are also grouped by; "" if the set has no such classes.
         option_log_likelihoods: natural logarithm of each option's probability; None: answered by generating.
         option_num_tokens: number of tokens that each of these is a sum over.
+        windows: of temporal grounding, when it happens, in seconds; `answer` is then the same as text.
     """
 
     video: str
@@ -70,11 +72,12 @@ class Prediction:
     duration_class: str = ""
     option_log_likelihoods: tuple[float, ...] | None = None
     option_num_tokens: tuple[int, ...] | None = None
+    windows: tuple[Span, ...] = ()
 
     def json_line(self) -> str:
         """Write the prediction as one line of JSON, without a line end; equal predictions give equal bytes."""
         values = {name: getattr(self, name) for name in _TYPES}
-        # Fields of multiple choice are left out of other files.
+        # Fields of multiple choice and of grounding are left out of other files.
         return json.dumps({n: v for n, v in values.items() if v or n not in _CHOICE_FIELDS}, ensure_ascii=False)
 
     @classmethod
@@ -91,6 +94,7 @@ class Prediction:
             status=status,
             options=turn.options,
             duration_class=turn.duration_class,
+            windows=turn.windows,
         )
 
     @classmethod
@@ -122,9 +126,10 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "duration_class": (str,),
     "option_log_likelihoods": (list,),
     "option_num_tokens": (list,),
+    "windows": (list,),
 }
 _ITEM_TYPES = {"options": (str,), "option_log_likelihoods": (float, int), "option_num_tokens": (int,)}
-_CHOICE_FIELDS = ("options", "duration_class", "option_log_likelihoods", "option_num_tokens")
+_CHOICE_FIELDS = ("options", "duration_class", "option_log_likelihoods", "option_num_tokens", "windows")
 _CARRIED = ("status", "confidence", "vocabulary_rank", "in_vocabulary", "option_log_likelihoods", "option_num_tokens")
 _OPTIONAL = {*_CARRIED, *_CHOICE_FIELDS}
 _REQUIRED = set(_TYPES) - set(_OPTIONAL)
@@ -153,11 +158,19 @@ def _checked(name: str, value: Any) -> Any:
     """Return a field's checked value, with lists as tuples."""
     if not _is(value, _TYPES[name]):
         raise DataError(f"{name} is {value!r:.80}, but has to be {_in_words(_TYPES[name])}")
+    if name == "windows":
+        return tuple(_checked_window(item) for item in value)
     if name not in _ITEM_TYPES:
         return value
     if not all(_is(item, _ITEM_TYPES[name]) for item in value):
         raise DataError(f"{name} is {value!r:.80}, but has to be a list of {_in_words(_ITEM_TYPES[name])}")
     return tuple(value)
+
+
+def _checked_window(value: Any) -> Span:
+    if not isinstance(value, list) or len(value) != 2 or not all(_is(time, (float, int)) for time in value):
+        raise DataError(f"windows has {value!r:.80}, but has to be a list of pairs of seconds")
+    return ordered(value)
 
 
 def _is(value: Any, types: tuple[type, ...]) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from voco_video.data.letters import LETTERS
-from voco_video.scoring.metrics import METRICS, metrics_of, with_answers
+from voco_video.scoring.metrics import METRICS, best_iou, metrics_of, with_answers
 from voco_video.scoring.predictions import Prediction
 
 NUM_SAMPLES, _SEED = 10, 0
@@ -75,7 +75,9 @@ def _answer(one: Prediction, *, metric: str) -> str:
     if one.prediction is None:
         return f"(none: the video is {one.status})"
     facts = []
-    if one.answer:
+    if one.windows:
+        facts.append(f"IoU {best_iou(one):.2f}")
+    elif one.answer:
         facts.append("**right**" if METRICS[metric](one) == 1 else "**wrong**")
     if one.confidence is not None:
         facts.append(f"confidence {one.confidence:.0%}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from voco_video.data.letters import LETTERS, read_letter
 from voco_video.data.registry import published_size
 from voco_video.data.samples import Dataset
+from voco_video.data.spans import read_span
 from voco_video.options.judging import Judging
 from voco_video.scoring.bootstrap import Estimate
 from voco_video.scoring.metrics import MEANS, Scores, official_free, score, with_answers
@@ -42,6 +43,11 @@ _CHOICE = "An answer counts as the option whose letter or text it names; one tha
 _LIKELIHOOD = (
     "Nothing was generated: the chosen option is the one whose text is the likeliest answer, by the mean logarithm of "
     "its tokens' probabilities (accuracy), and by their sum (plain accuracy), the end token included."
+)
+_GROUNDING = (
+    "IoU is intersection over union in time, of the first stretch that an answer names and the reference that it fits "
+    "best; R@1 at IoU 0.3, 0.5 and 0.7 is the share of questions where it is that large. An answer that names no two "
+    "times has an IoU of 0."
 )
 _INTERVALS = (
     "Intervals are 95 % percentiles of {count} resamples of videos, seed {seed}: a video's questions stay together."
@@ -217,6 +223,9 @@ def _notes(loaded: LoadedPredictions, dataset: str, split: str, judgement: Judge
             + (f", {undecodable} of them because their video cannot be decoded." if undecodable else ".")
         )
     notes += _notes_on_choices(loaded)
+    answers = [p.prediction for p in loaded.predictions if p.windows and p.prediction is not None]
+    if num_timeless := sum(read_span(answer) is None for answer in answers):
+        notes.append(f"{num_timeless} of {len(answers)} answers name no two times and count as wrong.")
     for name, what in (
         ("num_unknown", "match no question of the references and are left out"),
         ("num_duplicates", "repeat a question; the first prediction counts"),
@@ -367,6 +376,8 @@ def _title(report: Report) -> str:
 
 
 def _notes_on_metrics(scores: Scores) -> list[str]:
+    if "miou" in scores.metrics:
+        return [_GROUNDING]
     if "accuracy" not in scores.metrics:
         return [_NORMALISATION]
     groups = {group.name for group in scores.groups}

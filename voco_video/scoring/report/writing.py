@@ -18,6 +18,10 @@ NAMES = {
     "top10": "top-10",
     "accuracy": "accuracy",
     "accuracy_plain": "plain accuracy",
+    "miou": "mean IoU",
+    "r1_iou_0.3": "R@1 IoU 0.3",
+    "r1_iou_0.5": "R@1 IoU 0.5",
+    "r1_iou_0.7": "R@1 IoU 0.7",
 }
 """The metrics' names in reports."""
 
