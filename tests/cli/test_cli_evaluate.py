@@ -207,6 +207,7 @@ def test_help_has_examples():
     assert "voco-video eval msvd --root" in shown.output.split("Examples:")[1]
 
 
+@pytest.mark.exhaustive
 def test_real_msvd_clips_with_their_official_questions(run, shared, tmp_path):
     """The very command of a user who has one of the split's 504 videos."""
     arguments = [
