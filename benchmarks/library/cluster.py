@@ -117,7 +117,7 @@ def faults(folder: Path, num_clips: int, seed: int) -> dict[str, Any]:
 def overhead(folder: Path, num_clips: int) -> dict[str, Any]:
     """Measure what the engine adds to each video: clips that are in the cache, on the cluster and in a plain loop."""
     from voco_video import ClusterOptions, compress_many, load_model
-    from voco_video.cluster.run import LibraryProgress
+    from voco_video.cluster.run import ClusterProgress
 
     clips = make_clips(folder / "clips", [4] * num_clips, seed=1)
     model = load_model(cache_dir=folder / "cache")
@@ -129,7 +129,7 @@ def overhead(folder: Path, num_clips: int) -> dict[str, Any]:
     for engine in ("processes", "ray"):
         ready: list[float] = []
 
-        def note(progress: LibraryProgress, ready: list[float] = ready) -> None:
+        def note(progress: ClusterProgress, ready: list[float] = ready) -> None:
             if progress.num_workers and not ready:
                 ready.append(time.perf_counter())
 
@@ -150,7 +150,7 @@ def overhead(folder: Path, num_clips: int) -> dict[str, Any]:
 def scaling(folder: Path, seed: int) -> dict[str, Any]:
     """Compress the same clips with one worker and with two, and measure from when all of them are ready."""
     from voco_video import ClusterOptions, Sampling, compress_many
-    from voco_video.cluster.run import LibraryProgress
+    from voco_video.cluster.run import ClusterProgress
 
     clips = make_clips(folder / "clips", [100] * 24, seed)
     seconds = {}
@@ -158,7 +158,7 @@ def scaling(folder: Path, seed: int) -> dict[str, Any]:
         for count in (1, 2):
             ready: list[tuple[float, int]] = []
 
-            def note(progress: LibraryProgress, count: int = count, ready: list[tuple[float, int]] = ready) -> None:
+            def note(progress: ClusterProgress, count: int = count, ready: list[tuple[float, int]] = ready) -> None:
                 if progress.num_workers == count and not ready:
                     ready.append((time.perf_counter(), progress.num_done))
 

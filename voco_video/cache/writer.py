@@ -99,7 +99,7 @@ class SegmentWriter:
             self.flush()
 
     def note(self, facts: Mapping[str, Any]) -> None:
-        """Have the log record JSON values with the next segment, for a run that goes on after this one was cut short."""
+        """Have the log record JSON values with the next segment, for a run that goes on after this one."""
         self._facts = {**self._facts, **plain_json(facts, what="facts")}
 
     def flush(self) -> None:

@@ -57,12 +57,12 @@ def compress_library(
     check_model(
         model, revision=load.revision, offline=load.offline, num_voco_tokens=filter(None, [compression.num_voco_tokens])
     )
-    from voco_video.cluster.run import InterruptedRunError, LibraryProgress, compress_many
+    from voco_video.cluster.run import ClusterProgress, InterruptedRunError, compress_many
 
     failures: list[VideoRow] = []
     with ProgressBar("starting workers", unit="video", quiet=json) as bar:
 
-        def show(progress: LibraryProgress) -> None:
+        def show(progress: ClusterProgress) -> None:
             row = progress.latest
             if row is not None and row.status == "failed" and (not failures or failures[-1] is not row):
                 failures.append(row)
