@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from voco_video.answer.several_videos import Compressed, Found, concat, find
     from voco_video.api import CompressedVideo, VideoModel, VideoStream, load_model
     from voco_video.cache import CacheEntry, CacheKey, FrameCache, TensorSpec
-    from voco_video.cluster.run import LibraryProgress, LibraryResult, compress_many
+    from voco_video.cluster.run import ClusterProgress, ClusterResult, compress_many
     from voco_video.compress import CompressResult, Progress
     from voco_video.errors import CacheError, DataError, JudgeError, ModelError, UsageError, VideoError, VocoVideoError
     from voco_video.evaluate.options import EvalOptions
@@ -65,8 +65,8 @@ _HOMES = {
         "TensorSpec",
     ),
     "cluster.run": (
-        "LibraryProgress",
-        "LibraryResult",
+        "ClusterProgress",
+        "ClusterResult",
         "compress_many",
     ),
     "compress": (
@@ -130,6 +130,8 @@ __all__ = [
     "CacheError",
     "CacheKey",
     "ClusterOptions",
+    "ClusterProgress",
+    "ClusterResult",
     "CompressOptions",
     "CompressResult",
     "Compressed",
@@ -142,8 +144,6 @@ __all__ = [
     "FrameCache",
     "JudgeError",
     "Judging",
-    "LibraryProgress",
-    "LibraryResult",
     "LoadOptions",
     "Message",
     "ModelError",

@@ -16,6 +16,7 @@ from tests.helpers.choice_sets import write_egoschema, write_nextqa
 from voco_video import cli
 from voco_video.errors import UsageError
 from voco_video.evaluate.options import parse_budgets
+from voco_video.library.manifest import VideoRow, write_manifest
 from voco_video.scoring.predictions import read_predictions, read_run_info
 from voco_video.shapes.write_dataset import write_dataset
 
@@ -81,6 +82,23 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.one_in(4)
+def test_a_manifest_lists_the_videos(run, shapes, tmp_path):
+    arguments = ["eval", "msvd", "--annotations", shapes / "test_qa.json", "--limit", "4"]
+    assert run(*arguments, "--root", shapes, "--out", "folder")[0] == 0
+    clips = sorted((shapes / "YouTubeClips").glob("*"))
+    write_manifest([VideoRow(str(clip)) for clip in clips], tmp_path / "clips.csv")
+    code, _, err = run(*arguments, "--root", tmp_path / "clips.csv", "--out", "listed")
+    assert code == 0, err
+    predictions = [read_predictions(tmp_path / out / "predictions-k8.jsonl") for out in ("folder", "listed")]
+    assert predictions[0] == predictions[1]
+    write_manifest([VideoRow("s3://bucket/a.mp4")], tmp_path / "clips.csv")
+    code, _, err = run(*arguments, "--root", tmp_path / "clips.csv", "--out", "none")
+    assert (code, "row 1: 's3://bucket/a.mp4' is a URL, and evaluation reads files" in " ".join(err.split())) == (
+        1,
+        True,
+    )
+
+
 @pytest.mark.parametrize("dataset", ["egoschema", "nextqa", "msrvtt", "activitynet"])
 def test_a_second_evaluation_decodes_nothing_and_gives_the_same_bytes(run, tmp_path, monkeypatch, dataset):
     """Into the same folder, where all is done, and into another one, where all is answered again from the cache."""

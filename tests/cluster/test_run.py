@@ -24,7 +24,7 @@ from voco_video import (
     read_manifest,
 )
 from voco_video.cluster.process_pool import ProcessPool
-from voco_video.cluster.run import LibraryProgress
+from voco_video.cluster.run import ClusterProgress
 from voco_video.cluster.shares import Share
 
 SAMPLING = Sampling(fps=5)
@@ -61,7 +61,7 @@ def test_a_killed_worker_costs_nothing_but_time(folder, plain, tmp_path, monkeyp
     monkeypatch.setattr(ProcessPool, "__enter__", lambda self: (pools.append(self), enter(self))[1])
     killed: list[int] = []
 
-    def kill_one(progress: LibraryProgress) -> None:
+    def kill_one(progress: ClusterProgress) -> None:
         if progress.num_done and not killed:
             killed.append(next(iter(pools[0]._processes)))
             os.kill(killed[0], signal.SIGKILL)

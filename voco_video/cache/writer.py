@@ -98,6 +98,10 @@ class SegmentWriter:
         if is_full:
             self.flush()
 
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Have the log record JSON values with the next segment, for a run that goes on after this one."""
+        self._facts = {**self._facts, **plain_json(facts, what="facts")}
+
     def flush(self) -> None:
         """Write all buffered frames as one segment now."""
         # Ctrl-C may have hit between naming a segment in the log and emptying the buffer: skip what is safe.

@@ -7,14 +7,17 @@ import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from voco_video.cli import options as opt
+from voco_video.cli.ask_library import ask_library
 from voco_video.cli.compress import print_choices
 from voco_video.cli.early import check_asked, check_drawing, check_model, joined_words
+from voco_video.cli.entries import is_there
 from voco_video.cli.help import OUTPUT, QUESTIONS
 from voco_video.cli.options import as_said_here, with_options, without
 from voco_video.cli.output import print_json
@@ -25,6 +28,7 @@ from voco_video.cli.tables import print_error, print_wrapped
 from voco_video.errors import UsageError
 from voco_video.files.paths import expanded, read_text_file
 from voco_video.files.urls import is_url, short_name, shown_name
+from voco_video.library.manifest import is_manifest
 from voco_video.options.answering import WHAT_IS_SEEN, AnswerOptions, ViewOptions
 from voco_video.options.compression import AUTO, CompressOptions, parse_compressor
 from voco_video.options.loading import LoadOptions
@@ -37,7 +41,8 @@ if TYPE_CHECKING:
     from voco_video.api import VideoModel
 
 Video = Annotated[
-    str, typer.Argument(help="A video, a URL, or an entry of the cache by name or digest.", metavar="PATH")
+    str,
+    typer.Argument(help="A video, a URL, an entry of the cache by name or digest, or a manifest.", metavar="PATH"),
 ]
 QuestionsFile = Annotated[
     Path | None,
@@ -116,10 +121,24 @@ def ask(
       voco-video ask https://example.org/clip.mp4 "What happens?"
       voco-video ask 3f9a2c41 --chat
       voco-video ask door "Is somebody there?"
+      voco-video ask talks.parquet "Who speaks?" --json
     """
     asked = gather_questions(questions, questions_file, chat=chat, json=json)
     check_drawing(show_frames, out, chat=chat)
     check_picture(out, option="--out")
+    generation = {"num_voco_tokens": num_voco_tokens, **asdict(view), **asdict(answering)}
+    del generation["stop_at_end"]
+    if is_manifest(path) and is_there(path):
+        if chat or show_frames:
+            raise UsageError(f"{path} lists many videos; --chat and --show-frames take one")
+        num_failed = ask_library(
+            path, joined_words(asked) if not questions_file else asked, model=model, sampling=sampling,
+            compression=compression, load=load, cache_dir=cache_dir, generation=generation, anyway=anyway, json=json,
+            fitting=fitting_questions, show=partial(print_answers, show_frames=False), facts_of=answer_facts,
+        )  # fmt: skip
+        if num_failed:
+            raise typer.Exit(1)
+        return
     entry = check_asked(path, asked, sampling, cache_dir)
     check_model(model, revision=load.revision, offline=load.offline, num_voco_tokens=filter(None, [num_voco_tokens]))
     asked = asked if questions_file else joined_words(asked)
@@ -139,8 +158,6 @@ def ask(
         note = f"note: taken as one question, {asked[0]!r}; end each with a question mark to ask several"
         print_wrapped(note, file=sys.stderr)
     check_shows_frames(video, show_frames)
-    generation = {"num_voco_tokens": num_voco_tokens, **asdict(view), **asdict(answering)}
-    del generation["stop_at_end"]
     if video.foreign_note and not anyway:
         withhold_answers(video, facts, asked, json=json)
     if chat:

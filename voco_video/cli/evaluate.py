@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from voco_video.scoring.report.samples import SampleFrames
 
 _NUM_SHOWN = 3
-Root = Annotated[Path, typer.Option(help="The folder with the videos.", metavar="DIR", rich_help_panel=DATA)]
+Root = Annotated[
+    Path, typer.Option(help="The folder with the videos, or a manifest of them.", metavar="PATH", rich_help_panel=DATA)
+]
 RankVocabulary = Annotated[
     int,
     typer.Option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,12 @@ def compress_library(
     check_model(
         model, revision=load.revision, offline=load.offline, num_voco_tokens=filter(None, [compression.num_voco_tokens])
     )
-    from voco_video.cluster.run import InterruptedRunError, LibraryProgress, compress_many
+    from voco_video.cluster.run import ClusterProgress, InterruptedRunError, compress_many
 
     failures: list[VideoRow] = []
     with ProgressBar("starting workers", unit="video", quiet=json) as bar:
 
-        def show(progress: LibraryProgress) -> None:
+        def show(progress: ClusterProgress) -> None:
             row = progress.latest
             if row is not None and row.status == "failed" and (not failures or failures[-1] is not row):
                 failures.append(row)
@@ -73,10 +74,11 @@ def compress_library(
                 bar.show(progress.num_done, progress.num_videos)
 
         try:
-            result = compress_many(
-                sources, model=model, sampling=sampling, compression=compression, load=load, cluster=cluster,
-                cache_dir=cache_dir, manifest=manifest, on_progress=show,
-            )  # fmt: skip
+            with redirect_stdout(sys.stderr):  # where Ray tells of workers that ended; standard output is for results
+                result = compress_many(
+                    sources, model=model, sampling=sampling, compression=compression, load=load, cluster=cluster,
+                    cache_dir=cache_dir, manifest=manifest, on_progress=show,
+                )  # fmt: skip
         except InterruptedRunError as interrupted:
             result = interrupted.result
             is_whole = False

@@ -29,7 +29,7 @@ _SEEN_SECONDS = 10.0  # until what another machine wrote is seen here, on a disk
 
 
 @dataclass(frozen=True)
-class LibraryProgress:
+class ClusterProgress:
     """How far a run is.
 
     Attributes:
@@ -50,7 +50,7 @@ class LibraryProgress:
 
 
 @dataclass(frozen=True)
-class LibraryResult:
+class ClusterResult:
     """What came of a list of videos.
 
     Attributes:
@@ -75,7 +75,7 @@ class LibraryResult:
 class InterruptedRunError(KeyboardInterrupt):
     """Ctrl-C during a run; `result` has what was done, and the manifest is written."""
 
-    def __init__(self, result: LibraryResult) -> None:
+    def __init__(self, result: ClusterResult) -> None:
         super().__init__()
         self.result = result
 
@@ -91,8 +91,8 @@ def compress_many(
     cache_dir: str | Path | None = None,
     max_cache_bytes: int | str | None = None,
     manifest: str | Path | None = None,
-    on_progress: Callable[[LibraryProgress], None] | None = None,
-) -> LibraryResult:
+    on_progress: Callable[[ClusterProgress], None] | None = None,
+) -> ClusterResult:
     """Compress many videos with many workers, and list what came of each.
 
     A video that fails is a row with an error; the others are compressed all the same. What the cache has is not done
@@ -128,7 +128,7 @@ def compress_many(
     )  # fmt: skip
     book = _Book(rows, on_progress or (lambda progress: None))
 
-    def result() -> LibraryResult:
+    def result() -> ClusterResult:
         done = [row for row in book.done if row is not None]
         num_missing = 0
         if manifest is not None and share is not None:
@@ -136,7 +136,7 @@ def compress_many(
         elif manifest is not None:
             write_manifest(done, manifest)
         written = expanded(manifest) if manifest is not None and not num_missing else None
-        return LibraryResult(tuple(done), time.monotonic() - started, written, num_missing)
+        return ClusterResult(tuple(done), time.monotonic() - started, written, num_missing)
 
     schedule = Schedule(rows, retries=cluster.retries, on_row=book.enter)
     try:
@@ -154,7 +154,7 @@ def compress_many(
 class _Book:
     """The rows that are finished, and who wants to know of them."""
 
-    def __init__(self, rows: list[VideoRow], on_progress: Callable[[LibraryProgress], None]) -> None:
+    def __init__(self, rows: list[VideoRow], on_progress: Callable[[ClusterProgress], None]) -> None:
         self.done: list[VideoRow | None] = [None] * len(rows)
         self._counts: Counter[str] = Counter()
         self._latest: VideoRow | None = None
@@ -171,7 +171,7 @@ class _Book:
         """Tell how far the run is."""
         counts = self._counts
         self._on_progress(
-            LibraryProgress(
+            ClusterProgress(
                 len(self.done), counts.total(), counts["cached"], counts["failed"], num_workers, self._latest
             )
         )
