@@ -175,7 +175,7 @@ class EntryWriter(SegmentWriter):
     ) -> None:
         super().__init__(directory, key, facts=facts, segment_frames=segment_frames, reader=reader)
         self._entry_facts = self._facts
-        self.entry = CacheEntry.open(directory, reader=reader)
+        self.entry = self._finished()
         if self.entry is None:
             with os_errors_as_cache_errors(f"write to cache entry {directory}"):
                 self._open_directory(read_safe(directory))
@@ -203,9 +203,13 @@ class EntryWriter(SegmentWriter):
         with os_errors_as_cache_errors(f"finish cache entry {self.directory}"):
             write_atomically(self.directory / MANIFEST, manifest.encode(), is_durable=True)
             (self.directory / JOURNAL).unlink()
-        self.entry = CacheEntry.open(self.directory, reader=self._reader)
+        self.entry = self._finished()
         assert self.entry is not None
         return self.entry
+
+    def _finished(self) -> CacheEntry | None:
+        """Open the entry where it is complete."""
+        return CacheEntry.open(self.directory, reader=self._reader)
 
     def _check_open(self) -> None:
         super()._check_open()

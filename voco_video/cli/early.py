@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _HOW_ENTRIES_ARE = "which is sampled and compressed already; leave that out, or name the video"
 
 
-def check_asked(path: str, questions: Sequence[str], sampling: Sampling, cache_dir: Path | None) -> str | None:
+def check_asked(path: str, questions: Sequence[str], sampling: Sampling, cache_dir: str | Path | None) -> str | None:
     """Refuse to ask about what is no video, outside of its time, or with the words in the wrong order.
 
     Returns:
@@ -80,7 +80,9 @@ def joined_words(questions: Sequence[str]) -> list[str]:
     return list(questions)
 
 
-def check_searched(paths: Sequence[str], query: str, sampling: Sampling, cache_dir: Path | None) -> dict[str, str]:
+def check_searched(
+    paths: Sequence[str], query: str, sampling: Sampling, cache_dir: str | Path | None
+) -> dict[str, str]:
     """Refuse to search what is no video, or with the words in the wrong order.
 
     Returns:
@@ -248,13 +250,16 @@ def check_folder(checkpoint: Path, *, why: str) -> None:
         )
 
 
-def check_cache(cache_dir: Path | None) -> None:
+def check_cache(cache_dir: str | Path | None) -> None:
     """Refuse to look into a cache that is not there; the default one may be empty as yet.
 
     Raises:
         CacheError: there is no such folder.
+        UsageError: no cache can be at this URL.
     """
-    if cache_dir is not None and not is_there(str(cache_dir)):
+    from voco_video.cache.remote.location import store_url
+
+    if store_url(cache_dir) is None and cache_dir is not None and not is_there(str(cache_dir)):
         raise used_wrongly(CacheError(f"--cache-dir {cache_dir}: no such folder, so there is no cache in it"))
 
 
