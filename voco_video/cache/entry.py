@@ -56,14 +56,21 @@ class Manifest:
         """The time of each of the F frames."""
         return [pts for segment in self.segments for pts in segment.pts_seconds]
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What two entries with the same result have in common, as a JSON value: key, tensors, segments."""
+        return {
+            "key": self.key.to_json(),
+            "tensors": {name: spec.to_json() for name, spec in self.tensors.items()},
+            "segments": [segment.to_json() for segment in self.segments],
+        }
+
     def encode(self) -> bytes:
         """Write the file's bytes: indented JSON that carries the BLAKE3 of its own canonical form."""
         content = {
             "format_version": FORMAT_VERSION,
             "digest": self.key.digest,
-            "key": self.key.to_json(),
-            "tensors": {name: spec.to_json() for name, spec in self.tensors.items()},
-            "segments": [segment.to_json() for segment in self.segments],
+            **self.identity,
             "facts": dict(self.facts),
             "created_unix_seconds": self.created_unix_seconds,
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -53,3 +53,23 @@ def prune_entries(
     for failure in failures:
         logger.warning("%s", failure)
     return removed
+
+
+def prune_after_write(paths: CachePaths, size: CacheSize, max_bytes: int, prune: Callable[..., object]) -> None:
+    """Prune where the cache may be above its limit; looking at all entries each time would make filling quadratic.
+
+    Then it goes a little below the limit, so that a full cache need not be looked at after every write either.
+
+    Args:
+        prune: as `prune_entries` from its third argument on.
+    """
+    try:
+        try:
+            paths.empty_trash()
+            if not size.may_exceed(max_bytes):
+                return
+        except OSError:
+            pass  # where the sum cannot be kept, all entries are looked at
+        prune(max_bytes, down_to=max_bytes - max_bytes // 50)
+    except CacheError as error:
+        logger.warning("%s", error)

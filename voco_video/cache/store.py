@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from voco_video.cache.checking import PartialEntry, VerifyResult, read_partial, verify_directory
-from voco_video.cache.entry import CacheEntry
+from voco_video.cache.checking import PartialEntry, VerifyResult, read_partial, verify_directories
+from voco_video.cache.entry import CacheEntry, Manifest
 from voco_video.cache.key import CacheKey, is_digest
 from voco_video.cache.locks import WriteLock, os_errors_as_cache_errors
 from voco_video.cache.lookup import Catalogue, EntryLabel, FolderCatalogue, all_labels, candidates, one_entry
 from voco_video.cache.names import EntryNames, Names
-from voco_video.cache.paths import CachePaths, default_max_bytes, is_complete, usage
-from voco_video.cache.pruning import prune_entries
+from voco_video.cache.paths import CachePaths, check_cache_dir, default_max_bytes, is_complete, usage
+from voco_video.cache.pruning import prune_after_write, prune_entries
 from voco_video.cache.remote.location import store_url
 from voco_video.cache.room import CacheSize
-from voco_video.cache.segment import SegmentReader
-from voco_video.cache.writer import EntryWriter, GrowingWriter, closing_writer
-from voco_video.errors import CacheError, UsageError, used_wrongly
+from voco_video.cache.segment import Segment, SegmentReader
+from voco_video.cache.writer import EntryWriter, GrowingWriter, closing_writer, write_finished
+from voco_video.errors import CacheError, UsageError
 from voco_video.files.paths import default_cache_dir, expanded
 from voco_video.options.sizes import parse_size
 
@@ -79,12 +76,7 @@ class FrameCache:
     def __init__(self, cache_dir: Path | str | None = None, *, max_bytes: int | str | None = None) -> None:
         self.cache_dir = expanded(cache_dir or default_cache_dir()).absolute()
         self.max_bytes = default_max_bytes() if max_bytes is None else parse_size(max_bytes, name="max_bytes")
-        try:
-            with os_errors_as_cache_errors(f"use cache directory {self.cache_dir}"):
-                if self.cache_dir.exists() and not self.cache_dir.is_dir():
-                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        except CacheError as error:
-            raise used_wrongly(error) from error.__cause__
+        check_cache_dir(self.cache_dir)
         self._paths, self._reader = CachePaths(self.cache_dir), SegmentReader()
         self._size = CacheSize(self._paths)
         self.names: Names = EntryNames(self._paths)
@@ -304,12 +296,8 @@ class FrameCache:
             directories = [label.directory for label in self.candidates(given)] or [self._one(given).directory]
         else:
             directories = self._paths.directories()
-        results = [verify_directory(self._paths, path, reader=self._reader, full=full) for path in directories]
-        if given is not None:
-            return list(chain.from_iterable(results))
-        reason = "deleted while a reader had it open"
-        trash = [VerifyResult(path.name[:64], path, "stale", reason) for path in self._paths.trash()]
-        return [*chain.from_iterable(results), *trash]
+        trash = self._paths.trash() if given is None else []
+        return verify_directories(self._paths, directories, trash, reader=self._reader, full=full)
 
     def prune(self, max_bytes: int | str | None = None, *, partial: bool = False, dry_run: bool = False) -> list[str]:
         """Delete least recently used entries until the cache fits `max_bytes`, by default its own limit.
@@ -328,6 +316,27 @@ class FrameCache:
         """
         max_bytes = self.max_bytes if max_bytes is None else parse_size(max_bytes, name="max_bytes")
         return self._prune(max_bytes, down_to=max_bytes, partial=partial, dry_run=dry_run)
+
+    def take_in(self, manifest: Manifest, files: Iterable[tuple[Segment, bytes]], *, replace: bool = False) -> None:
+        """Write an entry that was made elsewhere, as it was there: its files, then its manifest.
+
+        Args:
+            files: those that the manifest names, in order, with the bytes that it says.
+            replace: in the place of a whole entry of this key; an unfinished one always goes.
+
+        Raises:
+            CacheError: there is an entry or it is being written, or the cache cannot be written.
+        """
+        directory = self._paths.directory(manifest.key.digest)
+        with os_errors_as_cache_errors(f"write to cache directory {self.cache_dir}"):
+            lock = WriteLock.try_acquire(self._paths.make_lock_path(directory.name))
+        if lock is None:
+            raise CacheError(f"cache entry {directory.name[:12]} is being written here; try again when that has ended")
+        with self._writing(directory, lock, restart=replace or not is_complete(directory)):
+            if directory.exists():
+                raise CacheError(f"cache entry {directory.name[:12]} is here already")
+            write_finished(directory, manifest, files)
+        self._prune_after_write()
 
     def size_of(self, label: EntryLabel) -> int:
         """Return the bytes that an entry takes, in any state; 0 once it is gone."""
@@ -388,17 +397,4 @@ class FrameCache:
                 lock.release()
 
     def _prune_after_write(self) -> None:
-        """Prune where the cache may be above its limit; looking at all entries each time would make filling quadratic.
-
-        Then it goes a little below the limit, so that a full cache need not be looked at after every write either.
-        """
-        try:
-            try:
-                self._paths.empty_trash()
-                if not self._size.may_exceed(self.max_bytes):
-                    return
-            except OSError:
-                pass  # where the sum cannot be kept, all entries are looked at
-            self._prune(self.max_bytes, down_to=self.max_bytes - self.max_bytes // 50)
-        except CacheError as error:
-            logger.warning("%s", error)
+        prune_after_write(self._paths, self._size, self.max_bytes, self._prune)

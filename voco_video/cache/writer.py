@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -322,6 +323,23 @@ class GrowingWriter(SegmentWriter):
         if self._is_rewriting:
             self.log = read_published(self.directory) or self.log
             self._is_rewriting = False
+
+
+def write_finished(directory: Path, manifest: Manifest, files: Iterable[tuple[Segment, bytes]]) -> None:
+    """Write a whole entry at once where there is none: its files, then its manifest. The caller has its write lock."""
+    with os_errors_as_cache_errors(f"write to cache entry {directory}"):
+        directory.mkdir(parents=True)
+        try:
+            fsync_directory(directory.parent)
+            for segment, data in files:
+                with open(directory / segment.file, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+            write_atomically(directory / MANIFEST, manifest.encode(), is_durable=True)
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,8 +38,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 SortKey = Literal["used", "size", "frames", "name", "video", "model"]
-_ENTRY_HELP = "Its name, the path of its video, or the beginning of its digest."
-Entry = Annotated[str, typer.Argument(help=_ENTRY_HELP, metavar="ENTRY")]
+ENTRY_HELP = "Its name, the path of its video, or the beginning of its digest."
+Entry = Annotated[str, typer.Argument(help=ENTRY_HELP, metavar="ENTRY")]
 Video = Annotated[str | None, typer.Option(help="Only entries of this video: a path or a URL.", metavar="PATH")]
 Sort = Annotated[str, typer.Option(help="used (latest first), size, frames (most first), name, video or model.")]
 
@@ -167,45 +166,11 @@ def name(
         print(f"{label.digest[:12]} is named {new_name}" if new_name else f"{label.digest[:12]} has no name")
 
 
-@app.command("verify", cls=Command)
-def verify(
-    entry: Annotated[
-        str | None, typer.Argument(help=f"{_ENTRY_HELP} All of them when left out.", metavar="[ENTRY]")
-    ] = None,
-    cache_dir: opt.CacheDir = None,
-    json: opt.Json = False,
-) -> None:
-    """Read everything and compare it with its digests; exit code 1 where something is damaged.
-
-    \b
-    Examples:
-      voco-video cache verify
-      voco-video cache verify 3f9a2c
-      voco-video cache verify clip.mp4
-    """
-    check_cache(cache_dir)
-    if entry is not None:
-        labels_of(entry, cache_dir)
-    from voco_video.cache import FrameCache
-
-    results = FrameCache(cache_dir).verify(entry)
-    if json:
-        print_json([{"digest": r.digest, "path": str(r.path), "status": r.status, "reason": r.reason} for r in results])
-    else:
-        for result in results:
-            if result.status != "ok":
-                print(f"{result.status} {result.digest[:12]}: {result.reason}")
-        counts = Counter(result.status for result in results)
-        print(", ".join(f"{counts[status]} {status}" for status in ("ok", "damaged", "partial", "stale")))
-    if not all(result.ok for result in results):
-        raise typer.Exit(1)
-
-
 @app.command("rm", cls=Command)
 def rm(
     entries: Annotated[
         list[str],
-        typer.Argument(help=f"{_ENTRY_HELP} Of a path, all entries of the video go.", metavar="ENTRY..."),
+        typer.Argument(help=f"{ENTRY_HELP} Of a path, all entries of the video go.", metavar="ENTRY..."),
     ],
     cache_dir: opt.CacheDir = None,
     json: opt.Json = False,

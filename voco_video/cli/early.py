@@ -13,7 +13,7 @@ from voco_video.cli.options import given_flags
 from voco_video.data.registry import CONVERSATION_SUFFIXES
 from voco_video.errors import CacheError, DataError, ModelError, UsageError, VideoError, used_wrongly
 from voco_video.files.paths import expanded
-from voco_video.files.urls import is_url
+from voco_video.files.urls import is_url, without_secrets
 from voco_video.options.compression import CompressOptions
 from voco_video.options.fields import did_you_mean
 from voco_video.options.sampling import Sampling
@@ -261,6 +261,19 @@ def check_cache(cache_dir: str | Path | None) -> None:
 
     if store_url(cache_dir) is None and cache_dir is not None and not is_there(str(cache_dir)):
         raise used_wrongly(CacheError(f"--cache-dir {cache_dir}: no such folder, so there is no cache in it"))
+
+
+def check_not_on_a_store(cache_dir: str | Path | None) -> None:
+    """Refuse to follow a live source into a cache on a store.
+
+    Raises:
+        UsageError: the cache is on one.
+    """
+    from voco_video.cache.remote.location import following_refused, store_url
+
+    url = store_url(cache_dir)
+    if url is not None:
+        raise UsageError(following_refused(without_secrets(url)))
 
 
 def similar_file(path: str) -> str:

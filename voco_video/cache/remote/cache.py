@@ -16,7 +16,7 @@ from voco_video.cache.key import CacheKey, is_digest
 from voco_video.cache.lookup import EntryLabel
 from voco_video.cache.remote.catalogue import RemoteCatalogue
 from voco_video.cache.remote.layout import ENTRIES, RemoteManifest, manifest_path
-from voco_video.cache.remote.location import store_url, tier_folder
+from voco_video.cache.remote.location import following_refused, store_url, tier_folder
 from voco_video.cache.remote.objects import ObjectStore, StoredObject
 from voco_video.cache.remote.publishing import publish, read_remote_manifest
 from voco_video.cache.remote.reader import RemoteEntry
@@ -281,14 +281,6 @@ class RemoteWriter(EntryWriter):
         for segment in local.manifest.segments:
             self._cache.tier.adopt(segment.blake3, self.directory / segment.file)
         return published
-
-
-def following_refused(location: str) -> str:
-    """Say why live sources are not followed into a store, and what to do."""
-    return (
-        f"{location}: a live source cannot be followed into a store, because objects cannot grow; follow it into a "
-        f"folder, and when it has ended copy it: voco-video cache push {location}"
-    )
 
 
 def _is_named(data: bytes | None, digest: str, publication: str) -> bool:

@@ -121,11 +121,6 @@ class RemoteManifest:
             for path in self.objects
         )
 
-    def has_same_frames(self, content: Mapping[str, Any]) -> bool:
-        """Tell whether another entry's `manifest.json` names the very same segments, tensors and key."""
-        mine = self.content
-        return all(mine[name] == content[name] for name in ("key", "tensors", "segments"))
-
     def encode(self) -> bytes:
         """Return the bytes of the object: JSON with the BLAKE3 of its canonical form, compressed by gzip."""
         content = {

@@ -71,3 +71,11 @@ def tier_folder(url: str) -> Path:
     It is in the local cache's folder, which `default_cache_dir` names, called by the digest of the URL.
     """
     return (default_cache_dir() / "stores" / blake3(url.encode()).hexdigest()[:16]).absolute()
+
+
+def following_refused(location: str) -> str:
+    """Say why live sources are not followed into a store, and what to do."""
+    return (
+        f"{location}: a live source cannot be followed into a store, because objects cannot grow; follow it into a "
+        f"folder, and when it has ended copy it: voco-video cache push {location}"
+    )
