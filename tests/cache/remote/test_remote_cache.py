@@ -102,6 +102,29 @@ def test_a_window_reads_its_bytes_alone(url: str, monkeypatch: pytest.MonkeyPatc
     assert sum(asked) <= 10 * entry.bytes_per_frame + 6000  # ten frames, and the manifest
 
 
+def test_a_window_of_a_long_segment_reads_its_bytes_alone(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever appends many frames at once makes one segment of them."""
+    frames = frames_of(1, 700)
+    with FrameCache(url).writer(key_of(1), facts={}) as writer:
+        writer.append(frames, torch.arange(700).numpy() / 2)
+        assert len(writer.finish().manifest.segments) == 1
+    forget_here()
+    asked: list[int] = []
+    real = ObjectStore.read_ranges
+
+    def counted(self: ObjectStore, ranges: Any) -> list[bytes]:
+        asked.extend(one.end - one.begin for one in ranges)
+        return real(self, ranges)
+
+    monkeypatch.setattr(ObjectStore, "read_ranges", counted)
+    entry = FrameCache(url).get(key_of(1))
+    assert entry is not None
+    for start, stop in [(600, 700), (31, 33), (0, 1)]:
+        assert same_frames(entry, 1, start, stop)
+    assert sum(asked) <= 103 * entry.bytes_per_frame + 7 * 1100
+    assert same_frames(FrameCache(url).get(key_of(1)), 1)  # type: ignore[arg-type]
+
+
 def test_local_files_are_those_of_a_folder(url: str, tmp_path: Path) -> None:
     """The segments on a store are the very files that a folder would have."""
     local = write_entry(FrameCache(tmp_path / "local"), 1, 40)

@@ -11,9 +11,9 @@
 Each publication has a folder of its own, named at random. So whoever writes an entry never touches the objects of
 another, and who deletes an entry deletes no objects but its own: no locks are needed. A manifest names its publication.
 
-A segment's digest covers all of it, so it proves nothing about a range. The object of frames has one block for each
-segment: where its tensors begin, and the digest of every frame over its tensors in order of their names. The manifest
-has the digest of every block.
+A segment's digest covers all of it, so it proves nothing about a range. The object of frames has a block for every 32
+frames of each segment: where the segment's tensors begin, and the digest of each of these frames, over its tensors in
+order of their names. The manifest has the digest of every block.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from voco_video.errors import CacheError
 
 MANIFESTS, ENTRIES = "manifests", "entries"
 DIGEST_BYTES = 32
+FRAMES_PER_BLOCK = 32
 _PUBLICATION = re.compile("[0-9a-f]{32}")
 _OBJECT = re.compile(r"frames\.[0-9a-f]{64}|segment-[0-9]{6,}\.[0-9a-f]{64}\.safetensors")
 _PTS_SECONDS = "pts_seconds"
@@ -72,7 +73,7 @@ def segment_name(file: str, digest: str) -> str:
 
 @dataclass(frozen=True)
 class FramesBlock:
-    """Where the block of a segment is in the object of frames, and its digest."""
+    """Where a block is in the object of frames, and its digest."""
 
     begin: int
     end: int
@@ -87,7 +88,7 @@ class RemoteManifest:
         text: the bytes of `manifest.json`.
         publication: the folder of its objects.
         frames: the object of frames.
-        blocks: one for each segment.
+        blocks: in order of segments and frames.
     """
 
     digest: str
@@ -149,20 +150,26 @@ class RemoteManifest:
             blocks = tuple(FramesBlock(*block) for block in content["blocks"])
             text = content["manifest"].encode("ascii")
             manifest = cls(digest, text, content["publication"], content["frames"], blocks)
-            if not manifest._names_own_objects() or len(blocks) != len(manifest.content["segments"]):
+            counts = [num_blocks(segment["num_frames"]) for segment in manifest.content["segments"]]
+            if not manifest._names_own_objects() or len(blocks) != sum(counts):
                 raise CacheError("its manifest names objects that are none of its own")
             return manifest
         except (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError, AttributeError) as error:
             raise CacheError(f"its manifest is unreadable: {error!r}") from error
 
 
+def num_blocks(num_frames: int) -> int:
+    """Return how many blocks a segment has."""
+    return -(-num_frames // FRAMES_PER_BLOCK)
+
+
 @dataclass(frozen=True)
 class SegmentFrames:
-    """What a block says of a segment.
+    """What blocks say of frames of a segment.
 
     Attributes:
         begins: by name, at which byte of the segment a tensor begins; `pts_seconds` left out.
-        digests: of all frames, `DIGEST_BYTES` each.
+        digests: of consecutive frames, `DIGEST_BYTES` each.
     """
 
     begins: Mapping[str, int]
@@ -170,7 +177,7 @@ class SegmentFrames:
 
     @classmethod
     def of(cls, data: memoryview) -> SegmentFrames:
-        """Compute the block of a segment from the bytes of its file."""
+        """Compute those of all frames of a segment from the bytes of its file."""
         length = 8 + int.from_bytes(data[:8], "little")
         header = json.loads(bytes(data[8:length]))
         num_frames = int(header.pop("__metadata__")["num_frames"])
@@ -184,18 +191,20 @@ class SegmentFrames:
         ]
         return cls(begins, b"".join(digests))
 
-    def encode(self) -> bytes:
-        """Return the block's bytes."""
-        return json.dumps(dict(self.begins), separators=(",", ":")).encode() + b"\n" + self.digests
+    def encode(self) -> list[bytes]:
+        """Return the bytes of the blocks of a whole segment."""
+        head, size = json.dumps(dict(self.begins), separators=(",", ":")).encode() + b"\n", len(self.digests)
+        step = FRAMES_PER_BLOCK * DIGEST_BYTES
+        return [head + self.digests[begin : begin + step] for begin in range(0, size, step)]
 
     @classmethod
     def decode(cls, data: bytes) -> SegmentFrames:
-        """Rebuild a block whose digest is right."""
+        """Read a block whose digest is right."""
         head, _, digests = data.partition(b"\n")
         return cls(json.loads(head), digests)
 
     def digest(self, frame: int) -> bytes:
-        """Return the digest of one frame, counted from the segment's first."""
+        """Return the digest of one frame, counted from the first of these."""
         return self.digests[frame * DIGEST_BYTES : (frame + 1) * DIGEST_BYTES]
 
 

@@ -55,7 +55,7 @@ def publish(objects: ObjectStore, entry: CacheEntry) -> RemoteManifest:
     blocks: list[bytes] = []
     sending: dict[str, bytes] = {}
     for segment, data in _files(entry.directory, entry.manifest):
-        blocks.append(SegmentFrames.of(memoryview(data)).encode())
+        blocks += SegmentFrames.of(memoryview(data)).encode()
         sending[f"{folder}/{segment_name(segment.file, segment.blake3)}"] = data
         if sum(map(len, sending.values())) >= BATCH_BYTES:
             objects.write(sending)

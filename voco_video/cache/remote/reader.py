@@ -6,9 +6,10 @@ window that takes all frames of a segment reads it with one request; else each t
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,14 @@ import torch
 from blake3 import blake3
 
 from voco_video.cache.entry import CacheEntry, Manifest
-from voco_video.cache.remote.layout import RemoteManifest, SegmentFrames, frame_digest, segment_name
+from voco_video.cache.remote.layout import (
+    FRAMES_PER_BLOCK,
+    RemoteManifest,
+    SegmentFrames,
+    frame_digest,
+    num_blocks,
+    segment_name,
+)
 from voco_video.cache.remote.names import RemoteNames
 from voco_video.cache.remote.objects import ObjectStore, Range, WrongObjectError
 from voco_video.cache.remote.tier import SegmentTier
@@ -48,7 +56,9 @@ class RemoteReader:
         self, objects: ObjectStore, tier: SegmentTier, remote: RemoteManifest, segments: Sequence[Segment]
     ) -> None:
         self._objects, self._tier, self._remote, self._segments = objects, tier, remote, segments
-        self._known: dict[int, SegmentFrames] = {}
+        counts = [num_blocks(segment.num_frames) for segment in segments]
+        self._first_blocks = [0, *accumulate(counts)]
+        self._known: dict[int, SegmentFrames] = {}  # by block
 
     def read(self, wanted: Sequence[Wanted]) -> None:
         """Fill all places.
@@ -56,7 +66,7 @@ class RemoteReader:
         Raises:
             CacheError: the store has other bytes, or none, or cannot be reached.
         """
-        self._look_up(sorted({one.number for one in wanted}))
+        self._look_up(sorted({block for one in wanted for block in self._blocks(one)}))
         missing: list[tuple[Wanted, int, int]] = []
         for one in wanted:
             pieces = [(one.places[n], self._offset(one, n, one.frames.start)) for n in self._names(one)]
@@ -108,10 +118,12 @@ class RemoteReader:
 
     def _wrong(self, one: Wanted, frames: range) -> Iterator[tuple[int, int]]:
         """Yield runs [first, stop) of those frames that do not match their digests."""
-        known, begun = self._known[one.number], None
+        begun = None
         for frame in frames:
+            block, number = divmod(frame, FRAMES_PER_BLOCK)
+            known = self._known[self._first_blocks[one.number] + block]
             pieces = [one.piece(name, frame, frame + 1) for name in self._names(one)]
-            is_right = frame_digest(pieces) == known.digest(frame)
+            is_right = frame_digest(pieces) == known.digest(number)
             if not is_right and begun is None:
                 begun = frame
             elif is_right and begun is not None:
@@ -125,15 +137,30 @@ class RemoteReader:
 
     def _offset(self, one: Wanted, name: str, frame: int) -> int:
         """Return where a frame of a tensor begins in the segment."""
-        return self._known[one.number].begins[name] + frame * (len(one.places[name]) // len(one.frames))
+        begins = self._known[self._blocks(one)[0]].begins
+        return begins[name] + frame * (len(one.places[name]) // len(one.frames))
+
+    def _blocks(self, one: Wanted) -> range:
+        """The blocks that prove these frames."""
+        first = self._first_blocks[one.number]
+        return range(
+            first + one.frames.start // FRAMES_PER_BLOCK, first + (one.frames.stop - 1) // FRAMES_PER_BLOCK + 1
+        )
+
+    def _place_of_block(self, number: int) -> tuple[str, int]:
+        """Return which segment's file in the tier a block is kept in, and where: behind the segment."""
+        segment = bisect_right(self._first_blocks, number) - 1
+        first = self._remote.blocks[self._first_blocks[segment]]
+        offset = self._segments[segment].size_bytes + self._remote.blocks[number].begin - first.begin
+        return self._segments[segment].blake3, offset
 
     def _look_up(self, numbers: Sequence[int]) -> None:
-        """Learn the digests of the frames of some segments, kept behind the segments in the tier."""
+        """Learn what some blocks say."""
         unknown = []
         for number in (number for number in numbers if number not in self._known):
-            block, segment = self._remote.blocks[number], self._segments[number]
+            block, (digest, offset) = self._remote.blocks[number], self._place_of_block(number)
             data = bytearray(block.end - block.begin)
-            self._tier.read(segment.blake3, [(memoryview(data), segment.size_bytes)])
+            self._tier.read(digest, [(memoryview(data), offset)])
             if blake3(data).hexdigest() == block.blake3:
                 self._known[number] = SegmentFrames.decode(bytes(data))
             else:
@@ -144,12 +171,12 @@ class RemoteReader:
         found = self._objects.read_ranges([Range(path, *span) for span in spans])
         for stretch, (begin, _), got in zip(stretches, spans, found):
             for number in stretch:
-                block, segment = self._remote.blocks[number], self._segments[number]
+                block, (digest, offset) = self._remote.blocks[number], self._place_of_block(number)
                 data_of_block = got[block.begin - begin : block.end - begin]
                 if blake3(data_of_block).hexdigest() != block.blake3:
                     raise WrongObjectError(f"{self._remote.frames} does not match its checksum")
                 self._known[number] = SegmentFrames.decode(data_of_block)
-                self._tier.write(segment.blake3, [(memoryview(data_of_block), segment.size_bytes)])
+                self._tier.write(digest, [(memoryview(data_of_block), offset)])
 
 
 class RemoteEntry(CacheEntry):
@@ -197,10 +224,11 @@ class RemoteEntry(CacheEntry):
             if sizes[path] != size:
                 raise self._damaged(f"{path} has {sizes[path]} bytes instead of {size}")
         if full:
+            blocks = iter(self.remote.blocks)
             for segment, data in self.segment_files():
-                block = self.remote.blocks[self._numbers[segment.file]]
-                if blake3(SegmentFrames.of(memoryview(data)).encode()).hexdigest() != block.blake3:
-                    raise self._damaged(f"the digests of frames are not those of {segment.file}")
+                for block in SegmentFrames.of(memoryview(data)).encode():
+                    if blake3(block).hexdigest() != next(blocks).blake3:
+                        raise self._damaged(f"the digests of frames are not those of {segment.file}")
             path = f"{self.remote.folder}/{self.remote.frames}"
             if "frames." + blake3(self._objects.read(path) or b"").hexdigest() != self.remote.frames:
                 raise self._damaged(f"{path} does not match its checksum")
