@@ -80,7 +80,8 @@ def load_model(
         path, num_voco_tokens: see `voco_video.checkpoint.folder.load_voco_model`; also a short name, as
             ``voco-video models`` lists them.
         device, dtype, attn_implementation, device_map, weight_bits, layout, revision, offline: see `LoadOptions`.
-        cache_dir: where compressed videos are kept; ``$VOCO_VIDEO_CACHE_DIR`` or ``~/.cache/voco-video`` when None.
+        cache_dir: where compressed videos are kept, a folder or the URL of a store such as ``"s3://bucket/prefix"``;
+            ``$VOCO_VIDEO_CACHE_DIR`` or ``~/.cache/voco-video`` when None.
         max_cache_bytes: the cache drops what was unused longest beyond this, bytes or text such as ``"20G"``;
             ``$VOCO_VIDEO_CACHE_MAX_BYTES`` or 50 GB when None.
 
@@ -252,7 +253,8 @@ class VideoModel(SeveralVideos):
 
     @cached_property
     def _frames_first(self) -> frozenset[str]:
-        return videos_with_frames_first(self.voco, self.cache)
+        # For a warning alone; on a store it would read the manifests of all entries.
+        return frozenset() if self.cache.is_remote else videos_with_frames_first(self.voco, self.cache)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the model as an ordinary Hugging Face folder, which `load_model` reads back.

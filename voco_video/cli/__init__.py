@@ -14,7 +14,7 @@ import typer
 
 from voco_video.cli import (
     ask,
-    cache,
+    cache_copies,
     card,
     compare,
     compress,
@@ -83,7 +83,7 @@ for _panel, _named in _COMMANDS.items():
     for _name, _function in _named.items():
         app.command(_name, cls=Command, rich_help_panel=_panel)(_function)
 app.add_typer(data.app, name="data", cls=Group, rich_help_panel="Training and evaluation")
-app.add_typer(cache.app, name="cache", cls=Group, rich_help_panel="Storage")
+app.add_typer(cache_copies.app, name="cache", cls=Group, rich_help_panel="Storage")
 
 
 @app.callback(invoke_without_command=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voco_video.cli import options as opt
-from voco_video.cli.early import check_model, check_video, similar_file
+from voco_video.cli.early import check_model, check_not_on_a_store, check_video, similar_file
 from voco_video.cli.entries import check_can_name
 from voco_video.cli.follow import check_followed, follow_source
 from voco_video.cli.help import OUTPUT
@@ -124,6 +124,7 @@ def compress(
     )
     if follow:
         check_followed(paths, sampling, compression)
+        check_not_on_a_store(cache_dir)
         streaming = StreamOptions(fps=sampling.fps or 1.0, force=compression.force, name=name, **stream)
         with loading(model, quiet=json):
             from voco_video.api import load_model

@@ -13,7 +13,7 @@ from voco_video.cli.options import given_flags
 from voco_video.data.registry import CONVERSATION_SUFFIXES
 from voco_video.errors import CacheError, DataError, ModelError, UsageError, VideoError, used_wrongly
 from voco_video.files.paths import expanded
-from voco_video.files.urls import is_url
+from voco_video.files.urls import is_url, without_secrets
 from voco_video.options.compression import CompressOptions
 from voco_video.options.fields import did_you_mean
 from voco_video.options.sampling import Sampling
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _HOW_ENTRIES_ARE = "which is sampled and compressed already; leave that out, or name the video"
 
 
-def check_asked(path: str, questions: Sequence[str], sampling: Sampling, cache_dir: Path | None) -> str | None:
+def check_asked(path: str, questions: Sequence[str], sampling: Sampling, cache_dir: str | Path | None) -> str | None:
     """Refuse to ask about what is no video, outside of its time, or with the words in the wrong order.
 
     Returns:
@@ -80,7 +80,9 @@ def joined_words(questions: Sequence[str]) -> list[str]:
     return list(questions)
 
 
-def check_searched(paths: Sequence[str], query: str, sampling: Sampling, cache_dir: Path | None) -> dict[str, str]:
+def check_searched(
+    paths: Sequence[str], query: str, sampling: Sampling, cache_dir: str | Path | None
+) -> dict[str, str]:
     """Refuse to search what is no video, or with the words in the wrong order.
 
     Returns:
@@ -248,14 +250,30 @@ def check_folder(checkpoint: Path, *, why: str) -> None:
         )
 
 
-def check_cache(cache_dir: Path | None) -> None:
+def check_cache(cache_dir: str | Path | None) -> None:
     """Refuse to look into a cache that is not there; the default one may be empty as yet.
 
     Raises:
         CacheError: there is no such folder.
+        UsageError: no cache can be at this URL.
     """
-    if cache_dir is not None and not is_there(str(cache_dir)):
+    from voco_video.cache.remote.location import store_url
+
+    if store_url(cache_dir) is None and cache_dir is not None and not is_there(str(cache_dir)):
         raise used_wrongly(CacheError(f"--cache-dir {cache_dir}: no such folder, so there is no cache in it"))
+
+
+def check_not_on_a_store(cache_dir: str | Path | None) -> None:
+    """Refuse to follow a live source into a cache on a store.
+
+    Raises:
+        UsageError: the cache is on one.
+    """
+    from voco_video.cache.remote.location import following_refused, store_url
+
+    url = store_url(cache_dir)
+    if url is not None:
+        raise UsageError(following_refused(without_secrets(url)))
 
 
 def similar_file(path: str) -> str:

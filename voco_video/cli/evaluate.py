@@ -162,8 +162,11 @@ def evaluated_facts(model: VideoModel, data: Dataset, options: EvalOptions) -> d
 def num_cached(model: VideoModel, paths: Sequence[Path], options: EvalOptions, compressor: Compressor) -> int:
     """Count the files that entries of the cache were made from with this model and these options.
 
-    Files are told by their paths: telling them by their bytes would read all of them.
+    Files are told by their paths: telling them by their bytes would read all of them. On a store they are not counted:
+    that would take a request for every entry.
     """
+    if model.cache.is_remote:
+        return 0
     from voco_video.compress import entry_key
 
     chosen = replace(options.compression, compressor=str(compressor))
@@ -254,7 +257,7 @@ def processes_for(num_workers: int, load: Callable[[int], VideoModel]) -> Proces
     return torchrun or (Alone() if num_workers == 1 else Spawned(num_workers, load))
 
 
-def load_for_rank(rank: int, *, path: str, options: LoadOptions, cache_dir: Path | None) -> VideoModel:
+def load_for_rank(rank: int, *, path: str, options: LoadOptions, cache_dir: str | Path | None) -> VideoModel:
     """Load the model of one process; at module level, so that it can be handed to processes."""
     from voco_video.api import load_model
     from voco_video.evaluate.processes import device_of

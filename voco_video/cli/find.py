@@ -120,7 +120,7 @@ def find(
 
 
 def names_and_query(
-    arguments: list[str], sampling: Sampling, cache_dir: Path | None
+    arguments: list[str], sampling: Sampling, cache_dir: str | Path | None
 ) -> tuple[list[str], dict[str, str], str]:
     """Split what stands on the command line into videos, with folders and patterns resolved, and the query.
 

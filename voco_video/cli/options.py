@@ -63,9 +63,9 @@ Model = Annotated[
     ),
 ]
 CacheDir = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        help="Frame cache. [default: $VOCO_VIDEO_CACHE_DIR or ~/.cache/voco-video]",
+        help="Frame cache: a folder, or the URL of a store. [default: $VOCO_VIDEO_CACHE_DIR or ~/.cache/voco-video]",
         metavar="DIR",
         rich_help_panel=STORAGE,
     ),

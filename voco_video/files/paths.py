@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from voco_video.errors import UsageError
+from voco_video.files.urls import is_url
 
 _MARKED = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -43,10 +44,19 @@ def expanded(path: str | Path) -> Path:
         raise UsageError(f"{path}: there is no user {who[1:]!r}; write ./{path} for a folder of that name") from error
 
 
+def default_cache() -> Path | str:
+    """Return where compressed videos are kept by default: a folder, or the URL of a store.
+
+    See `voco_video.cache.FrameCache`.
+    """
+    given = os.environ.get("VOCO_VIDEO_CACHE_DIR")
+    return given if given and is_url(given) else default_cache_dir()
+
+
 def default_cache_dir() -> Path:
-    """Return where compressed videos and downloads are kept by default; see `voco_video.cache.FrameCache`."""
+    """Return the local folder of the default cache; that of downloads and copies where the cache is on a store."""
     cache_dir = os.environ.get("VOCO_VIDEO_CACHE_DIR")
-    if cache_dir:
+    if cache_dir and not is_url(cache_dir):
         return Path(cache_dir)
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "voco-video"
