@@ -102,7 +102,8 @@ def is_refused(reply, *statuses: int) -> None:
 # ---------------------------------------------------------------------- paths
 
 OUTSIDE = [
-    "../secret.mp4", "sub/../../secret.mp4", "/etc/passwd", "//etc/passwd", "link.mp4", "way-out/secret.mp4", "loop.mp4",
+    "../secret.mp4", "sub/../../secret.mp4", "/etc/passwd", "//etc/passwd", "link.mp4", "way-out/secret.mp4",
+    "loop.mp4",
     "..\\secret.mp4", "%2e%2e/secret.mp4", "....//secret.mp4", "../root-of-another/clip.mp4", "clip.mp4\x00.txt",
     "/proc/self/environ", "~/secret", "", ".", "sub", "/dev/zero", "\u2025/secret.mp4", "/dev/fd/0",
 ]  # fmt: skip
@@ -126,10 +127,13 @@ def test_no_path_leads_out_of_the_media_root(client, place, path):
         "file://{}/secret.mp4", "file://localhost{}/secret.mp4", "FILE://{}/secret.mp4", "file:{}/secret.mp4",
         "file://evil.example{}/secret.mp4", "file://{}/root/%2e%2e/secret.mp4", "file://{}/root/clip.mp4?x=1",
         "file:///etc/passwd", "local://{}/secret.mp4", "simplecache::file://{}/secret.mp4", "concat:{}/secret.mp4",
-        "subfile,,start,0,end,0,,:{}/secret.mp4", "pipe:0", "fd:0", "crypto:{}/secret.mp4", "memory://x", "{}/secret.mp4",
-        "zip://x::file://{}/secret.mp4", "rtsp://127.0.0.1/x", "s3://bucket/x", "ftp://127.0.0.1/x", "javascript:alert(1)",
+        "subfile,,start,0,end,0,,:{}/secret.mp4", "pipe:0", "fd:0", "crypto:{}/secret.mp4", "memory://x",
+        "{}/secret.mp4",
+        "zip://x::file://{}/secret.mp4", "rtsp://127.0.0.1/x", "s3://bucket/x", "ftp://127.0.0.1/x",
+        "javascript:alert(1)",
         "", " ", "voco://", "voco:///etc/passwd", "voco://../../secret.mp4", "voco://setup.cfg", "voco://%2e%2e%2fx",
-        "voco://0000", "voco://\u202egnp.exe", "data:text/html,<script>", "data:video/mp4;base64,@@@", "data:video/mp4,",
+        "voco://0000", "voco://\u202egnp.exe", "data:text/html,<script>", "data:video/mp4;base64,@@@",
+        "data:video/mp4,",
         "hls+http://127.0.0.1/x", "http:/x", "http://", "https://[", "http://a b/", "http://x\r\nHost: y/",
     ],
 )  # fmt: skip
@@ -158,7 +162,8 @@ def test_no_video_is_found_by_a_path(client, name):
 PRIVATE = [
     "127.0.0.1", "127.1", "0", "0.0.0.0", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1",
     "[::1]", "[::]", "[::ffff:127.0.0.1]", "[::ffff:a9fe:a9fe]", "[fe80::1]", "[fd00::1]", "[64:ff9b::7f00:1]",
-    "[2002:7f00:1::]", "[ff02::1]", "224.0.0.1", "255.255.255.255", "localhost", "localhost.", "LOCALHOST", "2130706433",
+    "[2002:7f00:1::]", "[ff02::1]", "224.0.0.1", "255.255.255.255", "localhost", "localhost.", "LOCALHOST",
+    "2130706433",
     "0x7f.1", "017700000001", "198.18.0.1", "192.0.2.1", "[::127.0.0.1]", "[64:ff9b:1::7f00:1]", "[2001:db8::1]",
 ]  # fmt: skip
 
@@ -182,7 +187,8 @@ def test_public_addresses_are_public(address):
 
 @pytest.mark.parametrize(
     "target",
-    ["http://169.254.169.254/latest", "http://[::1]:9/", "http://0.0.0.0:9/", "file:///etc/passwd", "gopher://127.0.0.1/",
+    ["http://169.254.169.254/latest", "http://[::1]:9/", "http://0.0.0.0:9/", "file:///etc/passwd",
+    "gopher://127.0.0.1/",
      "ftp://127.0.0.1/", "//10.0.0.1/x", "data:video/mp4,x", ""],
 )  # fmt: skip
 @pytest.mark.parametrize("status", [301, 307, 308])
@@ -277,8 +283,10 @@ def hostile_files(canary: str, secret: Path) -> dict[str, bytes]:
         "hls in bytes": b"\xef\xbb\xbf" + f"#EXTM3U\n#EXTINF:1,\n{canary}\n".encode(),
         "concat": f"ffconcat version 1.0\nfile '{secret}'\n".encode(),
         "concat of a url": f"ffconcat version 1.0\nfile '{canary}'\n".encode(),
-        "dash": f'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><BaseURL>{canary}</BaseURL></MPD>'.encode(),
-        "sdp": b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nc=IN IP4 127.0.0.1\r\nm=video 5004 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n",
+        "dash": f'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><BaseURL>{canary}</BaseURL></MPD>'
+        "".encode(),
+        "sdp": b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nc=IN IP4 127.0.0.1\r\nm=video 5004 RTP/AVP 96\r\n"
+        b"a=rtpmap:96 H264/90000\r\n",
         "asx": f'<asx version="3.0"><entry><ref href="{canary}"/></entry></asx>'.encode(),
         "svg": f'<svg xmlns="http://www.w3.org/2000/svg"><image href="{canary}"/></svg>'.encode(),
         "xml with entities": f'<!DOCTYPE x [<!ENTITY y SYSTEM "{canary}">]><x>&y;</x>'.encode(),
@@ -347,7 +355,8 @@ def test_no_video_lasts_for_years(client, seconds):
 @pytest.mark.parametrize(
     "headers",
     [
-        {}, {"Authorization": ""}, {"Authorization": "Bearer"}, {"Authorization": "Bearer "}, {"Authorization": f"Basic {KEY}"},
+        {}, {"Authorization": ""}, {"Authorization": "Bearer"}, {"Authorization": "Bearer "},
+        {"Authorization": f"Basic {KEY}"},
         {"Authorization": f"Bearer {KEY[:-1]}"}, {"Authorization": f"Bearer {KEY}x"}, {"Authorization": KEY},
         {"Authorization": f"Bearer {KEY.upper()}"}, {"X-API-Key": "x"}, {"Cookie": f"voco_video_session={KEY}"},
         {"Cookie": "voco_video_session="}, {"Authorization": "Bearer \xff\xfe"}, {"X-Forwarded-For": "127.0.0.1"},
@@ -392,7 +401,8 @@ def test_other_names_of_this_server_are_refused(closed, host):
 
 
 @pytest.mark.parametrize(
-    "origin", ["http://evil.example", "null", "https://127.0.0.1", "http://127.0.0.1.evil.example", "http://127.0.0.1:81", "x"]
+    "origin", ["http://evil.example", "null", "https://127.0.0.1", "http://127.0.0.1.evil.example",
+    "http://127.0.0.1:81", "x"]
 )  # fmt: skip
 def test_pages_of_other_sites_are_refused(closed, origin):
     headers = {"Origin": origin}
@@ -445,14 +455,21 @@ def test_broken_bodies_are_refused(client, body):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"n": 2}, {"logprobs": True}, {"top_logprobs": 3}, {"tools": [{"type": "function"}]}, {"logit_bias": {"1": 5}},
-        {"response_format": {"type": "json_object"}}, {"presence_penalty": 1}, {"frequency_penalty": -1}, {"max_tokens": 0},
-        {"max_tokens": 10**9}, {"temperature": -1}, {"temperature": float("inf")}, {"top_p": 0}, {"top_p": 0.5}, {"stop": [""]},
+        {"n": 2}, {"logprobs": True}, {"top_logprobs": 3}, {"tools": [{"type": "function"}]},
+        {"logit_bias": {"1": 5}},
+        {"response_format": {"type": "json_object"}}, {"presence_penalty": 1}, {"frequency_penalty": -1},
+        {"max_tokens": 0},
+        {"max_tokens": 10**9}, {"temperature": -1}, {"temperature": float("inf")}, {"top_p": 0}, {"top_p": 0.5},
+        {"stop": [""]},
         {"stop": ["a"] * 5}, {"stop": "x" * 1000}, {"modalities": ["audio"]}, {"unheard_of": 1}, {"seed": 2**70},
-        {"media_io_kwargs": {"audio": {}}}, {"media_io_kwargs": {"video": {"fps": 1e9}}}, {"mm_processor_kwargs": {"x": 1}},
-        {"voco_video": {"policy": "all"}}, {"voco_video": {"fps": 1, "num_frames": 2}}, {"voco_video": {"compressor": "rm -rf"}},
-        {"media_io_kwargs": {"video": {"fps": 1}}, "mm_processor_kwargs": {"fps": 2}}, {"max_tokens": 1, "max_completion_tokens": 2},
-        {"stream_options": {"include_usage": True}}, {"voco_video": {"max_voco_tokens": 0}}, {"repetition_penalty": 0},
+        {"media_io_kwargs": {"audio": {}}}, {"media_io_kwargs": {"video": {"fps": 1e9}}},
+        {"mm_processor_kwargs": {"x": 1}},
+        {"voco_video": {"policy": "all"}}, {"voco_video": {"fps": 1, "num_frames": 2}},
+        {"voco_video": {"compressor": "rm -rf"}},
+        {"media_io_kwargs": {"video": {"fps": 1}}, "mm_processor_kwargs": {"fps": 2}}, {"max_tokens": 1,
+        "max_completion_tokens": 2},
+        {"stream_options": {"include_usage": True}}, {"voco_video": {"max_voco_tokens": 0}},
+        {"repetition_penalty": 0},
         {"voco_video": {"start_seconds": "NaN"}}, {"top_k": -5}, {"reasoning_effort": "high"}, {"stream": "perhaps"},
     ],
 )  # fmt: skip
@@ -484,7 +501,8 @@ def test_a_body_above_the_limit_is_refused_before_it_is_read(client):
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
-        ("../../etc/passwd", "passwd"), ("C:\\x\\evil.mp4", "evil.mp4"), ("a\u202egpj.mp4", "agpj.mp4"), ("..", "video"),
+        ("../../etc/passwd", "passwd"), ("C:\\x\\evil.mp4", "evil.mp4"), ("a\u202egpj.mp4", "agpj.mp4"), ("..",
+        "video"),
         ("<script>alert(1)</script>", "script>"), ("x" * 350, "x" * 120), ("clip\t.mp4", "clip.mp4"),
         ("<img src=x onerror=alert(1)>.mp4", "<img src=x onerror=alert(1)>.mp4"),
     ],
@@ -530,12 +548,15 @@ def test_uploads_take_no_more_than_was_said(client):
         ("application/json", b"{}"), ("multipart/form-data", b"x"), ("multipart/form-data; boundary=", b"x"),
         ("multipart/form-data; boundary=x", b""), ("multipart/form-data; boundary=x", b"--x--\r\n"),
         ("multipart/form-data; boundary=x", b"garbage without any boundary"),
-        ("multipart/form-data; boundary=x", b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\nabc\r\n--x--\r\n'),
+        ("multipart/form-data; boundary=x",
+        b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\nabc\r\n--x--\r\n'),
         ("multipart/form-data; boundary=x", b'--x\r\nContent-Disposition: form-data; filename="a"\r\n\r\nabc'),
         ("multipart/form-data; boundary=x", b"--x\r\nX: " + b"y" * 5000 + b"\r\n\r\nabc\r\n--x--\r\n"),
         ("multipart/form-data; boundary=" + "y" * 500, b"x"),
-        ("multipart/form-data; boundary=x", b'--x\r\nContent-Disposition: form-data; filename="a"\r\n\r\nabc\r\n' * 2 + b"--x--"),
-        ("multipart/form-data; boundary=x", b'--x\r\nContent-Disposition: form-data; filename="a"\r\n\r\n\r\n--x--\r\n'),
+        ("multipart/form-data; boundary=x",
+        b'--x\r\nContent-Disposition: form-data; filename="a"\r\n\r\nabc\r\n' * 2 + b"--x--"),
+        ("multipart/form-data; boundary=x",
+        b'--x\r\nContent-Disposition: form-data; filename="a"\r\n\r\n\r\n--x--\r\n'),
     ],
 )  # fmt: skip
 def test_broken_forms_leave_nothing(client, place, kind, body):
