@@ -17,7 +17,17 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from voco_video.api import VideoModel
-from voco_video.serve import find_api, jobs_api, library_api, media_api, openai_chat, session_api, uploads_api
+from voco_video.serve import (
+    chapters_api,
+    find_api,
+    jobs_api,
+    library_api,
+    live_api,
+    media_api,
+    openai_chat,
+    session_api,
+    uploads_api,
+)
 from voco_video.serve.openai_errors import add_error_handlers
 from voco_video.serve.safety.addresses import IsAllowed, is_public
 from voco_video.serve.safety.guard import Guard
@@ -26,6 +36,9 @@ from voco_video.serve.settings import ServeOptions
 from voco_video.version import __version__
 
 log = logging.getLogger("voco_video.serve")
+_ROUTES = (
+    *(openai_chat, library_api, uploads_api, media_api, find_api, chapters_api, live_api, jobs_api, session_api),
+)
 PAGE = Path(__file__).parent / "page"
 _ABOUT = """Ask questions of videos that were compressed once. `/v1` speaks OpenAI's protocol, `/api` keeps the library.
 
@@ -56,7 +69,17 @@ def create_app(model: VideoModel, settings: ServeOptions, *, is_allowed: IsAllow
     )  # fmt: skip
     app.state.service = service
     add_error_handlers(app)
-    for routes in (openai_chat, library_api, uploads_api, media_api, find_api, jobs_api, session_api):
+    for routes in (
+        openai_chat,
+        library_api,
+        uploads_api,
+        media_api,
+        find_api,
+        chapters_api,
+        live_api,
+        jobs_api,
+        session_api,
+    ):
         app.include_router(routes.router)
     _add_health(app, service)
     _add_page(app)

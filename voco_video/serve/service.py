@@ -19,6 +19,7 @@ from voco_video.options.compression import CompressOptions
 from voco_video.options.sampling import Sampling
 from voco_video.serve.answering import Answered, Ask
 from voco_video.serve.jobs import Job, Jobs
+from voco_video.serve.live import Follows
 from voco_video.serve.media_files import Thumbnails
 from voco_video.serve.metrics import Metrics
 from voco_video.serve.openai_errors import ApiError
@@ -56,6 +57,9 @@ class Service:
         self.queue = AnswerQueue(model.voco, max_waiting=settings.max_waiting, on_batch=self._count_batch)
         self.jobs = Jobs(max_waiting=settings.max_jobs, on_end=self._count_job)
         self.thumbnails = Thumbnails()
+        self.follows = Follows(
+            self.queue, max_streams=settings.max_streams, is_allowed=is_allowed, on_answer=self.count_answer
+        )
         self.started_unix_seconds = time.time()
         self.is_stopping = False
         self._readers = ThreadPoolExecutor(_NUM_READERS, "voco-video reader")
@@ -242,6 +246,7 @@ class Service:
         """Take nothing new, finish what runs within the time that was set, and hand back the rest; returns how much."""
         self.is_stopping = True
         deadline = time.monotonic() + self.settings.shutdown_seconds
+        self.follows.stop()
         num_asks = self.queue.stop(within_seconds=self.settings.shutdown_seconds)
         jobs = self.jobs.stop(within_seconds=max(0.0, deadline - time.monotonic()))
         self._readers.shutdown(wait=False, cancel_futures=True)

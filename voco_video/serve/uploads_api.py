@@ -141,7 +141,10 @@ class _FormFile:
             "on_part_data": self._on_data,
             "on_part_end": self._on_end,
         }
-        self._parser = MultipartParser(boundary, callbacks)
+        try:
+            self._parser = MultipartParser(boundary, callbacks)
+        except FormParserError as error:
+            raise ApiError(400, f"the form cannot be read ({error})", code="bad_form") from error
 
     def feed(self, block: bytes) -> None:
         """Take the next bytes of the form.
