@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from voco_video.cache import CacheEntry, CacheKey, FrameCache, TensorSpec
     from voco_video.cluster.run import LibraryProgress, LibraryResult, compress_many
     from voco_video.compress import CompressResult, Progress
-    from voco_video.errors import CacheError, DataError, JudgeError, ModelError, UsageError, VideoError, VocoVideoError
+    from voco_video.errors import (
+        CacheError,
+        DataError,
+        EngineError,
+        JudgeError,
+        ModelError,
+        UsageError,
+        VideoError,
+        VocoVideoError,
+    )
     from voco_video.evaluate.options import EvalOptions
     from voco_video.follow import StreamProgress
     from voco_video.library.manifest import VideoRow, read_manifest, write_manifest
@@ -30,6 +39,7 @@ if TYPE_CHECKING:
     from voco_video.options.answering import AnswerOptions, ViewOptions
     from voco_video.options.cluster import ClusterOptions
     from voco_video.options.compression import CompressOptions, StreamOptions
+    from voco_video.options.engine import EngineOptions
     from voco_video.options.judging import Judging
     from voco_video.options.loading import LoadOptions
     from voco_video.options.sampling import Sampling
@@ -76,6 +86,7 @@ _HOMES = {
     "errors": (
         "CacheError",
         "DataError",
+        "EngineError",
         "JudgeError",
         "ModelError",
         "UsageError",
@@ -99,6 +110,7 @@ _HOMES = {
         "CompressOptions",
         "StreamOptions",
     ),
+    "options.engine": ("EngineOptions",),
     "options.judging": ("Judging",),
     "options.loading": ("LoadOptions",),
     "options.sampling": ("Sampling",),
@@ -135,6 +147,8 @@ __all__ = [
     "Compressed",
     "CompressedVideo",
     "DataError",
+    "EngineError",
+    "EngineOptions",
     "EvalOptions",
     "Fit",
     "Found",

@@ -46,6 +46,7 @@ from transformers import (
 from voco_video.checkpoint.beside import prompt_template
 from voco_video.model.backbone import Backbone
 from voco_video.model.families import ImageSettings, PromptTemplate, Variant
+from voco_video.model.tokens import VocoTokens
 from voco_video.model.voco import VocoModel
 from voco_video.video.scaling import Fit
 
@@ -458,6 +459,20 @@ def tiny_family(
     template = prompt_template(model.config, tokenizer, variant) if as_trained else frames_first(name, tokenizer)
     embeds = torch.randn(num_voco_tokens, 64) * 0.2
     return VocoModel(Backbone(model, tokenizer, images, template), embeds).eval()
+
+
+def random_voco_tokens(model: VocoModel, *, num_frames: int = 3) -> VocoTokens:
+    """Frames of random pixels, compressed to VoCo tokens in form embeds."""
+    images, count = model.backbone.images, num_frames * model.backbone.template.pictures_per_frame
+    generator = torch.Generator().manual_seed(3)
+    shape = (count, images.fit.height, images.fit.width, 3)
+    pixels = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).numpy()
+    return model.compress(model.vision_tokens(pixels), form="embeds")
+
+
+def prompt_of(model: VocoModel, question: str = "what is there?") -> list[int]:
+    """The token ids of a question about frames."""
+    return model.backbone.conversation_ids([{"role": "user", "content": question}])
 
 
 @torch.inference_mode()

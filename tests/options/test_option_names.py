@@ -19,6 +19,7 @@ from voco_video.checkpoint.convert import convert_checkpoint
 from voco_video.checkpoint.describe import describe_checkpoint
 from voco_video.data.check import check_dataset
 from voco_video.data.registry import load_video_set
+from voco_video.engine.export import export_checkpoint
 from voco_video.evaluate import EvalOptions, evaluate
 from voco_video.options.judging import Judging
 from voco_video.publish.model_card import write_model_card
@@ -38,6 +39,7 @@ PYTHON: dict[str, tuple[Callable[..., Any], ...]] = {
     "inspect": (voco_video.probe, voco_video.Sampling, voco_video.CompressOptions, CACHE),
     "models": (describe_checkpoint,),
     "convert": (convert_checkpoint,),
+    "export-llm": (export_checkpoint,),
     "card": (write_model_card,),
     "push": (MODEL.push_to_hub,),
     "train": (voco_video.TrainConfig, voco_video.train),

@@ -22,6 +22,7 @@ from voco_video.cli import (
     data,
     demo,
     evaluate,
+    export_llm,
     find,
     inspect,
     models,
@@ -71,7 +72,13 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "inspect": inspect.inspect,
         "serve": serve.serve,
     },
-    "Models": {"models": models.models, "convert": convert.convert, "card": card.card, "push": push.push},
+    "Models": {
+        "models": models.models,
+        "convert": convert.convert,
+        "export-llm": export_llm.export_llm,
+        "card": card.card,
+        "push": push.push,
+    },
     "Training and evaluation": {
         "train": train.train,
         "eval": evaluate.evaluate,
