@@ -408,6 +408,19 @@ def tiny_tokenizer(
     )
 
 
+def with_wide_heads(config: Any) -> Any:
+    """Half as many heads of the decoder, each twice as wide."""
+    text = config.get_text_config(decoder=True)
+    if getattr(text, "head_dim", None) == 32:
+        return config
+    text.num_attention_heads, text.num_key_value_heads = 2, 1
+    if getattr(text, "head_dim", None) is not None:
+        text.head_dim = 32
+    if "mrope_section" in text.rope_parameters:
+        text.rope_parameters["mrope_section"] = [2 * size for size in text.rope_parameters["mrope_section"]]
+    return config
+
+
 # The ids around a frame where frames come first, as checkpoints of before have them recorded.
 FRAMES_FIRST = {
     "llava": ("<s>", "\n"),
@@ -444,11 +457,17 @@ def tiny_family(
     variant: Variant = "released",
     chat_template: str | None = None,
     seed: int = 0,
+    wide_heads: bool = False,
 ) -> VocoModel:
-    """A random `VocoModel` of a family, with frames first, or with the layout that its own files give."""
+    """A random `VocoModel` of a family, with frames first, or with the layout that its own files give.
+
+    Args:
+        wide_heads: heads of 32 numbers, the smallest that vLLM has kernels for.
+    """
     torch.manual_seed(seed)
     tiny = ALL_FAMILIES[name]
-    model = AutoModelForImageTextToText.from_config(tiny.config(), attn_implementation="sdpa").eval()
+    config = with_wide_heads(tiny.config()) if wide_heads else tiny.config()
+    model = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa").eval()
     for parameter in model.parameters():  # norms of 1 and biases of 0 would hide a part that is left out
         parameter.data += 0.02 * torch.randn_like(parameter)
     if name == "gemma3":  # begins with a projection to 0

@@ -25,6 +25,7 @@ from voco_video.cli import (
     export_llm,
     find,
     inspect,
+    mcp,
     models,
     push,
     score,
@@ -71,6 +72,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "compress": compress.compress,
         "inspect": inspect.inspect,
         "serve": serve.serve,
+        "mcp": mcp.mcp,
     },
     "Models": {
         "models": models.models,
