@@ -88,6 +88,7 @@ def test_answers_are_those_of_this_process(api: Any, video: CompressedVideo, sta
     assert all(("messages" in body) == (api == "chat") for body in server.requests)
 
 
+@pytest.mark.exhaustive
 def test_other_views_and_conversations(video: CompressedVideo, started: Any) -> None:
     there = by(video, *started())
     history = [Message("user", "who moves?"), Message("assistant", "the star")]
@@ -126,10 +127,11 @@ def test_a_seed_samples_the_same_again(video: CompressedVideo, started: Any) -> 
 
 def test_engines_take_turns(video: CompressedVideo, started: Any) -> None:
     servers = started(3)
-    by(video, *servers).ask(QUESTIONS + QUESTIONS[:1], max_new_tokens=4)
+    by(video, *servers).ask(QUESTIONS + QUESTIONS[:1], max_new_tokens=2)
     assert [len(server.requests) for server in servers] == [2, 2, 2]
 
 
+@pytest.mark.exhaustive
 def test_questions_are_asked_at_once(video: CompressedVideo, started: Any) -> None:
     (server,) = started()
     by(video, server).ask(QUESTIONS * 3, max_new_tokens=8)
@@ -148,8 +150,9 @@ def test_another_engine_answers_where_one_is_gone(
     assert f"left out until it does: {servers[0].url}" in caplog.text
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("api", ["completions", "chat"])
-@pytest.mark.parametrize("num_tokens", [0, 3])
+@pytest.mark.parametrize("num_tokens", [3, 0])
 def test_an_answer_that_breaks_off_goes_on_elsewhere(
     api: Any, num_tokens: int, video: CompressedVideo, started: Any
 ) -> None:
@@ -161,10 +164,11 @@ def test_an_answer_that_breaks_off_goes_on_elsewhere(
     servers[0].dies_after = num_tokens
     for _ in servers:  # one of them asks the one that dies first
         prefix = voco.prefix(video.tokens(), reads=False)
-        assert list(engine.stream(voco, prefix, prompt, options=options)) == ours
+        assert [token for token, _ in engine.stream(voco, prefix, prompt, options=options)] == ours
     assert servers[0].is_dead
 
 
+@pytest.mark.exhaustive
 def test_an_engine_that_comes_back_is_asked_again(
     video: CompressedVideo, started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +205,7 @@ def test_nobody_there(local: VideoModel) -> None:
         Engines(local.voco, EngineOptions(engine_url=url))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("version", "message"),
     [
@@ -216,11 +221,13 @@ def test_old_engines_are_refused(version: Any, message: str, video: CompressedVi
         by(video, *servers)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("version", ["0.24.0", "0.24.0rc1", "1.0.0", "0.100.0+cpu"])
 def test_new_engines_are_not(version: str, video: CompressedVideo, started: Any) -> None:
     assert by(video, *started(version=version)).model.engine.num_engines == 1
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", ["voco-tiny", "/models/llm", "voco-tiny-0123456789ab", ""])
 def test_another_model_is_refused(name: str, video: CompressedVideo, started: Any) -> None:
     servers = started(name=name or "x")
@@ -320,6 +327,7 @@ def test_keys(video: CompressedVideo, started: Any, monkeypatch: pytest.MonkeyPa
     assert by(video, server).ask("who?", max_new_tokens=2).text
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("status", "message"),
     [
@@ -340,6 +348,7 @@ def test_errors_of_the_engine(status: int, message: str, video: CompressedVideo,
     assert there.ask("who?", max_new_tokens=3).token_ids == video.ask("who?", max_new_tokens=3).token_ids
 
 
+@pytest.mark.exhaustive
 def test_a_busy_engine_is_waited_for(video: CompressedVideo, started: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (server,) = started()
     there = by(video, server)
@@ -359,12 +368,14 @@ def _without(*names: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return edit
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
         (_without("prompt_token_ids"), "does not say which prompt it read"),
-        (_without("token_ids"), "does not answer .*the reply holds no whole answer"),
-        (_without("logprobs"), "does not tell tokens and their probabilities"),
+        (_without("token_ids"), "does not answer .*0 tokens came with 1 probabilities"),
+        (_without("logprobs"), "does not answer .*1 tokens came with 0 probabilities"),
+        (_without("logprobs", "token_ids"), "does not answer .*the reply holds no whole answer"),
         (lambda reply: {**reply, "choices": []}, "does not say which prompt it read"),
         (
             lambda reply: {**reply, "choices": [{**reply["choices"][0], "token_ids": ["a"]}]},
@@ -391,10 +402,6 @@ def test_a_reply_that_turns_bad_later(video: CompressedVideo, started: Any, monk
         there.ask("who?", max_new_tokens=4)
     with pytest.raises(EngineError):
         list(there.stream("who?", max_new_tokens=4))
-    server.edit = _without("logprobs")
-    monkeypatch.setattr(Engines, "_probe", lambda self, server: None)
-    with pytest.raises(EngineError, match="tells no probabilities"):
-        there.ask("who?", max_new_tokens=4)
 
 
 @pytest.mark.parametrize(
@@ -419,6 +426,7 @@ def test_addresses() -> None:
     assert EngineOptions().urls == ()
 
 
+@pytest.mark.exhaustive
 def test_load_model_connects(clip: Path, exported: Path, started: Any, video: CompressedVideo) -> None:
     (server,) = started()
     model = load_model("voco-tiny", engine_url=f"{server.url}/v1")

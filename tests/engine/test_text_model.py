@@ -27,7 +27,7 @@ from voco_video.options.compression import parse_compressor
 OPTIONS = AnswerOptions(max_new_tokens=8)
 QUESTION = "what is there?"
 # One for each way of being written: the others differ in their tower, or are of the `TWINS`.
-ALWAYS = ("llava", "llava_onevision", "qwen3_vl", "glm4v", "gemma3", "qwen3_5", "qwen3_vl_moe", "glm4v_moe")
+ALWAYS = ("llava", "llava_onevision", "qwen3_vl", "glm4v", "gemma3", "qwen3_5")
 EACH = [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.exhaustive) for name in ALL_FAMILIES]
 
 
@@ -75,6 +75,7 @@ def test_the_twins_are_listed() -> None:
     assert {"llava", "qwen3_5", "gemma3"}.isdisjoint(TWINS)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("rank", "form"), [(0, "embeds"), (4, "both"), (0, "kv"), (4, None)])
 def test_adapters_are_merged_where_they_answer(rank: int, form: str | None, tmp_path: Path) -> None:
     model = tiny_family("llava", as_trained=True)

@@ -26,8 +26,8 @@ class Engine(Protocol):
 
     def stream(
         self, model: VocoModel, prefix: Prefix, prompt: Sequence[int], *, options: AnswerOptions
-    ) -> Iterator[int]:
-        """Generate token by token; the token that ends the answer comes too."""
+    ) -> Iterator[tuple[int, float]]:
+        """Yield each token with the logarithm of its probability; the one that ends the answer comes too."""
 
 
 class AnsweringModel(Protocol):

@@ -207,7 +207,7 @@ def stream_answer(
     if engine is None:
         token_ids = _token_ids(model, prefix, prompt, options)
     else:
-        token_ids = engine.stream(model, prefix, prompt, options=options)
+        token_ids = (token_id for token_id, _ in engine.stream(model, prefix, prompt, options=options))
     for token_id in token_ids:
         if token_id in ends:
             break

@@ -114,8 +114,8 @@ class Engines:
 
     def stream(
         self, model: VocoModel, prefix: Prefix, prompt: Sequence[int], *, options: AnswerOptions
-    ) -> Iterator[int]:
-        """Generate token by token; the token that ends the answer comes too. Errors as above.
+    ) -> Iterator[tuple[int, float]]:
+        """Yield each token with the logarithm of its probability; the one that ends the answer too. Errors as above.
 
         Where an engine breaks off, another one goes on behind the tokens that have come.
         """
@@ -128,9 +128,9 @@ class Engines:
             server = self._next(tries)
             try:
                 for piece in server.stream(left):
-                    for token_id in piece.token_ids:
+                    for token_id, log_prob in zip(piece.token_ids, piece.log_probs):
                         ids.append(token_id)
-                        yield token_id
+                        yield token_id, log_prob
                     if piece.is_last or len(ids) >= options.max_new_tokens:
                         return
             except (EngineGoneError, EngineBusyError) as error:
@@ -225,7 +225,7 @@ class Engines:
             expected = backbone.logits(hidden[:, -1])[0].float().log_softmax(-1)  # [vocabulary]
         settings: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True, "skip_special_tokens": False}
         piece = server.answer(Asked(embeds, settings, 1))
-        if len(piece.token_ids) != 1 or len(piece.log_probs) != 1 or piece.token_ids[0] >= len(expected):
+        if len(piece.token_ids) != 1 or piece.token_ids[0] >= len(expected):
             raise EngineError(f"{server.url} does not tell tokens and their probabilities as vLLM 0.24 and later do")
         known, told = float(expected[piece.token_ids[0]]), piece.log_probs[0]
         if not abs(known - told) <= _LARGEST_DIFFERENCE:
@@ -264,6 +264,4 @@ def _until_end(piece: Piece, ends: set[int]) -> tuple[list[int], float]:
     ids = list(piece.token_ids)
     length = next((i for i, token in enumerate(ids) if token in ends), len(ids))
     counted = piece.log_probs[: length + 1]
-    if len(piece.log_probs) < len(ids):
-        raise EngineError("an engine tells no probabilities of its tokens; it has to be vLLM 0.24.0 or later")
-    return ids[:length], math.exp(sum(counted) / len(counted)) if counted else 0.0
+    return ids[:length], math.exp(sum(counted) / len(counted))

@@ -54,7 +54,7 @@ class Piece:
 
     Attributes:
         token_ids: in order, the one that ends the answer among them.
-        log_probs: the logarithm of each one's probability, empty where it was not asked for.
+        log_probs: the logarithm of each one's probability.
         is_last: whether the answer ends here.
     """
 
@@ -301,6 +301,8 @@ def _piece(told: Mapping[str, Any], asked: Asked) -> Piece:
         raise _MalformedError(f"the reply has no token ids: {str(told)[:200]}")
     if piece.is_last and choice["finish_reason"] not in ("stop", "length"):
         raise _MalformedError(f"the answer ended for {choice['finish_reason']!r}")
+    if len(piece.token_ids) != len(piece.log_probs):
+        raise _MalformedError(f"{len(piece.token_ids)} tokens came with {len(piece.log_probs)} probabilities")
     if len(piece.token_ids) > asked.max_new_tokens:
         raise _MalformedError(f"{len(piece.token_ids)} tokens came where {asked.max_new_tokens} were asked for")
     return piece
