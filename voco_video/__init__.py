@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from voco_video.cache import CacheEntry, CacheKey, FrameCache, TensorSpec
     from voco_video.cluster.run import ClusterProgress, ClusterResult, compress_many
     from voco_video.compress import CompressResult, Progress
-    from voco_video.errors import CacheError, DataError, JudgeError, ModelError, UsageError, VideoError, VocoVideoError
+    from voco_video.errors import (
+        CacheError,
+        DataError,
+        EngineError,
+        JudgeError,
+        ModelError,
+        UsageError,
+        VideoError,
+        VocoVideoError,
+    )
     from voco_video.evaluate.options import EvalOptions
     from voco_video.follow import StreamProgress
     from voco_video.library.find import Library, LibraryMoments
@@ -31,6 +40,7 @@ if TYPE_CHECKING:
     from voco_video.options.answering import AnswerOptions, ViewOptions
     from voco_video.options.cluster import ClusterOptions
     from voco_video.options.compression import CompressOptions, StreamOptions
+    from voco_video.options.engine import EngineOptions
     from voco_video.options.judging import Judging
     from voco_video.options.loading import LoadOptions
     from voco_video.options.sampling import Sampling
@@ -77,6 +87,7 @@ _HOMES = {
     "errors": (
         "CacheError",
         "DataError",
+        "EngineError",
         "JudgeError",
         "ModelError",
         "UsageError",
@@ -104,6 +115,7 @@ _HOMES = {
         "CompressOptions",
         "StreamOptions",
     ),
+    "options.engine": ("EngineOptions",),
     "options.judging": ("Judging",),
     "options.loading": ("LoadOptions",),
     "options.sampling": ("Sampling",),
@@ -142,6 +154,8 @@ __all__ = [
     "Compressed",
     "CompressedVideo",
     "DataError",
+    "EngineError",
+    "EngineOptions",
     "EvalOptions",
     "Fit",
     "Found",

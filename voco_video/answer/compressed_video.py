@@ -225,10 +225,19 @@ class CompressedVideo:
         """
         return self.prefix_of(self.view(question, num_voco_tokens=num_voco_tokens, options=options), options)
 
-    def prefix_of(self, selection: FrameSelection, options: ViewOptions) -> Prefix:
-        """Assemble the prefix of selected frames, as `prefix` does; the last one is kept for the next question."""
+    def prefix_of(self, selection: FrameSelection, options: ViewOptions, *, reads: bool = True) -> Prefix:
+        """Assemble the prefix of selected frames, as `prefix` does; the last one is kept for the next question.
+
+        Args:
+            reads: False leaves reading it to the model's engine.
+
+        Raises:
+            UsageError: an engine cannot be sent these frames.
+        """
         every = options.clock_every_seconds
-        key = *selection.key, every
+        key = *selection.key, every, reads
+        if not reads and self.model.engine is not None and selection.num_tokens:
+            self.model.engine.check(self.form)
         prefix = self._prefixes.get(key)
         if prefix is None:
             largest = int(selection.counts.max(initial=0))
@@ -236,13 +245,14 @@ class CompressedVideo:
             times = self._words.times(selection.frames, tokens.seconds)
             leads = self._words.lead_ids(selection.frames, times, every if selection.num_tokens else None)
             counts = torch.from_numpy(selection.counts)
-            prefix = assemble(self.model.voco, tokens, counts=counts, texts=dict(enumerate(leads)), times=times)
+            texts = dict(enumerate(leads))
+            prefix = assemble(self.model.voco, tokens, counts=counts, texts=texts, times=times, reads=reads)
             self._prefixes.clear()
             self._prefixes[key] = prefix
         return prefix
 
     @cached_property
-    def _prefixes(self) -> dict[tuple[bytes, bytes, float | None], Prefix]:
+    def _prefixes(self) -> dict[tuple[bytes, bytes, float | None, bool], Prefix]:
         return {}
 
     @cached_property
@@ -335,7 +345,7 @@ class CompressedVideo:
         selections = [self.view(q, num_voco_tokens=num_voco_tokens, options=options) for q in questions]
         answers: dict[int, Answer] = {}
         for selection, numbers in group_by_view(selections):
-            prefix = self.prefix_of(selection, options)
+            prefix = self.prefix_of(selection, options, reads=self.model.engine is None)
             group = answer_questions(
                 self.model.voco,
                 prefix,
@@ -344,6 +354,7 @@ class CompressedVideo:
                 options=AnswerOptions(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed),
                 frame_pts_seconds=self.pts_seconds[selection.frames][: len(prefix.frame_slots)],  # none for text alone
                 with_attention=with_attention,
+                engine=self.model.engine,
             )
             answers |= {i: self.with_notes(answer, selection) for i, answer in zip(numbers, group, strict=True)}
         return answers[0] if isinstance(question, str) else [answers[i] for i in range(len(questions))]
@@ -389,8 +400,9 @@ class CompressedVideo:
             log.warning(note)
         return stream_answer(
             self.model.voco,
-            self.prefix_of(selection, options),
+            self.prefix_of(selection, options, reads=self.model.engine is None),
             question,
             history=history,
             options=AnswerOptions(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed),
+            engine=self.model.engine,
         )

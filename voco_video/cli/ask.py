@@ -31,6 +31,7 @@ from voco_video.files.urls import is_url, short_name, shown_name
 from voco_video.library.manifest import is_manifest
 from voco_video.options.answering import WHAT_IS_SEEN, AnswerOptions, ViewOptions
 from voco_video.options.compression import AUTO, CompressOptions, parse_compressor
+from voco_video.options.engine import EngineOptions
 from voco_video.options.loading import LoadOptions
 from voco_video.options.sampling import Sampling
 
@@ -96,6 +97,7 @@ def ask(
     answering: Annotated[AnswerOptions, without("stop_at_end")],
     anyway: Anyway = False,
     load: LoadOptions,
+    engine: EngineOptions,
     cache_dir: opt.CacheDir = None,
     show_frames: ShowFrames = False,
     out: Picture = None,
@@ -119,6 +121,7 @@ def ask(
       voco-video ask meeting.mp4 "When does the door open?" --policy relevant --max-voco-tokens 256
       voco-video ask clip.mp4 "Tell a story about it." --temperature 0.7 --top-p 0.8 --seed 1
       voco-video ask https://example.org/clip.mp4 "What happens?"
+      voco-video ask clip.mp4 "What happens?" --engine-url http://localhost:8000
       voco-video ask 3f9a2c41 --chat
       voco-video ask door "Is somebody there?"
       voco-video ask talks.parquet "Who speaks?" --json
@@ -147,16 +150,11 @@ def ask(
         from voco_video.answer.choosing import generation_facts
         from voco_video.api import load_model
 
-        loaded = load_model(model, **asdict(load), cache_dir=cache_dir)
+        loaded = load_model(model, **asdict(load), **asdict(engine), cache_dir=cache_dir)
     answerable = [] if chat else fitting_questions(loaded, asked)
     with ProgressBar(quiet=json) as bar:
         video, facts = open_compressed(loaded, path, sampling, compression, bar, entry=entry)
-    if not json:
-        print_choices([facts])
-    print_line([facts], quiet=json)
-    if len(asked) == 1 and len(questions or ()) > 1 and not json:
-        note = f"note: taken as one question, {asked[0]!r}; end each with a question mark to ask several"
-        print_wrapped(note, file=sys.stderr)
+    print_before_answers(facts, asked, num_given=len(questions or ()), quiet=json)
     check_shows_frames(video, show_frames)
     if video.foreign_note and not anyway:
         withhold_answers(video, facts, asked, json=json)
@@ -174,6 +172,16 @@ def ask(
         head = f"{short_name(facts['path'])} · {run_line([facts])}"
         write_strips(video, answers, target, head=head, quiet=json)
     end_with(len(asked) - len(answerable), "questions were not asked", of=len(asked))
+
+
+def print_before_answers(facts: dict[str, Any], asked: list[str], *, num_given: int, quiet: bool) -> None:
+    """Print what was chosen, the run's line, and whether words were taken as one question."""
+    if not quiet:
+        print_choices([facts])
+    print_line([facts], quiet=quiet)
+    if len(asked) == 1 and num_given > 1 and not quiet:
+        note = f"note: taken as one question, {asked[0]!r}; end each with a question mark to ask several"
+        print_wrapped(note, file=sys.stderr)
 
 
 def check_shows_frames(video: CompressedVideo, show_frames: bool) -> None:

@@ -101,10 +101,20 @@ def out_or_former(given: Path | None, positional: Path | None, *, what: str) -> 
     Raises:
         UsageError: it is not given, or given in both ways.
     """
-    if given is not None and positional is not None:
-        raise UsageError(f"--out {given} and {positional}: give {what} once, with --out")
+    chosen = chosen_out(given, positional, what=what)
     if positional is not None:
         print(f"note: {what} is given with --out now; {positional} as an argument still works", file=sys.stderr)
+    return chosen
+
+
+def chosen_out(given: Path | None, positional: Path | None, *, what: str) -> Path:
+    """Return the path of --out, or that of the last argument.
+
+    Raises:
+        UsageError: it is not given, or given in both ways.
+    """
+    if given is not None and positional is not None:
+        raise UsageError(f"--out {given} and {positional}: give {what} once, with --out")
     chosen = given or positional
     if chosen is None:
         raise UsageError(f"--out is missing: {what}")

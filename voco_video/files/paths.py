@@ -81,3 +81,18 @@ def read_text_file(path: Path) -> str:
         raise UsageError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}); save it so") from error
+
+
+def checked_out(out: str | Path) -> Path:
+    """Check that a folder is empty or not there yet.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    folder = expanded(out)
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UsageError(f"{folder} is there already; name a folder that is empty or does not exist")
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be looked into: {error.strerror}; name another folder") from error
+    return folder
