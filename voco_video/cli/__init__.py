@@ -29,6 +29,7 @@ from voco_video.cli import (
     score,
     serve,
     train,
+    transcribe,
 )
 from voco_video.cli.encoding import print_whatever_the_encoding, shown
 from voco_video.cli.help import Command, Group
@@ -70,6 +71,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "compress": compress.compress,
         "inspect": inspect.inspect,
         "serve": serve.serve,
+        "transcribe": transcribe.transcribe,
     },
     "Models": {"models": models.models, "convert": convert.convert, "card": card.card, "push": push.push},
     "Training and evaluation": {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +14,7 @@ import typer
 
 from voco_video.cli import options as opt
 from voco_video.cli.compress import print_choices
-from voco_video.cli.early import check_asked, check_drawing, check_model, joined_words
+from voco_video.cli.early import check_asked, check_drawing, check_model, check_subtitles, joined_words
 from voco_video.cli.help import OUTPUT, QUESTIONS
 from voco_video.cli.options import as_said_here, with_options, without
 from voco_video.cli.output import print_json
@@ -88,6 +88,7 @@ def ask(
     num_voco_tokens: NumVocoTokens = None,
     compression: Annotated[CompressOptions, without("num_voco_tokens", "force")],
     view: ViewOptions,
+    subtitles: opt.Subtitles = "none",
     answering: Annotated[AnswerOptions, without("stop_at_end")],
     anyway: Anyway = False,
     load: LoadOptions,
@@ -112,14 +113,14 @@ def ask(
       voco-video ask clip.mp4 "Where does the ball go?" --show-frames --out looked.png
       voco-video ask clip.mp4 "What happens?" --model smolvlm2-500m
       voco-video ask meeting.mp4 "When does the door open?" --policy relevant --max-voco-tokens 256
-      voco-video ask clip.mp4 "Tell a story about it." --temperature 0.7 --top-p 0.8 --seed 1
+      voco-video ask talk.mp4 "Tell a story about it." --temperature 0.7 --seed 1 --subtitles auto
       voco-video ask https://example.org/clip.mp4 "What happens?"
-      voco-video ask 3f9a2c41 --chat
-      voco-video ask door "Is somebody there?"
+      voco-video ask door --chat
     """
     asked = gather_questions(questions, questions_file, chat=chat, json=json)
     check_drawing(show_frames, out, chat=chat)
     check_picture(out, option="--out")
+    check_subtitles(subtitles)
     entry = check_asked(path, asked, sampling, cache_dir)
     check_model(model, revision=load.revision, offline=load.offline, num_voco_tokens=filter(None, [num_voco_tokens]))
     asked = asked if questions_file else joined_words(asked)
@@ -132,12 +133,11 @@ def ask(
     answerable = [] if chat else fitting_questions(loaded, asked)
     with ProgressBar(quiet=json) as bar:
         video, facts = open_compressed(loaded, path, sampling, compression, bar, entry=entry)
+    video = with_subtitles(video, subtitles, facts)
     if not json:
         print_choices([facts])
     print_line([facts], quiet=json)
-    if len(asked) == 1 and len(questions or ()) > 1 and not json:
-        note = f"note: taken as one question, {asked[0]!r}; end each with a question mark to ask several"
-        print_wrapped(note, file=sys.stderr)
+    print_note_on_questions(asked, () if json else questions or ())
     check_shows_frames(video, show_frames)
     generation = {"num_voco_tokens": num_voco_tokens, **asdict(view), **asdict(answering)}
     del generation["stop_at_end"]
@@ -236,6 +236,30 @@ def open_compressed(
     is_of_path = entry != path or os.path.abspath(expanded(path)) == source
     facts = run_facts(video, shown_name(path) if is_of_path else source)
     return (video if start is None and end is None else video[start:end]), facts
+
+
+def print_note_on_questions(asked: list[str], words: Sequence[str]) -> None:
+    """Say so where several words of the command line were taken as one question."""
+    if len(asked) == 1 and len(words) > 1:
+        note = f"note: taken as one question, {asked[0]!r}; end each with a question mark to ask several"
+        print_wrapped(note, file=sys.stderr)
+
+
+def with_subtitles(video: CompressedVideo, subtitles: str, facts: dict[str, Any]) -> CompressedVideo:
+    """Return a video with what is said in it, and put the number of lines into its facts; say so where there are none.
+
+    Args:
+        subtitles: see `voco_video.video.subtitles.subtitles_of`.
+        facts: the video's `run_facts`.
+    """
+    if subtitles == "none":
+        return video
+    told = video.with_subtitles(subtitles if subtitles == "auto" else expanded(subtitles))
+    facts["num_spoken_lines"] = sum(len(part.cues) for part in told.parts)
+    if not told.has_speech:
+        note = f"note: {short_name(facts['path'])} has no subtitles, beside it or in it"
+        print_wrapped(f"{note}; `voco-video transcribe` writes some", file=sys.stderr)
+    return told
 
 
 def gather_questions(given: list[str] | None, file: Path | None, *, chat: bool, json: bool) -> list[str]:

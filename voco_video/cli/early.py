@@ -115,6 +115,18 @@ def is_video_name(text: str) -> bool:
     return is_url(text) or (len(text) < 4096 and is_there(text) and expanded(text).is_file())
 
 
+def check_subtitles(subtitles: str) -> None:
+    """Refuse what names no subtitles: a file that is not there, or of another kind.
+
+    Raises:
+        UsageError, DataError: it does.
+    """
+    from voco_video.video.subtitles import AUTO_SUBTITLES, NO_SUBTITLES, read_subtitles
+
+    if subtitles not in (AUTO_SUBTITLES, NO_SUBTITLES):
+        read_subtitles(expanded(subtitles))
+
+
 def check_video(path: str, sampling: Sampling) -> None:
     """Refuse a folder, or a window in which a video has nothing; one that is elsewhere is not looked at.
 

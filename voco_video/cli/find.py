@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voco_video.cli import options as opt
-from voco_video.cli.ask import end_with, file_of, open_compressed
+from voco_video.cli.ask import end_with, file_of, open_compressed, with_subtitles
 from voco_video.cli.compress import expand_paths, print_choices
-from voco_video.cli.early import check_model, check_searched, check_video
+from voco_video.cli.early import check_model, check_searched, check_subtitles, check_video
 from voco_video.cli.entries import live_entries
 from voco_video.cli.help import OUTPUT
 from voco_video.cli.options import with_options, without
@@ -47,6 +47,7 @@ def find(
     model: opt.Model = "voco-tiny",
     sampling: Sampling,
     compression: Annotated[CompressOptions, without("num_voco_tokens", "force")],
+    subtitles: opt.Subtitles = "none",
     load: LoadOptions,
     cache_dir: opt.CacheDir = None,
     json: opt.Json = False,
@@ -68,6 +69,7 @@ def find(
     if num_moments < 1:
         raise UsageError(f"--num-moments {num_moments}: look for 1 moment at least")
     check_picture(out, option="--out")
+    check_subtitles(subtitles)
     names, entries, query = names_and_query(arguments, sampling, cache_dir)
     check_model(model, revision=load.revision, offline=load.offline)
     with loading(model, quiet=json):
@@ -89,8 +91,8 @@ def find(
         for name in names:
             try:
                 video, facts = open_compressed(loaded, name, sampling, compression, bar, entry=entries.get(name))
-                videos.append(video)
-                asked[id(video)] = facts
+                videos.append(with_subtitles(video, subtitles, facts))
+                asked[id(videos[-1])] = facts
             except (VocoVideoError, *FILE_ERRORS) as error:
                 if len(names) == 1 or (isinstance(error, ModelError) and not videos):  # then no other will do better
                     raise
@@ -183,7 +185,8 @@ def print_notes(
         which = short_name(facts[id(foreign[0])]["path"]) if len(foreign) == 1 else f"{len(foreign)} videos"
         why = foreign_note(world, [count for video in foreign for count in video.world_counts])
         print_wrapped(f"note: scores of {which} mean nothing: {why}", file=sys.stderr)
-    likely = [one.moment.is_likely for one in found if not one.video.foreign_note]
+    seen = [one for one in found if not hasattr(one.moment, "text")]
+    likely = [one.moment.is_likely for one in seen if not one.video.foreign_note]
     if likely and None in likely:
         print_wrapped("note: only the order counts: this model has not learned to find frames", file=sys.stderr)
     elif likely and not any(likely):
@@ -219,6 +222,8 @@ def print_moments(found: list[Found], names: list[str]) -> None:
 
 def worth(one: Found) -> tuple[str, str]:
     """Return a moment's score and what it is worth; dashes where it means nothing."""
+    if text := getattr(one.moment, "text", ""):
+        return "–", f"says: {text}"
     if one.moment.is_likely is None:
         return "–", "–"
     return f"{one.moment.score:.2f}", "likely" if one.moment.is_likely else "unlikely"
