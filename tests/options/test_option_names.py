@@ -28,17 +28,19 @@ from voco_video.scoring.predictions import read_predictions
 from voco_video.scoring.report import score_file
 from voco_video.serve.settings import ServeOptions
 from voco_video.shapes.write_dataset import write_dataset
+from voco_video.video.transcribing import transcribe
 
 MODEL, VIDEO, CACHE = voco_video.VideoModel, voco_video.CompressedVideo, voco_video.FrameCache
 
 # What Python calls for each command.
 PYTHON: dict[str, tuple[Callable[..., Any], ...]] = {
     "demo": (voco_video.load_model, MODEL.compress, VIDEO.ask),
-    "ask": (voco_video.load_model, MODEL.compress, VIDEO.ask),
-    "find": (voco_video.load_model, MODEL.compress, voco_video.find),
+    "ask": (voco_video.load_model, MODEL.compress, VIDEO.ask, VIDEO.with_subtitles),
+    "find": (voco_video.load_model, MODEL.compress, VIDEO.with_subtitles, voco_video.find),
     "compress": (voco_video.load_model, MODEL.compress_many, MODEL.open_stream),
     "inspect": (voco_video.probe, voco_video.Sampling, voco_video.CompressOptions, CACHE),
     "mcp": (voco_video.load_model, ServeOptions),
+    "transcribe": (transcribe,),
     "models": (describe_checkpoint,),
     "convert": (convert_checkpoint,),
     "export-llm": (export_checkpoint,),

@@ -32,6 +32,7 @@ from voco_video.cli import (
     score,
     serve,
     train,
+    transcribe,
 )
 from voco_video.cli.encoding import print_whatever_the_encoding, shown
 from voco_video.cli.help import Command, Group
@@ -74,6 +75,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "inspect": inspect.inspect,
         "serve": serve.serve,
         "mcp": mcp.mcp,
+        "transcribe": transcribe.transcribe,
     },
     "Models": {
         "models": models.models,

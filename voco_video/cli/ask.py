@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,14 @@ import typer
 from voco_video.cli import options as opt
 from voco_video.cli.ask_library import ask_library
 from voco_video.cli.compress import print_choices
-from voco_video.cli.early import check_asked, check_drawing, check_model, joined_words
+from voco_video.cli.early import (
+    check_asked,
+    check_drawing,
+    check_model,
+    check_no_subtitles,
+    check_subtitles,
+    joined_words,
+)
 from voco_video.cli.entries import is_there
 from voco_video.cli.help import OUTPUT, QUESTIONS
 from voco_video.cli.options import as_said_here, with_options, without
@@ -94,6 +101,7 @@ def ask(
     num_voco_tokens: NumVocoTokens = None,
     compression: Annotated[CompressOptions, without("num_voco_tokens", "force")],
     view: ViewOptions,
+    subtitles: opt.Subtitles = "none",
     answering: Annotated[AnswerOptions, without("stop_at_end")],
     anyway: Anyway = False,
     load: LoadOptions,
@@ -119,7 +127,7 @@ def ask(
       voco-video ask clip.mp4 "Where does the ball go?" --show-frames --out looked.png
       voco-video ask clip.mp4 "What happens?" --model smolvlm2-500m
       voco-video ask meeting.mp4 "When does the door open?" --policy relevant --max-voco-tokens 256
-      voco-video ask clip.mp4 "Tell a story about it." --temperature 0.7 --top-p 0.8 --seed 1
+      voco-video ask talk.mp4 "Tell a story about it." --temperature 0.7 --seed 1 --subtitles auto
       voco-video ask https://example.org/clip.mp4 "What happens?"
       voco-video ask clip.mp4 "What happens?" --engine-url http://localhost:8000
       voco-video ask 3f9a2c41 --chat
@@ -129,14 +137,16 @@ def ask(
     asked = gather_questions(questions, questions_file, chat=chat, json=json)
     check_drawing(show_frames, out, chat=chat)
     check_picture(out, option="--out")
+    check_subtitles(subtitles)
     generation = {"num_voco_tokens": num_voco_tokens, **asdict(view), **asdict(answering)}
     del generation["stop_at_end"]
     if is_manifest(path) and is_there(path):
         if chat or show_frames:
             raise UsageError(f"{path} lists many videos; --chat and --show-frames take one")
+        check_no_subtitles(subtitles, path)
         num_failed = ask_library(
             path, joined_words(asked) if not questions_file else asked, model=model, sampling=sampling,
-            compression=compression, load=load, cache_dir=cache_dir, generation=generation, anyway=anyway, json=json,
+            compression=compression, load=load, engine=engine, cache_dir=cache_dir, generation=generation, anyway=anyway, json=json,
             fitting=fitting_questions, show=partial(print_answers, show_frames=False), facts_of=answer_facts,
         )  # fmt: skip
         if num_failed:
@@ -154,6 +164,7 @@ def ask(
     answerable = [] if chat else fitting_questions(loaded, asked)
     with ProgressBar(quiet=json) as bar:
         video, facts = open_compressed(loaded, path, sampling, compression, bar, entry=entry)
+    video = with_subtitles(video, subtitles, facts)
     print_before_answers(facts, asked, num_given=len(questions or ()), quiet=json)
     check_shows_frames(video, show_frames)
     if video.foreign_note and not anyway:
@@ -261,6 +272,30 @@ def open_compressed(
     is_of_path = entry != path or os.path.abspath(expanded(path)) == source
     facts = run_facts(video, shown_name(path) if is_of_path else source)
     return (video if start is None and end is None else video[start:end]), facts
+
+
+def print_note_on_questions(asked: list[str], words: Sequence[str]) -> None:
+    """Say so where several words of the command line were taken as one question."""
+    if len(asked) == 1 and len(words) > 1:
+        note = f"note: taken as one question, {asked[0]!r}; end each with a question mark to ask several"
+        print_wrapped(note, file=sys.stderr)
+
+
+def with_subtitles(video: CompressedVideo, subtitles: str, facts: dict[str, Any]) -> CompressedVideo:
+    """Return a video with what is said in it, and put the number of lines into its facts; say so where there are none.
+
+    Args:
+        subtitles: see `voco_video.video.subtitles.subtitles_of`.
+        facts: the video's `run_facts`.
+    """
+    if subtitles == "none":
+        return video
+    told = video.with_subtitles(subtitles if subtitles == "auto" else expanded(subtitles))
+    facts["num_spoken_lines"] = sum(len(part.cues) for part in told.parts)
+    if not told.has_speech:
+        note = f"note: {short_name(facts['path'])} has no subtitles, beside it or in it"
+        print_wrapped(f"{note}; `voco-video transcribe` writes some", file=sys.stderr)
+    return told
 
 
 def gather_questions(given: list[str] | None, file: Path | None, *, chat: bool, json: bool) -> list[str]:

@@ -16,6 +16,7 @@ from voco_video.errors import FILE_ERRORS, CacheError, ModelError, UsageError, V
 from voco_video.files.urls import short_name, shown_name
 from voco_video.library.manifest import VideoRow, read_manifest
 from voco_video.options.compression import CompressOptions
+from voco_video.options.engine import EngineOptions
 from voco_video.options.loading import LoadOptions
 from voco_video.options.sampling import Sampling
 
@@ -33,6 +34,7 @@ def ask_library(
     sampling: Sampling,
     compression: CompressOptions,
     load: LoadOptions,
+    engine: EngineOptions,
     cache_dir: Path | None,
     generation: dict[str, Any],
     anyway: bool,
@@ -60,7 +62,7 @@ def ask_library(
     with loading(model, quiet=json):
         from voco_video.api import load_model
 
-        loaded = load_model(model, **asdict(load), cache_dir=cache_dir)
+        loaded = load_model(model, **asdict(load), **asdict(engine), cache_dir=cache_dir)
     asked = fitting(loaded, list(questions))
     num_failed = len(questions) - len(asked)
     reports: list[dict[str, Any]] = []

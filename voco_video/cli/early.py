@@ -117,6 +117,32 @@ def is_video_name(text: str) -> bool:
     return is_url(text) or (len(text) < 4096 and is_there(text) and expanded(text).is_file())
 
 
+def check_subtitles(subtitles: str) -> None:
+    """Refuse what names no subtitles: a file that is not there, or of another kind.
+
+    Raises:
+        UsageError, DataError: it does.
+    """
+    from voco_video.video.subtitles import AUTO_SUBTITLES, NO_SUBTITLES, read_subtitles
+
+    if subtitles not in (AUTO_SUBTITLES, NO_SUBTITLES):
+        read_subtitles(expanded(subtitles))
+
+
+def check_no_subtitles(subtitles: str, videos: str) -> None:
+    """Refuse subtitles where many videos are searched or asked by a list, which reads frames alone.
+
+    Raises:
+        UsageError: they are asked for.
+    """
+    from voco_video.video.subtitles import NO_SUBTITLES
+
+    if subtitles != NO_SUBTITLES:
+        raise UsageError(
+            f"--subtitles {subtitles}: {videos} is searched by its frames alone; name the videos one by one"
+        )
+
+
 def check_video(path: str, sampling: Sampling) -> None:
     """Refuse a folder, or a window in which a video has nothing; one that is elsewhere is not looked at.
 

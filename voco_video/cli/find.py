@@ -12,9 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voco_video.cli import options as opt
-from voco_video.cli.ask import end_with, file_of, open_compressed
+from voco_video.cli.ask import end_with, file_of, open_compressed, with_subtitles
 from voco_video.cli.compress import expand_paths, print_choices
-from voco_video.cli.early import check_cache, check_model, check_searched, check_video
+from voco_video.cli.early import (
+    check_cache,
+    check_model,
+    check_no_subtitles,
+    check_searched,
+    check_subtitles,
+    check_video,
+)
 from voco_video.cli.entries import live_entries
 from voco_video.cli.find_library import (
     FEWEST_VIDEOS,
@@ -71,6 +78,7 @@ def find(
     model: opt.Model = "voco-tiny",
     sampling: Sampling,
     compression: Annotated[CompressOptions, without("num_voco_tokens", "force")],
+    subtitles: opt.Subtitles = "none",
     load: LoadOptions,
     cache_dir: opt.CacheDir = None,
     json: opt.Json = False,
@@ -97,13 +105,16 @@ def find(
     if num_moments < 1:
         raise UsageError(f"--num-moments {num_moments}: look for 1 moment at least")
     check_picture(out, option="--out")
+    check_subtitles(subtitles)
     rows, query = library_of(arguments, sampling, whole_cache=whole_cache)
     names: list[str] = []
     entries: dict[str, str] = {}
     if rows is None:
         names, entries, query = names_and_query(arguments, sampling, cache_dir)
-    elif whole_cache:
-        check_cache(cache_dir)
+    else:
+        check_no_subtitles(subtitles, "--all" if whole_cache else " ".join(arguments[:-1]))
+        if whole_cache:
+            check_cache(cache_dir)
     check_model(model, revision=load.revision, offline=load.offline)
     with loading(model, quiet=json):
         from voco_video.answer.generate import model_note
@@ -114,7 +125,7 @@ def find(
     if rows is not None:
         done = _find_in_library(loaded, how, rows, sampling, compression, whole_cache=whole_cache)
     else:
-        done = _find_in_videos(loaded, how, names, entries, sampling, compression)
+        done = _find_in_videos(loaded, how, names, entries, sampling, compression, subtitles)
     note = model_note(loaded.voco)
     show_moments(done.found, query, done.facts, note=note, json=json, library=done.library)
     if not json:
@@ -194,27 +205,32 @@ def _find_in_videos(
     entries: dict[str, str],
     sampling: Sampling,
     compression: CompressOptions,
+    subtitles: str,
 ) -> _Done:
-    """Search videos that are named one by one; by the index where they are many."""
+    """Search videos that are named one by one; by the index where they are many and nothing else is searched."""
+    from voco_video.video.subtitles import NO_SUBTITLES
+
     done = _Done(len(names))
+    has_window = sampling.start_seconds is not None or sampling.end_seconds is not None
+    by_index = len(names) >= FEWEST_VIDEOS and not has_window and subtitles == NO_SUBTITLES
     with ProgressBar(num_items=len(names), quiet=how.quiet) as bar:
         for name in names:
             try:
                 video, facts = open_compressed(model, name, sampling, compression, bar, entry=entries.get(name))
-                done.videos.append(video)
-                done.facts[id(video)] = facts
+                done.videos.append(with_subtitles(video, subtitles, facts))
+                done.facts[id(done.videos[-1])] = facts
             except (VocoVideoError, *FILE_ERRORS) as error:
                 if len(names) == 1 or (isinstance(error, ModelError) and not done.videos):  # no other will do better
                     raise
                 done.count_failed(shown_name(name), error)
             else:
-                if len(names) >= FEWEST_VIDEOS:
+                if by_index:
                     video.parts[0].entry.close()  # or many entries would take all file descriptors
     facts_list = list(done.facts.values())
     if not how.quiet:
         print_choices(facts_list)
     print_line(facts_list, quiet=how.quiet)
-    if len(done.videos) >= FEWEST_VIDEOS and sampling.start_seconds is None and sampling.end_seconds is None:
+    if by_index and done.videos:
         paths = {video.parts[0].entry.digest: done.facts[id(video)]["path"] for video in done.videos}
         result = search_entries(model, paths, on_failure=done.count_failed, **asdict(how))
         done.found, done.library = with_first_videos(result.moments, done.videos), library_facts(result)
@@ -310,7 +326,8 @@ def print_notes(
         which = short_name(facts[id(foreign[0])]["path"]) if len(foreign) == 1 else f"{len(foreign)} videos"
         why = foreign_note(world, [count for video in foreign for count in video.world_counts])
         print_wrapped(f"note: scores of {which} mean nothing: {why}", file=sys.stderr)
-    likely = [one.moment.is_likely for one in found if not one.video.foreign_note]
+    seen = [one for one in found if not hasattr(one.moment, "text")]
+    likely = [one.moment.is_likely for one in seen if not one.video.foreign_note]
     if likely and None in likely:
         print_wrapped("note: only the order counts: this model has not learned to find frames", file=sys.stderr)
     elif likely and not any(likely):
@@ -346,6 +363,8 @@ def print_moments(found: list[Found], names: list[str]) -> None:
 
 def worth(one: Found) -> tuple[str, str]:
     """Return a moment's score and what it is worth; dashes where it means nothing."""
+    if text := getattr(one.moment, "text", ""):
+        return "–", f"says: {text}"
     if one.moment.is_likely is None:
         return "–", "–"
     return f"{one.moment.score:.2f}", "likely" if one.moment.is_likely else "unlikely"

@@ -24,6 +24,7 @@ from typer.models import OptionInfo
 
 from voco_video.cli.help import DATA, OUTPUT
 from voco_video.errors import UsageError, VocoVideoError
+from voco_video.options.answering import WHAT_IS_SEEN
 from voco_video.options.compression import STORAGE
 from voco_video.options.fields import Option, Options, options_of
 from voco_video.options.loading import MODEL
@@ -68,6 +69,14 @@ CacheDir = Annotated[
         help="Frame cache: a folder, or the URL of a store. [default: $VOCO_VIDEO_CACHE_DIR or ~/.cache/voco-video]",
         metavar="DIR",
         rich_help_panel=STORAGE,
+    ),
+]
+Subtitles = Annotated[
+    str,
+    typer.Option(
+        help="Tell what is said: auto (a .srt or .vtt beside the video, else its subtitle stream), none, or a file.",
+        metavar="auto|FILE|none",
+        rich_help_panel=WHAT_IS_SEEN,
     ),
 ]
 Annotations = Annotated[

@@ -70,6 +70,17 @@ class Row:
             raise self.error(f"{next(n for n in names if n in self.values)!r} is empty")
         return text
 
+    def number_of(self, name: str) -> float:
+        """Read a field that holds a number.
+
+        Raises:
+            DataError: it holds something else.
+        """
+        value = self.values.get(name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise self.error(f"{name!r} is {value!r:.80}, but has to be a number")
+        return float(value)
+
     def texts(self, name: str, *, may_be_empty: bool = False) -> tuple[str, ...]:
         """Read a field that holds a list of texts.
 
@@ -253,6 +264,19 @@ class Tree:
                 if stem in clips:
                     return clips[stem]
         return None
+
+    def file(self, end: str) -> Path | None:
+        """Find the file whose path ends with some folders and a name, such as "subtitle/abc.srt"."""
+        name = end.rpartition("/")[2]
+        fits = [path for path in self._by_name.get(name, ()) if f"/{path.as_posix()}".endswith(f"/{end}")]
+        return min(fits, key=lambda path: (self.depth(path), path), default=None)
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[Path]]:
+        names: dict[str, list[Path]] = {}
+        for path in self._files:
+            names.setdefault(path.name, []).append(path)
+        return names
 
     def _clip_by_path(self, end: str) -> Path | None:
         """Find the video whose path, without suffix, ends with some folders and a name."""
