@@ -24,6 +24,7 @@ from voco_video.cli import (
     evaluate,
     find,
     inspect,
+    judge_agreement,
     models,
     push,
     score,
@@ -77,6 +78,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "eval": evaluate.evaluate,
         "score": score.score,
         "compare": compare.compare,
+        "judge-agreement": judge_agreement.judge_agreement,
     },
 }
 for _panel, _named in _COMMANDS.items():

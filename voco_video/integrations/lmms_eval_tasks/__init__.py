@@ -85,7 +85,7 @@ def judging_from_environment() -> Judging:
                 raise UsageError(f"{variable} is {text!r}, but has to be a number") from error
     judging = Judging(**given)
     if judging.judge_model is None:
-        raise UsageError(f"nobody said who judges: set {_PREFIX}JUDGE_BASE_URL, and {_PREFIX}JUDGE_MODEL")
+        raise UsageError(f"nobody said who judges: set {_PREFIX}JUDGE_BASE_URL, or {_PREFIX}JUDGE_MODEL")
     return judging
 
 
