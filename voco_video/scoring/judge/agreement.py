@@ -130,17 +130,17 @@ RULES: dict[str, Callable[[str, str], bool]] = {
 """Judges that cost nothing, by their names; an answer is right if it is so by one of its references."""
 
 
-def drawn(pairs: Sequence[Pair], num_pairs: int | None, *, seed: int = 0) -> tuple[Pair, ...]:
-    """Draw some of the pairs, in their order; all of them where None.
+def drawn(pairs: Sequence[Pair], limit: int | None, *, seed: int = 0) -> tuple[Pair, ...]:
+    """Draw some of the pairs, in their order; all of them where ``limit`` is None.
 
     Raises:
         UsageError: fewer than one.
     """
-    if num_pairs is None or num_pairs >= len(pairs):
+    if limit is None or limit >= len(pairs):
         return tuple(pairs)
-    if num_pairs < 1:
-        raise UsageError(f"limit={num_pairs}: it takes at least 1 pair")
-    places = sorted(random.Random(seed).sample(range(len(pairs)), num_pairs))
+    if limit < 1:
+        raise UsageError(f"limit={limit}: it takes at least 1 pair")
+    places = sorted(random.Random(seed).sample(range(len(pairs)), limit))
     return tuple(pairs[place] for place in places)
 
 
