@@ -248,7 +248,7 @@ def test_explain_prints_the_prompt_and_both_answers_and_draws_the_frames(run, mo
 
 
 def test_explain_without_a_basis_and_without_the_video(run, model, data, first, root, tmp_path):
-    from voco_video.evaluate.explain import explain, explained_picture
+    from voco_video.evaluate.explaining import explain, explained_picture
     from voco_video.scoring.basis import Basis, read_basis
 
     one = read_predictions(first)[0]
@@ -278,7 +278,7 @@ def test_explain_without_a_basis_and_without_the_video(run, model, data, first, 
 
 
 def test_a_prompt_that_does_not_have_its_digest_is_not_shown(first):
-    from voco_video.evaluate.explain import prompt_of
+    from voco_video.evaluate.explaining import prompt_of
     from voco_video.scoring.basis import read_basis
 
     basis = read_basis(first)

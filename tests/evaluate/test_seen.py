@@ -17,7 +17,8 @@ from voco_video.api import VideoModel, load_model
 from voco_video.data.registry import load_dataset
 from voco_video.data.samples import Dataset
 from voco_video.evaluate import EvalOptions, evaluate
-from voco_video.evaluate.seen import FRAMES, frames_seen, words_read
+from voco_video.evaluate.plan import VideoQuestions
+from voco_video.evaluate.seen import FRAMES, bases_of, frames_seen, words_read
 from voco_video.model.tokens import VocoTokens
 from voco_video.options.answering import ViewOptions
 from voco_video.options.sampling import Sampling
@@ -89,6 +90,17 @@ def test_pixels_do_not_depend_on_what_is_kept_of_them(model, data, changes):
     seen = frames_seen(video, video.view("what?"), name="it")
     assert seen.pixels == digest_of_pixels(model, data.samples[0].media[0].path, 3, [0, 1, 2])
     assert video.ask("what is it?", max_new_tokens=2).text
+
+
+def test_a_search_sees_all_frames_and_reads_no_prompt(model, data):
+    sample = data.samples[0]
+    video = model.compress(sample.media[0].path, num_frames=5)
+    questions = VideoQuestions(sample.name, sample.media[0].path, sample.turns)
+    options = EvalOptions(answer_by="find", max_voco_tokens=16, prompt="when: {question}")
+    (seen,), asked = bases_of(video, None, questions, options)
+    assert seen.times == tuple(video.pts_seconds)
+    assert seen.seen_tokens == 5 * 8
+    assert [(one.asked, one.told) for one in asked] == [(turn.question, "") for turn in sample.turns]
 
 
 def test_answers_without_frames_rest_on_none(model, data, tmp_path):

@@ -24,6 +24,7 @@ from voco_video.evaluate import EvalOptions, evaluate
 from voco_video.options.judging import Judging
 from voco_video.publish.model_card import write_model_card
 from voco_video.scoring.comparison import compare
+from voco_video.scoring.judge.agreement import drawn, judge_agreement
 from voco_video.scoring.predictions import read_predictions
 from voco_video.scoring.report import score_file
 from voco_video.serve.settings import ServeOptions
@@ -50,6 +51,7 @@ PYTHON: dict[str, tuple[Callable[..., Any], ...]] = {
     "eval": (voco_video.load_model, EvalOptions, evaluate, load_video_set),
     "score": (score_file, Judging, load_video_set),
     "compare": (compare, load_video_set, read_predictions),
+    "judge-agreement": (drawn, judge_agreement, Judging),
     "data synth": (write_dataset,),
     "data check": (check_dataset,),
     **{f"cache {name}": (CACHE,) for name in ("ls", "info", "name", "verify", "rm", "prune")},

@@ -26,6 +26,7 @@ from voco_video.cli import (
     find,
     index,
     inspect,
+    judge_agreement,
     mcp,
     models,
     push,
@@ -89,6 +90,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "eval": evaluate.evaluate,
         "score": score.score,
         "compare": compare.compare,
+        "judge-agreement": judge_agreement.judge_agreement,
     },
 }
 for _panel, _named in _COMMANDS.items():

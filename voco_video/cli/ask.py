@@ -146,7 +146,8 @@ def ask(
         check_no_subtitles(subtitles, path)
         num_failed = ask_library(
             path, joined_words(asked) if not questions_file else asked, model=model, sampling=sampling,
-            compression=compression, load=load, engine=engine, cache_dir=cache_dir, generation=generation, anyway=anyway, json=json,
+            compression=compression, load=load, engine=engine, cache_dir=cache_dir,
+            generation=generation, anyway=anyway, json=json,
             fitting=fitting_questions, show=partial(print_answers, show_frames=False), facts_of=answer_facts,
         )  # fmt: skip
         if num_failed:
