@@ -17,7 +17,16 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from voco_video.api import VideoModel
-from voco_video.serve import find_api, jobs_api, library_api, media_api, openai_chat, session_api, uploads_api
+from voco_video.serve import (
+    find_api,
+    jobs_api,
+    library_api,
+    media_api,
+    openai_chat,
+    page_api,
+    session_api,
+    uploads_api,
+)
 from voco_video.serve.openai_errors import add_error_handlers
 from voco_video.serve.safety.addresses import IsAllowed, is_public
 from voco_video.serve.safety.guard import Guard
@@ -56,7 +65,7 @@ def create_app(model: VideoModel, settings: ServeOptions, *, is_allowed: IsAllow
     )  # fmt: skip
     app.state.service = service
     add_error_handlers(app)
-    for routes in (openai_chat, library_api, uploads_api, media_api, find_api, jobs_api, session_api):
+    for routes in (openai_chat, library_api, uploads_api, media_api, find_api, jobs_api, session_api, page_api):
         app.include_router(routes.router)
     _add_health(app, service)
     _add_page(app)
