@@ -25,6 +25,7 @@ from voco_video.serve import (
     live_api,
     media_api,
     openai_chat,
+    page_api,
     session_api,
     uploads_api,
 )
@@ -79,6 +80,7 @@ def create_app(model: VideoModel, settings: ServeOptions, *, is_allowed: IsAllow
         live_api,
         jobs_api,
         session_api,
+        page_api,
     ):
         app.include_router(routes.router)
     _add_health(app, service)
