@@ -35,7 +35,7 @@ def ask_library(
     compression: CompressOptions,
     load: LoadOptions,
     engine: EngineOptions,
-    cache_dir: Path | None,
+    cache_dir: str | Path | None,
     generation: dict[str, Any],
     anyway: bool,
     json: bool,

@@ -101,7 +101,7 @@ def rebuild(
     _refresh(loaded, json=json)
 
 
-def _load(model: str, load: LoadOptions, cache_dir: Path | None, *, quiet: bool) -> VideoModel:
+def _load(model: str, load: LoadOptions, cache_dir: str | Path | None, *, quiet: bool) -> VideoModel:
     check_cache(cache_dir)
     check_model(model, revision=load.revision, offline=load.offline)
     with loading(model, quiet=quiet):
