@@ -197,8 +197,10 @@ def test_the_command_prints_and_lists(run, folder, plain, tmp_path, monkeypatch)
     facts = json.loads(out)
     assert (code, facts["num_cached"], facts["num_failed"], len(facts["videos"])) == (0, 1, 1, 2)
     assert run("compress", folder / "broken.mp4", *command[3:], "--manifest", manifest)[0] == 1, "none succeeded"
+    assert run(*command)[0] == 0
+    assert len(read_manifest("library.parquet")) == 2, "the default"
     for wrong, message in [
-        (command, "--engine takes --manifest FILE"),
+        ([*command, "--manifest", "none/list.csv"], "there is no folder"),
         (["compress", folder, "--strict"], "go with --engine"),
         (["compress", folder, "--concurrency", "2"], "go with --engine"),
         (["compress", manifest], "is a manifest, a list of videos; compress those with --engine processes"),
