@@ -48,12 +48,12 @@ def test_a_server_that_fails_may_do_better_later_and_a_missing_file_will_not(wor
 
 
 def test_a_store_that_cannot_be_reached_may_be_there_later(worker, monkeypatch):
-    fsspec = pytest.importorskip("fsspec")
+    memory = pytest.importorskip("fsspec.implementations.memory")
 
     def fails(*_: object, **__: object) -> None:
         raise ConnectionError("the network is gone")
 
-    monkeypatch.setattr(fsspec.implementations.memory.MemoryFileSystem, "info", fails)
+    monkeypatch.setattr(memory.MemoryFileSystem, "info", fails)
     outcome = worker.run(Piece(0, VideoRow("memory://bucket/a.mp4")))
     assert outcome.may_pass
     assert "the network is gone" in outcome.error
