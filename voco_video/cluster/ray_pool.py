@@ -28,7 +28,9 @@ class RayActor:
     def load(self, job: Job) -> None:
         """Load the model; raises what that raises, where the driver sees it, which an actor's constructor does not."""
         from voco_video.cluster.worker import Worker
+        from voco_video.model.freed_memory import keep_freed_memory
 
+        keep_freed_memory()
         self._worker = Worker(job)
 
     def run(self, piece: Piece) -> Outcome:
