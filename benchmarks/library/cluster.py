@@ -127,22 +127,24 @@ def overhead(folder: Path, num_clips: int) -> dict[str, Any]:
         plain = time.perf_counter() - started
     measured = {}
     for engine in ("processes", "ray"):
-        ready: list[float] = []
+        times: list[float] = []  # when the first worker is ready, and when the last video is done
 
-        def note(progress: ClusterProgress, ready: list[float] = ready) -> None:
-            if progress.num_workers and not ready:
-                ready.append(time.perf_counter())
+        def note(progress: ClusterProgress, times: list[float] = times) -> None:
+            is_next = progress.num_workers if not times else progress.num_done == num_clips and len(times) == 1
+            if is_next:
+                times.append(time.perf_counter())
 
         with cluster(NUM_NODES) as nodes:
             address = nodes.address if engine == "ray" else None
             options = ClusterOptions(engine=engine, concurrency=(1,), address=address)
+            started = time.perf_counter()
             result = compress_many(clips, cluster=options, cache_dir=folder / "cache", on_progress=note)
-            ended = time.perf_counter()
         assert result.num_of == {"cached": num_clips}
         measured[engine] = {
-            "seconds_until_ready": result.seconds - (ended - ready[0]),
-            "milliseconds_per_video": 1000 * (ended - ready[0]) / num_clips,
-            "milliseconds_of_engine_per_video": 1000 * (ended - ready[0] - plain) / num_clips,
+            "seconds_until_ready": times[0] - started,
+            "seconds_to_end": started + result.seconds - times[1],
+            "milliseconds_per_video": 1000 * (times[1] - times[0]) / num_clips,
+            "milliseconds_of_engine_per_video": 1000 * (times[1] - times[0] - plain) / num_clips,
         }
     return {"num_videos": num_clips, "milliseconds_per_video_plain": 1000 * plain / num_clips, **measured}
 
@@ -168,13 +170,42 @@ def scaling(folder: Path, seed: int) -> dict[str, Any]:
             )
             began, num_done = ready[0]
             seconds[count] = (time.perf_counter() - began) / (len(clips) - num_done)
+        waits = {count: waiting(nodes.address, count) for count in (1, 2)}
     return {
         "num_videos": len(clips),
         "seconds_per_video": seconds,
         "times_as_fast": seconds[1] / seconds[2],
         "num_processors": len(os.sched_getaffinity(0)),
         "load": os.getloadavg(),
+        "seconds_per_wait_of_half_a_second": waits,
+        "times_as_fast_where_work_is_waiting": waits[1] / waits[2],
     }
+
+
+def waiting(address: str, num_workers: int, num_pieces: int = 40) -> float:
+    """Measure the seconds for each piece of work that takes no processor: half a second of waiting."""
+    from voco_video import ClusterOptions, CompressOptions, LoadOptions, Sampling, VideoRow
+    from voco_video.cluster.pieces import Job, Outcome, Piece
+    from voco_video.cluster.pool import drive
+    from voco_video.cluster.ray_pool import RayActor, RayPool
+    from voco_video.cluster.schedule import Schedule
+
+    class WaitingActor(RayActor):
+        def load(self, job: Job) -> None:
+            pass
+
+        def run(self, piece: Piece) -> Outcome:
+            time.sleep(0.5)
+            return Outcome(row=piece.row)
+
+    job = Job("none", LoadOptions(device="cpu"), Sampling(), CompressOptions(), None)
+    done: list[float] = []
+    rows = [VideoRow(f"/{number}.mp4") for number in range(num_pieces)]
+    schedule = Schedule(rows, retries=0, on_row=lambda number, row: done.append(time.perf_counter()))
+    with RayPool(job, ClusterOptions(engine="ray", address=address), actor=WaitingActor) as pool:
+        drive(pool, schedule, fewest=num_workers, most=num_workers)
+    skipped = 2 * num_workers  # until all workers are there
+    return (done[-1] - done[skipped - 1]) / (num_pieces - skipped)
 
 
 def make_clips(folder: Path, num_frames: Sequence[int], seed: int) -> list[Path]:

@@ -21,6 +21,7 @@ from voco_video.options.compression import CompressOptions
 from voco_video.options.loading import LoadOptions
 from voco_video.options.sampling import Sampling
 
+DEFAULT_MANIFEST = "library.parquet"
 SHOWN_FAILURES = 20
 
 
@@ -40,18 +41,18 @@ def compress_library(
     """Compress many videos, show how far that is, and print what came of them.
 
     Args:
+        manifest: where the videos are listed; `DEFAULT_MANIFEST` when None.
         given: options of `ClusterOptions` that stand on the command line.
 
     Raises:
-        UsageError: an option without the engine or the manifest that it goes with.
+        UsageError: an option without the engine that it goes with, or a manifest that cannot be written.
         typer.Exit: videos failed and ``strict`` is set, all failed, or Ctrl-C.
     """
     if "engine" not in given:
         raise UsageError(
             "--manifest, --strict and the options of many workers go with --engine processes, ray or shares"
         )
-    if manifest is None:
-        raise UsageError("--engine takes --manifest FILE, where the videos are listed with what came of them")
+    manifest = manifest or Path(DEFAULT_MANIFEST)
     check_can_write(manifest)
     cluster = ClusterOptions(**given)
     check_model(

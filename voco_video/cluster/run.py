@@ -55,7 +55,7 @@ class ClusterResult:
 
     Attributes:
         rows: one for each video, in the order of the sources; of one share its own. Videos that were not reached
-            before an interruption are left out.
+            before an interruption are left out; in the manifest they have no status.
         seconds: wall-clock time.
         manifest: where the rows were written; None where nothing was, or other shares are missing.
         num_missing_shares: shares that have not ended yet.
@@ -134,7 +134,7 @@ def compress_many(
         if manifest is not None and share is not None:
             num_missing = write_share(share, done, everything, expanded(manifest)) if len(done) == len(rows) else 1
         elif manifest is not None:
-            write_manifest(done, manifest)
+            write_manifest([row or rows[number] for number, row in enumerate(book.done)], manifest)
         written = expanded(manifest) if manifest is not None and not num_missing else None
         return ClusterResult(tuple(done), time.monotonic() - started, written, num_missing)
 
