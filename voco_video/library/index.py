@@ -27,7 +27,7 @@ from voco_video.answer.entry_frames import EntryFrames
 from voco_video.answer.frame_scorer import HEAD_DIM, NUM_HEADS, FrameScorer
 from voco_video.cache import CacheEntry
 from voco_video.cache.paths import CachePaths
-from voco_video.errors import FILE_ERRORS, CacheError, ModelError
+from voco_video.errors import FILE_ERRORS, CacheError, ModelError, UsageError
 from voco_video.library.index_codes import keys_of
 from voco_video.library.index_entries import (
     MAX_TRAINING_TOKENS,
@@ -95,9 +95,18 @@ class LibraryIndex:
 
     Attributes:
         model: whose entries, scorers and cache these are.
+
+    Raises:
+        UsageError: the cache is on a store, where no files tell that an entry has changed.
     """
 
     def __init__(self, model: SearchedModel) -> None:
+        if model.cache.is_remote:
+            location = model.cache.location
+            raise UsageError(
+                f"{location}: a library's index is kept of entries in a folder; bring them there first: "
+                f"voco-video cache pull {location}"
+            )
         self.model = model
         self._paths = CachePaths(model.cache.cache_dir)
         self._open: dict[Kind, tuple[tuple[int, int, int], IndexFile]] = {}
