@@ -168,7 +168,7 @@ def test_an_interrupted_run_goes_on_here(url: str) -> None:
     assert not cache.partial()
 
 
-@pytest.mark.parametrize(("part", "byte"), [("/segment-000001", -1), ("/frames.", -1), (".json.gz", 40)])
+@pytest.mark.parametrize(("part", "byte"), [("/segment-000001", -1), ("/frames.", -1), (".json.xz", 40)])
 def test_damage_is_an_error(url: str, part: str, byte: int) -> None:
     write_entry(FrameCache(url), 1, 64)
     forget_here()
