@@ -43,7 +43,13 @@ def measure() -> dict[str, Any]:
 def markdown(report: dict[str, Any]) -> str:
     """The rows as a table."""
     heads = ["step", "GET", "PUT", "listings", "other", "bytes read", "bytes written", "read / needed"]
-    return table(heads, [[row[head] for head in heads] for row in report["rows"]])
+    return table(heads, [[_cell(row[head]) for head in heads] for row in report["rows"]])
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _commands(server: ObjectServer, folder: Path) -> list[dict[str, Any]]:

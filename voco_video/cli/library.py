@@ -34,7 +34,7 @@ def compress_library(
     sampling: Sampling,
     compression: CompressOptions,
     load: LoadOptions,
-    cache_dir: Path | None,
+    cache_dir: str | Path | None,
     strict: bool,
     json: bool,
 ) -> None:

@@ -15,7 +15,7 @@ from voco_video.cluster.process_pool import ProcessPool
 from voco_video.cluster.schedule import Schedule
 from voco_video.cluster.shares import Share, write_share
 from voco_video.errors import CacheError
-from voco_video.files.paths import default_cache_dir, expanded
+from voco_video.files.paths import default_cache, expanded
 from voco_video.files.urls import is_url
 from voco_video.library.manifest import VideoRow, check_can_write, write_manifest
 from voco_video.library.sources import list_videos
@@ -241,6 +241,5 @@ class _SharedCache:
 
 def _whole_path(cache_dir: str | Path | None) -> str:
     """Return the cache's folder as all workers have to call it."""
-    if cache_dir is not None and is_url(str(cache_dir)):
-        return str(cache_dir)
-    return str(expanded(cache_dir or default_cache_dir()).absolute())
+    cache_dir = cache_dir or default_cache()
+    return str(cache_dir) if is_url(str(cache_dir)) else str(expanded(cache_dir).absolute())

@@ -23,6 +23,7 @@ from blake3 import blake3
 
 from voco_video.answer.frame_scorer import FrameScorer
 from voco_video.cache.paths import CachePaths
+from voco_video.errors import UsageError
 from voco_video.library.index_entries import EntryState, read_state, signature_of
 from voco_video.library.index_file import ROWS, IndexFile, IndexFolder
 from voco_video.library.index_reading import CHANGED, Kind, Reading
@@ -100,9 +101,18 @@ class LibraryIndex:
 
     Attributes:
         model: whose entries, scorers and cache these are.
+
+    Raises:
+        UsageError: the cache is on a store, where no files tell that an entry has changed.
     """
 
     def __init__(self, model: SearchedModel) -> None:
+        if model.cache.is_remote:
+            location = model.cache.location
+            raise UsageError(
+                f"{location}: a library's index is kept of entries in a folder; bring them there first: "
+                f"voco-video cache pull {location}"
+            )
         self.model = model
         self._paths = CachePaths(model.cache.cache_dir)
         self._open: dict[Kind, tuple[tuple[int, int, int], IndexFile]] = {}

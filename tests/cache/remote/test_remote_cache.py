@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
@@ -22,7 +23,9 @@ from voco_video.cache.remote import cache as remote_cache
 from voco_video.cache.remote.cache import RemoteCache
 from voco_video.cache.remote.layout import manifest_path
 from voco_video.cache.remote.objects import ObjectStore
+from voco_video.cluster.run import _whole_path
 from voco_video.errors import CacheError, UsageError
+from voco_video.library.index import LibraryIndex
 
 FS = fsspec.filesystem("memory")
 
@@ -165,7 +168,7 @@ def test_an_interrupted_run_goes_on_here(url: str) -> None:
     assert not cache.partial()
 
 
-@pytest.mark.parametrize(("part", "byte"), [("/segment-000001", -1), ("/frames.", -1), (".json.gz", 40)])
+@pytest.mark.parametrize(("part", "byte"), [("/segment-000001", -1), ("/frames.", -1), (".json.xz", 40)])
 def test_damage_is_an_error(url: str, part: str, byte: int) -> None:
     write_entry(FrameCache(url), 1, 64)
     forget_here()
@@ -321,6 +324,18 @@ def test_a_live_source_is_refused_with_a_way_out(url: str) -> None:
         FrameCache(url).growing_writer(key_of(1), facts={}),
     ):
         pass
+
+
+def test_the_index_of_a_library_is_refused_with_a_way_out(url: str) -> None:
+    with pytest.raises(UsageError, match=f"kept of entries in a folder; .* cache pull {url}"):
+        LibraryIndex(SimpleNamespace(cache=FrameCache(url)))  # type: ignore[arg-type]
+
+
+def test_workers_are_told_of_the_default_store(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VOCO_VIDEO_CACHE_DIR", url)
+    assert (_whole_path(None), _whole_path(f"{url}/other")) == (url, f"{url}/other")
+    monkeypatch.setenv("VOCO_VIDEO_CACHE_DIR", str(tmp_path))
+    assert _whole_path(None) == str(tmp_path)
 
 
 def test_folders_by_url_have_no_torn_objects(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import logging
+import lzma
 import multiprocessing
 import os
 import shutil
@@ -72,7 +72,7 @@ def test_commands_of_the_hot_path_list_nothing(server: ObjectServer, form: str) 
     cache = FrameCache(f"{URL}/hot-{form}")
     write_entry(cache, 1, 64, form=form)
     puts = [one.path.rpartition("/")[2] for one in server.requests if one.method == "PUT"]
-    assert puts[-1] == f"{key_of(1).digest}.json.gz"
+    assert puts[-1] == f"{key_of(1).digest}.json.xz"
     assert len(puts) == 4  # two segments, the digests of frames, the manifest
     forget_here()
     entry = FrameCache(f"{URL}/hot-{form}").get(key_of(1))
@@ -211,7 +211,7 @@ def test_no_object_holds_credentials(server: ObjectServer, caplog: pytest.LogCap
         FrameCache(f"{URL}/secrets").verify()
     files = s3fs.S3FileSystem()
     everything = b"".join(files.cat(files.find("bucket/frames/secrets")).values())
-    manifest = gzip.decompress(files.cat_file(files.glob("bucket/frames/secrets/manifests/*/*")[0]))
+    manifest = lzma.decompress(files.cat_file(files.glob("bucket/frames/secrets/manifests/*/*")[0]))
     for secret in ("an-access-key-id", "a-secret-access-key"):
         assert secret.encode() not in everything + manifest
         assert secret not in caplog.text

@@ -1,7 +1,7 @@
 """What an entry is made of on a store, and how a range of a segment is checked.
 
 <store>/
-    manifests/3f/3fa9….json.gz                        written last; where it exists, the entry is whole
+    manifests/3f/3fa9….json.xz                        written last; where it exists, the entry is whole
     entries/3f/3fa9…/<publication>/
         frames.<BLAKE3>                               digests of single frames
         segment-000000.<BLAKE3>.safetensors           the bytes of the segment on disk
@@ -18,11 +18,10 @@ order of their names. The manifest has the digest of every block.
 
 from __future__ import annotations
 
-import gzip
 import json
+import lzma
 import re
 import uuid
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,12 +41,12 @@ _PTS_SECONDS = "pts_seconds"
 
 def manifest_path(digest: str) -> str:
     """Return the path of an entry's manifest."""
-    return f"{MANIFESTS}/{digest[:2]}/{digest}.json.gz"
+    return f"{MANIFESTS}/{digest[:2]}/{digest}.json.xz"
 
 
 def digest_of_manifest(path: str) -> str | None:
     """Undo `manifest_path`; None for the path of something else."""
-    digest = path.rpartition("/")[2].removesuffix(".json.gz")
+    digest = path.rpartition("/")[2].removesuffix(".json.xz")
     return digest if is_digest(digest) and manifest_path(digest) == path else None
 
 
@@ -123,7 +122,7 @@ class RemoteManifest:
         )
 
     def encode(self) -> bytes:
-        """Return the bytes of the object: JSON with the BLAKE3 of its canonical form, compressed by gzip."""
+        """Return the bytes of the object: JSON with the BLAKE3 of its canonical form, compressed by xz."""
         content = {
             "format_version": FORMAT_VERSION,
             "digest": self.digest,
@@ -133,13 +132,13 @@ class RemoteManifest:
             "manifest": self.text.decode("ascii"),
         }
         checksum = blake3(canonical_json(content).encode()).hexdigest()
-        return gzip.compress(json.dumps({**content, "blake3": checksum}).encode(), mtime=0)
+        return lzma.compress(json.dumps({**content, "blake3": checksum}).encode())
 
     @classmethod
     def decode(cls, data: bytes, digest: str) -> RemoteManifest:
         """Rebuild the manifest of the entry with this digest; CacheError for anything else."""
         try:
-            content = json.loads(gzip.decompress(data))
+            content = json.loads(lzma.decompress(data))
             checksum = content.pop("blake3")
             if content["format_version"] != FORMAT_VERSION:
                 raise CacheError(f"it has format {content['format_version']}, this voco-video reads {FORMAT_VERSION}")
@@ -154,7 +153,7 @@ class RemoteManifest:
             if not manifest._names_own_objects() or len(blocks) != sum(counts):
                 raise CacheError("its manifest names objects that are none of its own")
             return manifest
-        except (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (lzma.LZMAError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise CacheError(f"its manifest is unreadable: {error!r}") from error
 
 

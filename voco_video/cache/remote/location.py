@@ -16,7 +16,7 @@ from voco_video.files.urls import is_url, scheme_of, without_secrets
 _WITH_USERS = frozenset({"abfs", "abfss", "az", "adl", "sftp", "ssh", "ftp", "smb", "hdfs"})
 _READ_ONLY = frozenset({"http", "https", "data", "github", "git", "zip", "tar"})
 _SHRUNK_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/[^/]")  # what pathlib makes of a URL
-_OUTSIDE = "AWS_PROFILE, AWS_ACCESS_KEY_ID and the like, a profile, or a FSSPEC_ setting"
+OUTSIDE = "the environment (AWS_ACCESS_KEY_ID and the like), a profile (AWS_PROFILE), or FSSPEC_ settings"
 
 
 def store_url(cache_dir: str | Path | None) -> str | None:
@@ -53,9 +53,9 @@ def checked_store_url(url: str) -> str:
     place = url.partition("://")[2]
     user, at, _ = place.partition("/")[0].rpartition("@")
     if at and (":" in user or scheme not in _WITH_USERS):
-        raise UsageError(f"{name}: a cache's URL must hold no credentials; give them by {_OUTSIDE}")
+        raise UsageError(f"{name}: a cache's URL must hold no credentials; they come from {OUTSIDE}")
     if "?" in url or "#" in url:
-        raise UsageError(f"{name}: a cache's URL has no ? and no #; give options and credentials by {_OUTSIDE}")
+        raise UsageError(f"{name}: a cache's URL has no ? and no #; options and credentials come from {OUTSIDE}")
     if scheme in _READ_ONLY or "::" in url:
         raise UsageError(
             f"{name}: no cache can be there, because nothing can be written there; give s3://bucket/prefix"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from voco_video.cache.remote.location import checked_store_url
+from voco_video.cache.remote.location import OUTSIDE, checked_store_url
 from voco_video.errors import CacheError, UsageError, used_wrongly
 from voco_video.files.urls import scheme_of, scrubbed, without_secrets
 
@@ -104,11 +104,9 @@ class ObjectStore:
         return found
 
     def exists(self, path: str) -> bool:
-        """Tell whether there is such an object."""
-        filesystem, root = self._filesystem()
-        with self._in_words(f"look for {path}"):
-            filesystem.invalidate_cache()
-            return bool(filesystem.exists(f"{root}/{path}"))
+        """Tell whether there is such an object, which is not empty."""
+        # By its first byte: where an object is missing, s3fs's own way lists what may be below it.
+        return not isinstance(self._ranges([path], [Range(path, 0, 1)])[0], FileNotFoundError)
 
     def write(self, contents: Mapping[str, bytes]) -> None:
         """Write whole objects, in the place of those that are there; side by side where the store can.
@@ -229,10 +227,12 @@ class ObjectStore:
         except PermissionError as error:
             raise CacheError(
                 f"{self.name}: cannot {action}: no permission ({self._said(error)}); reading takes the right to list, "
-                "too, and credentials come from the environment, a profile or FSSPEC_ settings"
+                f"too, and credentials come from {OUTSIDE}"
             ) from None
         except Exception as error:  # filesystems have errors of their own
-            raise CacheError(f"{self.name}: cannot {action} ({self._said(error)}); try again later") from None
+            is_unknown = "credential" in type(error).__name__.lower()
+            advice = f"credentials come from {OUTSIDE}" if is_unknown else "try again later"
+            raise CacheError(f"{self.name}: cannot {action} ({self._said(error)}); {advice}") from None
 
     def _said(self, error: BaseException) -> str:
         said = scrubbed(f"{type(error).__name__}: {error}", self.url)
