@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from voco_video.errors import CacheError, DataError, JudgeError, ModelError, UsageError, VideoError, VocoVideoError
     from voco_video.evaluate.options import EvalOptions
     from voco_video.follow import StreamProgress
+    from voco_video.library.find import Library, LibraryMoments
     from voco_video.library.manifest import VideoRow, read_manifest, write_manifest
     from voco_video.model.voco import VocoModel
     from voco_video.options.answering import AnswerOptions, ViewOptions
@@ -84,6 +85,10 @@ _HOMES = {
     ),
     "evaluate.options": ("EvalOptions",),
     "follow": ("StreamProgress",),
+    "library.find": (
+        "Library",
+        "LibraryMoments",
+    ),
     "library.manifest": (
         "VideoRow",
         "read_manifest",
@@ -142,6 +147,8 @@ __all__ = [
     "FrameCache",
     "JudgeError",
     "Judging",
+    "Library",
+    "LibraryMoments",
     "LibraryProgress",
     "LibraryResult",
     "LoadOptions",

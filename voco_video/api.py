@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +31,7 @@ from voco_video.errors import CacheError, ModelError, used_wrongly
 from voco_video.files.paths import expanded
 from voco_video.follow import Stream
 from voco_video.hub.upload import check_can_publish
+from voco_video.library.find import Library
 from voco_video.model.inference import undisturbed
 from voco_video.model.memory import Batching
 from voco_video.model.voco import VocoModel
@@ -354,6 +355,16 @@ class VideoModel(SeveralVideos):
             merge_pictures=merge_pictures,
         )
         return VideoStream(self, source, options, compress)
+
+    def library(self, entries: Iterable[str] | None = None) -> Library:
+        """Search many entries of the cache together, by an index that is kept beside them.
+
+        Args:
+            entries: their digests, 64 hex digits each, as a manifest has them; None for all that this model made.
+
+        >>> load_model().library().find("the red star")                      # doctest: +SKIP
+        """
+        return Library(self, entries)
 
     def open(self, entry: str) -> CompressedVideo:
         """Open an entry of the cache, finished or growing.

@@ -23,6 +23,7 @@ from voco_video.cli import (
     demo,
     evaluate,
     find,
+    index,
     inspect,
     models,
     push,
@@ -84,6 +85,7 @@ for _panel, _named in _COMMANDS.items():
         app.command(_name, cls=Command, rich_help_panel=_panel)(_function)
 app.add_typer(data.app, name="data", cls=Group, rich_help_panel="Training and evaluation")
 app.add_typer(cache.app, name="cache", cls=Group, rich_help_panel="Storage")
+app.add_typer(index.app, name="index", cls=Group, rich_help_panel="Storage")
 
 
 @app.callback(invoke_without_command=True)
