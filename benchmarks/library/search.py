@@ -34,7 +34,8 @@ import torch
 
 import voco_video
 from benchmarks.errors import MismatchError
-from benchmarks.report import RESULTS, Benchmark, Report, option, table
+from benchmarks.library.search_table import rows_table, shown_seconds
+from benchmarks.report import Benchmark, Report, option
 from voco_video.answer.compressed_video import CompressedVideo
 from voco_video.answer.entry_frames import EntryFrames
 from voco_video.api import VideoModel
@@ -336,65 +337,13 @@ def _drop_from_page_cache(path: Path) -> None:
 # ---------------------------------------------------------------------- shown
 
 
-def rows_table(report: Report) -> str:
-    """Time, memory and bytes of every library."""
-    rows = []
-    for row in report["rows"]:
-        exact, fast = row["warm"]["questions"]["exact"], row["warm"]["questions"]["approximate"]
-        rows.append(
-            [
-                f"{row['num_videos']:,}",
-                row["num_voco_tokens"],
-                _bytes(row["index_bytes"]),
-                _seconds(row["warm"]["opening"]),
-                _seconds(exact[0]),
-                _seconds(row["cold"]["questions"]["exact"][0]),
-                _later(exact),
-                f"{np.median([one['narrowed'] for one in exact]) / row['num_frames']:.1%}",
-                f"{np.median([one['opened'] for one in exact]):.0f}",
-                _later(fast),
-                f"{row['recall']:.0%}",
-                _bytes(row["warm"]["memory"]["own_bytes"]),
-            ]
-        )
-    headings = [
-        "videos",
-        "K",
-        "index",
-        "opening",
-        "first question",
-        "first, cold",
-        "later ones",
-        "frames looked at twice",
-    ]
-    headings += ["entries opened", "approximate", "recall", "memory"]
-    return table(headings, rows)
-
-
-def _seconds(timing: Report) -> str:
-    return f"{timing['wall_seconds']:.2f} s ({timing['cpu_seconds']:.2f})"
-
-
-def _later(asked: list[Report]) -> str:
-    later = asked[1:]
-    return _seconds({name: float(np.median([one[name] for one in later])) for name in ("wall_seconds", "cpu_seconds")})
-
-
-def _bytes(count: float) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count / 1e3:.3g} kB"
-
-
 def markdown(report: Report) -> str:
     """The table, and what every entry costs without an index."""
     lines = ["# Searching a library by its index", "", rows_table(report), ""]
     for row in report["rows"]:
         if slow := row["warm"].get("every_entry"):
-            lines.append(
-                f"Reading every entry of {row['num_videos']} videos, K = {row['num_voco_tokens']}: {_seconds(slow)}."
-            )
+            which = f"{row['num_videos']} videos, K = {row['num_voco_tokens']}"
+            lines.append(f"Reading every entry of {which}: {shown_seconds(slow)}.")
     lines.append("\nSeconds on the clock, and processor seconds in parentheses. Later questions: medians.")
     return "\n".join(lines)
 
@@ -413,9 +362,6 @@ def draw(report: Report, figure: Figure) -> None:
     memory_axes.set(xscale="log", yscale="log", xlabel="videos of ten minutes", ylabel="MB of memory beside the model")
     for axes in (time_axes, memory_axes):
         axes.legend()
-
-
-RECORDED = RESULTS / "search.json"
 
 
 def merge(before: Report, now: Report) -> Report:
