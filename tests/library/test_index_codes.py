@@ -40,7 +40,7 @@ def test_bounds_hold_and_fine_ones_are_narrow(scale, num_voco_tokens, trained_on
     assert np.median(above - below) < 0.1 + 0.7 * scale
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e38, 7e6])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e38, 1e9])
 def test_what_cannot_be_coded_is_bounded_by_nothing(value):
     keys = torch.randn(10, 4, 32)
     keys[3, 2, 7] = value
