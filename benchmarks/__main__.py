@@ -20,7 +20,7 @@ from benchmarks.report import module_of
 NAMES = ("ceiling", "decode", "attention", "compress", "compress_rivals", "answer")
 NAMES += ("cache", "many_entries", "scaling", "live", "steady", "needle", "two_events", "how_often", "own_world")
 NAMES += ("retention", "compressors", "answering", "train_modes", "families")
-ON_REQUEST = ("seven_b", "search")  # take 16 GiB of memory, and 9 GB of disk
+ON_REQUEST = ("seven_b",)  # takes 16 GiB of memory
 
 
 def command(name: str, *, quick: bool, full: bool, out: Path | None) -> list[str]:

@@ -15,7 +15,7 @@ from voco_video.shapes.rendering import write_clip
 from voco_video.shapes.world import draw_scene
 
 QUERY = "the star"
-NUM_CLIPS = 16
+NUM_CLIPS = 4
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,8 @@ def moments(result) -> list[tuple]:
     return [(one["entry"], one["start_seconds"], one["score"]) for one in found]
 
 
-def test_folder_manifest_and_cache_find_what_every_entry_has(clips, cache, videos, tmp_path):
+def test_folder_manifest_and_cache_find_what_every_entry_has(clips, cache, videos, tmp_path, monkeypatch):
+    monkeypatch.setattr("voco_video.cli.find.FEWEST_VIDEOS", NUM_CLIPS)
     every = voco_video.find(videos, QUERY)
     expected = [(one.video.parts[0].entry.digest, one.moment.start_seconds, one.moment.score) for one in every]
     where = ("--cache-dir", cache, "--json")

@@ -214,7 +214,9 @@ def _find_in_videos(
     if not how.quiet:
         print_choices(facts_list)
     print_line(facts_list, quiet=how.quiet)
-    if len(done.videos) >= FEWEST_VIDEOS and sampling.start_seconds is None and sampling.end_seconds is None:
+    is_whole = sampling.start_seconds is None and sampling.end_seconds is None
+    is_here = not getattr(model.cache, "is_remote", False)  # the index is kept of entries in a folder
+    if len(done.videos) >= FEWEST_VIDEOS and is_whole and is_here:
         paths = {video.parts[0].entry.digest: done.facts[id(video)]["path"] for video in done.videos}
         result = search_entries(model, paths, on_failure=done.count_failed, **asdict(how))
         done.found, done.library = with_first_videos(result.moments, done.videos), library_facts(result)
