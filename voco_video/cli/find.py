@@ -212,7 +212,8 @@ def _find_in_videos(
 
     done = _Done(len(names))
     has_window = sampling.start_seconds is not None or sampling.end_seconds is not None
-    by_index = len(names) >= FEWEST_VIDEOS and not has_window and subtitles == NO_SUBTITLES
+    is_here = not model.cache.is_remote  # the index is kept of entries in a folder
+    by_index = len(names) >= FEWEST_VIDEOS and is_here and not has_window and subtitles == NO_SUBTITLES
     with ProgressBar(num_items=len(names), quiet=how.quiet) as bar:
         for name in names:
             try:
