@@ -60,6 +60,8 @@ def create_app(model: VideoModel, settings: ServeOptions, *, is_allowed: IsAllow
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if num_begun := await asyncio.to_thread(service.take_up):
+            log.info(json.dumps({"event": "taken up", "jobs": num_begun}))
         yield
         handed_back = await asyncio.to_thread(service.stop)
         log.info(json.dumps({"event": "stopped", "handed_back": handed_back}))
