@@ -31,6 +31,7 @@ def engine(exported: tuple[Path, str]) -> Iterator[EngineServer]:
     server.close()
 
 
+@pytest.mark.exhaustive
 def test_ask_with_an_engine(run: Run, exported: tuple[Path, str], engine: EngineServer, tmp_path: Path) -> None:
     start = next(line for line in exported[1].splitlines() if line.startswith("  vllm serve"))
     assert shlex.split(start)[-1] == engine.name  # the printed command serves it under the name that is checked
