@@ -76,13 +76,13 @@ def by(video: CompressedVideo, *servers: EngineServer, **options: Any) -> Compre
 def test_answers_are_those_of_this_process(api: Any, video: CompressedVideo, started: Any) -> None:
     (server,) = started()
     there = by(video, server, engine_api=api)
-    ours, theirs = (v.ask(QUESTIONS, max_new_tokens=12) for v in (video, there))
+    ours, theirs = (v.ask(QUESTIONS, max_new_tokens=6) for v in (video, there))
     assert [a.token_ids for a in theirs] == [a.token_ids for a in ours]
     assert [(a.text, a.note, a.is_cut, a.num_frames) for a in theirs] == [
         (a.text, a.note, a.is_cut, a.num_frames) for a in ours
     ]
     assert [a.confidence for a in theirs] == pytest.approx([a.confidence for a in ours], abs=1e-4)
-    streamed = ["".join(there.stream(question, max_new_tokens=12)) for question in QUESTIONS]
+    streamed = ["".join(there.stream(question, max_new_tokens=6)) for question in QUESTIONS]
     assert streamed == [a.text for a in ours]
     assert len(server.requests) == 2 * len(QUESTIONS)
     assert all(("messages" in body) == (api == "chat") for body in server.requests)
@@ -103,6 +103,7 @@ def test_other_views_and_conversations(video: CompressedVideo, started: Any) -> 
     assert window.ask("who?", max_new_tokens=6).token_ids == video[0.0:2.0].ask("who?", max_new_tokens=6).token_ids
 
 
+@pytest.mark.exhaustive
 def test_without_an_end_all_tokens_come(video: CompressedVideo, started: Any) -> None:
     voco, options = video.model.voco, AnswerOptions(max_new_tokens=9, stop_at_end=False)
     engine = by(video, *started()).model.engine
@@ -115,6 +116,7 @@ def test_without_an_end_all_tokens_come(video: CompressedVideo, started: Any) ->
     assert theirs[0].token_ids == ours[0].token_ids
 
 
+@pytest.mark.exhaustive
 def test_a_seed_samples_the_same_again(video: CompressedVideo, started: Any) -> None:
     (server,) = started()
     there = by(video, server)
@@ -253,6 +255,7 @@ def test_other_weights_under_the_right_name_are_refused(
         by(video, *servers)
 
 
+@pytest.mark.exhaustive
 def test_another_chat_template_is_refused(video: CompressedVideo, exported: Path, started: Any, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(exported, other)
@@ -310,6 +313,7 @@ def test_settings_of_the_checkpoint_that_an_engine_cannot_keep(
     assert there.ask("who?", max_new_tokens=3).token_ids == video.ask("who?", max_new_tokens=3).token_ids
 
 
+@pytest.mark.exhaustive
 def test_what_is_too_long_is_refused(video: CompressedVideo, started: Any) -> None:
     there = by(video, *started(max_length=64))
     with pytest.raises(
@@ -318,6 +322,7 @@ def test_what_is_too_long_is_refused(video: CompressedVideo, started: Any) -> No
         there.ask("who?", max_new_tokens=50)
 
 
+@pytest.mark.exhaustive
 def test_keys(video: CompressedVideo, started: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (server,) = started()
     server.key = "secret"

@@ -61,6 +61,11 @@ def test_every_family_answers_alike(name: str, tmp_path: Path) -> None:
     result = export_model(model, tmp_path / "llm", name=name)
     facts = json.loads((result.folder / EXPORT_FILE).read_text())
     assert facts["architecture"] == json.loads((result.folder / "config.json").read_text())["architectures"][0]
+    heads = model.backbone.text_config
+    stated = json.loads((result.folder / "config.json").read_text())
+    assert stated.get("head_dim", stated["hidden_size"] // stated["num_attention_heads"]) == (
+        getattr(heads, "head_dim", None) or heads.hidden_size // heads.num_attention_heads
+    )
     assert mark_of(facts["served_name"]) == answering_fingerprint(model)[:12]
     tokenizer, said = AutoTokenizer.from_pretrained(result.folder), [{"role": "user", "content": QUESTION}]
     for turns in (said, [{"role": "user", "content": [{"type": "text", "text": QUESTION}]}]):

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,7 @@ class EngineServer:
     def __init__(
         self, folder: Path, *, name: str | None = None, version: str = "0.32.0", max_length: int = 4096
     ) -> None:
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model, self.tokenizer = _loaded(folder)
         self.name = name or json.loads((folder / "voco_export.json").read_text())["served_name"]
         self.version, self.max_length = version, max_length
         self.requests: list[dict[str, Any]] = []
@@ -101,6 +101,13 @@ class EngineServer:
         finally:
             with self._lock:
                 self._now -= 1
+
+
+@cache
+def _loaded(folder: Path) -> tuple[Any, Any]:
+    """What several engines of one folder share."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return model, AutoTokenizer.from_pretrained(folder)
 
 
 def _decoded(data: str) -> Tensor:

@@ -480,10 +480,10 @@ def tiny_family(
     return VocoModel(Backbone(model, tokenizer, images, template), embeds).eval()
 
 
-def random_voco_tokens(model: VocoModel, *, num_frames: int = 3) -> VocoTokens:
+def random_voco_tokens(model: VocoModel, *, num_frames: int = 3, seed: int = 3) -> VocoTokens:
     """Frames of random pixels, compressed to VoCo tokens in form embeds."""
     images, count = model.backbone.images, num_frames * model.backbone.template.pictures_per_frame
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator().manual_seed(seed)
     shape = (count, images.fit.height, images.fit.width, 3)
     pixels = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).numpy()
     return model.compress(model.vision_tokens(pixels), form="embeds")

@@ -254,17 +254,10 @@ class CompressedVideo:
         return self.prefix_of(self.view(question, num_voco_tokens=num_voco_tokens, options=options), options)
 
     def prefix_of(self, selection: FrameSelection, options: ViewOptions, *, reads: bool = True) -> Prefix:
-        """Assemble the prefix of selected frames, as `prefix` does; the last one is kept for the next question.
-
-        Args:
-            reads: False leaves reading it to the model's engine.
-
-        Raises:
-            UsageError: an engine cannot be sent these frames.
-        """
+        """Assemble the prefix of selected frames as `prefix` does, or what an engine reads itself (``reads=False``)."""
         every = options.clock_every_seconds
         key = *selection.key, every, reads
-        if not reads and self.model.engine is not None and selection.num_tokens:
+        if not reads and self.model.engine and selection.num_tokens:
             self.model.engine.check(self.form)
         prefix = self._prefixes.get(key)
         if prefix is None:

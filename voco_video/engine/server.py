@@ -85,15 +85,18 @@ class EngineServer:
         self.max_length: int | None = None
         self._name = ""
         timeout = openai.Timeout(options.engine_timeout, connect=_CONNECT_SECONDS)
+        self._http = openai.DefaultHttpxClient()
         self._client = openai.OpenAI(
-            api_key=os.environ.get(KEY_VARIABLE) or _NO_KEY, base_url=f"{url}/v1", timeout=timeout, max_retries=0
+            api_key=os.environ.get(KEY_VARIABLE) or _NO_KEY,
+            base_url=f"{url}/v1",
+            timeout=timeout,
+            max_retries=0,
+            http_client=self._http,
         )
-        self._beside = openai.DefaultHttpxClient(timeout=_PROBE_SECONDS)  # what stands beside /v1
 
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
-        self._beside.close()
 
     # ------------------------------------------------------------------ is it there, and the right one
 
@@ -124,7 +127,7 @@ class EngineServer:
         """Fetch what stands beside ``/v1``: JSON, or None where it is none."""
         try:
             key = {"Authorization": f"Bearer {self._client.api_key}"}
-            response = self._beside.get(f"{self._secret_url}{path}", headers=key)
+            response = self._http.get(f"{self._secret_url}{path}", headers=key, timeout=_PROBE_SECONDS)
         except self._http_error as error:
             raise EngineGoneError(f"{self.url}: {self._told(error)}") from error
         if response.status_code in _REFUSED:

@@ -119,8 +119,8 @@ def _text_config(model: VocoModel) -> Any:
         settings = {name: value for name, value in settings.items() if name in known}
         rope = settings.get("rope_parameters") or {}
         settings["rope_parameters"] = {n: value for n, value in rope.items() if n not in _ROPE_OF_THREE}
-        if "head_dim" in known:  # some have a default of their own
-            settings.setdefault("head_dim", config.hidden_size // config.num_attention_heads)
+        # Some have a default of their own; vLLM asks others for it that do not declare it.
+        settings["head_dim"] = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         settings |= _ALWAYS.get(kind, {})
     settings["architectures"] = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind]]
     return type(plain)(**settings)

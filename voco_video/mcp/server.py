@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import anyio
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp_types import ToolAnnotations
+from mcp.types import ToolAnnotations
 from pydantic import Field
 
 from voco_video.mcp.tools import MAX_MOMENTS, MAX_QUESTION_CHARACTERS, Report, Tools
