@@ -26,6 +26,7 @@ from voco_video.cli import (
     inspect,
     models,
     push,
+    retention,
     score,
     serve,
     train,
@@ -79,6 +80,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "eval": evaluate.evaluate,
         "score": score.score,
         "compare": compare.compare,
+        "retention": retention.retention,
     },
 }
 for _panel, _named in _COMMANDS.items():
