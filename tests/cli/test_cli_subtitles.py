@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import wave
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 
 from tests.helpers.clips import Clip
 from tests.helpers.subtitles import srt, write_subtitled
+from voco_video.errors import UsageError, VideoError
+from voco_video.video.subtitles import Cue, read_subtitles
+from voco_video.video.transcribing import transcribe, write_vtt
 
 pytest.importorskip("pysubs2", reason="files of subtitles need pysubs2, which the extra `subtitles` brings")
 LINES = [(0.5, 1.5, "Now we cut the onions."), (2.0, 4.0, "Then the garlic.")]
@@ -69,10 +73,33 @@ def test_transcribe_asks_for_its_extra(run, clip, tmp_path):
         pytest.skip("faster-whisper is installed")
     code, _, err = run("transcribe", clip)
     assert (code, "pip install 'voco-video[transcribe]'" in " ".join(err.split())) == (2, True)
-    (clip.with_suffix(".vtt")).write_text("mine")
+
+
+def test_transcribe_refuses(run, clip, tmp_path):
+    named = clip.with_suffix(".vtt")
+    named.write_text("mine")
     code, _, err = run("transcribe", clip)
-    assert (code, "is there already" in " ".join(err.split())) == (2, True)
-    assert clip.with_suffix(".vtt").read_text() == "mine"
-    clip.with_suffix(".vtt").unlink()
+    assert (code, "is there already" in " ".join(err.split()), named.read_text()) == (2, True, "mine")
+    named.unlink()
     code, _, err = run("transcribe", tmp_path / "gone.mp4")
     assert (code, "no such file" in err) == (2, True)
+    code, _, err = run("transcribe", clip, "--out", "talk.txt")
+    assert (code, "ends with .vtt" in " ".join(err.split())) == (2, True)
+
+
+def test_transcribe_names_what_it_cannot_do(clip, tmp_path):
+    pytest.importorskip("faster_whisper", reason="transcription needs faster-whisper (extra `transcribe`)")
+    with pytest.raises(VideoError, match="has no sound"):
+        transcribe(clip)
+    sounding = tmp_path / "loud.wav"
+    with wave.open(str(sounding), "wb") as out:
+        out.setparams((1, 2, 16000, 0, "NONE", ""))
+        out.writeframes(bytes(32000))
+    for name in ("nosuchsize", str(tmp_path / "nowhere")):
+        with pytest.raises(UsageError, match="cannot be loaded"):
+            transcribe(sounding, whisper_model=name)
+
+
+def test_what_is_written_down_is_read(tmp_path):
+    cues = (Cue(1.0, 2.5, "Tom & <b>Jerry</b> --> run"), Cue(3661.0, 3662.25, "late"))
+    assert read_subtitles(write_vtt(tmp_path / "a.vtt", cues)) == cues

@@ -160,6 +160,7 @@ def test_every_command_calls_its_output_out():
         "data synth",
         "train",
         "transcribe",
+        "retention",
     }
     assert {name for name in NAMES if any(param.opts == ["--out", "-o"] for param in options_of(name))} == writing
     for name in NAMES:

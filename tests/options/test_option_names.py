@@ -21,6 +21,7 @@ from voco_video.data.check import check_dataset
 from voco_video.data.registry import load_video_set
 from voco_video.engine.export import export_checkpoint
 from voco_video.evaluate import EvalOptions, evaluate
+from voco_video.evaluate.retention import measure_retention
 from voco_video.options.judging import Judging
 from voco_video.publish.model_card import write_model_card
 from voco_video.scoring.comparison import compare
@@ -50,6 +51,7 @@ PYTHON: dict[str, tuple[Callable[..., Any], ...]] = {
     "train": (voco_video.TrainConfig, voco_video.train),
     "eval": (voco_video.load_model, EvalOptions, evaluate, load_video_set),
     "score": (score_file, Judging, load_video_set),
+    "retention": (voco_video.load_model, EvalOptions, measure_retention),
     "compare": (compare, load_video_set, read_predictions),
     "judge-agreement": (drawn, judge_agreement, Judging),
     "data synth": (write_dataset,),

@@ -30,6 +30,7 @@ from voco_video.cli import (
     mcp,
     models,
     push,
+    retention,
     score,
     serve,
     train,
@@ -91,6 +92,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "score": score.score,
         "compare": compare.compare,
         "judge-agreement": judge_agreement.judge_agreement,
+        "retention": retention.retention,
     },
 }
 for _panel, _named in _COMMANDS.items():

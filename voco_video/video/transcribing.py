@@ -8,6 +8,7 @@ from pathlib import Path
 
 from voco_video.errors import UsageError, VideoError
 from voco_video.files.atomic_write import write_atomically
+from voco_video.files.settings import first_line
 from voco_video.video.subtitles import Cue
 
 WHISPER_MODEL = "small"
@@ -31,7 +32,7 @@ def transcribe(
         on_progress: called with the seconds that are done, after every line.
 
     Raises:
-        UsageError: faster-whisper is not installed, or does not know the model or the language.
+        UsageError: faster-whisper is not installed, cannot load the model, or does not know the language.
         VideoError: the file has no sound, or cannot be read.
 
     >>> transcribe("talk.mp4")[0].text                                # doctest: +SKIP
@@ -44,9 +45,12 @@ def transcribe(
     _check_sound(video)
     try:
         whisper = WhisperModel(whisper_model, device=device)
+    except (ValueError, OSError, RuntimeError) as error:  # no such size, no way to the hub, no model in the folder
+        raise UsageError(f"whisper model {whisper_model!r} cannot be loaded: {first_line(error)}") from error
+    try:
         segments, _ = whisper.transcribe(os.fspath(video), language=language, vad_filter=True)
     except ValueError as error:
-        raise UsageError(f"whisper model {whisper_model!r}, language {language!r}: {error}") from error
+        raise UsageError(f"language {language!r}: {first_line(error)}") from error
     cues = []
     for segment in segments:
         if text := " ".join(segment.text.split()):
