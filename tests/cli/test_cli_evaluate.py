@@ -80,7 +80,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("dataset", ["egoschema", "nextqa", "msrvtt", "activitynet"])
 def test_a_second_evaluation_decodes_nothing_and_gives_the_same_bytes(run, tmp_path, monkeypatch, dataset):
     """Into the same folder, where all is done, and into another one, where all is answered again from the cache."""
