@@ -50,6 +50,7 @@ def test_there_is_a_task_of_each_set_with_and_without_a_judge():
         assert f"task: {path.stem}\n" in path.read_text()
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("path", [*YAML_FILES, tasks.FOLDER / "_all", tasks.FOLDER / "_judged"], ids=lambda p: p.name)
 def test_every_function_that_a_task_file_names_is_there(path, tmp_path, monkeypatch):
     write_dataset(tmp_path / "set", layout="msvd", num_videos=4, size=32)
