@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -89,6 +91,8 @@ def take_pictures(browser: Any, url: str, out: Path) -> list[Path]:
         page.wait_for_timeout(2000)  # the player fades its signs of waiting out
         path = out / f"page-{name}.png"
         page.screenshot(path=path, full_page=name == "phone")
+        few_colours = Image.open(path).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+        few_colours.save(path, optimize=True)  # a third of the bytes
         taken.append(path)
         context.close()
     return taken
