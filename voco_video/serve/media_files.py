@@ -6,6 +6,7 @@ import io
 import threading
 from collections import OrderedDict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -14,6 +15,10 @@ from voco_video.options.sampling import Sampling
 from voco_video.video.media_files import as_video_errors
 from voco_video.video.reading import open_video
 from voco_video.video.sources import LocalVideo
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.stream import Stream
 
 MAX_CLIP_SECONDS = 3600.0
 _IN_MP4 = frozenset({"h264", "hevc", "av1", "mpeg4", "vp9"})
@@ -87,7 +92,7 @@ def write_clip(path: Path, name: str, start_seconds: float, end_seconds: float, 
         if sound is not None and sound.codec_context.name not in _SOUND_IN_MP4:
             sound = None
         streams = {one.index: target.add_stream_from_template(one) for one in (video, sound) if one is not None}
-        source.seek(int(start_seconds / video.time_base), stream=video, backward=True)
+        _seek_keyframe(source, video, start_seconds)
         begins: float | None = None
         ends = float("-inf")
         for packet in source.demux(*[one for one in (video, sound) if one is not None]):
@@ -113,6 +118,28 @@ def write_clip(path: Path, name: str, start_seconds: float, end_seconds: float, 
     if begins is None or ends <= start_seconds:
         raise VideoError(f"{name}: nothing of it lies from {start_seconds:g} to {end_seconds:g} s")
     return begins
+
+
+def _seek_keyframe(source: InputContainer, video: Stream, start_seconds: float) -> None:
+    """Go to a keyframe at or before a time, or to the first one.
+
+    Some containers (MPEG-TS) have no index: their readers guess, and may land behind the time. Then from further back.
+    """
+    import av
+
+    assert video.time_base is not None
+    for back_seconds in (0.0, 2.0, 10.0, 60.0, 600.0):
+        where = int((start_seconds - back_seconds) / video.time_base)
+        try:
+            source.seek(where, stream=video, backward=True)
+            found = next((p.pts for p in source.demux(video) if p.is_keyframe and p.pts is not None), None)
+            source.seek(where, stream=video, backward=True)
+        except (av.error.FFmpegError, OSError):
+            if back_seconds == 0.0:
+                raise
+            return
+        if found is not None and float(found * video.time_base) <= start_seconds + 1e-6:
+            return
 
 
 def clip_suffix(codec: str) -> str:

@@ -7,10 +7,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from voco_video.answer.generate import model_note
+from voco_video.files.urls import without_secrets
 from voco_video.serve.depends import Served
 from voco_video.shapes.questions import demo_questions
 from voco_video.shapes.rendering import write_clip
@@ -23,7 +24,7 @@ router = APIRouter(prefix="/api", tags=["Page"])
 
 
 @router.get("/about", summary="What this server is, and what may be added to its library.")
-async def about(service: Served) -> dict[str, Any]:
+async def about(service: Served, request: Request) -> dict[str, Any]:
     """Tell a page what to offer."""
     settings, model = service.settings, service.model
     note = model_note(model.voco)
@@ -35,6 +36,8 @@ async def about(service: Served) -> dict[str, Any]:
         "measures_attention": model.voco.backbone.keeps_all_keys,
         "takes_urls": settings.allow_urls,
         "has_media_root": settings.media_root is not None,
+        "can_follow": any(getattr(route, "path", "") == "/api/follow" for route in request.app.routes),
+        "live_sources": [url for url in settings.live_sources if without_secrets(url) == url],
         "max_upload_bytes": settings.max_upload_bytes,
     }
 

@@ -11,6 +11,7 @@ const main = document.getElementById("main");
 const trouble = document.getElementById("problem");
 const search = document.getElementById("search");
 let about = null;
+let isFirst = true;
 let stop = () => {};
 let watched = null; // {id, goTo} of the video that is shown
 
@@ -52,6 +53,8 @@ function show() {
     stop = showSearch(main, word);
   } else stop = showLibrary(main, about);
   window.scrollTo(0, 0);
+  if (isFirst) isFirst = false;
+  else main.focus({ preventScroll: true }); // a reader of screens goes on at the new view
 }
 
 /** Show a failure that no view has shown. */

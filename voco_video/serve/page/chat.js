@@ -91,18 +91,20 @@ export class Chat extends EventTarget {
   async ask(question, { anyway = false } = {}) {
     if (this.#stopper) return;
     const turn = { question, answer: "", extras: null, error: null, isCut: false, anyway };
-    const history = this.#turns.filter((one) => one.answer && !one.error).slice(-MAX_HISTORY);
+    const history = this.#turns.filter((one) => one.answer && !one.error && !one.wasStopped).slice(-MAX_HISTORY);
     this.#turns.push(turn);
     const shown = this.#show(turn);
     this.#stopper = new AbortController();
     this.#busy(true);
     shown.begin();
+    this.dispatchEvent(new Event("asked"));
     try {
       await this.#stream(turn, history, shown);
     } catch (error) {
       if (error.name === "AbortError") turn.wasStopped = true;
       else turn.error = error;
     }
+    turn.isOver = true;
     this.#stopper = null;
     this.#busy(false);
     shown.end();
@@ -176,7 +178,7 @@ export class Chat extends EventTarget {
       scroll();
     };
     this.#log.append(bubble);
-    if (turn.answer || turn.error) end();
+    if (turn.isOver) end();
     return {
       begin: () => {
         bubble.setAttribute("aria-busy", "true");

@@ -26,6 +26,8 @@ function prompt() {
         el("h2", { id: "key-title" }, "This server asks for its key"),
         el("p", { class: "quiet" }, "Whoever started it has the key. A cookie remembers it in this browser."),
         el("label", { for: "key" }, "API key"),
+        // Keepers of passwords file a password under a name.
+        el("input", { autocomplete: "username", value: "voco-video", hidden: true }),
         key,
         refused,
         el("p", { class: "actions" }, button),

@@ -3,6 +3,7 @@
 import { addVideos } from "./add.js";
 import { ask, thumbnail } from "./api.js";
 import { count, el, fill, problem } from "./dom.js";
+import { liveSources } from "./live.js";
 import { taskList } from "./task_list.js";
 import { compress, onTask } from "./tasks.js";
 import { clock } from "./times.js";
@@ -18,6 +19,7 @@ const STATES = {
 /** Show the library in an element; returns what stops it. */
 export function showLibrary(main, about) {
   const tasks = taskList();
+  const live = about.can_follow ? liveSources(about, () => load()) : null;
   const heading = el("h2", { id: "library-title" }, "Library");
   const list = el("div", { class: "cards" });
   const more = el("button", { hidden: true, click: () => load(shown + PAGE_SIZE) }, "Show more");
@@ -71,6 +73,7 @@ export function showLibrary(main, about) {
     about.note && el("p", { class: "note" }, about.note),
     addVideos(about),
     tasks.element,
+    live?.element,
     el("section", { "aria-labelledby": "library-title" }, heading, wrong, list, more),
   );
   load();
@@ -78,6 +81,7 @@ export function showLibrary(main, about) {
     isShown = false;
     clearTimeout(timer);
     tasks.stop();
+    live?.stop();
     stopListening();
   };
 }
@@ -108,7 +112,7 @@ function card(video, reload) {
     el(
       "a",
       { href: `#/video/${encodeURIComponent(video.id)}`, class: "card-link" },
-      picture(thumbnail(video.id, (facts.first_pts_seconds ?? 0) + (facts.duration_seconds ?? 0) / 3)),
+      video.state === "live" ? noPicture() : picture(thumbnail(video.id, (facts.first_pts_seconds ?? 0) + (facts.duration_seconds ?? 0) / 3)),
       el("bdi", { class: "name" }, video.name || "a video without a name"),
     ),
     el(
@@ -127,8 +131,12 @@ function card(video, reload) {
 export function picture(address) {
   const image = el("img", { src: address, alt: "", loading: "lazy", width: 320, height: 180 });
   const box = el("span", { class: "picture" }, image);
-  image.addEventListener("error", () => fill(box, el("span", { class: "quiet" }, "no picture")));
+  image.addEventListener("error", () => box.replaceWith(noPicture()));
   return box;
+}
+
+function noPicture() {
+  return el("span", { class: "picture" }, el("span", { class: "quiet" }, "no picture"));
 }
 
 function remove(video, attempt) {

@@ -20,6 +20,9 @@ export class Timeline extends EventTarget {
   #caption = el("p", { class: "quiet timeline-caption" });
   #seconds;
   #timer = 0;
+  #redraw = () => this.#draw();
+  #sizes = new ResizeObserver(this.#redraw);
+  #colours = matchMedia("(prefers-color-scheme: dark)");
 
   constructor(facts, range) {
     super();
@@ -36,8 +39,8 @@ export class Timeline extends EventTarget {
     this.bar.addEventListener("pointermove", (event) => this.#hover(event));
     this.bar.addEventListener("pointerleave", () => this.#hideTip());
     this.bar.addEventListener("keydown", (event) => this.#key(event));
-    new ResizeObserver(() => this.#draw()).observe(this.bar);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#draw());
+    this.#sizes.observe(this.bar);
+    this.#colours.addEventListener("change", this.#redraw);
     this.setRange(range);
     this.show([], []);
   }
@@ -80,6 +83,13 @@ export class Timeline extends EventTarget {
     const starts = this.#moments.map((moment) => moment.start_seconds).sort((a, b) => a - b);
     if (direction > 0) return starts.find((start) => start > seconds + 0.05) ?? null;
     return starts.reverse().find((start) => start < seconds - 0.05) ?? null;
+  }
+
+  /** Listen to nothing any more. */
+  stop() {
+    clearTimeout(this.#timer);
+    this.#sizes.disconnect();
+    this.#colours.removeEventListener("change", this.#redraw);
   }
 
   #band(moment) {
@@ -170,7 +180,7 @@ export class Timeline extends EventTarget {
     const pen = this.#canvas.getContext("2d");
     pen.scale(scale, scale);
     const frames = this.#frames;
-    const most = Math.max(...heights(frames), 1e-9);
+    const most = frames.reduce((best, frame) => Math.max(best, frame.attention), 1e-9);
     pen.fillStyle = getComputedStyle(this.bar).getPropertyValue("--bar").trim();
     frames.forEach((frame, place) => {
       const left = this.#place(frame.pts_seconds) * width;
@@ -180,10 +190,6 @@ export class Timeline extends EventTarget {
       pen.fillRect(left, height - tall, right - left, tall);
     });
   }
-}
-
-function* heights(frames) {
-  for (const frame of frames) yield frame.attention;
 }
 
 function percent(share) {

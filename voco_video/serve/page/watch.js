@@ -5,7 +5,7 @@ import { Chat } from "./chat.js";
 import { count, el, fill, isTyping, problem } from "./dom.js";
 import { Player } from "./player.js";
 import { taskList } from "./task_list.js";
-import { compress, onTask } from "./tasks.js";
+import { compress, followRunning, onTask } from "./tasks.js";
 import { Timeline } from "./timeline.js";
 
 const LIVE_MS = 3000;
@@ -45,6 +45,10 @@ function open(main, facts, { seconds, play }, about, ends, view) {
   timeline.addEventListener("pick", (event) => jump(event.detail));
   chat.addEventListener("jump", (event) => jump(event.detail));
   chat.addEventListener("look", (event) => timeline.show(event.detail.frames ?? [], event.detail.evidence));
+  // A question about what is not compressed yet waits for that, which is a job with progress.
+  chat.addEventListener("asked", () => {
+    if (!["ready", "live"].includes(facts.state)) setTimeout(() => followRunning().catch(() => {}), 700);
+  });
   if (chat.latest) timeline.show(chat.latest.frames ?? [], chat.latest.evidence);
   document.addEventListener("keydown", (event) => shortcut(event, player, timeline, chat), { signal: ends.signal });
 
@@ -73,6 +77,7 @@ function open(main, facts, { seconds, play }, about, ends, view) {
     stopListening();
     tasks.stop();
     player.stop();
+    timeline.stop();
     chat.stop();
   });
 
