@@ -99,14 +99,16 @@ def _read(url: str, numbers: list[int], folder: str, wrong: multiprocessing.Queu
         time.sleep(0.5)
         for number in sorted(waiting):
             entry = cache.get(key_of(number))
-            if entry is not None:
-                waiting.discard(number)
-                found += same_frames(entry, number, 5, 37) and same_frames(entry, number)
+            if entry is None:
+                break
+            waiting.discard(number)
+            found += same_frames(entry, number, 5, 37) and same_frames(entry, number)
     wrong.put(len(numbers) - found)
 
 
 @pytest.mark.slow
 @pytest.mark.exhaustive
+@pytest.mark.timeout(900)
 def test_a_hundred_entries_by_four_writers_and_four_readers(
     server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,16 +119,16 @@ def test_a_hundred_entries_by_four_writers_and_four_readers(
     wrong = context.Queue()
     shares = [everything[part::2] for part in (0, 1, 0, 1)]
     writers = [
-        context.Process(target=_write, args=(url, share, str(tmp_path / f"writer-{number}")))
+        context.Process(target=_write, args=(url, share, str(tmp_path / f"writer-{number}")), daemon=True)
         for number, share in enumerate(shares)
     ]
     readers = [
-        context.Process(target=_read, args=(url, everything, str(tmp_path / f"reader-{number}"), wrong))
+        context.Process(target=_read, args=(url, everything, str(tmp_path / f"reader-{number}"), wrong), daemon=True)
         for number in range(4)
     ]
     for process in writers + readers:
         process.start()
-    assert [wrong.get(timeout=280) for _ in readers] == [0, 0, 0, 0]
+    assert [wrong.get(timeout=800) for _ in readers] == [0, 0, 0, 0]
     for process in writers + readers:
         process.join()
         assert process.exitcode == 0

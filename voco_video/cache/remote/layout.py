@@ -34,6 +34,7 @@ from voco_video.errors import CacheError
 MANIFESTS, ENTRIES = "manifests", "entries"
 DIGEST_BYTES = 32
 FRAMES_PER_BLOCK = 32
+_XZ = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 1 << 20}]  # by default it takes 94 MB of memory to write
 _PUBLICATION = re.compile("[0-9a-f]{32}")
 _OBJECT = re.compile(r"frames\.[0-9a-f]{64}|segment-[0-9]{6,}\.[0-9a-f]{64}\.safetensors")
 _PTS_SECONDS = "pts_seconds"
@@ -132,7 +133,7 @@ class RemoteManifest:
             "manifest": self.text.decode("ascii"),
         }
         checksum = blake3(canonical_json(content).encode()).hexdigest()
-        return lzma.compress(json.dumps({**content, "blake3": checksum}).encode())
+        return lzma.compress(json.dumps({**content, "blake3": checksum}).encode(), filters=_XZ)
 
     @classmethod
     def decode(cls, data: bytes, digest: str) -> RemoteManifest:
