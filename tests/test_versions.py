@@ -76,6 +76,6 @@ def test_what_is_imported_is_declared():
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 modules.add(str(node.module))
     names = {"PIL": "pillow", "yaml": "pyyaml", "python_multipart": "python-multipart"}
-    names |= {"prometheus_client": "prometheus-client"}
+    names |= {"prometheus_client": "prometheus-client", "faster_whisper": "faster-whisper"}
     packages = {names.get(name, name) for name in (module.split(".")[0] for module in modules)}
     assert packages - {*sys.stdlib_module_names, "voco_video", "lmms_eval"} <= declared

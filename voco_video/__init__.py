@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     )
     from voco_video.evaluate.options import EvalOptions
     from voco_video.follow import StreamProgress
-    from voco_video.library.find import Library, LibraryMoments
+    from voco_video.library.find import Library, LibraryMoments, LibraryProgress
     from voco_video.library.manifest import VideoRow, read_manifest, write_manifest
     from voco_video.model.voco import VocoModel
     from voco_video.options.answering import AnswerOptions, ViewOptions
@@ -99,6 +99,7 @@ _HOMES = {
     "library.find": (
         "Library",
         "LibraryMoments",
+        "LibraryProgress",
     ),
     "library.manifest": (
         "VideoRow",
@@ -166,7 +167,6 @@ __all__ = [
     "Library",
     "LibraryMoments",
     "LibraryProgress",
-    "LibraryResult",
     "LoadOptions",
     "Message",
     "ModelError",

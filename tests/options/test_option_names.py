@@ -15,6 +15,7 @@ import voco_video
 from scripts.docs_pages import commands
 from tests.helpers.pages import ROOT
 from voco_video.answer.several_videos import Compressed
+from voco_video.cache.copying import push as push_entries
 from voco_video.checkpoint.convert import convert_checkpoint
 from voco_video.checkpoint.describe import describe_checkpoint
 from voco_video.data.check import check_dataset
@@ -33,13 +34,15 @@ from voco_video.shapes.write_dataset import write_dataset
 from voco_video.video.transcribing import transcribe
 
 MODEL, VIDEO, CACHE = voco_video.VideoModel, voco_video.CompressedVideo, voco_video.FrameCache
+LIBRARY = voco_video.Library
 
 # What Python calls for each command.
 PYTHON: dict[str, tuple[Callable[..., Any], ...]] = {
     "demo": (voco_video.load_model, MODEL.compress, VIDEO.ask),
     "ask": (voco_video.load_model, MODEL.compress, VIDEO.ask, VIDEO.with_subtitles),
-    "find": (voco_video.load_model, MODEL.compress, VIDEO.with_subtitles, voco_video.find),
-    "compress": (voco_video.load_model, MODEL.compress_many, MODEL.open_stream),
+    "find": (voco_video.load_model, MODEL.compress, VIDEO.with_subtitles, voco_video.find, LIBRARY.find),
+    "compress": (voco_video.load_model, MODEL.compress_many, MODEL.open_stream, voco_video.ClusterOptions),
+    "serve": (voco_video.load_model, ServeOptions),
     "inspect": (voco_video.probe, voco_video.Sampling, voco_video.CompressOptions, CACHE),
     "mcp": (voco_video.load_model, ServeOptions),
     "transcribe": (transcribe,),
@@ -56,6 +59,8 @@ PYTHON: dict[str, tuple[Callable[..., Any], ...]] = {
     "judge-agreement": (drawn, judge_agreement, Judging),
     "data synth": (write_dataset,),
     "data check": (check_dataset,),
+    **{f"index {name}": (voco_video.load_model, LIBRARY) for name in ("status", "build", "rebuild")},
+    **{f"cache {name}": (CACHE, push_entries) for name in ("push", "pull", "sync")},
     **{f"cache {name}": (CACHE,) for name in ("ls", "info", "name", "verify", "rm", "prune")},
 }
 

@@ -23,6 +23,7 @@ from voco_video.cli.options import as_flags, only, with_options
 from voco_video.errors import UsageError
 from voco_video.evaluate.options import EvalOptions
 from voco_video.options.answering import AnswerOptions, ViewOptions
+from voco_video.options.cluster import ClusterOptions
 from voco_video.options.compression import CompressOptions, StreamOptions
 from voco_video.options.engine import EngineOptions
 from voco_video.options.fields import Options, option, option_of, option_rows, options_of
@@ -47,6 +48,7 @@ ALL = (
     AnswerOptions,
     LoadOptions,
     EngineOptions,
+    ClusterOptions,
     Judging,
     EvalOptions,
     TrainConfig,

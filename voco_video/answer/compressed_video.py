@@ -220,7 +220,7 @@ class CompressedVideo:
         Args:
             query: a question, or what to look for.
             num_moments: how many at most.
-            asked: the query as it was read for another video of this form; see `FrameSearch.scores`.
+            asked: the query as it was read for another video of this form; it saves reading it again.
 
         Raises:
             UsageError: the query is empty, or the frames keep no tokens.

@@ -141,18 +141,14 @@ def ask(
     generation = {"num_voco_tokens": num_voco_tokens, **asdict(view), **asdict(answering)}
     del generation["stop_at_end"]
     if is_manifest(path) and is_there(path):
-        if chat or show_frames:
-            raise UsageError(f"{path} lists many videos; --chat and --show-frames take one")
-        check_no_subtitles(subtitles, path)
+        check_asks_many(path, subtitles, chat=chat, show_frames=show_frames)
         num_failed = ask_library(
             path, joined_words(asked) if not questions_file else asked, model=model, sampling=sampling,
-            compression=compression, load=load, engine=engine, cache_dir=cache_dir,
-            generation=generation, anyway=anyway, json=json,
-            fitting=fitting_questions, show=partial(print_answers, show_frames=False), facts_of=answer_facts,
+            compression=compression, load=load, engine=engine, cache_dir=cache_dir, generation=generation,
+            anyway=anyway, json=json, fitting=fitting_questions, facts_of=answer_facts,
+            show=partial(print_answers, show_frames=False),
         )  # fmt: skip
-        if num_failed:
-            raise typer.Exit(1)
-        return
+        raise typer.Exit(1 if num_failed else 0)
     entry = check_asked(path, asked, sampling, cache_dir)
     check_model(model, revision=load.revision, offline=load.offline, num_voco_tokens=filter(None, [num_voco_tokens]))
     asked = asked if questions_file else joined_words(asked)
@@ -194,6 +190,17 @@ def print_before_answers(facts: dict[str, Any], asked: list[str], *, num_given: 
     if len(asked) == 1 and num_given > 1 and not quiet:
         note = f"note: taken as one question, {asked[0]!r}; end each with a question mark to ask several"
         print_wrapped(note, file=sys.stderr)
+
+
+def check_asks_many(manifest: str, subtitles: str, *, chat: bool, show_frames: bool) -> None:
+    """Refuse what takes one video where a manifest lists many.
+
+    Raises:
+        UsageError: that is asked for.
+    """
+    if chat or show_frames:
+        raise UsageError(f"{manifest} lists many videos; --chat and --show-frames take one")
+    check_no_subtitles(subtitles, manifest)
 
 
 def check_shows_frames(video: CompressedVideo, show_frames: bool) -> None:

@@ -40,6 +40,39 @@ if TYPE_CHECKING:
     from voco_video.api import VideoModel
 
 
+Manifest = Annotated[
+    Path | None,
+    typer.Option(
+        help="With --engine: list the videos and what came of them in this .parquet, .csv or .jsonl. "
+        f"[default: {DEFAULT_MANIFEST}]",
+        metavar="FILE",
+        rich_help_panel=CLUSTER,
+    ),
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="With --engine: exit with 1 where a video failed.", rich_help_panel=CLUSTER)
+]
+Follow = Annotated[
+    bool,
+    typer.Option(
+        "--follow",
+        help="Compress a source that is still being made: a growing file, - for a pipe, or a URL.",
+        rich_help_panel=FOLLOWING,
+    ),
+]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        help="Name the entry, by which every command finds it. With --follow the same name goes on with its entry.",
+        metavar="NAME",
+        rich_help_panel=STORAGE,
+    ),
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", help="Also show how many seconds each stage took.", rich_help_panel=OUTPUT)
+]
+
+
 @with_options
 def compress(
     paths: Annotated[
@@ -52,38 +85,12 @@ def compress(
     load: LoadOptions,
     cache_dir: opt.CacheDir = None,
     cluster: Annotated[dict[str, Any], given(ClusterOptions)],
-    manifest: Annotated[
-        Path | None,
-        typer.Option(
-            help="With --engine: list the videos and what came of them in this .parquet, .csv or .jsonl. "
-            f"[default: {DEFAULT_MANIFEST}]",
-            metavar="FILE",
-            rich_help_panel=CLUSTER,
-        ),
-    ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="With --engine: exit with 1 where a video failed.", rich_help_panel=CLUSTER)
-    ] = False,
-    follow: Annotated[
-        bool,
-        typer.Option(
-            "--follow",
-            help="Compress a source that is still being made: a growing file, - for a pipe, or a URL.",
-            rich_help_panel=FOLLOWING,
-        ),
-    ] = False,
-    name: Annotated[
-        str | None,
-        typer.Option(
-            help="Name the entry, by which every command finds it. With --follow the same name goes on with its entry.",
-            metavar="NAME",
-            rich_help_panel=STORAGE,
-        ),
-    ] = None,
+    manifest: Manifest = None,
+    strict: Strict = False,
+    follow: Follow = False,
+    name: Name = None,
     stream: Annotated[dict[str, Any], given(StreamOptions, "fps", "force", "name")],
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="Also show how many seconds each stage took.", rich_help_panel=OUTPUT)
-    ] = False,
+    verbose: Verbose = False,
     json: opt.Json = False,
 ) -> None:
     """Compress videos into the frame cache.

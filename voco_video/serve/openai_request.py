@@ -43,7 +43,7 @@ class VideoFields(BaseModel):
     max_voco_tokens: int | None = Field(default=None, ge=1, description="Tokens of all frames that the question sees.")
     policy: Policy | None = Field(default=None, description="Which frames are seen where not all fit.")
     neighbours: int | None = Field(
-        default=None, ge=0, description="Frames on each side that a relevant one brings with it."
+        default=None, ge=0, description="Frames before and after a relevant one that are shown, too."
     )
     clock_every_seconds: float | None = Field(default=None, gt=0, description="Tell the model the time this often.")
     compressor: str | None = Field(default=None, description="voco, full, pool:K, none or auto.", max_length=40)
