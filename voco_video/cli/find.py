@@ -69,7 +69,7 @@ def find(
         bool,
         typer.Option(
             "--approximate",
-            help="Search thousands of videos in less time; a moment may be missed.",
+            help="Look at fewer frames of thousands of videos; a moment may be missed.",
             rich_help_panel=DATA,
         ),
     ] = False,

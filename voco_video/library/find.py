@@ -101,7 +101,7 @@ class Library:
         Args:
             query: a question, or what to look for.
             num_moments: how many at most.
-            approximate: take less time, and perhaps miss a moment; see `docs/scale.md` for how often.
+            approximate: look at fewer frames, and perhaps miss a moment; see `docs/scale.md` for how often.
             on_progress: called after every entry that is read.
             on_error: called with the digest of an entry that cannot be read, and why; the others are searched all the
                 same. The error is raised where this is left out.
