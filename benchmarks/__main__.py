@@ -19,7 +19,7 @@ from benchmarks.report import module_of
 
 NAMES = ("ceiling", "decode", "attention", "compress", "compress_rivals", "answer")
 NAMES += ("cache", "many_entries", "scaling", "live", "steady", "needle", "two_events", "how_often", "own_world")
-NAMES += ("retention", "compressors", "answering", "train_modes", "families")
+NAMES += ("retention", "compressors", "answering", "train_modes", "families", "serve")
 ON_REQUEST = ("seven_b",)  # takes 16 GiB of memory
 
 

@@ -30,7 +30,7 @@ from voco_video.options.compression import (
     parse_compressor,
 )
 from voco_video.options.sampling import Sampling
-from voco_video.stored_tokens import checked_int8_error, stored_tensors
+from voco_video.stored_tokens import checked_int8_error, stored_frames
 from voco_video.version import __version__
 from voco_video.video.container import Source
 from voco_video.video.downloads import Downloads
@@ -215,7 +215,8 @@ def _compress_local(
             if options.storage == "int8" and int8_error is None:
                 int8_error = checked_int8_error(model, tokens)
             with seconds.clock("write"):
-                writer.append(stored_tensors(tokens, options.storage), part.pts_seconds)
+                stored = stored_frames(tokens, part, options.storage, earlier=writer.log.tensors)
+                writer.append(stored, part.pts_seconds)
             report(Progress(writer.num_frames, total))
         seconds.settle()
         seconds.decode = video.decode_seconds

@@ -36,7 +36,7 @@ from voco_video.model.tokens import VocoTokens
 from voco_video.model.voco import VocoModel
 from voco_video.options.compression import CompressOptions, StreamOptions, parse_compressor
 from voco_video.options.sampling import Sampling
-from voco_video.stored_tokens import checked_int8_error, stored_tensors
+from voco_video.stored_tokens import checked_int8_error, stored_frames
 from voco_video.video.frames import FrameBatch, FrameGroups
 from voco_video.video.live_source import LiveSource, parse_source
 from voco_video.video.source_thread import EarlierRuns, SourceThread
@@ -349,7 +349,8 @@ class _PublishingLoop:
         if not self._has_begun:
             self._has_begun = True
             self._writer.set_facts(self._thread.facts(first_seconds=float(batch.pts_seconds[0])))
-        self._writer.append(stored_tensors(tokens, self._compress.storage), batch.pts_seconds)
+        stored = stored_frames(tokens, batch, self._compress.storage, earlier=self._writer.log.tensors)
+        self._writer.append(stored, batch.pts_seconds)
         self._seconds.settle()  # the pass is over, since its tokens are here
         if tokens.seconds is not None:
             self._writer.set_facts({"last_picture_seconds": float(tokens.seconds[-1, -1])})

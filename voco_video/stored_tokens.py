@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from blake3 import blake3
 
 from voco_video.cache import CacheEntry, FrameCache
 from voco_video.cache.int8 import dequantize, quantize
 from voco_video.errors import CacheError, ModelError, UsageError
 from voco_video.model.inference import undisturbed
+from voco_video.model.memory import Frames
 from voco_video.model.tokens import VocoTokens
 from voco_video.model.voco import VocoModel
 from voco_video.options.compression import Compressor, Form, parse_compressor
@@ -18,12 +22,42 @@ Storage = Literal["native", "int8"]
 INT8_MAX_LOGIT_ERROR = 0.1
 """int8 is refused where it moves the logits after a probe by more than this share of their standard deviation."""
 _QUANTIZED = ("keys", "values", "embeds")
+_PIXELS, _PIXELS_BYTES = "pixels_blake3", 16
 
 
 def stored_tensors(tokens: VocoTokens, storage: Storage) -> dict[str, torch.Tensor]:
     """Turn tokens into what a frame cache stores, ``[F, ...]`` by name; `read_tokens` is the inverse."""
     tensors = {name: tensor.cpu() for name, tensor in tokens.tensors().items()}
     return quantize(tensors, names=_QUANTIZED) if storage == "int8" else tensors
+
+
+def stored_frames(
+    tokens: VocoTokens, frames: Frames, storage: Storage, *, earlier: Mapping[str, Any]
+) -> dict[str, torch.Tensor]:
+    """Turn frames into what a frame cache stores: `stored_tensors` of their tokens, and a digest of the pixels of each.
+
+    Args:
+        earlier: tensors of the entry so far, by name: one that was begun without digests goes on without them.
+    """
+    tensors = stored_tensors(tokens, storage)
+    if frames.pixels.size and (not earlier or _PIXELS in earlier):
+        digests = [blake3(np.ascontiguousarray(one).data).digest(_PIXELS_BYTES) for one in frames.pixels]
+        # One row: the cache can then read the digests alone, without the tokens.
+        tensors[_PIXELS] = torch.frombuffer(bytearray(b"".join(digests)), dtype=torch.uint8).view(len(digests), 1, -1)
+    return tensors
+
+
+def pixel_digests(entry: CacheEntry, start: int = 0, stop: int | None = None) -> list[bytes] | None:
+    """Read the digests of the pixels that frames ``start:stop`` were made of, 16 bytes each.
+
+    None where the entry has none: it was made before there were digests, or of no pixels.
+
+    Raises:
+        CacheError: the entry is damaged.
+    """
+    if _PIXELS not in entry.tensors:
+        return None
+    return [bytes(row.tolist()) for row in entry.read_row([_PIXELS], 0, start, stop)[_PIXELS]]
 
 
 @undisturbed()
@@ -66,7 +100,7 @@ def form_of(entry: CacheEntry) -> Form:
     Raises:
         CacheError: they are of neither form.
     """
-    names = {name.partition(".")[0] for name in entry.tensors} - {"seconds"}
+    names = {name.partition(".")[0] for name in entry.tensors} - {"seconds", _PIXELS}
     if names not in ({"positions", "keys", "values"}, {"embeds"}, {"positions", "embeds"}):
         raise _unreadable(entry, f"holds {', '.join(sorted(names))}")
     return "embeds" if "embeds" in names else "kv"
@@ -106,7 +140,8 @@ def read_tokens(entry: CacheEntry, start: int = 0, stop: int | None = None) -> V
         CacheError: the entry is damaged, or holds something else than tokens.
     """
     form, dtype, can_truncate = form_of(entry), dtype_of(entry), compressor_of(entry).name == "voco"
-    return VocoTokens(form, can_truncate=can_truncate, **dequantize(entry.read(start, stop), dtype=dtype))
+    tensors = {name: tensor for name, tensor in entry.read(start, stop).items() if name != _PIXELS}
+    return VocoTokens(form, can_truncate=can_truncate, **dequantize(tensors, dtype=dtype))
 
 
 def videos_with_frames_first(model: VocoModel, cache: FrameCache) -> frozenset[str]:

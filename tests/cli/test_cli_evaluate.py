@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import av
 import pytest
 from typer.testing import CliRunner
 
+from tests.helpers.choice_sets import write_egoschema, write_nextqa
 from voco_video import cli
 from voco_video.errors import UsageError
 from voco_video.evaluate.options import parse_budgets
 from voco_video.scoring.predictions import read_predictions, read_run_info
 from voco_video.shapes.write_dataset import write_dataset
 
+CHOICE_WRITERS = {"egoschema": write_egoschema, "nextqa": partial(write_nextqa, split="test")}
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -43,7 +47,7 @@ def test_evaluate_twice(run, shapes, tmp_path, monkeypatch):
     assert code == 0, err
     folder = Path("runs/eval/msvd-test-voco-tiny")
     written = {path.name for path in folder.iterdir()}
-    suffixes = ("jsonl", "run.json", "scores.json", "scores.md", "scores.png")
+    suffixes = ("jsonl", "basis.json", "run.json", "scores.json", "scores.md", "scores.png")
     assert written == {f"predictions-{k}.{suffix}" for k in ("k1", "k8") for suffix in suffixes} | {
         f"sweep.{suffix}" for suffix in ("json", "md", "png")
     } | {"frames"}
@@ -52,17 +56,15 @@ def test_evaluate_twice(run, shapes, tmp_path, monkeypatch):
     assert report.count("<img src=") == report.count("confidence ") == min(10, len(pictures)) > 1
     assert all(f'<img src="frames/{picture.name}"' in report for picture in pictures)
     assert "4 of its " in report
-    files = {
-        folder / name: (folder / name).read_bytes() for name in written if name.endswith(("jsonl", "run.json", "md"))
-    }
+    files = contents(folder)
     info = read_run_info(folder / "predictions-k8.jsonl")
     assert info["command"].startswith("voco-video eval msvd --root ")
     assert (info["model"], info["seed"], info["settings"]["rank_vocabulary"]) == ("voco-tiny", 0, 10)
     monkeypatch.setattr("voco_video.answer.generate.generate", None)
-    monkeypatch.setattr("voco_video.compress.open_video", None)
+    monkeypatch.setattr("av.open", None)
     code, second, err = run(*arguments)
     assert code == 0, err
-    assert {path: path.read_bytes() for path in files} == files
+    assert contents(folder) == files
     said = re.search(r"voco K=[18,]+ embeds · (\d+) questions on (\d+) videos of msvd test · .* · (\d+) cached", err)
     assert said, err
     num_rows = len(read_predictions(folder / "predictions-k8.jsonl"))
@@ -72,6 +74,41 @@ def test_evaluate_twice(run, shapes, tmp_path, monkeypatch):
     note = "The model: voco-tiny knows nothing but MovingShapes"
     for expected in ("exact match %", "top-10 %", f"predictions: {folder}/predictions-k8.jsonl", note):
         assert expected in first
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.one_in(4)
+@pytest.mark.parametrize("dataset", ["egoschema", "nextqa", "msrvtt", "activitynet"])
+def test_a_second_evaluation_decodes_nothing_and_gives_the_same_bytes(run, tmp_path, monkeypatch, dataset):
+    """Into the same folder, where all is done, and into another one, where all is answered again from the cache."""
+    if dataset in CHOICE_WRITERS:
+        root, options = CHOICE_WRITERS[dataset](tmp_path / "set"), ("--answer-by", "likelihood")
+    else:
+        root, options = write_dataset(tmp_path / "set", layout=dataset, num_videos=8, size=64), ()
+    arguments = ("eval", dataset, "--root", root, "--num-frames", "2", "--max-new-tokens", "4", *options)
+    opened, really_open = [], av.open
+    monkeypatch.setattr("av.open", lambda *a, **k: opened.append(a[0]) or really_open(*a, **k))
+    assert run(*arguments, "--out", "here")[0] == 0
+    assert opened, "videos are opened by this function, and by no other"
+    files = contents(Path("here"))
+    assert any(name.startswith("frames/") for name in files)
+    monkeypatch.setattr("av.open", None)
+    code, _, err = run(*arguments, "--out", "here")
+    assert code == 0, err
+    assert contents(Path("here")) == files
+    for path in (Path("here") / "frames").iterdir():  # which alone needs frames that the cache does not keep
+        (Path("there/frames") / path.name).parent.mkdir(parents=True, exist_ok=True)
+        (Path("there/frames") / path.name).write_bytes(path.read_bytes())
+    code, _, err = run(*arguments, "--out", "there")
+    assert code == 0, err
+    again = contents(Path("there"))
+    for kind in (".basis.json", "predictions-k8.jsonl"):
+        assert {n: c for n, c in again.items() if n.endswith(kind)} == {
+            n: c for n, c in files.items() if n.endswith(kind)
+        }
 
 
 def test_json_has_the_same_scores(run, shapes):

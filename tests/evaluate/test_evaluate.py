@@ -20,6 +20,7 @@ from voco_video.evaluate.answer_likelihood import Ranker
 from voco_video.evaluate.answering import compress
 from voco_video.evaluate.plan import choose_questions
 from voco_video.evaluate.run_folder import RankFile, RunFiles
+from voco_video.scoring.basis import basis_path
 from voco_video.scoring.predictions import Prediction, read_predictions, read_run_info, write_run_info
 from voco_video.shapes.write_dataset import write_dataset
 
@@ -67,6 +68,10 @@ def forbid(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 
     for name in names:
         monkeypatch.setattr(name, refuse)
+
+
+def basis_bytes(folder: Path) -> bytes:
+    return basis_path(folder / "predictions-k8.jsonl").read_bytes()
 
 
 def by_id(path: Path) -> dict[str, Prediction]:
@@ -164,7 +169,7 @@ def test_ranks_are_those_of_the_ranker(model, shapes, data, options, tmp_path):
 def test_a_second_run_does_nothing(model, data, options, tmp_path, monkeypatch):
     first = evaluate(model, data, options=options, out=tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    assert len(before) == 2
+    assert len(before) == 3
     forbid(monkeypatch, "voco_video.compress.open_video", "voco_video.model.voco.VocoModel.vision_tokens")
     forbid(monkeypatch, "voco_video.answer.generate.generate", "voco_video.evaluate.answering.compress")
     second = evaluate(model, data, options=options, out=tmp_path)
@@ -184,9 +189,11 @@ def test_killed_while_publishing(model, data, options, whole, tmp_path, monkeypa
         assert result.num_resumed == data.num_questions
         assert read_run_info(result.predictions["k8"])["is_finished"] is True
         assert sorted(p.name for p in (tmp_path / step).iterdir()) == [
+            "predictions-k8.basis.json",
             "predictions-k8.jsonl",
             "predictions-k8.run.json",
         ]
+        assert basis_bytes(tmp_path / step) == basis_bytes(tmp_path / "whole")
 
 
 def interrupt_unless_begun(path: Path, value: Any = None) -> None:
@@ -202,6 +209,7 @@ def test_with_a_full_cache_nothing_is_decoded_or_compressed(model, data, options
     forbid(monkeypatch, "voco_video.model.voco.VocoModel.compress")
     again = evaluate(model, data, options=options, out=tmp_path / "again")
     assert again.predictions["k8"].read_bytes() == whole
+    assert basis_bytes(tmp_path / "again") == basis_bytes(tmp_path / "whole")
 
 
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(model, data, options, whole, tmp_path, monkeypatch):
@@ -228,6 +236,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(model, data, op
         assert not RunFiles(tmp_path / "run", num_voco_tokens=8).is_finished
     result = evaluate(model, data, options=options, out=tmp_path / "run", on_progress=reports.append)
     assert result.predictions["k8"].read_bytes() == whole
+    assert basis_bytes(tmp_path / "run") == basis_bytes(tmp_path / "whole")
     assert result.num_resumed == 3 * 5, "0 + 2 + 1 + 0 videos of 5 questions were whole"
     assert not (tmp_path / "run" / "parts").exists()
     assert next(report.num_answers for report in reports if report.num_resumed == 15) == 15
@@ -355,6 +364,7 @@ def test_missing_and_undecodable_videos_are_listed_and_counted(model, data, opti
     done = evaluate(model, data, options=options, out=tmp_path / "run")
     assert (done.num_resumed, done.missing, done.undecodable) == (30, (), ())
     assert done.predictions["k8"].read_bytes() == whole
+    assert basis_bytes(tmp_path / "run") == basis_bytes(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("batch", [1, 3, 5])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +16,11 @@ from voco_video.cli.output import print_json
 from voco_video.cli.score import References, Root, Vocabulary, load_references
 from voco_video.cli.tables import Column, print_table, print_wrapped
 from voco_video.errors import UsageError
+
+if TYPE_CHECKING:
+    from voco_video.scoring.basis import Basis
+    from voco_video.scoring.comparison import Comparison
+    from voco_video.scoring.predictions import Prediction
 
 
 def compare(
@@ -39,20 +45,33 @@ def compare(
         Path | None,
         opt.out("Also write STEM.json, STEM.md and STEM.png; of a sweep of k, accuracy against k.", metavar="STEM"),
     ] = None,
+    explain: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead, lay open one question: its prompt, each run's answer, and a picture of the frames that were "
+            "seen (explain-QUESTION.png, or STEM.png).",
+            metavar="QUESTION",
+        ),
+    ] = None,
     json: opt.Json = False,
 ) -> None:
     """Compare predictions on the questions that all of them have: differences, and whether they may be chance.
+
+    First comes what the runs rest on: in which of frames, pixels, sizes, prompts, weights, engine and judge they
+    differ. `voco-video eval` writes that beside its predictions; of others' predictions it is told as far as known.
 
     \b
     Examples:
       voco-video compare runs/a/predictions-k8.jsonl runs/b/predictions-k8.jsonl
       voco-video compare runs/eval/predictions-k{1,2,4,8}.jsonl --out runs/sweep
       voco-video compare runs/k8.jsonl hqga.json --references msvd --root data/MSVD
+      voco-video compare runs/a/predictions-k8.jsonl runs/b/predictions-k8.jsonl --explain 17
     """
     check_files(predictions)
+    from voco_video.scoring.basis import read_basis
     from voco_video.scoring.comparison import compare as compare_runs
-    from voco_video.scoring.predictions import read_predictions, read_run_info
-    from voco_video.scoring.report import comparison_notes, comparison_table, sweep_of, write_comparison
+    from voco_video.scoring.predictions import read_predictions
+    from voco_video.scoring.report import sweep_of, write_comparison
 
     data = load_references(references, root=root, annotations=annotations, split=split)
     names = short_names(predictions)
@@ -60,14 +79,33 @@ def compare(
         name: read_predictions(path, references=data, vocabulary=vocabulary)
         for name, path in zip(names, predictions, strict=True)
     }
-    comparison = compare_runs(runs, metric=metric)
+    bases = {name: read_basis(path) for name, path in zip(names, predictions, strict=True)}
+    if explain is not None:
+        explain_question(explain, runs, bases, out=out, json=json)
+        return
+    comparison = compare_runs(runs, metric=metric, bases=bases)
     files: tuple[Path, ...] = ()
     if out is not None:
-        budgets = sweep_of([read_run_info(path) for path in predictions])
+        budgets = sweep_of([dict(basis.run) for basis in bases.values()])
         files = write_comparison(comparison, out, inputs=predictions, num_voco_tokens=budgets)
     if json:
         print_json({**comparison.as_dict(), "files": [str(path) for path in files]})
         return
+    print_comparison(comparison)
+    if files:
+        print_wrapped(f"written: {', '.join(map(str, files))}")
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Print what the runs rest on, then their scores."""
+    from voco_video.scoring.report import comparison_notes, comparison_table, traits_notes, traits_table
+
+    columns, traits = traits_table(comparison)
+    if traits:
+        print_table(columns, traits)
+    for note in traits_notes(comparison):
+        print_wrapped(note)
+    print()
     names, rows = comparison_table(comparison)
     spares = (4, 5, 0, 0, 1, 3, 2)  # all questions are the same, and exact tests are the weaker ones
     numbers = [
@@ -77,8 +115,35 @@ def compare(
     print_table([names[0], *numbers], rows)
     for note in comparison_notes(comparison):
         print_wrapped(note)
-    if files:
-        print_wrapped(f"written: {', '.join(map(str, files))}")
+
+
+def explain_question(
+    question_id: str,
+    runs: Mapping[str, Sequence[Prediction]],
+    bases: Mapping[str, Basis],
+    *,
+    out: Path | None,
+    json: bool,
+) -> None:
+    """Print one question with all runs' answers, and draw the frames that they saw.
+
+    Raises:
+        UsageError: a run does not have the question.
+        DataError: the picture cannot be written.
+    """
+    from voco_video.cli.pictures import save_picture
+    from voco_video.evaluate.explain import explain, explained_lines, explained_picture
+
+    explained = explain(question_id, runs, bases)
+    plain_id = "".join(c if c.isalnum() or c in "-_" else "-" for c in question_id)
+    place = Path(f"explain-{plain_id}.png") if out is None else out.with_name(f"{out.name}.png")
+    save_picture(explained_picture(explained), place)
+    if json:
+        print_json({"question_id": question_id, "runs": [asdict(run) for run in explained], "picture": str(place)})
+        return
+    for line in explained_lines(explained):
+        print(line)
+    print_wrapped(f"frames: {place}")
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:

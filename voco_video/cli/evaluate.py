@@ -279,6 +279,7 @@ def write_reports(
 ) -> dict[str, Report]:
     """Score each predictions file and write its report beside it; for a sweep also write the comparison."""
     from voco_video.evaluate.sample_frames import draw_sample_frames
+    from voco_video.scoring.basis import read_basis
     from voco_video.scoring.comparison import compare
     from voco_video.scoring.report import default_stem, score_file, sweep_of, write_comparison, write_report
 
@@ -286,11 +287,15 @@ def write_reports(
     frames: dict[str, SampleFrames] = {}  # the same for all budgets, which answer the same questions
     for name, path in result.predictions.items():
         reports[name] = score_file(path, skip_missing=options.skip_missing, facts=facts)
-        frames = frames or draw_sample_frames(data, reports[name].loaded.predictions, options, path.parent)
+        basis = read_basis(path)
+        frames = frames or draw_sample_frames(data, reports[name].loaded.predictions, options, path.parent, basis=basis)
         write_report(reports[name], default_stem(path), frames=frames)
     if len(reports) > 1:
         write_comparison(
-            compare({name: report.loaded.predictions for name, report in reports.items()}),
+            compare(
+                {name: report.loaded.predictions for name, report in reports.items()},
+                bases={name: read_basis(path) for name, path in result.predictions.items()},
+            ),
             next(iter(result.predictions.values())).with_name("sweep"),
             inputs=list(result.predictions.values()),
             num_voco_tokens=sweep_of([report.run for report in reports.values()]),

@@ -24,6 +24,7 @@ from voco_video.evaluate.options import EvalOptions
 from voco_video.evaluate.plan import Job, JobDone, VideoQuestions
 from voco_video.evaluate.processes import OnDone
 from voco_video.evaluate.run_folder import RankFile, RunFiles
+from voco_video.evaluate.seen import bases_of
 from voco_video.scoring.predictions import Prediction
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ def answer_jobs(
         for job in jobs:
             video, status = open_video(model, job.questions, options)
             for k, predictions in answer_video(video, status, job, options, ranker):
+                if video is not None:
+                    files[k].note(*bases_of(video, k, job.questions, options))
                 files[k].append(predictions)
             seen = (0, False) if video is None else (video.num_frames, video.from_cache)
             on_done(JobDone(job.num_answers, *seen))

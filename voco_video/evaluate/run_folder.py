@@ -2,12 +2,15 @@
 
 OUT/predictions-k8.jsonl       all predictions from budget k, in published order: written last, by one rename
 OUT/predictions-k8.run.json    the run's settings: written first
+OUT/predictions-k8.basis.json  what they rest on: the frames that each question saw, and prompts
 OUT/parts/k8-0000.jsonl        during the run: the answers of one process, synced to disk after each video
+OUT/parts/k8-0000.basis.jsonl  what these rest on, written before them
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,8 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from voco_video.data.files import Row, read_rows
 from voco_video.errors import DataError, UsageError
 from voco_video.files.atomic_write import fsync_directory
+from voco_video.scoring.basis import (
+    Asked,
+    Basis,
+    FramesSeen,
+    basis_path,
+    example_line,
+    parse_basis,
+    view_line,
+    write_basis,
+)
 from voco_video.scoring.predictions import (
     STATUSES,
     Prediction,
@@ -122,19 +136,21 @@ class RunFiles:
         """
         self._parts.mkdir(exist_ok=True)
         path = self._parts / f"{self.name}-{rank:04d}.jsonl"
-        with path.open("a+b") as file:
+        with path.open("a+b") as file, basis_path(path).with_suffix(".jsonl").open("a+b") as basis:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise UsageError(
                     f"another process is evaluating into {self.folder}; wait for it, or choose another place with --out"
                 ) from error
-            file.seek(0)
-            file.truncate(_length_of_whole_lines(file.read()))
-            yield RankFile(file)
+            for opened in (file, basis):
+                opened.seek(0)
+                opened.truncate(_length_of_whole_lines(opened.read()))
+            yield RankFile(file, basis)
 
     def publish(self, predictions: Sequence[Prediction], info: dict[str, Any]) -> None:
-        """Write the finished file and its run info, then remove the files of single processes."""
+        """Write the finished file, its basis and its run info, then remove the files of single processes."""
+        self._publish_basis([prediction.question_id for prediction in predictions])
         write_predictions(self.predictions, predictions)
         write_run_info(self.predictions, info)
         with self.predictions.open("rb") as file:
@@ -144,7 +160,7 @@ class RunFiles:
 
     def remove_rank_files(self) -> None:
         """Remove the files of single processes, whose predictions are in the finished file."""
-        for path in self._rank_files():
+        for path in (*self._rank_files(), *self._rank_files(".basis")):
             path.unlink(missing_ok=True)
         with suppress(OSError):  # other budgets may have files in it
             self._parts.rmdir()
@@ -153,16 +169,31 @@ class RunFiles:
     def _parts(self) -> Path:
         return self.folder / "parts"
 
-    def _rank_files(self) -> list[Path]:
-        pattern = re.compile(rf"{re.escape(self.name)}-\d{{4,}}\.jsonl")
+    def _publish_basis(self, questions: Sequence[str]) -> None:
+        place = basis_path(self.predictions)
+        published = read_rows(place) if place.is_file() else ()
+        in_parts = (row for path in sorted(self._rank_files(".basis")) for row in _read_basis_part(path))
+        views, view_of, prompt_of, texts = parse_basis([*published, *in_parts])
+        write_basis(place, questions, Basis(views, view_of, prompt_of), texts)
+
+    def _rank_files(self, kind: str = "") -> list[Path]:
+        pattern = re.compile(rf"{re.escape(self.name)}-\d{{4,}}{re.escape(kind)}\.jsonl")
         return [path for path in self._parts.glob("*.jsonl") if pattern.fullmatch(path.name)]
 
 
 @dataclass(frozen=True)
 class RankFile:
-    """The file of one process's predictions, open for appending."""
+    """The files of one process's predictions and of what they rest on, open for appending."""
 
     file: IO[bytes]
+    basis: IO[bytes]
+
+    def note(self, views: Sequence[FramesSeen], asked: Sequence[Asked]) -> None:
+        """Add what the next predictions rest on; it is on the disk when this returns."""
+        lines = [*map(view_line, views), *map(example_line, asked)]
+        self.basis.write(b"".join(f"{line}\n".encode() for line in lines))
+        self.basis.flush()
+        os.fsync(self.basis.fileno())
 
     def append(self, predictions: Iterable[Prediction]) -> None:
         """Add predictions; they are on the disk when this returns."""
@@ -178,6 +209,15 @@ def _read_rank_file(path: Path) -> list[Prediction]:
         return [Prediction.from_json_line(line.decode()) for line in lines]
     except (DataError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: {error}; remove the file, and its questions are asked again") from error
+
+
+def _read_basis_part(path: Path) -> Iterator[Row]:
+    content = path.read_bytes()
+    for number, line in enumerate(content[: _length_of_whole_lines(content)].split(b"\n")[:-1], start=1):
+        try:
+            yield Row(path, number, dict(json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{path}, row {number}: not JSON ({error}); remove the file") from error
 
 
 def _length_of_whole_lines(content: bytes) -> int:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from voco_video.errors import DataError, UsageError
+from voco_video.scoring.basis import Basis
+from voco_video.scoring.basis_differences import Trait, traits_of
 from voco_video.scoring.bootstrap import Estimate, Floats, mcnemar_exact, number_clusters, paired_p_value, resample
 from voco_video.scoring.metrics import METRICS, RANK_METRICS, metrics_of, with_answers
 from voco_video.scoring.predictions import Prediction
@@ -65,6 +67,7 @@ class Comparison:
         runs: in the order given.
         differences: of each run but the first to the first. P-values are not corrected for their number.
         num_resamples, seed: of intervals and p-values.
+        traits: what the runs rest on, those in which they differ first; empty where nothing was given.
     """
 
     metric: str
@@ -74,6 +77,7 @@ class Comparison:
     differences: tuple[Difference, ...]
     num_resamples: int
     seed: int
+    traits: tuple[Trait, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""
@@ -84,6 +88,7 @@ def compare(
     runs: Mapping[str, Sequence[Prediction]],
     *,
     metric: str | None = None,
+    bases: Mapping[str, Basis] | None = None,
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> Comparison:
@@ -92,6 +97,7 @@ def compare(
     Args:
         runs: predictions by the runs' names, two runs or more.
         metric: a name of `voco_video.scoring.metrics.METRICS`; None: exact match, or accuracy for multiple choice.
+        bases: what each run rests on, from `voco_video.scoring.basis.read_basis`; None: not compared.
         num_resamples, seed: of intervals and p-values.
 
     Raises:
@@ -129,6 +135,7 @@ def compare(
         ),
         num_resamples=num_resamples,
         seed=seed,
+        traits=() if bases is None else traits_of(bases, [prediction.question_id for prediction in first]),
     )
 
 

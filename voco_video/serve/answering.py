@@ -33,6 +33,7 @@ from voco_video.model.tokens import Prefix
 from voco_video.model.voco import VocoModel
 from voco_video.options.answering import AnswerOptions, ViewOptions
 
+_BATCH_CHARACTERS = 1000
 Finish = Literal["stop", "length"]
 
 
@@ -84,7 +85,9 @@ class Ask:
     def key(self) -> Hashable:
         """Equal for questions that may be answered together: same frames, view and way of choosing tokens."""
         options = replace(self.options, max_new_tokens=1, seed=self.options.seed if self.options.temperature else 0)
-        return frames_key(self.video), self.view, self.num_voco_tokens, options
+        num_characters = len(self.question) + sum(len(turn.content) for turn in self.history)
+        length = num_characters // _BATCH_CHARACTERS  # all prompts of a batch are padded to the longest
+        return frames_key(self.video), self.view, self.num_voco_tokens, options, length
 
     def cancel(self) -> None:
         """Give up on the answer; generation stops before its next token."""

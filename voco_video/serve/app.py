@@ -18,9 +18,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from voco_video.api import VideoModel
 from voco_video.serve import (
+    chapters_api,
     find_api,
     jobs_api,
     library_api,
+    live_api,
     media_api,
     openai_chat,
     page_api,
@@ -35,6 +37,9 @@ from voco_video.serve.settings import ServeOptions
 from voco_video.version import __version__
 
 log = logging.getLogger("voco_video.serve")
+_ROUTES = (
+    *(openai_chat, library_api, uploads_api, media_api, find_api, chapters_api, live_api, jobs_api, session_api),
+)
 PAGE = Path(__file__).parent / "page"
 _ABOUT = """Ask questions of videos that were compressed once. `/v1` speaks OpenAI's protocol, `/api` keeps the library.
 
@@ -55,6 +60,8 @@ def create_app(model: VideoModel, settings: ServeOptions, *, is_allowed: IsAllow
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if num_begun := await asyncio.to_thread(service.take_up):
+            log.info(json.dumps({"event": "taken up", "jobs": num_begun}))
         yield
         handed_back = await asyncio.to_thread(service.stop)
         log.info(json.dumps({"event": "stopped", "handed_back": handed_back}))
@@ -65,7 +72,18 @@ def create_app(model: VideoModel, settings: ServeOptions, *, is_allowed: IsAllow
     )  # fmt: skip
     app.state.service = service
     add_error_handlers(app)
-    for routes in (openai_chat, library_api, uploads_api, media_api, find_api, jobs_api, session_api, page_api):
+    for routes in (
+        openai_chat,
+        library_api,
+        uploads_api,
+        media_api,
+        find_api,
+        chapters_api,
+        live_api,
+        jobs_api,
+        session_api,
+        page_api,
+    ):
         app.include_router(routes.router)
     _add_health(app, service)
     _add_page(app)

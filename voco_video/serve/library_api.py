@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from voco_video.cache.names import check_name
-from voco_video.options.compression import CompressOptions
-from voco_video.options.sampling import Sampling
 from voco_video.serve.depends import Row, Served
+from voco_video.serve.kept_jobs import Again
 from voco_video.serve.openai_errors import ApiError
-from voco_video.serve.openai_request import MAX_FPS, sampling_of
+from voco_video.serve.openai_request import MAX_FPS
 from voco_video.serve.safety.paths import below
 from voco_video.serve.service import Service
 from voco_video.serve.videos import VideoRow
@@ -64,13 +63,9 @@ async def add(service: Served, body: AddRequest) -> dict[str, Any]:
     """Begin a job that fetches and compresses a video."""
     if (body.path is None) == (body.url is None):
         raise ApiError(400, "give either path or url", param="path")
-    sampling, options = _compress_options(service, body)
-    if body.path is not None:
-        path = await service.read(partial(below, body.path, service.settings.media_root))
-        source = service.sources.of_path(path)
-    else:
-        source = service.sources.of_web(str(body.url))
-    return {"job": service.submit_compress(source, sampling, options, name=body.name, keep=True).facts()}
+    kind: Literal["path", "url"] = "url" if body.path is None else "path"
+    again = _again(kind, str(body.url if body.path is None else body.path), body)
+    return {"job": (await service.read(partial(service.compress_again, again))).facts()}
 
 
 @router.get("/folder", summary="Folders and videos below the media root.")
@@ -100,19 +95,15 @@ async def delete(service: Served, row: Row) -> dict[str, Any]:
 @router.post("/videos/{video}/compress", summary="Compress a video: a job.", status_code=202)
 async def compress(service: Served, row: Row, body: CompressRequest) -> dict[str, Any]:
     """Begin a job that compresses a video whose file is here."""
-    sampling, options = _compress_options(service, body)
     if await service.read(partial(service.videos.path_of, row)) is None:
         raise ApiError(404, f"the file of {row.name!r} is not here", code="no_media")
-    source = service.sources.of_row(row)
-    job = service.submit_compress(source, sampling, options, video=row.id, name=body.name, keep=True)
-    return {"job": job.facts()}
+    return {"job": (await service.read(partial(service.compress_again, _again("video", row.id, body)))).facts()}
 
 
-def _compress_options(service: Service, body: CompressRequest) -> tuple[Sampling, CompressOptions]:
-    sampling = sampling_of(body.model_dump(), service.settings)
+def _again(kind: Literal["video", "path", "url"], where: str, body: CompressRequest) -> Again:
     if body.name is not None:
         check_name(body.name)
-    return sampling, CompressOptions() if body.compressor is None else CompressOptions(compressor=body.compressor)
+    return Again(kind, where, body.fps, body.num_frames, body.compressor, body.name)
 
 
 def _shown_row(service: Service, row: VideoRow) -> dict[str, Any]:

@@ -94,27 +94,28 @@ def write_clip(path: Path, name: str, start_seconds: float, end_seconds: float, 
         streams = {one.index: target.add_stream_from_template(one) for one in (video, sound) if one is not None}
         _seek_keyframe(source, video, start_seconds)
         begins: float | None = None
+        ends = float("-inf")
         for packet in source.demux(*[one for one in (video, sound) if one is not None]):
             if packet.dts is None or packet.pts is None or packet.time_base is None:
                 continue
-            pts = float(packet.pts * packet.time_base)
+            is_video = packet.stream.index == video.index
+            pts, dts = float(packet.pts * packet.time_base), float(packet.dts * packet.time_base)
             if begins is None:
-                if packet.stream.index != video.index or not packet.is_keyframe:
+                if not (is_video and packet.is_keyframe):
                     continue
                 begins = pts
-            if float(packet.dts * packet.time_base) >= end_seconds and packet.stream.index == video.index:
+            if is_video and dts >= end_seconds:
                 break
-            if pts < begins or pts >= end_seconds:
-                if packet.stream.index != video.index:
-                    continue
-                if pts >= end_seconds:
-                    continue
+            if not begins <= pts < end_seconds:
+                continue
+            if is_video:
+                ends = max(ends, pts + float((packet.duration or 0) * packet.time_base))
             shift = round(begins / packet.time_base)
             packet.pts -= shift
             packet.dts -= shift
             packet.stream = streams[packet.stream.index]
             target.mux(packet)
-    if begins is None or begins >= end_seconds:
+    if begins is None or ends <= start_seconds:
         raise VideoError(f"{name}: nothing of it lies from {start_seconds:g} to {end_seconds:g} s")
     return begins
 

@@ -144,7 +144,7 @@ def read_request(request: ChatRequest, settings: ServeOptions) -> Wanted:
     view = {k: fields[k] for k in ("max_voco_tokens", "policy", "neighbours", "clock_every_seconds")}
     return Wanted(
         conversation=read_messages(request.messages),
-        sampling=sampling_of(fields, settings),
+        sampling=sampling_of(fields["fps"], fields["num_frames"], settings),
         compress=CompressOptions(**compressor),
         window=(fields["start_seconds"], fields["end_seconds"]),
         view=ViewOptions(**{k: v for k, v in view.items() if v is not None}),
@@ -158,16 +158,15 @@ def read_request(request: ChatRequest, settings: ServeOptions) -> Wanted:
     )
 
 
-def sampling_of(fields: dict[str, Any], settings: ServeOptions) -> Sampling:
+def sampling_of(fps: float | None, num_frames: int | None, settings: ServeOptions) -> Sampling:
     """Return which frames are compressed.
 
     Raises:
         ApiError: more than the server takes.
     """
-    num_frames = fields.get("num_frames")
     if num_frames is not None and num_frames > settings.max_video_frames:
         raise ApiError(400, f"num_frames={num_frames}: at most {settings.max_video_frames} here", param="num_frames")
-    return Sampling(fps=fields.get("fps"), num_frames=num_frames)
+    return Sampling(fps=fps, num_frames=num_frames)
 
 
 def _check_fields(request: ChatRequest) -> None:

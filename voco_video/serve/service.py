@@ -14,16 +14,21 @@ from typing import Any, TypeVar
 from voco_video.answer.compressed_video import CompressedVideo
 from voco_video.api import VideoModel
 from voco_video.compress import Progress
-from voco_video.errors import VideoError
+from voco_video.errors import VideoError, VocoVideoError
+from voco_video.files.urls import without_secrets
 from voco_video.options.compression import CompressOptions
 from voco_video.options.sampling import Sampling
 from voco_video.serve.answering import Answered, Ask
-from voco_video.serve.jobs import Job, Jobs
+from voco_video.serve.jobs import OVER, Job, Jobs
+from voco_video.serve.kept_jobs import Again, KeptJobs
+from voco_video.serve.live import Follows
 from voco_video.serve.media_files import Thumbnails
 from voco_video.serve.metrics import Metrics
 from voco_video.serve.openai_errors import ApiError
+from voco_video.serve.openai_request import sampling_of
 from voco_video.serve.queue import AnswerQueue, QueueFullError, StoppingError, Task
 from voco_video.serve.safety.addresses import IsAllowed, is_public
+from voco_video.serve.safety.paths import below
 from voco_video.serve.settings import ServeOptions
 from voco_video.serve.sources import Source, Sources
 from voco_video.serve.uploads import Uploads
@@ -50,12 +55,16 @@ class Service:
         self.model, self.settings, self.is_allowed = model, settings, is_allowed
         self.state_dir = model.cache.cache_dir / "serve"
         self.metrics = Metrics()
+        self._kept_jobs = KeptJobs(self.state_dir / "jobs")
         self.uploads = Uploads(self.state_dir, settings)
         self.videos = Videos(model, self.uploads, settings)
         self.sources = Sources(self.videos, settings, Downloads.beside(model.cache.cache_dir), is_allowed=is_allowed)
         self.queue = AnswerQueue(model.voco, max_waiting=settings.max_waiting, on_batch=self._count_batch)
         self.jobs = Jobs(max_waiting=settings.max_jobs, on_end=self._count_job)
         self.thumbnails = Thumbnails()
+        self.follows = Follows(
+            self.queue, max_streams=settings.max_streams, is_allowed=is_allowed, on_answer=self.count_answer
+        )
         self.started_unix_seconds = time.time()
         self.is_stopping = False
         self._readers = ThreadPoolExecutor(_NUM_READERS, "voco-video reader")
@@ -174,6 +183,7 @@ class Service:
         video: str = "",
         name: str | None = None,
         keep: bool = False,
+        again: Again | None = None,
     ) -> Job:
         """Have a source compressed; the job of the same content and settings is shared.
 
@@ -181,6 +191,7 @@ class Service:
             video: the id of the video, where it is known.
             name: for the entry.
             keep: go on although no request waits for it.
+            again: how the next server takes it up where this one does not finish it.
 
         Raises:
             ApiError: too many jobs wait.
@@ -198,6 +209,10 @@ class Service:
         except StoppingError:
             raise stopping() from None
         found.is_kept = found.is_kept or keep
+        if again is not None and found is job:
+            self._kept_jobs.keep(job.id, again)
+            if job.state in OVER and job.state != "interrupted":  # it was quicker
+                self._kept_jobs.drop(job.id)
         return found
 
     def _compress(
@@ -236,12 +251,41 @@ class Service:
             self.metrics.stage_seconds.labels(stage).inc(max(0.0, float(seconds)))
         return entry.digest
 
+    def compress_again(self, again: Again) -> Job:
+        """Begin a compress job, to be taken up by the next server where this one does not finish it.
+
+        Raises:
+            ApiError, UsageError, CacheError: it cannot be begun.
+        """
+        sampling = sampling_of(again.fps, again.num_frames, self.settings)
+        options = CompressOptions() if again.compressor is None else CompressOptions(compressor=again.compressor)
+        if again.kind == "video":
+            source = self.sources.of_row(self.videos.row(again.where))
+        elif again.kind == "path":
+            source = self.sources.of_path(below(again.where, self.settings.media_root))
+        else:
+            source = self.sources.of_web(again.where)
+        video = again.where if again.kind == "video" else ""
+        return self.submit_compress(source, sampling, options, video=video, name=again.name, keep=True, again=again)
+
     # ------------------------------------------------------------------ life
+
+    def take_up(self) -> int:
+        """Begin the jobs that an earlier server left; returns how many."""
+        num_begun = 0
+        for again in self._kept_jobs.left():
+            try:
+                self.compress_again(again)
+                num_begun += 1
+            except (ApiError, VocoVideoError) as error:
+                log.warning("the job of %s cannot be taken up: %s", without_secrets(again.where), error)
+        return num_begun
 
     def stop(self) -> dict[str, int]:
         """Take nothing new, finish what runs within the time that was set, and hand back the rest; returns how much."""
         self.is_stopping = True
         deadline = time.monotonic() + self.settings.shutdown_seconds
+        self.follows.stop()
         num_asks = self.queue.stop(within_seconds=self.settings.shutdown_seconds)
         jobs = self.jobs.stop(within_seconds=max(0.0, deadline - time.monotonic()))
         self._readers.shutdown(wait=False, cancel_futures=True)
@@ -254,6 +298,8 @@ class Service:
 
     def _count_job(self, job: Job) -> None:
         self.metrics.jobs.labels(job.kind, job.state).inc()
+        if job.state != "interrupted":
+            self._kept_jobs.drop(job.id)
 
     def count_answer(self, answered: Answered) -> None:
         """Count an answer and its tokens."""

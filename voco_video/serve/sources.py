@@ -94,7 +94,7 @@ class Sources:
             return self._of_picture(_bytes_of_data_url(url, "image"))
         if scheme not in ("http", "https") or len(url) > MAX_URL_CHARACTERS:
             raise ApiError(400, f"{url[:80]!r}: give a picture as a data: or http(s):// URL", param="image_url")
-        remote = self._remote(url, MAX_IMAGE_BYTES)
+        remote = self.remote(url, MAX_IMAGE_BYTES)
 
         @contextlib.contextmanager
         def opened(report: Report) -> Iterator[Opened]:
@@ -142,7 +142,7 @@ class Sources:
         Raises:
             ApiError: this server fetches no URLs.
         """
-        remote = self._remote(url, self._settings.max_upload_bytes)
+        remote = self.remote(url, self._settings.max_upload_bytes)
 
         @contextlib.contextmanager
         def opened(report: Report) -> Iterator[Opened]:
@@ -152,7 +152,12 @@ class Sources:
 
         return Source(("url", url), shown_file_name(short_name(url)), opened)
 
-    def _remote(self, url: str, max_bytes: int) -> UntrustedFile:
+    def remote(self, url: str, max_bytes: int) -> UntrustedFile:
+        """Return the file of a URL, to be fetched.
+
+        Raises:
+            ApiError: this server fetches no URLs.
+        """
         if not self._settings.allow_urls:
             raise ApiError(
                 403,

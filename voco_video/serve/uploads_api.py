@@ -12,9 +12,8 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect
 
-from voco_video.options.compression import CompressOptions
-from voco_video.options.sampling import Sampling
 from voco_video.serve.depends import Served
+from voco_video.serve.kept_jobs import Again
 from voco_video.serve.openai_errors import ApiError
 from voco_video.serve.service import Service
 from voco_video.serve.uploads import Partial, Upload
@@ -53,7 +52,7 @@ async def upload(service: Served, request: Request, compress: Annotated[bool, Qu
         raise ApiError(499, "the client has gone", code="client_gone") from None
     finally:
         await service.read(form.drop)
-    return uploaded(service, whole, compress=compress)
+    return await service.read(partial(uploaded, service, whole, compress=compress))
 
 
 @router.post("/uploads", status_code=201, summary="Begin an upload that comes in pieces.")
@@ -101,7 +100,7 @@ async def append(
     if partly.offset < partly.size_bytes:
         return _shown(partly)
     whole = await service.read(partial(service.uploads.finish, token))
-    return {**_shown(partly), **uploaded(service, whole, compress=compress)}
+    return {**_shown(partly), **await service.read(partial(uploaded, service, whole, compress=compress))}
 
 
 def uploaded(service: Service, upload: Upload, *, compress: bool) -> dict[str, Any]:
@@ -109,8 +108,7 @@ def uploaded(service: Service, upload: Upload, *, compress: bool) -> dict[str, A
     row = service.videos.row(upload.id)
     job = None
     if compress:
-        source = service.sources.of_row(row)
-        job = service.submit_compress(source, Sampling(), CompressOptions(), video=row.id, keep=True).facts()
+        job = service.compress_again(Again("video", row.id)).facts()
     return {"video": row.facts(), "job": job}
 
 
@@ -141,7 +139,10 @@ class _FormFile:
             "on_part_data": self._on_data,
             "on_part_end": self._on_end,
         }
-        self._parser = MultipartParser(boundary, callbacks)
+        try:
+            self._parser = MultipartParser(boundary, callbacks)
+        except FormParserError as error:
+            raise ApiError(400, f"the form cannot be read ({error})", code="bad_form") from error
 
     def feed(self, block: bytes) -> None:
         """Take the next bytes of the form.

@@ -35,11 +35,13 @@ class VideoRow:
 
     Attributes:
         id: the BLAKE3 of its bytes; for a live source that of its name.
+        is_followed: whether an entry of it is being made of a live source now.
     """
 
     id: str
     upload: Upload | None = None
     labels: list[EntryLabel] = field(default_factory=list)
+    is_followed: bool = False
 
     @property
     def name(self) -> str:
@@ -52,11 +54,10 @@ class VideoRow:
     @property
     def state(self) -> str:
         """Say "ready", "live" (it grows), "unfinished", or "uploaded" (not compressed yet)."""
+        if self.is_followed:
+            return "live"
         states = {label.state for label in self.labels}
-        for state, shown in (("growing", "live"), ("whole", "ready"), ("unfinished", "unfinished")):
-            if state in states:
-                return shown
-        return "uploaded"
+        return "ready" if states & {"growing", "whole"} else "unfinished" if states else "uploaded"
 
     @property
     def video_facts(self) -> dict[str, Any]:
@@ -116,6 +117,8 @@ class Videos:
         for label in self.labels():
             row = rows.get(label.video_digest) or others.setdefault(label.video_digest, VideoRow(label.video_digest))
             row.labels.append(label)
+            if label.state == "growing" and self._model.cache.is_being_written(label.digest):
+                row.is_followed = True
         return [*rows.values(), *sorted(others.values(), key=lambda row: (row.name, row.id))]
 
     def row(self, given: str) -> VideoRow:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from voco_video.scoring.basis_differences import trait_notes, trait_rows
 from voco_video.scoring.comparison import Comparison
 from voco_video.scoring.report.charts import draw_runs, draw_sweep
 from voco_video.scoring.report.writing import NAMES, bullet_lines, json_text, table_lines, write_files
@@ -79,12 +80,34 @@ def comparison_notes(comparison: Comparison) -> list[str]:
 
 def comparison_markdown(comparison: Comparison, *, picture: str | None = None) -> str:
     """Write the comparison as Markdown."""
-    lines = ["# Comparison", ""]
+    lines = ["# Comparison", "", *_trait_lines(comparison)]
     if picture is not None:
         lines += [f"![accuracy of the runs]({picture})", ""]
     return "\n".join(
         [*lines, *table_lines(*comparison_table(comparison)), "", *bullet_lines(comparison_notes(comparison))]
     )
+
+
+def traits_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Return the columns and rows of a table of what the runs differ in."""
+    return ["the runs differ in", *(run.name for run in comparison.runs)], trait_rows(comparison.traits)
+
+
+def traits_notes(comparison: Comparison) -> list[str]:
+    """Return what a reader has to know of what the runs rest on; empty where that was not compared."""
+    if not comparison.traits:
+        return []
+    differs = any(trait.state == "differs" for trait in comparison.traits)
+    nothing = [] if differs else ["The runs differ in nothing that was written down of them all."]
+    return [*nothing, *trait_notes(comparison.traits, [run.name for run in comparison.runs])]
+
+
+def _trait_lines(comparison: Comparison) -> list[str]:
+    if not comparison.traits:
+        return []
+    columns, rows = traits_table(comparison)
+    table = [*table_lines(columns, rows), ""] if rows else []
+    return ["## What the scores rest on", "", *table, *bullet_lines(traits_notes(comparison)), "## Scores", ""]
 
 
 def _p(value: float) -> str:

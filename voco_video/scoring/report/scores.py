@@ -299,11 +299,6 @@ def _notes_on_judge(judgement: Judgement) -> list[str]:
 # ---------------------------------------------------------------------- files
 
 
-def default_stem(predictions: Path) -> Path:
-    """Return a report's default place: ``runs/k8.jsonl`` gives ``runs/k8.scores``."""
-    return predictions.with_name(f"{predictions.stem}.scores")
-
-
 def write_report(report: Report, stem: Path, *, frames: Mapping[str, SampleFrames] | None = None) -> tuple[Path, ...]:
     """Write STEM.json, STEM.md and STEM.png.
 

@@ -22,6 +22,7 @@ OPEN_PATHS = frozenset({"/health", "/ready", "/", "/api/session"})
 _PAGE_PREFIX = "/page/"
 MAX_HEADER_BYTES = 16 << 10
 SILENT_SECONDS = 60.0
+_CLOSE = {"Connection": "close"}  # so that the rest of the body is not waited for
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self' blob:; "
     "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
@@ -158,7 +159,7 @@ class _TooLargeError(HTTPException):
     """More bytes came than a request may have; FastAPI passes on exceptions of this kind."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__(413, _too_large(limit).message)
+        super().__init__(413, _too_large(limit).message, headers=dict(_CLOSE))
 
 
 class _Limited:
@@ -174,7 +175,7 @@ class _Limited:
         try:
             message = await asyncio.wait_for(self._receive(), SILENT_SECONDS)
         except asyncio.TimeoutError:
-            raise HTTPException(408, f"nothing came for {SILENT_SECONDS:g} s") from None
+            raise HTTPException(408, f"nothing came for {SILENT_SECONDS:g} s", headers=dict(_CLOSE)) from None
         if message["type"] == "http.request":
             self._is_whole = not message.get("more_body", False)
             self._left -= len(message.get("body", b""))
@@ -184,7 +185,12 @@ class _Limited:
 
 
 def _too_large(limit: int) -> ApiError:
-    return ApiError(413, f"the request has more than {limit} bytes, the most that is taken here", code="too_large")
+    return ApiError(
+        413,
+        f"the request has more than {limit} bytes, the most that is taken here",
+        code="too_large",
+        headers=dict(_CLOSE),
+    )
 
 
 async def _answer(error: ApiError, send: Callable[[Message], Any]) -> None:
