@@ -29,7 +29,9 @@ MAX_WIDTH, DPI = 800, 100  # of a plot, in pixels and pixels per inch
 
 def module_of(name: str) -> str:
     """Give the module that ``python -m`` runs a benchmark by, such as ``benchmarks.speed.decode``."""
-    folders = [folder for folder in ("speed", "quality") if (RESULTS.parent / folder / f"{name}.py").exists()]
+    folders = [
+        folder for folder in ("speed", "quality", "library") if (RESULTS.parent / folder / f"{name}.py").exists()
+    ]
     return ".".join(["benchmarks", *folders, name])
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from voco_video.evaluate import EvalOptions
 from voco_video.options.answering import AnswerOptions, ViewOptions
+from voco_video.options.cluster import ClusterOptions
 from voco_video.options.compression import CompressOptions, StreamOptions
+from voco_video.options.engine import EngineOptions
 from voco_video.options.fields import option_rows
 from voco_video.options.judging import Judging
 from voco_video.options.loading import LoadOptions
@@ -19,6 +21,8 @@ from voco_video.training.config import GROUPS
 
 SECTIONS = {
     "Compressing and asking": (LoadOptions, Sampling, CompressOptions, StreamOptions, ViewOptions, AnswerOptions),
+    "Many videos": (ClusterOptions,),
+    "An engine": (EngineOptions,),
     "Evaluation": (EvalOptions, Judging),
     "Training": GROUPS,
 }

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from tests.helpers.models import voco_tiny_in_kv
-from voco_video.api import VideoModel
+from voco_video.api import VideoModel, load_model
 from voco_video.cache import FrameCache
 from voco_video.compress import Progress, cache_key, compress_video
 from voco_video.errors import CacheError, ModelError, UsageError, VideoError
@@ -157,6 +157,24 @@ def test_an_interrupted_run_resumes_to_the_same_tokens(voco, clip, cache, tmp_pa
     resumed = compress_video(voco, clip, cache=cache, sampling=sampling, options=options)
     assert resumed.num_resumed_frames >= 36
     assert_same_tokens(resumed.entry, undisturbed.entry)
+
+
+@pytest.mark.parametrize("storage", ["native", "int8"])
+def test_what_an_entry_records_does_not_tell_of_an_interruption(clip, tmp_path, storage):
+    model = load_model(cache_dir=tmp_path / "whole")
+    whole = model.compress(clip, fps=24, storage=storage, batch_size=16).parts[0].entry
+    assert "world" in whole.facts
+    again = dataclasses.replace(model, cache=FrameCache(tmp_path / "again"))
+
+    def stop(progress):
+        if progress.num_frames >= 32:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        again.compress(clip, fps=24, storage=storage, batch_size=16, on_progress=stop)
+    resumed = again.compress(clip, fps=24, storage=storage, batch_size=16)
+    assert resumed.result.num_resumed_frames == 32
+    assert resumed.parts[0].entry.facts == whole.facts
 
 
 def test_a_damaged_file_resumes_without_repeating_or_losing_frames(voco, cache, tmp_path, caplog):

@@ -116,7 +116,7 @@ def test_the_command_line_page_has_every_command_and_option():
     marks = ((COMMANDS_MARK, "command-line.md"), (OPTIONS_MARK, "options.md"), (RECOMMENDED_MARK, "checkpoints.md"))
     for mark, page in marks:
         assert mark in (ROOT / "docs" / page).read_text(encoding="utf-8")
-    sections = dict(re.findall(r"^## voco-video ([\w ]+)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+    sections = dict(re.findall(r"^## voco-video ([\w -]+)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
     assert sections.keys() == commands().keys()
     for name, command in commands().items():
         shown = [parameter for parameter in command.params if not getattr(parameter, "hidden", False)]

@@ -12,11 +12,12 @@ TEXT = README.read_text(encoding="utf-8")
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
+@pytest.mark.parametrize("in_one_process", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
 @pytest.mark.slow
-def test_every_command_runs_and_prints_what_readme_shows(tmp_path):
+def test_every_command_runs_and_prints_what_readme_shows(tmp_path, in_one_process):
     chosen = [block for block in blocks(README) if block.is_run]
     assert {block.language for block in chosen} == {"bash", "python"}
-    run_blocks(chosen, tmp_path)
+    run_blocks(chosen, tmp_path, in_one_process=in_one_process)
 
 
 def test_the_two_commands_are_there():

@@ -489,7 +489,8 @@ def test_memory_settings_are_the_command_lines(monkeypatch, run):
     assert called == ["mallopt"] * 3
 
 
-@pytest.mark.parametrize("used", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("used", [True, False])
 def test_a_forked_process_says_that_it_cannot_use_the_model(model, videos, used):
     """What it loads itself it can use, whatever its parent has computed."""
     done = subprocess.run(

@@ -18,6 +18,9 @@ from tests.helpers.pages import PAGES, ROOT, blocks
 
 _BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_editable(sys.argv.pop()))"
 
+# mypy reads the whole package for them, which takes it a while.
+pytestmark = pytest.mark.exhaustive
+
 
 def newest_setuptools() -> str:
     """The folder of the newest setuptools there is: a virtual environment may have an old one of its own in front."""

@@ -20,16 +20,27 @@ if TYPE_CHECKING:
     from voco_video.answer.several_videos import Compressed, Found, concat, find
     from voco_video.api import CompressedVideo, VideoModel, VideoStream, load_model
     from voco_video.cache import CacheEntry, CacheKey, FrameCache, TensorSpec
-    from voco_video.cluster.run import LibraryProgress, LibraryResult, compress_many
+    from voco_video.cluster.run import ClusterProgress, ClusterResult, compress_many
     from voco_video.compress import CompressResult, Progress
-    from voco_video.errors import CacheError, DataError, JudgeError, ModelError, UsageError, VideoError, VocoVideoError
+    from voco_video.errors import (
+        CacheError,
+        DataError,
+        EngineError,
+        JudgeError,
+        ModelError,
+        UsageError,
+        VideoError,
+        VocoVideoError,
+    )
     from voco_video.evaluate.options import EvalOptions
     from voco_video.follow import StreamProgress
+    from voco_video.library.find import Library, LibraryMoments
     from voco_video.library.manifest import VideoRow, read_manifest, write_manifest
     from voco_video.model.voco import VocoModel
     from voco_video.options.answering import AnswerOptions, ViewOptions
     from voco_video.options.cluster import ClusterOptions
     from voco_video.options.compression import CompressOptions, StreamOptions
+    from voco_video.options.engine import EngineOptions
     from voco_video.options.judging import Judging
     from voco_video.options.loading import LoadOptions
     from voco_video.options.sampling import Sampling
@@ -65,8 +76,8 @@ _HOMES = {
         "TensorSpec",
     ),
     "cluster.run": (
-        "LibraryProgress",
-        "LibraryResult",
+        "ClusterProgress",
+        "ClusterResult",
         "compress_many",
     ),
     "compress": (
@@ -76,6 +87,7 @@ _HOMES = {
     "errors": (
         "CacheError",
         "DataError",
+        "EngineError",
         "JudgeError",
         "ModelError",
         "UsageError",
@@ -84,6 +96,10 @@ _HOMES = {
     ),
     "evaluate.options": ("EvalOptions",),
     "follow": ("StreamProgress",),
+    "library.find": (
+        "Library",
+        "LibraryMoments",
+    ),
     "library.manifest": (
         "VideoRow",
         "read_manifest",
@@ -99,6 +115,7 @@ _HOMES = {
         "CompressOptions",
         "StreamOptions",
     ),
+    "options.engine": ("EngineOptions",),
     "options.judging": ("Judging",),
     "options.loading": ("LoadOptions",),
     "options.sampling": ("Sampling",),
@@ -130,11 +147,15 @@ __all__ = [
     "CacheError",
     "CacheKey",
     "ClusterOptions",
+    "ClusterProgress",
+    "ClusterResult",
     "CompressOptions",
     "CompressResult",
     "Compressed",
     "CompressedVideo",
     "DataError",
+    "EngineError",
+    "EngineOptions",
     "EvalOptions",
     "Fit",
     "Found",
@@ -142,6 +163,8 @@ __all__ = [
     "FrameCache",
     "JudgeError",
     "Judging",
+    "Library",
+    "LibraryMoments",
     "LibraryProgress",
     "LibraryResult",
     "LoadOptions",

@@ -9,12 +9,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from voco_video.answer.answering_model import Engine
 from voco_video.answer.compressed_video import CompressedVideo
 from voco_video.answer.entry_frames import EntryFrames
 from voco_video.answer.frame_scorer import Retriever
@@ -27,10 +28,12 @@ from voco_video.checkpoint.fingerprints import cached_fingerprint
 from voco_video.checkpoint.folder import load_voco_model, save_voco_model
 from voco_video.checkpoint.world import World
 from voco_video.compress import Progress, compress_video
+from voco_video.engine.engines import connect
 from voco_video.errors import CacheError, ModelError, used_wrongly
 from voco_video.files.paths import expanded
 from voco_video.follow import Stream
 from voco_video.hub.upload import check_can_publish
+from voco_video.library.find import Library
 from voco_video.model.inference import undisturbed
 from voco_video.model.memory import Batching
 from voco_video.model.voco import VocoModel
@@ -44,6 +47,7 @@ from voco_video.options.compression import (
     StreamOptions,
     WhenBehind,
 )
+from voco_video.options.engine import EngineApi, EngineOptions
 from voco_video.options.loading import Layout, WeightBits
 from voco_video.options.sampling import Sampling
 from voco_video.publish.push import push_checkpoint
@@ -70,6 +74,9 @@ def load_model(
     offline: bool = False,
     cache_dir: str | Path | None = None,
     max_cache_bytes: int | str | None = None,
+    engine_url: str | None = None,
+    engine_api: EngineApi = "completions",
+    engine_timeout: float = 120.0,
 ) -> VideoModel:
     """Load a checkpoint together with the frame cache it writes to.
 
@@ -80,14 +87,21 @@ def load_model(
         path, num_voco_tokens: see `voco_video.checkpoint.folder.load_voco_model`; also a short name, as
             ``voco-video models`` lists them.
         device, dtype, attn_implementation, device_map, weight_bits, layout, revision, offline: see `LoadOptions`.
-        cache_dir: where compressed videos are kept; ``$VOCO_VIDEO_CACHE_DIR`` or ``~/.cache/voco-video`` when None.
+        cache_dir: where compressed videos are kept, a folder or the URL of a store such as ``"s3://bucket/prefix"``;
+            ``$VOCO_VIDEO_CACHE_DIR`` or ``~/.cache/voco-video`` when None.
         max_cache_bytes: the cache drops what was unused longest beyond this, bytes or text such as ``"20G"``;
             ``$VOCO_VIDEO_CACHE_MAX_BYTES`` or 50 GB when None.
+        engine_url, engine_api, engine_timeout: see `EngineOptions`; this process generates the answers by default.
+
+    Raises:
+        UsageError, ModelError: see `voco_video.checkpoint.folder.load_voco_model`.
+        EngineError: no engine answers, or one serves something else than this model.
 
     >>> model = load_model("voco-tiny")
     >>> model.num_voco_tokens
     8
     """
+    engine = EngineOptions(engine_url, engine_api, engine_timeout)
     cache = FrameCache(cache_dir, max_bytes=max_cache_bytes)  # a bad folder fails before minutes of loading
     voco = load_voco_model(
         path,
@@ -103,7 +117,9 @@ def load_model(
     )
     folder = find_checkpoint(path, revision=revision, offline=offline)
     retriever = Retriever.load(folder, device=voco.backbone.device)
-    return VideoModel(voco, cache, retriever, World.load(folder), _name_of(path))
+    name = _name_of(path)
+    engines = connect(voco, engine, name=name, cache_dir=cache.cache_dir) if engine.urls else None
+    return VideoModel(voco, cache, retriever, World.load(folder), name, engines)
 
 
 def _name_of(path: str | Path) -> str:
@@ -126,6 +142,7 @@ class VideoModel(SeveralVideos):
         trained_on: what it was trained on, by which videos of something else are recognised; None where the checkpoint
             does not say.
         name: what it is called: as it was asked for, or the last two parts of a folder's path. Entries record it.
+        engine: what generates its answers; None for the model itself.
     """
 
     voco: VocoModel
@@ -133,6 +150,7 @@ class VideoModel(SeveralVideos):
     retriever: Retriever | None = None
     trained_on: World | None = None
     name: str = ""
+    engine: Engine | None = None
     _batchings: dict[CompressOptions, Batching] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     from_pretrained = staticmethod(load_model)
@@ -252,7 +270,8 @@ class VideoModel(SeveralVideos):
 
     @cached_property
     def _frames_first(self) -> frozenset[str]:
-        return videos_with_frames_first(self.voco, self.cache)
+        # For a warning alone; on a store it would read the manifests of all entries.
+        return frozenset() if self.cache.is_remote else videos_with_frames_first(self.voco, self.cache)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the model as an ordinary Hugging Face folder, which `load_model` reads back.
@@ -354,6 +373,16 @@ class VideoModel(SeveralVideos):
             merge_pictures=merge_pictures,
         )
         return VideoStream(self, source, options, compress)
+
+    def library(self, entries: Iterable[str] | None = None) -> Library:
+        """Search many entries of the cache together, by an index that is kept beside them.
+
+        Args:
+            entries: their digests, 64 hex digits each, as a manifest has them; None for all that this model made.
+
+        >>> load_model().library().find("the red star")                      # doctest: +SKIP
+        """
+        return Library(self, entries)
 
     def open(self, entry: str) -> CompressedVideo:
         """Open an entry of the cache, finished or growing.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -15,7 +16,7 @@ import torch
 from voco_video.auto_compressor import frames_of_sampling, pictures_per_frame, settled, with_compressor
 from voco_video.cache import CacheEntry, CacheKey, FrameCache, digest_file
 from voco_video.cache.window import Window
-from voco_video.checkpoint.world import Watcher, World
+from voco_video.checkpoint.world import FrameCounts, Watcher, World
 from voco_video.errors import CacheError, UsageError, VideoError, used_wrongly
 from voco_video.model.compressors import check_compressor, compress_frames, no_tokens
 from voco_video.model.in_flight import fetched
@@ -187,9 +188,17 @@ def _compress_local(
         plan, skipped = video.plan(sampling), 0
         if window is not None:
             plan, skipped = plan[window.first_picture : window.stop_picture], window.first_picture
-        int8_error: float | None = None
+        noted = writer.log.facts  # by an interrupted run, of the frames that it left
+        int8_error: float | None = noted.get("int8_logit_error")
         batching = ({} if batchings is None else batchings).setdefault(options, Batching(options.batch_size))
-        watcher = Watcher(world) if world else None
+        watcher = Watcher(world, FrameCounts.of_fact(noted.get("world"))) if world else None
+        seen: deque[dict[str, Any]] = deque()  # what the watcher says after each pass: passes are ahead of writing
+
+        def compressed(part: FrameBatch | FrameGroups) -> VocoTokens:
+            tokens = compress_batch(model, part, compressor, options, seconds, watcher)
+            seen.append(watcher.facts if watcher else {})
+            return tokens
+
         per_frame = pictures_per_frame(model, compressor, options)
         num_resumed, total = writer.num_frames, -(-len(plan) // per_frame)
         report(Progress(num_resumed, total))
@@ -207,15 +216,14 @@ def _compress_local(
         passes = (
             found
             for batch in _timed(frames_of(model, compressor, options, batches), seconds)
-            for found in batching.passes(
-                batch, lambda part: compress_batch(model, part, compressor, options, seconds, watcher)
-            )
+            for found in batching.passes(batch, compressed)
         )
         for part, tokens in fetched(passes, model.backbone.device):
             if options.storage == "int8" and int8_error is None:
                 int8_error = checked_int8_error(model, tokens)
             with seconds.clock("write"):
                 stored = stored_frames(tokens, part, options.storage, earlier=writer.log.tensors)
+                writer.note(seen.popleft() | ({} if int8_error is None else {"int8_logit_error": int8_error}))
                 writer.append(stored, part.pts_seconds)
             report(Progress(writer.num_frames, total))
         seconds.settle()

@@ -41,6 +41,10 @@ class JudgeError(VocoVideoError):
     """A judge's endpoint that will not answer: wrong key, unknown model, no credit, nobody there."""
 
 
+class EngineError(VocoVideoError):
+    """An engine outside this process that will not answer: not there, another model, too old, out of room."""
+
+
 AnyError = TypeVar("AnyError", bound=VocoVideoError)
 
 

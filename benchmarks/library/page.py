@@ -5,7 +5,8 @@
 
 Between `<!-- table: NAME -->` and `<!-- end of table -->` stands what is made; the text around it is written by hand.
 Tables of arithmetic are made anew from benchmarks/results/*.json; those of the simulation from
-benchmarks/results/library/stragglers.json, which `python -m benchmarks.library.stragglers --record` writes.
+benchmarks/results/library/stragglers.json, which `python -m benchmarks.library.stragglers --record` writes, and that of
+searching from benchmarks/results/search.json (`python -m benchmarks.library.search`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.library import cost, stragglers
+from benchmarks.library import cost, search_table, stragglers
 from benchmarks.library.arithmetic import Arithmetic
 from benchmarks.library.inputs import Inputs
 from voco_video.errors import DataError, VocoVideoError
@@ -37,7 +38,7 @@ def tables() -> dict[str, str]:
     for name in ("batch", "spot"):
         scenario = simulated["scenarios"][name]
         found[name] = f"{stragglers.facts_line(scenario)}.\n\n{stragglers.runs_table(scenario)}"
-    return found | {"library": stragglers.library_table(simulated)}
+    return found | {"library": stragglers.library_table(simulated), "search": search_table.recorded_table()}
 
 
 def filled(text: str) -> str:

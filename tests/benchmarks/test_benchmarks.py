@@ -267,6 +267,7 @@ def test_answer_refuses_other_answers(bench, tiny, mismatch, monkeypatch):
         bench.answer.check_answers(tiny, settings)
 
 
+@pytest.mark.exhaustive
 def test_cache(bench, tmp_path):
     flags = ("--shapes", "voco-tiny", "--num-frames", "40", "--num-scenes", "1", "--repeats", "1")
     report = run(bench.cache, tmp_path, *flags)
@@ -354,6 +355,7 @@ def test_needle(bench, clips, tmp_path):
         run(bench.needle, tmp_path, "--minutes", "1", "--seed", "1", "--merge")
 
 
+@pytest.mark.exhaustive
 def test_how_often(bench, clips, tmp_path, monkeypatch):
     monkeypatch.setattr(bench.how_often, "CLIPS", clips)
     report = run(bench.how_often, tmp_path)
@@ -707,6 +709,7 @@ def test_steady(bench, tmp_path, mismatch, monkeypatch):
         file.close()
 
 
+@pytest.mark.exhaustive
 def test_answering(bench, tmp_path):
     report = run(bench.answering, tmp_path)
     assert list(report["ways"]) == ["batched", "one by one", "prefix each time", "frames each time"]
@@ -724,6 +727,7 @@ def test_train_modes(bench, tmp_path):
     assert report["speedup"] > 1
 
 
+@pytest.mark.exhaustive
 def test_families(bench, tmp_path):
     chosen = ["qwen2_5_vl", "gemma3"]
     report = run(bench.families, tmp_path, "--families", *chosen)

@@ -407,6 +407,7 @@ def command(hub: HubServer, home: Path, *arguments: object, **environment: str) 
     return subprocess.run(program, capture_output=True, text=True, env=variables)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_asking_by_name_on_a_fresh_machine(hub, tmp_path, monkeypatch, run):
     clip, home = Clip("clip.mp4").write(tmp_path), tmp_path / "home"

@@ -13,9 +13,11 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.helpers.choice_sets import write_egoschema, write_nextqa
+from tests.helpers.shapes_as_sets import CHOICES, GROUNDING, happenings, questions, write_clips
 from voco_video import cli
 from voco_video.errors import UsageError
 from voco_video.evaluate.options import parse_budgets
+from voco_video.library.manifest import VideoRow, write_manifest
 from voco_video.scoring.predictions import read_predictions, read_run_info
 from voco_video.shapes.write_dataset import write_dataset
 
@@ -80,18 +82,50 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.one_in(4)
-@pytest.mark.parametrize("dataset", ["egoschema", "nextqa", "msrvtt", "activitynet"])
+def test_a_manifest_lists_the_videos(run, shapes, tmp_path):
+    arguments = ["eval", "msvd", "--annotations", shapes / "test_qa.json", "--limit", "4"]
+    assert run(*arguments, "--root", shapes, "--out", "folder")[0] == 0
+    clips = sorted((shapes / "YouTubeClips").glob("*"))
+    write_manifest([VideoRow(str(clip)) for clip in clips], tmp_path / "clips.csv")
+    code, _, err = run(*arguments, "--root", tmp_path / "clips.csv", "--out", "listed")
+    assert code == 0, err
+    predictions = [read_predictions(tmp_path / out / "predictions-k8.jsonl") for out in ("folder", "listed")]
+    assert predictions[0] == predictions[1]
+    write_manifest([VideoRow("s3://bucket/a.mp4")], tmp_path / "clips.csv")
+    code, _, err = run(*arguments, "--root", tmp_path / "clips.csv", "--out", "none")
+    assert (code, "row 1: 's3://bucket/a.mp4' is a URL, and evaluation reads files" in " ".join(err.split())) == (
+        1,
+        True,
+    )
+
+
+def written_set(root: Path, dataset: str) -> tuple[Path, tuple[object, ...]]:
+    """A small copy of a set, as it is published; gives its folder, and the options that it is evaluated with."""
+    if dataset in CHOICE_WRITERS:
+        return CHOICE_WRITERS[dataset](root), ("--answer-by", "likelihood")
+    if dataset not in {*CHOICES, *GROUNDING}:
+        return write_dataset(root, layout=dataset, num_videos=8, size=64), ()
+    clips = write_clips(root / "clips")
+    if dataset in CHOICES:
+        CHOICES[dataset](root / "rows", questions(clips)[:10])
+        way = "letter" if dataset == "tempcompass-captioning" else "likelihood"
+    else:
+        GROUNDING[dataset](root / "rows", happenings(clips))
+        way = "find"
+    place = root / "rows" if dataset == "mvbench" else clips
+    return place, ("--annotations", root / "rows", "--answer-by", way)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("dataset", [*CHOICE_WRITERS, "msrvtt", "activitynet", *CHOICES, *GROUNDING])
 def test_a_second_evaluation_decodes_nothing_and_gives_the_same_bytes(run, tmp_path, monkeypatch, dataset):
     """Into the same folder, where all is done, and into another one, where all is answered again from the cache."""
-    if dataset in CHOICE_WRITERS:
-        root, options = CHOICE_WRITERS[dataset](tmp_path / "set"), ("--answer-by", "likelihood")
-    else:
-        root, options = write_dataset(tmp_path / "set", layout=dataset, num_videos=8, size=64), ()
+    root, options = written_set(tmp_path / "set", dataset)
     arguments = ("eval", dataset, "--root", root, "--num-frames", "2", "--max-new-tokens", "4", *options)
     opened, really_open = [], av.open
     monkeypatch.setattr("av.open", lambda *a, **k: opened.append(a[0]) or really_open(*a, **k))
-    assert run(*arguments, "--out", "here")[0] == 0
+    code, _, err = run(*arguments, "--out", "here")
+    assert code == 0, err
     assert opened, "videos are opened by this function, and by no other"
     files = contents(Path("here"))
     assert any(name.startswith("frames/") for name in files)
@@ -207,6 +241,7 @@ def test_help_has_examples():
     assert "voco-video eval msvd --root" in shown.output.split("Examples:")[1]
 
 
+@pytest.mark.exhaustive
 def test_real_msvd_clips_with_their_official_questions(run, shared, tmp_path):
     """The very command of a user who has one of the split's 504 videos."""
     arguments = [

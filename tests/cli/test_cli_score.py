@@ -111,7 +111,7 @@ def test_score_refuses_what_cannot_be(shapes: Path, tmp_path: Path) -> None:
     error = error_of("score", path, "--references", "activitynet", "--root", shapes)
     assert "none of its ids (such as v_1)" in str(error)
     assert isinstance(error_of("score", path, "--root", shapes), UsageError)
-    assert isinstance(error_of("score", path, "--judge-base-url", "http://localhost/v1"), UsageError)
+    assert isinstance(error_of("score", path, "--judge-prompt", path), UsageError)
     for wrong in (["--references", "coco"], ["--references", "rows.json"], ["--references", "msvd", "--split", "dev"]):
         assert isinstance(error_of("score", path, *wrong), UsageError)
     right = tmp_path / "right.json"

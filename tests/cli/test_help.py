@@ -147,7 +147,21 @@ def test_what_follows_two_dashes_is_no_option():
 
 def test_every_command_calls_its_output_out():
     """A path to write to has one name: --out, or -o."""
-    writing = {"ask", "find", "inspect", "demo", "eval", "score", "compare", "convert", "data synth", "train"}
+    writing = {
+        "ask",
+        "find",
+        "inspect",
+        "demo",
+        "eval",
+        "score",
+        "compare",
+        "convert",
+        "export-llm",
+        "data synth",
+        "train",
+        "transcribe",
+        "retention",
+    }
     assert {name for name in NAMES if any(param.opts == ["--out", "-o"] for param in options_of(name))} == writing
     for name in NAMES:
         for param in ALL[name].params:

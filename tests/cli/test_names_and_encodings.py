@@ -61,7 +61,7 @@ def test_without_a_home_directory(no_home: None, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "environment",
     [
-        {"PYTHONIOENCODING": "ascii"},
+        pytest.param({"PYTHONIOENCODING": "ascii"}, marks=pytest.mark.exhaustive),
         pytest.param({"PYTHONIOENCODING": "latin-1"}, marks=pytest.mark.exhaustive),
         pytest.param({"LC_ALL": "C", "LANG": "C"}, marks=pytest.mark.exhaustive),
         {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},

@@ -23,8 +23,9 @@ from voco_video import (
     load_model,
     read_manifest,
 )
+from voco_video.cluster import run as run_module
 from voco_video.cluster.process_pool import ProcessPool
-from voco_video.cluster.run import LibraryProgress
+from voco_video.cluster.run import ClusterProgress, InterruptedRunError
 from voco_video.cluster.shares import Share
 
 SAMPLING = Sampling(fps=5)
@@ -61,7 +62,7 @@ def test_a_killed_worker_costs_nothing_but_time(folder, plain, tmp_path, monkeyp
     monkeypatch.setattr(ProcessPool, "__enter__", lambda self: (pools.append(self), enter(self))[1])
     killed: list[int] = []
 
-    def kill_one(progress: LibraryProgress) -> None:
+    def kill_one(progress: ClusterProgress) -> None:
         if progress.num_done and not killed:
             killed.append(next(iter(pools[0]._processes)))
             os.kill(killed[0], signal.SIGKILL)
@@ -142,6 +143,20 @@ def test_what_cannot_work_is_refused_before_anything_starts(folder, tmp_path, mo
         compress_many(folder, cluster=SHARES)
 
 
+def test_an_interrupted_run_lists_what_is_done_and_what_is_not(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "_run_processes", lambda job, plan, _, book: run_module._run_alone(job, plan, book))
+
+    def stop(progress: ClusterProgress) -> None:
+        if progress.num_done == 2:
+            raise KeyboardInterrupt
+
+    manifest = tmp_path / "list.jsonl"
+    with pytest.raises(InterruptedRunError) as interrupted:
+        compress_many(folder, sampling=SAMPLING, cache_dir=tmp_path / "cache", manifest=manifest, on_progress=stop)
+    assert len(interrupted.value.result.rows) == 2
+    assert [row.status for row in read_manifest(manifest)] == ["compressed", "compressed", None, None, None, None]
+
+
 @pytest.mark.exhaustive
 def test_a_model_that_is_not_there_ends_the_run(folder, tmp_path):
     with pytest.raises(ModelError, match="no-such-model"):
@@ -189,16 +204,15 @@ def test_the_command_prints_and_lists(run, folder, plain, tmp_path, monkeypatch)
     assert "2 videos: 1 compressed, 1 failed" in out
     assert "broken.mp4: FFmpeg cannot open it" in err
     assert [row.status for row in read_manifest(manifest)] == ["compressed", "failed"]
-    code, out, err = run(*command, "--manifest", manifest, "--strict")
-    assert (code, "1 of 2 videos failed" in err) == (1, True)
-    code, out, _ = run("compress", folder / "0.mp4", *command[3:], "--manifest", manifest)
-    assert (code, "1 video: 1 cached, nothing to do" in out) == (0, True)
-    code, out, _ = run(*command, "--manifest", manifest, "--json")
+    code, out, err = run(*command, "--manifest", manifest, "--strict", "--json")
     facts = json.loads(out)
-    assert (code, facts["num_cached"], facts["num_failed"], len(facts["videos"])) == (0, 1, 1, 2)
+    assert (code, "1 of 2 videos failed" in err) == (1, True)
+    assert (facts["num_cached"], facts["num_failed"], len(facts["videos"])) == (1, 1, 2)
     assert run("compress", folder / "broken.mp4", *command[3:], "--manifest", manifest)[0] == 1, "none succeeded"
+    assert run(*command)[0] == 0
+    assert len(read_manifest("library.parquet")) == 2, "the default"
     for wrong, message in [
-        (command, "--engine takes --manifest FILE"),
+        ([*command, "--manifest", "none/list.csv"], "there is no folder"),
         (["compress", folder, "--strict"], "go with --engine"),
         (["compress", folder, "--concurrency", "2"], "go with --engine"),
         (["compress", manifest], "is a manifest, a list of videos; compress those with --engine processes"),

@@ -178,6 +178,11 @@ class FakePool:
         return events
 
 
+@pytest.fixture(autouse=True)
+def _starts_at_once(monkeypatch):
+    monkeypatch.setattr("voco_video.cluster.pool.FIRST_START_WAIT_SECONDS", 0.0)
+
+
 def test_workers_that_end_are_replaced_and_every_row_is_finished():
     run = Run(num=40)
     pool = FakePool({0: 3, 1: 1, 2: 0, 3: 7, 4: 0})
@@ -197,6 +202,6 @@ def test_there_are_no_more_workers_than_pieces():
 
 def test_workers_that_never_come_up_end_the_run():
     with pytest.raises(
-        VocoVideoError, match=r"3 workers in a row ended before their model was loaded: ended by SIGKILL"
+        VocoVideoError, match=r"5 workers in a row ended before their model was loaded: ended by SIGKILL"
     ):
         drive(FakePool(dict.fromkeys(range(9), 0)), Run().schedule, fewest=1, most=1)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tests.helpers.choice_sets import write_videomme
 from tests.helpers.more_sets import WRITERS, longvideobench_rows, timescope_rows, write_lines
 from voco_video import cli
 from voco_video.data.choices import filled_prompt
@@ -14,6 +15,7 @@ from voco_video.data.registry import default_split, load_video_set, published_si
 from voco_video.data.samples import Dataset, SplitSize
 from voco_video.data.sets import SETS
 from voco_video.errors import DataError, UsageError
+from voco_video.video.subtitles import Cue, read_subtitles
 
 
 def loaded(dataset: str, root: Path, split: str | None = None) -> Dataset:
@@ -62,6 +64,27 @@ def test_longvideobench(tmp_path: Path) -> None:
         "Answer with the option's letter from the given choices directly."
     )
     assert facts(load_video_set("longvideobench", tmp_path, split="test"))[0][3] == ""
+    said = [(sample.media[0].subtitles, sample.media[0].subtitles_start_seconds) for sample in data.samples]
+    assert said == [
+        (tmp_path / "subtitles/86CxyhFV9MI_en.json", 0),
+        (tmp_path / "subtitles/@chef-7304267354.json", 120.5),
+    ]
+    assert read_subtitles(said[1][0], shift_seconds=-said[1][1]) == (Cue(0.5, 3.5, "Now the milk."),)
+
+
+def test_videomme_with_and_without_subtitles(tmp_path: Path) -> None:
+    """The folder subtitle/ of the published set; two thirds of its videos have none."""
+    write_videomme(tmp_path)
+    write_lines(tmp_path / "subtitle/abcdefghijk.srt", ["1", "00:00:01,000 --> 00:00:02,000", "Hello."])
+    data = load_video_set("videomme", tmp_path)
+    assert [sample.media[0].subtitles for sample in data.samples] == [
+        tmp_path / "subtitle/abcdefghijk.srt",
+        None,
+        None,
+    ]
+    assert "question based on the video. Respond with only" in asked(data)[0]
+    assert "question based on the video and the subtitles. Respond with only" in data.prompt_with_subtitles
+    assert asked(data)[0].endswith("D. None.\nThe best answer is:")
 
 
 def test_longvideobench_from_a_parquet(tmp_path: Path) -> None:

@@ -225,10 +225,9 @@ def test_three_processes_write_what_one_does(shapes, cache_dir, alone, tmp_path)
 TORCHRUN = (*("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"), str(PROGRAM))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "program", [(str(FORKED),), pytest.param(TORCHRUN, marks=pytest.mark.exhaustive)], ids=["forked", "run"]
-)
+@pytest.mark.parametrize("program", [(str(FORKED),), TORCHRUN], ids=["forked", "run"])
 def test_torchrun_writes_what_one_process_does(shapes, cache_dir, alone, tmp_path, program):
     assert run_eval(shapes, tmp_path / "run", tmp_path / "frames", program=(sys.executable, *program)) == alone
     assert read_run_info(tmp_path / "run" / "predictions-k8.jsonl")["num_processes"] == 2

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.choice_sets import write_json
 from tests.helpers.shapes_as_sets import CHOICES, GROUNDING, Asked, Happening, happenings, questions, write_clips
 from voco_video.api import VideoModel, load_model
 from voco_video.data.registry import load_video_set
@@ -102,6 +104,30 @@ def test_ways_of_answering_that_do_not_fit(model, clips, happened, asked, tmp_pa
     ):
         with pytest.raises(UsageError, match=message):
             run(model, dataset, clips, tmp_path, tmp_path / "out", answer_by=way)
+
+
+def test_what_is_said_is_told_and_recorded(model, clips, asked, tmp_path):
+    """LongVideoBench's own subtitles: other likelihoods, other settings, the same frames."""
+    pytest.importorskip("pysubs2", reason="files of subtitles need pysubs2, which the extra `subtitles` brings")
+    CHOICES["longvideobench"](tmp_path, asked[:3])
+    for row in asked[:3]:
+        said = [{"timestamp": [1.0, 5.0], "text": "a star is born"}]
+        write_json(tmp_path / f"subtitles/{row.video}_en.json", said)
+    runs = {}
+    for way in ("none", "auto"):
+        data = load_video_set("longvideobench", clips, annotations=tmp_path / "lvb_val.json")
+        samples = tuple(
+            replace(s, media=(replace(s.media[0], subtitles=tmp_path / f"subtitles/{s.name}_en.json"),))
+            for s in data.samples
+        )
+        options = EvalOptions(num_frames=8, answer_by="likelihood", subtitles=way)
+        result = evaluate(model, replace(data, samples=samples), options=options, out=tmp_path / way)
+        runs[way] = read_predictions(result.predictions["k8"])
+        assert read_run_info(result.predictions["k8"])["settings"].get("subtitles", "none") == way
+    assert [p.question_id for p in runs["none"]] == [p.question_id for p in runs["auto"]]
+    assert all(
+        a.option_log_likelihoods != b.option_log_likelihoods for a, b in zip(runs["none"], runs["auto"], strict=True)
+    )
 
 
 @pytest.mark.exhaustive

@@ -17,7 +17,8 @@ from voco_video.api import VideoModel, load_model
 from voco_video.data.registry import load_dataset
 from voco_video.data.samples import Dataset
 from voco_video.evaluate import EvalOptions, evaluate
-from voco_video.evaluate.seen import FRAMES, frames_seen, words_read
+from voco_video.evaluate.plan import VideoQuestions
+from voco_video.evaluate.seen import FRAMES, bases_of, frames_seen, words_read
 from voco_video.model.tokens import VocoTokens
 from voco_video.options.answering import ViewOptions
 from voco_video.options.sampling import Sampling
@@ -83,6 +84,7 @@ def test_only_the_frames_that_a_question_saw_count(model, data):
     assert frames_seen(video[video.pts_seconds[3] :], video[video.pts_seconds[3] :].view(), name="it") == seen
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("changes", [{"storage": "int8"}, {"form": "kv"}, {"compressor": "pool:4"}])
 def test_pixels_do_not_depend_on_what_is_kept_of_them(model, data, changes):
     video = model.compress(data.samples[0].media[0].path, num_frames=3, **changes)
@@ -91,6 +93,18 @@ def test_pixels_do_not_depend_on_what_is_kept_of_them(model, data, changes):
     assert video.ask("what is it?", max_new_tokens=2).text
 
 
+def test_a_search_sees_all_frames_and_reads_no_prompt(model, data):
+    sample = data.samples[0]
+    video = model.compress(sample.media[0].path, num_frames=5)
+    questions = VideoQuestions(sample.name, sample.media[0].path, sample.turns)
+    options = EvalOptions(answer_by="find", max_voco_tokens=16, prompt="when: {question}")
+    (seen,), asked = bases_of(video, None, questions, options)
+    assert seen.times == tuple(video.pts_seconds)
+    assert seen.seen_tokens == 5 * 8
+    assert [(one.asked, one.told) for one in asked] == [(turn.question, "") for turn in sample.turns]
+
+
+@pytest.mark.exhaustive
 def test_answers_without_frames_rest_on_none(model, data, tmp_path):
     basis = basis_of(model, data, tmp_path, compressor="none")
     assert {(s.times, s.pixels, s.frame_size, s.seen_tokens) for s in basis.views.values()} == {((), None, None, 0)}
@@ -134,6 +148,7 @@ def test_words_of_a_model_whose_frames_stand_among_words():
     assert told == f"user: {FRAMES}\nWho runs?\nassistant:"
 
 
+@pytest.mark.exhaustive
 def test_the_file_is_a_list_that_any_program_reads(model, data, tmp_path):
     basis_of(model, data, tmp_path)
     rows = json.loads(basis_path(tmp_path / "predictions-k8.jsonl").read_text())

@@ -73,11 +73,15 @@ def demo_clip(folder: Path) -> Path:
 
 @contextmanager
 def serving(
-    folder: Path, *, is_allowed: Callable[[str], bool] = lambda address: True, **options: Any
+    folder: Path,
+    *,
+    is_allowed: Callable[[str], bool] = lambda address: True,
+    engine_url: str | None = None,
+    **options: Any,
 ) -> Iterator[Serving]:
     """Serve voco-tiny from a cache in a folder."""
     settings = ServeOptions(port=0, shutdown_seconds=options.pop("shutdown_seconds", 5.0), **options)
-    model = load_model("voco-tiny", cache_dir=folder / "cache")
+    model = load_model("voco-tiny", cache_dir=folder / "cache", engine_url=engine_url)
     demo, servers = demo_clip(folder), []
     with bound_socket(settings) as listening:
         port = listening.getsockname()[1]

@@ -46,6 +46,7 @@ from transformers import (
 from voco_video.checkpoint.beside import prompt_template
 from voco_video.model.backbone import Backbone
 from voco_video.model.families import ImageSettings, PromptTemplate, Variant
+from voco_video.model.tokens import VocoTokens
 from voco_video.model.voco import VocoModel
 from voco_video.video.scaling import Fit
 
@@ -407,6 +408,19 @@ def tiny_tokenizer(
     )
 
 
+def with_wide_heads(config: Any) -> Any:
+    """Half as many heads of the decoder, each twice as wide."""
+    text = config.get_text_config(decoder=True)
+    if getattr(text, "head_dim", None) == 32:
+        return config
+    text.num_attention_heads, text.num_key_value_heads = 2, 1
+    if getattr(text, "head_dim", None) is not None:
+        text.head_dim = 32
+    if "mrope_section" in text.rope_parameters:
+        text.rope_parameters["mrope_section"] = [2 * size for size in text.rope_parameters["mrope_section"]]
+    return config
+
+
 # The ids around a frame where frames come first, as checkpoints of before have them recorded.
 FRAMES_FIRST = {
     "llava": ("<s>", "\n"),
@@ -443,11 +457,17 @@ def tiny_family(
     variant: Variant = "released",
     chat_template: str | None = None,
     seed: int = 0,
+    wide_heads: bool = False,
 ) -> VocoModel:
-    """A random `VocoModel` of a family, with frames first, or with the layout that its own files give."""
+    """A random `VocoModel` of a family, with frames first, or with the layout that its own files give.
+
+    Args:
+        wide_heads: heads of 32 numbers, the smallest that vLLM has kernels for.
+    """
     torch.manual_seed(seed)
     tiny = ALL_FAMILIES[name]
-    model = AutoModelForImageTextToText.from_config(tiny.config(), attn_implementation="sdpa").eval()
+    config = with_wide_heads(tiny.config()) if wide_heads else tiny.config()
+    model = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa").eval()
     for parameter in model.parameters():  # norms of 1 and biases of 0 would hide a part that is left out
         parameter.data += 0.02 * torch.randn_like(parameter)
     if name == "gemma3":  # begins with a projection to 0
@@ -458,6 +478,20 @@ def tiny_family(
     template = prompt_template(model.config, tokenizer, variant) if as_trained else frames_first(name, tokenizer)
     embeds = torch.randn(num_voco_tokens, 64) * 0.2
     return VocoModel(Backbone(model, tokenizer, images, template), embeds).eval()
+
+
+def random_voco_tokens(model: VocoModel, *, num_frames: int = 3, seed: int = 3) -> VocoTokens:
+    """Frames of random pixels, compressed to VoCo tokens in form embeds."""
+    images, count = model.backbone.images, num_frames * model.backbone.template.pictures_per_frame
+    generator = torch.Generator().manual_seed(seed)
+    shape = (count, images.fit.height, images.fit.width, 3)
+    pixels = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).numpy()
+    return model.compress(model.vision_tokens(pixels), form="embeds")
+
+
+def prompt_of(model: VocoModel, question: str = "what is there?") -> list[int]:
+    """The token ids of a question about frames."""
+    return model.backbone.conversation_ids([{"role": "user", "content": question}])
 
 
 @torch.inference_mode()

@@ -19,31 +19,41 @@ from voco_video.checkpoint.convert import convert_checkpoint
 from voco_video.checkpoint.describe import describe_checkpoint
 from voco_video.data.check import check_dataset
 from voco_video.data.registry import load_video_set
+from voco_video.engine.export import export_checkpoint
 from voco_video.evaluate import EvalOptions, evaluate
+from voco_video.evaluate.retention import measure_retention
 from voco_video.options.judging import Judging
 from voco_video.publish.model_card import write_model_card
 from voco_video.scoring.comparison import compare
+from voco_video.scoring.judge.agreement import drawn, judge_agreement
 from voco_video.scoring.predictions import read_predictions
 from voco_video.scoring.report import score_file
+from voco_video.serve.settings import ServeOptions
 from voco_video.shapes.write_dataset import write_dataset
+from voco_video.video.transcribing import transcribe
 
 MODEL, VIDEO, CACHE = voco_video.VideoModel, voco_video.CompressedVideo, voco_video.FrameCache
 
 # What Python calls for each command.
 PYTHON: dict[str, tuple[Callable[..., Any], ...]] = {
     "demo": (voco_video.load_model, MODEL.compress, VIDEO.ask),
-    "ask": (voco_video.load_model, MODEL.compress, VIDEO.ask),
-    "find": (voco_video.load_model, MODEL.compress, voco_video.find),
+    "ask": (voco_video.load_model, MODEL.compress, VIDEO.ask, VIDEO.with_subtitles),
+    "find": (voco_video.load_model, MODEL.compress, VIDEO.with_subtitles, voco_video.find),
     "compress": (voco_video.load_model, MODEL.compress_many, MODEL.open_stream),
     "inspect": (voco_video.probe, voco_video.Sampling, voco_video.CompressOptions, CACHE),
+    "mcp": (voco_video.load_model, ServeOptions),
+    "transcribe": (transcribe,),
     "models": (describe_checkpoint,),
     "convert": (convert_checkpoint,),
+    "export-llm": (export_checkpoint,),
     "card": (write_model_card,),
     "push": (MODEL.push_to_hub,),
     "train": (voco_video.TrainConfig, voco_video.train),
     "eval": (voco_video.load_model, EvalOptions, evaluate, load_video_set),
     "score": (score_file, Judging, load_video_set),
+    "retention": (voco_video.load_model, EvalOptions, measure_retention),
     "compare": (compare, load_video_set, read_predictions),
+    "judge-agreement": (drawn, judge_agreement, Judging),
     "data synth": (write_dataset,),
     "data check": (check_dataset,),
     **{f"cache {name}": (CACHE,) for name in ("ls", "info", "name", "verify", "rm", "prune")},

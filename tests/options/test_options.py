@@ -24,6 +24,7 @@ from voco_video.errors import UsageError
 from voco_video.evaluate.options import EvalOptions
 from voco_video.options.answering import AnswerOptions, ViewOptions
 from voco_video.options.compression import CompressOptions, StreamOptions
+from voco_video.options.engine import EngineOptions
 from voco_video.options.fields import Options, option, option_of, option_rows, options_of
 from voco_video.options.judging import Judging
 from voco_video.options.loading import LoadOptions
@@ -32,10 +33,10 @@ from voco_video.training.config import TrainConfig
 
 BUNDLES = {
     "compress": (Sampling, CompressOptions, LoadOptions, StreamOptions),
-    "ask": (Sampling, CompressOptions, ViewOptions, AnswerOptions, LoadOptions),
+    "ask": (Sampling, CompressOptions, ViewOptions, AnswerOptions, LoadOptions, EngineOptions),
     "find": (Sampling, CompressOptions, LoadOptions),
     "inspect": (Sampling,),
-    "eval": (EvalOptions, LoadOptions),
+    "eval": (EvalOptions, LoadOptions, EngineOptions),
     "score": (Judging,),
 }
 ALL = (
@@ -45,6 +46,7 @@ ALL = (
     ViewOptions,
     AnswerOptions,
     LoadOptions,
+    EngineOptions,
     Judging,
     EvalOptions,
     TrainConfig,

@@ -168,7 +168,7 @@ def test_a_judge_s_verdicts_stand_beside_the_rest(predictions: Path, tmp_path: P
 
 
 def test_what_a_judge_s_notes_say(predictions: Path) -> None:
-    from voco_video.scoring.report.scores import _notes_on_judge
+    from voco_video.scoring.report.scores import judge_notes
 
     judgement = Judgement(
         judge={"model": "gpt", "base_url": "http://localhost/v1", "prompt_hash": "cd" * 32},
@@ -188,9 +188,10 @@ def test_what_a_judge_s_notes_say(predictions: Path) -> None:
         num_without_usage=0,
         cost=None,
     )
-    notes = " ".join(_notes_on_judge(judgement))
+    notes = " ".join(judge_notes(judgement))
     for said in (
-        "gpt at http://localhost/v1 (it calls itself gpt-0613), temperature 0",
+        "gpt, of no named revision: its name may mean other weights later, at http://localhost/v1",
+        "(it calls itself gpt-0613), temperature 0",
         "prompt cdcdcdcdcdcdcdcd.",
         "Requests 25, 5 of them retries; 7 replies from disk; tokens 2000 in, 100 out.",
         "3 predictions are not judged (1 replies were no verdict, 2 questions got no reply)",

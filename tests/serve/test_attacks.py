@@ -114,6 +114,7 @@ def test_no_folder_outside_is_listed(client, path):
     is_refused(client.get("/api/folder", params={"path": path}))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("path", OUTSIDE)
 def test_no_path_leads_out_of_the_media_root(client, place, path):
     is_refused(client.post("/api/videos/add", json={"path": path}))
@@ -121,6 +122,7 @@ def test_no_path_leads_out_of_the_media_root(client, place, path):
     is_refused(ask(client, f"file://{whole}".replace("\x00", "%00")))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "url",
     [
@@ -168,6 +170,7 @@ PRIVATE = [
 ]  # fmt: skip
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("host", PRIVATE)
 def test_no_private_address_is_asked(client, host, monkeypatch):
     def refuse(*args, **kwargs):
@@ -185,6 +188,7 @@ def test_public_addresses_are_public(address):
     assert is_public(address)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "target",
     ["http://169.254.169.254/latest", "http://[::1]:9/", "http://0.0.0.0:9/", "file:///etc/passwd",
@@ -306,6 +310,7 @@ def upload(client: TestClient, data: bytes, name: str = "clip.mp4"):
     return client.post("/api/videos", files={"file": (name, data)})
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("kind", list(hostile_files("", Path())))
 def test_no_file_has_others_opened(client, web: FileServer, place, kind):
     canary = web.put("/canary.ts", b"x")
@@ -352,6 +357,7 @@ def test_no_video_lasts_for_years(client, seconds):
 # ---------------------------------------------------------------------- keys, hosts, origins, headers
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "headers",
     [
@@ -433,6 +439,7 @@ def test_other_addresses_need_a_key(host, monkeypatch):
 # ---------------------------------------------------------------------- bodies
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "body",
     [
@@ -452,6 +459,7 @@ def test_broken_bodies_are_refused(client, body):
         is_refused(reply, 400, 404)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "fields",
     [
@@ -542,6 +550,7 @@ def test_uploads_take_no_more_than_was_said(client):
         assert client.get(f"/api/uploads/{other}").status_code == 404
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("kind", "body"),
     [

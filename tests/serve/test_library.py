@@ -160,6 +160,7 @@ class _Hook(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.exhaustive
 def test_a_growing_file_is_followed_and_its_answers_reach_the_webhook(server, http, tmp_path):
     got: list[dict] = []
     hook = ThreadingHTTPServer(("127.0.0.1", 0), type("Hook", (_Hook,), {"got": got}))

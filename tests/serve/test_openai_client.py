@@ -104,6 +104,7 @@ def test_many_clients_get_their_own_answers(server, client):
     assert server.metric("voco_video_batch_size_sum") > server.metric("voco_video_batch_size_count")  # some together
 
 
+@pytest.mark.exhaustive
 def test_a_stop_word_ends_the_answer(server, client):
     whole = server.video().ask(LONG, max_new_tokens=12).text
     word = whole.split()[2]
@@ -120,6 +121,7 @@ def test_a_stop_word_ends_the_answer(server, client):
         assert (text, finish) == (whole[: whole.index(word)], "stop")
 
 
+@pytest.mark.exhaustive
 def test_system_message_and_several_videos(server, client):
     """A system message stands before the first question; a video given as its bytes is the same video."""
     data = f"data:video/mp4;base64,{base64.b64encode(Path(server.demo).read_bytes()).decode()}"

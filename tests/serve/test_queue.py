@@ -77,6 +77,7 @@ def test_what_sees_the_same_frames_is_one_batch_and_the_rest_takes_turns(model, 
     assert held.batches == [0, len(asks), 1, 1, 1, 3, 3]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("policy", ["relevant", "elastic", "recent"])
 def test_policies_see_what_they_see_alone(model, video, policy):
     questions = ["where is the star?", "who moves?", "what colour is the square?"]
@@ -158,6 +159,7 @@ def body_of(server: Serving, question: str, **more) -> dict:
     return {"model": "voco-tiny", "messages": [{"role": "user", "content": content}], **more}
 
 
+@pytest.mark.exhaustive
 def test_a_flood_is_answered_or_sent_away_and_a_client_that_leaves_is_forgotten(tmp_path: Path):
     with serving(tmp_path, max_waiting=2) as server, httpx2.Client(base_url=server.url, timeout=60) as http:
         server.upload(server.demo)

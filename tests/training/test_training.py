@@ -140,7 +140,7 @@ def test_accumulation_gives_the_same_weights_as_one_large_batch(tmp_path):
         assert torch.allclose(small[name], large[name], atol=2e-5), name
 
 
-@pytest.mark.parametrize("form", ["kv", "embeds"])
+@pytest.mark.parametrize("form", [pytest.param("kv", marks=pytest.mark.exhaustive), "embeds"])
 def test_video_stage_with_images_mixed_in(tmp_path, form):
     config = tiny_run(tmp_path, stage="video", form=form, num_frames=3, image_fraction=0.4, max_steps=2)
     assert np.isfinite(train(replace(config, gradient_checkpointing=True, precision="bfloat16")).loss)

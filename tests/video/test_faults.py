@@ -145,7 +145,9 @@ def busy():
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.exhaustive) if name in ("fuzz52.ts", "p7fuzz788.264") else name
+        pytest.param(name, marks=pytest.mark.exhaustive)
+        if name in ("fuzz52.ts", "fuzz928.ts", "p7fuzz788.264")
+        else name
         for name in DAMAGED
     ],
 )

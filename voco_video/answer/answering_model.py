@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from voco_video.answer.frame_scorer import Retriever
 from voco_video.checkpoint.world import World
+from voco_video.model.tokens import Prefix
 from voco_video.model.voco import VocoModel
+from voco_video.options.answering import AnswerOptions
+from voco_video.options.compression import Form
+
+
+class Engine(Protocol):
+    """What generates answers in place of the model's decoder in this process: `voco_video.engine.engines.Engines`."""
+
+    def check(self, form: Form) -> None:
+        """Raise UsageError for frames of a form that the engine cannot be sent."""
+
+    def generate(
+        self, model: VocoModel, prefix: Prefix, prompts: Sequence[Sequence[int]], *, options: AnswerOptions
+    ) -> list[tuple[list[int], float]]:
+        """Generate as `voco_video.answer.generate.generate`, from a prefix with ``inputs``."""
+
+    def stream(
+        self, model: VocoModel, prefix: Prefix, prompt: Sequence[int], *, options: AnswerOptions
+    ) -> Iterator[tuple[int, float]]:
+        """Yield each token with the logarithm of its probability; the one that ends the answer comes too."""
 
 
 class AnsweringModel(Protocol):
@@ -23,6 +44,10 @@ class AnsweringModel(Protocol):
     @property
     def world(self) -> World | None:
         """What the model was trained on, or None where that is not known."""
+
+    @property
+    def engine(self) -> Engine | None:
+        """What generates answers; None for ``voco`` itself."""
 
     @property
     def name(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -19,6 +20,7 @@ from voco_video.answer.frame_scorer import AskedQuestion, FrameScorer
 from voco_video.answer.generate import NUM_MOMENTS, Answer, Message, answer_questions, stream_answer
 from voco_video.answer.moments import Moment, find_moments
 from voco_video.answer.search import FrameScores, FrameSearch
+from voco_video.answer.speech import cues_of, with_spoken
 from voco_video.answer.words_around import WordsAround
 from voco_video.checkpoint.world import FrameCounts
 from voco_video.compress import CompressResult
@@ -29,6 +31,7 @@ from voco_video.model.tokens import Prefix, VocoTokens
 from voco_video.options.answering import AnswerOptions, Policy, ViewOptions
 from voco_video.options.compression import Form
 from voco_video.stored_tokens import compressor_of, form_of, read_tokens, tokens_per_frame
+from voco_video.video.subtitles import AUTO_SUBTITLES, Cue
 
 log = logging.getLogger(__name__)
 AS_FITS = ViewOptions()  # as many frames as the context has room for
@@ -82,6 +85,11 @@ class CompressedVideo:
     def form(self) -> Form:
         """``"kv"`` or ``"embeds"``."""
         return form_of(self.parts[0].entry)
+
+    @property
+    def has_speech(self) -> bool:
+        """Whether anything is told of what is said: see `with_subtitles`."""
+        return any(part.cues for part in self.parts)
 
     @property
     def from_cache(self) -> bool:
@@ -146,9 +154,7 @@ class CompressedVideo:
             UsageError: the budget holds no frame, or the question is missing.
         """
         per_frame = self.num_voco_tokens if num_voco_tokens is None else num_voco_tokens
-        budget = options.max_voco_tokens
-        if budget is None and per_frame and self.num_frames:
-            budget = self._words.context_budget(per_frame, options)
+        budget = self._words.frames_budget(per_frame, options)
         fits = budget is None or self.num_frames * per_frame <= budget
         order = is_about = None
         if options.needs_scores and not fits:
@@ -159,6 +165,24 @@ class CompressedVideo:
             is_about = relevance.is_about
         return select_frames(
             self.num_frames, per_frame, max_voco_tokens=budget, options=options, scores=order, is_about=is_about
+        )
+
+    def with_subtitles(self, subtitles: str | os.PathLike[str] | Sequence[Cue] = AUTO_SUBTITLES) -> CompressedVideo:
+        """Return the same frames with what is said in their video: it is told with them, and `find` searches it.
+
+        Nothing is compressed again, and no subtitles are kept in the cache.
+
+        Args:
+            subtitles: "auto" (a file beside the video, else its own subtitle stream), "none", a file, or lines.
+
+        Raises:
+            DataError, UsageError: see `voco_video.video.subtitles.subtitles_of`.
+
+        >>> video.with_subtitles("talk.srt").ask("What does she say?").text          # doctest: +SKIP
+        """
+        given = self.result.source if self.result else ""
+        return replace(
+            self, parts=tuple(replace(part, cues=cues_of(part, subtitles, given=given)) for part in self.parts)
         )
 
     @cached_property
@@ -190,6 +214,9 @@ class CompressedVideo:
     def find(self, query: str, *, num_moments: int = 5, asked: AskedQuestion | None = None) -> list[Moment]:
         """Find the moments that are most relevant to a query, best first; no answer is generated.
 
+        With subtitles (`with_subtitles`) also what is said is searched: such a moment is a
+        `voco_video.answer.speech.SpokenMoment`, with the line that has the query's words.
+
         Args:
             query: a question, or what to look for.
             num_moments: how many at most.
@@ -204,7 +231,8 @@ class CompressedVideo:
         found = self._relevance(query, asked)
         # A video that is nothing the model knows has scores too, but their odds mean nothing.
         is_calibrated = found.claims is not None and not self.foreign_note
-        return find_moments(found.scores, self.pts_seconds, num_moments=num_moments, is_calibrated=is_calibrated)
+        moments = find_moments(found.scores, self.pts_seconds, num_moments=num_moments, is_calibrated=is_calibrated)
+        return with_spoken(moments, self.parts, query, num_moments=num_moments) if self.has_speech else moments
 
     def prefix(
         self,
@@ -225,24 +253,28 @@ class CompressedVideo:
         """
         return self.prefix_of(self.view(question, num_voco_tokens=num_voco_tokens, options=options), options)
 
-    def prefix_of(self, selection: FrameSelection, options: ViewOptions) -> Prefix:
-        """Assemble the prefix of selected frames, as `prefix` does; the last one is kept for the next question."""
+    def prefix_of(self, selection: FrameSelection, options: ViewOptions, *, reads: bool = True) -> Prefix:
+        """Assemble the prefix of selected frames as `prefix` does, or what an engine reads itself (``reads=False``)."""
         every = options.clock_every_seconds
-        key = *selection.key, every
+        key = *selection.key, every, reads
+        if not reads and self.model.engine and selection.num_tokens:
+            self.model.engine.check(self.form)
         prefix = self._prefixes.get(key)
         if prefix is None:
             largest = int(selection.counts.max(initial=0))
             tokens = read_chosen(self.parts, selection.frames, num_voco_tokens=largest)
             times = self._words.times(selection.frames, tokens.seconds)
-            leads = self._words.lead_ids(selection.frames, times, every if selection.num_tokens else None)
+            every, told = every if selection.num_tokens else None, self._words.told(selection, options).lines
+            leads = self._words.lead_ids(selection.frames, times, every, told)
             counts = torch.from_numpy(selection.counts)
-            prefix = assemble(self.model.voco, tokens, counts=counts, texts=dict(enumerate(leads)), times=times)
+            texts = dict(enumerate(leads))
+            prefix = assemble(self.model.voco, tokens, counts=counts, texts=texts, times=times, reads=reads)
             self._prefixes.clear()
             self._prefixes[key] = prefix
         return prefix
 
     @cached_property
-    def _prefixes(self) -> dict[tuple[bytes, bytes, float | None], Prefix]:
+    def _prefixes(self) -> dict[tuple[bytes, bytes, float | None, bool], Prefix]:
         return {}
 
     @cached_property
@@ -335,7 +367,7 @@ class CompressedVideo:
         selections = [self.view(q, num_voco_tokens=num_voco_tokens, options=options) for q in questions]
         answers: dict[int, Answer] = {}
         for selection, numbers in group_by_view(selections):
-            prefix = self.prefix_of(selection, options)
+            prefix = self.prefix_of(selection, options, reads=self.model.engine is None)
             group = answer_questions(
                 self.model.voco,
                 prefix,
@@ -344,13 +376,17 @@ class CompressedVideo:
                 options=AnswerOptions(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed),
                 frame_pts_seconds=self.pts_seconds[selection.frames][: len(prefix.frame_slots)],  # none for text alone
                 with_attention=with_attention,
+                engine=self.model.engine,
             )
-            answers |= {i: self.with_notes(answer, selection) for i, answer in zip(numbers, group, strict=True)}
+            answers |= {
+                i: self.with_notes(answer, selection, options) for i, answer in zip(numbers, group, strict=True)
+            }
         return answers[0] if isinstance(question, str) else [answers[i] for i in range(len(questions))]
 
-    def with_notes(self, answer: Answer, selection: FrameSelection) -> Answer:
+    def with_notes(self, answer: Answer, selection: FrameSelection, options: ViewOptions = AS_FITS) -> Answer:
         """Add a note on frames that were not seen, and as evidence the moments that frames were chosen for."""
-        note = ". ".join(part.removesuffix(".") for part in (self.foreign_note, selection.note) if part)
+        notes = (self.foreign_note, selection.note, self._words.told(selection, options).note)
+        note = ". ".join(part.removesuffix(".") for part in notes if part)
         note = ". ".join(part for part in (note, answer.note) if part)
         evidence = answer.evidence
         if selection.policy in ("relevant", "elastic") and not evidence:
@@ -385,12 +421,13 @@ class CompressedVideo:
         """
         options = ViewOptions(max_voco_tokens, policy, neighbours, clock_every_seconds)
         selection = self.view(question, num_voco_tokens=num_voco_tokens, options=options)
-        for note in filter(None, (self.foreign_note, selection.note)):
+        for note in filter(None, (self.foreign_note, selection.note, self._words.told(selection, options).note)):
             log.warning(note)
         return stream_answer(
             self.model.voco,
-            self.prefix_of(selection, options),
+            self.prefix_of(selection, options, reads=self.model.engine is None),
             question,
             history=history,
             options=AnswerOptions(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed),
+            engine=self.model.engine,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from voco_video.cache import CacheEntry
 from voco_video.cache.int8 import dequantize
 from voco_video.model.tokens import VocoTokens
 from voco_video.stored_tokens import dtype_of, form_of, read_tokens
+from voco_video.video.subtitles import Cue
 
 CHUNK_BYTES = 64 << 20
 FRAMES_PER_STEP = 256  # frames per step of a search, so few that products stay in the processor's cache
@@ -21,11 +22,12 @@ FRAMES_PER_STEP = 256  # frames per step of a search, so few that products stay 
 
 @dataclass(frozen=True)
 class EntryFrames:
-    """Frames ``start:stop`` of one cache entry."""
+    """Frames ``start:stop`` of one cache entry, and what is said in their video."""
 
     entry: CacheEntry
     start: int
     stop: int
+    cues: tuple[Cue, ...] = field(default=(), repr=False)
 
     @property
     def num_frames(self) -> int:
@@ -40,7 +42,9 @@ class EntryFrames:
     def between(self, start_seconds: float, stop_seconds: float) -> EntryFrames | None:
         """Return the frames of a window of time; None if there are none."""
         first, last = np.searchsorted(self.pts_seconds, [start_seconds, stop_seconds], side="left")
-        return EntryFrames(self.entry, self.start + int(first), self.start + int(last)) if first < last else None
+        if first >= last:
+            return None
+        return replace(self, start=self.start + int(first), stop=self.start + int(last))
 
 
 def read_chunks(parts: Sequence[EntryFrames]) -> Iterator[VocoTokens]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import TextStreamer
 
+from voco_video.answer.answering_model import Engine
 from voco_video.answer.choosing import TokenChooser, end_token_ids
 from voco_video.answer.moments import Moment, shared_moments
 from voco_video.errors import ModelError, UsageError
@@ -91,6 +92,7 @@ def answer_questions(
     options: AnswerOptions = AnswerOptions(),
     frame_pts_seconds: np.ndarray,
     with_attention: bool = False,
+    engine: Engine | None = None,
 ) -> list[Answer]:
     """Answer questions over one shared prefix.
 
@@ -98,11 +100,16 @@ def answer_questions(
         history: earlier turns that every question follows.
         frame_pts_seconds: ``[F]``, copied into the answers.
         with_attention: measure which frames each answer attended to (one more pass over question and answer).
+        engine: generates in place of the model; the prefix then has ``inputs`` alone.
 
     Raises:
-        UsageError: an empty question; or ``with_attention`` where the prefix does not keep all keys.
+        UsageError: an empty question; ``with_attention`` where the prefix does not keep all keys, or with an engine; or
+            what an engine cannot be asked.
         ModelError: there is not enough memory for even one question at a time.
+        EngineError: no engine answers.
     """
+    if with_attention and engine is not None:
+        raise UsageError("with_attention (--show-frames): an engine does not tell where its answers look; leave it out")
     if with_attention and prefix.state is not None and len(prefix.frame_slots):
         raise UsageError(
             f"with_attention (--show-frames): some layers of this {model.backbone.family.title} keep a running state, "
@@ -110,7 +117,7 @@ def answer_questions(
         )
     started = time.perf_counter()
     prompts = [prompt_ids(model, prefix, question, history) for question in questions]
-    generated: list[tuple[list[int], float]] = []
+    generated = [] if engine is None else engine.generate(model, prefix, prompts, options=options)
     most = MAX_QUESTIONS_PER_BATCH
     while len(generated) < len(prompts):
         batch = prompts[len(generated) :][:most]
@@ -186,24 +193,36 @@ def stream_answer(
     *,
     history: Sequence[Message] = (),
     options: AnswerOptions = AnswerOptions(),
+    engine: Engine | None = None,
 ) -> Iterator[str]:
-    """Yield an answer's text piece by piece; a token is generated only when the next piece is asked for."""
+    """Yield an answer's text piece by piece; a token is generated only when the next piece is asked for.
+
+    With an engine, tokens are yielded as they come.
+    """
     prompt = prompt_ids(model, prefix, question, history)
     if problem := beyond_context(model, prefix, len(prompt)):
         log.warning(problem.strip())
-    text, is_cut = _GrowingText(model.backbone.tokenizer, skip_special_tokens=True), False
+    text, num_tokens = _GrowingText(model.backbone.tokenizer, skip_special_tokens=True), 0
     ends = end_token_ids(model) if options.stop_at_end else set()
-    for token_ids, _ in generate_steps(model, prefix, [prompt], options=options):
-        if int(token_ids[0]) in ends:
-            break
-        text.put(token_ids.cpu())
-        yield from text.taken()
+    if engine is None:
+        token_ids = _token_ids(model, prefix, prompt, options)
     else:
-        is_cut = options.stop_at_end
+        token_ids = (token_id for token_id, _ in engine.stream(model, prefix, prompt, options=options))
+    for token_id in token_ids:
+        if token_id in ends:
+            break
+        num_tokens += 1
+        text.put(torch.tensor([token_id]))
+        yield from text.taken()
     text.end()
     yield from text.taken()
-    if is_cut:
+    if options.stop_at_end and num_tokens == options.max_new_tokens:
         log.warning("the answer was cut after max_new_tokens=%d", options.max_new_tokens)
+
+
+def _token_ids(model: VocoModel, prefix: Prefix, prompt: Sequence[int], options: AnswerOptions) -> Iterator[int]:
+    for token_ids, _ in generate_steps(model, prefix, [prompt], options=options):
+        yield int(token_ids[0])
 
 
 class _GrowingText(TextStreamer):

@@ -16,6 +16,7 @@ from voco_video.answer.answering_model import AnsweringModel
 from voco_video.answer.compressed_video import CompressedVideo
 from voco_video.answer.frame_scorer import AskedQuestion, FrameScorer, read_question
 from voco_video.answer.moments import Moment
+from voco_video.answer.speech import order_of
 from voco_video.compress import Progress
 from voco_video.errors import FILE_ERRORS, CacheError, ModelError, UsageError, VocoVideoError
 from voco_video.files.urls import short_name, shown_name
@@ -73,7 +74,7 @@ def find(
 
 def best_first(found: Iterable[Found], num_moments: int) -> list[Found]:
     """Return the best moments, best first; of equal ones those that come first, and last those without a score."""
-    return sorted(found, key=lambda f: (math.isnan(f.moment.score), -f.moment.score))[:num_moments]
+    return sorted(found, key=lambda f: (math.isnan(f.moment.score), order_of(f.moment)))[:num_moments]
 
 
 class Asked:

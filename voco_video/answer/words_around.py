@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,11 +12,14 @@ import torch
 
 from voco_video.answer.clock import clock_frames, clock_text, time_token_ids
 from voco_video.answer.entry_frames import EntryFrames
+from voco_video.answer.frame_budget import FrameSelection
+from voco_video.answer.speech import SHARE, ToldSpeech, num_speech_tokens, told_speech
 from voco_video.auto_compressor import context_budget
 from voco_video.model.backbone import Backbone
 from voco_video.model.families import FrameTimes
 from voco_video.options.answering import ViewOptions
 from voco_video.stored_tokens import read_tokens
+from voco_video.video.subtitles import Cue
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +53,32 @@ class WordsAround:
             budget -= min(len(self.pts_seconds), most) * self.words_per_frame
         return max(num_voco_tokens, budget)
 
+    def budget(self, num_voco_tokens: int, options: ViewOptions) -> int | None:
+        """Return how many tokens frames and speech may take together; None for any number."""
+        if options.max_voco_tokens is None and num_voco_tokens and len(self.pts_seconds):
+            return self.context_budget(num_voco_tokens, options)
+        return options.max_voco_tokens
+
+    def frames_budget(self, num_voco_tokens: int, options: ViewOptions) -> int | None:
+        """Return how many tokens frames may take, of which speech takes its share; None for any number."""
+        budget = self.budget(num_voco_tokens, options)
+        if budget is None or not self.num_speech_tokens:
+            return budget
+        return max(min(budget, num_voco_tokens), budget - min(self.num_speech_tokens, int(budget * SHARE)))
+
+    def told(self, selection: FrameSelection, options: ViewOptions) -> ToldSpeech:
+        """Choose what is said with the frames that a question sees."""
+        if not self.num_speech_tokens or not selection.num_tokens:
+            return ToldSpeech({})
+        budget = self.budget(int(selection.counts.max()), options)
+        room = None if budget is None else max(0, budget - selection.num_tokens)
+        return told_speech(self.parts, selection.frames, self.num_spoken_tokens, room=room)
+
+    @cached_property
+    def num_speech_tokens(self) -> int:
+        """Number of tokens of all that is said during the frames."""
+        return num_speech_tokens(self.parts, self.num_spoken_tokens)
+
     def times(self, frames: npt.NDArray[np.int64], seconds: torch.Tensor | None = None) -> FrameTimes:
         """Return when some of the frames are seen.
 
@@ -62,17 +91,35 @@ class WordsAround:
         known = [end for end in ends if isinstance(end, (int, float))]
         return FrameTimes.of(pictures, max(known) if len(known) == len(ends) else None)
 
-    def lead_ids(self, frames: npt.NDArray[np.int64], times: FrameTimes, every: float | None) -> list[list[int]]:
+    def lead_ids(
+        self,
+        frames: npt.NDArray[np.int64],
+        times: FrameTimes,
+        every: float | None,
+        lines: Mapping[int, Sequence[Cue]] | None = None,
+    ) -> list[list[int]]:
         """Make the token ids before each of some frames; an empty list where nothing is written before any.
 
         Args:
             every: seconds between two times of the clock; None for no clock.
+            lines: what is said before some of these frames, by their place among them.
         """
         marks: dict[int, str] = {}
         if every is not None:
             seconds = self.pts_seconds[frames]
             marks = {f: clock_text(float(seconds[f])) for f in clock_frames(seconds, every).tolist()}
-        return self.backbone.lead_ids(times, marks=marks) if marks or self.backbone.template.as_trained else []
+        speech = {f: "".join(map(self.spoken_text, cues)) for f, cues in (lines or {}).items()}
+        if not (marks or speech or self.backbone.template.as_trained):
+            return []
+        return self.backbone.lead_ids(times, marks=marks, speech=speech)
+
+    def spoken_text(self, cue: Cue) -> str:
+        """Write a line as the model reads it: on a line of its own, with special tokens in it as plain letters."""
+        return f"{self.backbone.typed_text.broken(cue.text)}\n"
+
+    def num_spoken_tokens(self, cue: Cue) -> int:
+        """Count the tokens of a line; among others it may take fewer."""
+        return len(self.backbone.token_ids(self.spoken_text(cue)))
 
     @cached_property
     def first_position(self) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,3 +91,13 @@ def verify_directory(paths: CachePaths, directory: Path, *, reader: SegmentReade
     except CacheError as error:
         return [VerifyResult(digest, directory, "damaged", str(error)), *stale]
     return [VerifyResult(digest, directory, "ok"), *stale]
+
+
+def verify_directories(
+    paths: CachePaths, directories: Iterable[Path], trash: Iterable[Path], *, reader: SegmentReader, full: bool
+) -> list[VerifyResult]:
+    """Check some entries, and list what is in the trash; see `FrameCache.verify`."""
+    results = [verify_directory(paths, path, reader=reader, full=full) for path in directories]
+    reason = "deleted while a reader had it open"
+    stale = [VerifyResult(path.name[:64], path, "stale", reason) for path in trash]
+    return [*chain.from_iterable(results), *stale]

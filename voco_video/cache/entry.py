@@ -21,6 +21,8 @@ from blake3 import blake3
 
 from voco_video.cache.key import FORMAT_VERSION, CacheKey, canonical_json
 from voco_video.cache.locks import GROWING, MANIFEST, ReadHold, damaged, os_errors_as_cache_errors
+from voco_video.cache.names import EntryNames
+from voco_video.cache.paths import CachePaths
 from voco_video.cache.segment import Segment, SegmentReader, TensorSpec, check_continues, check_size
 from voco_video.cache.segment_log import SegmentLog, checked_unix_seconds, decode_published, unpublished
 from voco_video.errors import CacheError, UsageError
@@ -54,14 +56,21 @@ class Manifest:
         """The time of each of the F frames."""
         return [pts for segment in self.segments for pts in segment.pts_seconds]
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What two entries with the same result have in common, as a JSON value: key, tensors, segments."""
+        return {
+            "key": self.key.to_json(),
+            "tensors": {name: spec.to_json() for name, spec in self.tensors.items()},
+            "segments": [segment.to_json() for segment in self.segments],
+        }
+
     def encode(self) -> bytes:
         """Write the file's bytes: indented JSON that carries the BLAKE3 of its own canonical form."""
         content = {
             "format_version": FORMAT_VERSION,
             "digest": self.key.digest,
-            "key": self.key.to_json(),
-            "tensors": {name: spec.to_json() for name, spec in self.tensors.items()},
-            "segments": [segment.to_json() for segment in self.segments],
+            **self.identity,
             "facts": dict(self.facts),
             "created_unix_seconds": self.created_unix_seconds,
         }
@@ -109,7 +118,9 @@ class CacheEntry:
         unpublished: what a growing entry has beyond what it says, in words; empty if nothing.
     """
 
-    def __init__(self, directory: Path, manifest: Manifest, *, hold: ReadHold, reader: SegmentReader) -> None:
+    def __init__(
+        self, directory: Path, manifest: Manifest, *, hold: ReadHold | None, reader: SegmentReader, last_used: float
+    ) -> None:
         self.directory = directory
         self.key, self.digest = manifest.key, manifest.key.digest
         self.tensors, self.facts = manifest.tensors, manifest.facts
@@ -117,9 +128,9 @@ class CacheEntry:
         self.pts_seconds = np.array(manifest.pts_seconds)
         self.pts_seconds.flags.writeable = False
         self.created = datetime.fromtimestamp(manifest.created_unix_seconds, timezone.utc)
-        self.last_used = datetime.fromtimestamp(os.fstat(hold.index_fd).st_mtime, timezone.utc)
+        self.last_used = datetime.fromtimestamp(last_used, timezone.utc)
         self._manifest, self._reader = manifest, reader
-        self._hold: ReadHold | None = hold
+        self._hold = hold
 
     @classmethod
     def open(cls, directory: Path, *, reader: SegmentReader) -> CacheEntry | None:
@@ -133,12 +144,28 @@ class CacheEntry:
                 if manifest is None:
                     hold.close()
                     return None
-                entry = cls(directory, manifest, hold=hold, reader=reader)
+                last_used = os.fstat(hold.index_fd).st_mtime
+                entry = cls(directory, manifest, hold=hold, reader=reader, last_used=last_used)
                 entry.verify(full=False)
                 return entry
             except BaseException:
                 hold.close()
                 raise
+
+    @property
+    def location(self) -> str:
+        """Where it is, as it may be shown: its folder, or the URL of its objects on a store."""
+        return str(self.directory)
+
+    @property
+    def name(self) -> str | None:
+        """What people call it now; None where it has no name."""
+        return EntryNames(CachePaths(self.directory.parents[1])).by_digest().get(self.digest)
+
+    @property
+    def manifest(self) -> Manifest:
+        """What it says of itself, without its tensors."""
+        return self._manifest
 
     @property
     def num_frames(self) -> int:
@@ -266,7 +293,7 @@ class CacheEntry:
         if not 0 <= start <= stop <= self.num_frames:
             raise UsageError(f"frames [{start}, {stop}) are not within [0, {self.num_frames}) of {self.digest}")
         if start < stop:
-            self._held()  # first: an entry that grew meanwhile may have these frames in other segments now
+            self._hold_files()  # first: an entry that grew meanwhile may have these frames in other segments now
         return stop
 
     def _copied(
@@ -303,6 +330,9 @@ class CacheEntry:
             manifest.created_unix_seconds == mine.created_unix_seconds
             and manifest.pts_seconds[: self.num_frames] == self.pts_seconds.tolist()
         )
+
+    def _hold_files(self) -> None:
+        self._held()
 
     def _held(self) -> ReadHold:
         if self._hold is None:

@@ -12,11 +12,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from voco_video.cache.key import is_digest
 from voco_video.cache.locks import GROWING, JOURNAL, MANIFEST
-from voco_video.cache.names import EntryNames
+from voco_video.cache.names import EntryNames, Names
 from voco_video.cache.paths import CachePaths, is_complete
 from voco_video.errors import CacheError, used_wrongly
 from voco_video.files.digest import digest_file
@@ -37,6 +37,7 @@ class EntryLabel:
     Attributes:
         state: "growing" also where its source has ended but its log was kept; "unfinished" cannot be read yet.
         name: that people gave it; empty where it has none.
+        size_bytes: of an entry on a store; 0 for one in a folder, where its files tell.
     """
 
     digest: str
@@ -47,6 +48,7 @@ class EntryLabel:
     model_fingerprint: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    size_bytes: int = 0
 
     @property
     def source(self) -> str:
@@ -77,12 +79,76 @@ class EntryLabel:
         return os.path.isabs(self.source) and self.source in (os.path.abspath(path), os.path.realpath(path))
 
 
-def all_labels(paths: CachePaths) -> list[EntryLabel]:
+class Catalogue(Protocol):
+    """Where entries are looked up: a cache in a folder, or one on a store."""
+
+    @property
+    def location(self) -> str:
+        """The folder or the URL, as it may be shown."""
+
+    @property
+    def names(self) -> Names:
+        """What people call the entries."""
+
+    def digests(self, beginning: str = "") -> list[str]:
+        """List the digests of all entries in any state; of those only that begin with these digits."""
+
+    def has(self, digest: str) -> bool:
+        """Tell whether there is an entry with this whole digest, in any state."""
+
+    def labels(self, digests: Iterable[str]) -> list[EntryLabel]:
+        """Read what some entries say about themselves."""
+
+    def followed_now(self) -> list[EntryLabel]:
+        """List the live entries that processes are making right now."""
+
+    def begun_of(self, video: str) -> str | None:
+        """Return the digest of a live entry of a path or URL that is followed, with nothing to read yet, if any."""
+
+
+class FolderCatalogue:
+    """The entries in a folder of this machine."""
+
+    def __init__(self, paths: CachePaths) -> None:
+        self._paths = paths
+        self.location, self.names = str(paths.cache_dir), EntryNames(paths)
+
+    def digests(self, beginning: str = "") -> list[str]:
+        """See `Catalogue.digests`."""
+        return [directory.name for directory in self._paths.directories(beginning)]
+
+    def has(self, digest: str) -> bool:
+        """See `Catalogue.has`."""
+        return self._paths.directory(digest).exists()
+
+    def labels(self, digests: Iterable[str]) -> list[EntryLabel]:
+        """See `Catalogue.labels`."""
+        names = self.names.by_digest()
+        return [_read_label(self._paths.directory(digest), names.get(digest, "")) for digest in digests]
+
+    def followed_now(self) -> list[EntryLabel]:
+        """See `Catalogue.followed_now`."""
+        growing = (directory for directory in self._paths.directories() if (directory / GROWING).exists())
+        return self.labels([path.name for path in growing if self._paths.is_being_written(path.name)])
+
+    def begun_of(self, video: str) -> str | None:
+        """See `Catalogue.begun_of`."""
+        paths = self._paths
+        for lock in sorted((paths.cache_dir / "locks").glob("*.lock")):
+            digest = lock.stem
+            if is_digest(digest) and not is_complete(paths.directory(digest)) and paths.is_being_written(digest):
+                label = EntryLabel(digest, paths.directory(digest), "growing", facts={"source": _read_note(lock)})
+                if label.source and label.is_of(video):
+                    return digest
+        return None
+
+
+def all_labels(catalogue: Catalogue) -> list[EntryLabel]:
     """Read the labels of all entries in any state, by digest."""
-    return _labels(paths, (directory.name for directory in paths.directories()))
+    return catalogue.labels(catalogue.digests())
 
 
-def candidates(paths: CachePaths, given: str) -> list[EntryLabel]:
+def candidates(catalogue: Catalogue, given: str) -> list[EntryLabel]:
     """List the entries that a word stands for; several for a video that was compressed in several ways.
 
     Args:
@@ -94,15 +160,15 @@ def candidates(paths: CachePaths, given: str) -> list[EntryLabel]:
     if not given or "\0" in given:
         return []
     if is_digest(given):
-        return _labels(paths, [given] if paths.directory(given).exists() else [])
+        return catalogue.labels([given] if catalogue.has(given) else [])
     if os.path.isfile(expanded(given)):  # which takes any name, however long
         digest = digest_file(expanded(given))
-        return [label for label in all_labels(paths) if label.video_digest == digest or label.is_of(given)]
-    if named := EntryNames(paths).digest_of(given):
-        return _labels(paths, [named])
+        return [label for label in all_labels(catalogue) if label.video_digest == digest or label.is_of(given)]
+    if named := catalogue.names.digest_of(given):
+        return catalogue.labels([named])
     if is_prefix(given):
-        return _labels(paths, (path.name for path in paths.directories(given)))
-    labels = all_labels(paths)
+        return catalogue.labels(catalogue.digests(given))
+    labels = all_labels(catalogue)
     return [label for label in labels if label.stream == given and not label.name] or [
         label for label in labels if label.is_of(given)
     ]
@@ -117,15 +183,15 @@ def is_prefix(text: str) -> bool:
     return len(text) >= MIN_DIGITS and bool(_DIGITS.fullmatch(text))
 
 
-def one_entry(paths: CachePaths, given: str) -> EntryLabel:
+def one_entry(catalogue: Catalogue, given: str) -> EntryLabel:
     """Find the one entry that a word stands for.
 
     Raises:
         CacheError: none, or several, which are listed.
     """
-    found = candidates(paths, given)
+    found = candidates(catalogue, given)
     if not found:
-        raise used_wrongly(CacheError(_no_entry(paths, given)))
+        raise used_wrongly(CacheError(_no_entry(catalogue, given)))
     if len(found) > 1:
         raise used_wrongly(CacheError(several(given, found)))
     return found[0]
@@ -139,23 +205,6 @@ def several(given: str, labels: list[EntryLabel]) -> str:
     return f"{len(labels)} cache entries are of {given}; give the digest of one: {shown}"
 
 
-def followed_now(paths: CachePaths) -> list[EntryLabel]:
-    """List the live entries that processes are making right now."""
-    growing = (directory for directory in paths.directories() if (directory / GROWING).exists())
-    digests = [directory.name for directory in growing if paths.is_being_written(directory.name)]
-    return _labels(paths, digests)
-
-
-def begun_of(paths: CachePaths, video: str) -> str | None:
-    """Return the digest of a live entry of a path or URL that a process follows, with nothing to read yet, if any."""
-    for lock in sorted((paths.cache_dir / "locks").glob("*.lock")):
-        if is_digest(lock.stem) and not is_complete(paths.directory(lock.stem)) and paths.is_being_written(lock.stem):
-            label = EntryLabel(lock.stem, paths.directory(lock.stem), "growing", facts={"source": _read_note(lock)})
-            if label.source and label.is_of(video):
-                return label.digest
-    return None
-
-
 def _read_note(lock: Path) -> str:
     try:
         return lock.read_bytes().decode(errors="surrogateescape")
@@ -163,26 +212,23 @@ def _read_note(lock: Path) -> str:
         return ""
 
 
-def similar_name(paths: CachePaths, given: str) -> str:
+def similar_name(catalogue: Catalogue, given: str) -> str:
     """Return a question after the name of an entry that is spelt nearly so; empty where there is none."""
-    return did_you_mean(given, EntryNames(paths).by_digest().values())
+    return did_you_mean(given, catalogue.names.by_digest().values())
 
 
-def _no_entry(paths: CachePaths, given: str) -> str:
+def _no_entry(catalogue: Catalogue, given: str) -> str:
     if _DIGITS.fullmatch(given):
         if len(given) < MIN_DIGITS:
             return f"no cache entry is found by {given!r} alone: give at least {MIN_DIGITS} digits of its digest"
-        return f"no cache entry in {paths.cache_dir} starts with {given!r}; `voco-video cache ls` lists what is there"
+        return (
+            f"no cache entry in {catalogue.location} starts with {given!r}; `voco-video cache ls` lists what is there"
+        )
     if is_url(given) or "/" in given or "." in given:
         what = without_secrets(given) if is_url(given) else given
-        return f"no cache entry in {paths.cache_dir} is of {what}; `voco-video cache ls` lists what is there"
-    meant = similar_name(paths, given) or "; `voco-video cache ls` lists them"
-    return f"no cache entry in {paths.cache_dir} has the name {given!r}{meant}"
-
-
-def _labels(paths: CachePaths, digests: Iterable[str]) -> list[EntryLabel]:
-    names = EntryNames(paths).by_digest()
-    return [_read_label(paths.directory(digest), names.get(digest, "")) for digest in digests]
+        return f"no cache entry in {catalogue.location} is of {what}; `voco-video cache ls` lists what is there"
+    meant = similar_name(catalogue, given) or "; `voco-video cache ls` lists them"
+    return f"no cache entry in {catalogue.location} has the name {given!r}{meant}"
 
 
 def _read_label(directory: Path, name: str) -> EntryLabel:

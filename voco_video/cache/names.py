@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from blake3 import blake3
 
@@ -52,6 +53,28 @@ def check_name(name: str) -> None:
         reason = "is a file here, and a file comes before a name"
     if reason:
         raise UsageError(f"name={name!r} {reason}; choose another name")
+
+
+class Names(Protocol):
+    """The names of a cache's entries, in a folder or on a store; see `EntryNames`."""
+
+    def digest_of(self, name: str) -> str | None:
+        """Return the digest of the entry of a name; None where no entry has it."""
+
+    def by_digest(self) -> dict[str, str]:
+        """Return the names of all entries that have one, by their digests."""
+
+    def give(self, name: str, digest: str) -> None:
+        """Name an entry, in the place of the name that it had; UsageError where it cannot get it."""
+
+    def check_free(self, name: str, digest: str) -> None:
+        """Raise UsageError for a name that an entry cannot get."""
+
+    def drop(self, digest: str) -> None:
+        """Take an entry's name away, if it has one."""
+
+    def tidy(self) -> None:
+        """Drop the names of entries that are gone."""
 
 
 class EntryNames:

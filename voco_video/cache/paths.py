@@ -17,6 +17,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -35,9 +36,10 @@ from voco_video.cache.locks import (
     index_path,
     is_held,
     is_locked,
+    os_errors_as_cache_errors,
     unread,
 )
-from voco_video.errors import CacheError
+from voco_video.errors import CacheError, used_wrongly
 from voco_video.files.atomic_write import aside_files
 from voco_video.options.sizes import size_of_environment
 
@@ -210,6 +212,16 @@ def usage(directory: Path) -> tuple[int, float]:
     index = index_path(directory)
     times = [stats[index.name]] if index and index.name in stats else list(stats.values())
     return sum(stat.st_size for stat in stats.values()), max((stat.st_mtime for stat in times), default=0.0)
+
+
+def check_cache_dir(cache_dir: Path) -> None:
+    """Raise CacheError where something else than a folder is in the place of a cache."""
+    try:
+        with os_errors_as_cache_errors(f"use cache directory {cache_dir}"):
+            if cache_dir.exists() and not cache_dir.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    except CacheError as error:
+        raise used_wrongly(error) from error.__cause__
 
 
 def default_max_bytes() -> int:

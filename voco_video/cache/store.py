@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from voco_video.cache.checking import PartialEntry, VerifyResult, read_partial, verify_directory
-from voco_video.cache.entry import CacheEntry
+from voco_video.cache.checking import PartialEntry, VerifyResult, read_partial, verify_directories
+from voco_video.cache.entry import CacheEntry, Manifest
 from voco_video.cache.key import CacheKey, is_digest
 from voco_video.cache.locks import WriteLock, os_errors_as_cache_errors
-from voco_video.cache.lookup import EntryLabel, all_labels, candidates, one_entry
-from voco_video.cache.names import EntryNames
-from voco_video.cache.paths import CachePaths, default_max_bytes, is_complete, usage
+from voco_video.cache.lookup import Catalogue, EntryLabel, FolderCatalogue, all_labels, candidates, one_entry
+from voco_video.cache.names import EntryNames, Names
+from voco_video.cache.paths import CachePaths, check_cache_dir, default_max_bytes, is_complete, usage
+from voco_video.cache.pruning import prune_after_write, prune_entries
+from voco_video.cache.remote.location import store_url
 from voco_video.cache.room import CacheSize
-from voco_video.cache.segment import SegmentReader
-from voco_video.cache.writer import EntryWriter, GrowingWriter, closing_writer
-from voco_video.errors import CacheError, UsageError, used_wrongly
+from voco_video.cache.segment import Segment, SegmentReader
+from voco_video.cache.writer import EntryWriter, GrowingWriter, closing_writer, write_finished
+from voco_video.errors import CacheError, UsageError
 from voco_video.files.paths import default_cache_dir, expanded
 from voco_video.options.sizes import parse_size
 
@@ -34,9 +33,11 @@ class FrameCache:
     Every entry is stored under a `CacheKey` and only ever returned for exactly that key. Bytes that are not
     the ones written raise CacheError; they are never returned. Needs a POSIX system with flock.
 
+    Given a URL, it makes a `RemoteCache`, which keeps them on a store: ``FrameCache("s3://bucket/prefix")``.
+
     Args:
         cache_dir: default: `VOCO_VIDEO_CACHE_DIR`, else `$XDG_CACHE_HOME/voco-video`, else `~/.cache/voco-video`.
-            Created by the first write.
+            Created by the first write. Also the URL of a store, as text.
         max_bytes: above this, finishing an entry prunes others: bytes, or text such as ``"20G"``. Default:
             `VOCO_VIDEO_CACHE_MAX_BYTES`, else 50 GB.
 
@@ -47,6 +48,8 @@ class FrameCache:
 
     Attributes:
         names: what people call entries; see `voco_video.cache.names.EntryNames`.
+        cache_dir: the folder; of a cache on a store, the folder of this machine where its copies are.
+        is_remote: whether it is on a store. Then looking at all entries takes a request for each.
 
     Example:
         >>> import tempfile, numpy as np, torch
@@ -60,18 +63,29 @@ class FrameCache:
         torch.Size([3, 2, 8])
     """
 
+    is_remote = False
+
+    def __new__(cls, cache_dir: Path | str | None = None, **_: Any) -> FrameCache:
+        """Make the kind of cache that its place takes."""
+        if cls is FrameCache and store_url(cache_dir) is not None:
+            from voco_video.cache.remote.cache import RemoteCache
+
+            return super().__new__(RemoteCache)
+        return super().__new__(cls)
+
     def __init__(self, cache_dir: Path | str | None = None, *, max_bytes: int | str | None = None) -> None:
         self.cache_dir = expanded(cache_dir or default_cache_dir()).absolute()
         self.max_bytes = default_max_bytes() if max_bytes is None else parse_size(max_bytes, name="max_bytes")
-        try:
-            with os_errors_as_cache_errors(f"use cache directory {self.cache_dir}"):
-                if self.cache_dir.exists() and not self.cache_dir.is_dir():
-                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        except CacheError as error:
-            raise used_wrongly(error) from error.__cause__
+        check_cache_dir(self.cache_dir)
         self._paths, self._reader = CachePaths(self.cache_dir), SegmentReader()
         self._size = CacheSize(self._paths)
-        self.names = EntryNames(self._paths)
+        self.names: Names = EntryNames(self._paths)
+        self._catalogue: Catalogue = FolderCatalogue(self._paths)
+
+    @property
+    def location(self) -> str:
+        """The folder or the URL, as it may be shown."""
+        return self._catalogue.location
 
     def contains(self, key: CacheKey) -> bool:
         """Tell whether there is an entry to read, finished or growing; cheap, reads nothing."""
@@ -86,7 +100,7 @@ class FrameCache:
         Raises:
             CacheError: the entry is damaged: manifest altered, other key inside, segment missing or of another size.
         """
-        return self._opened(self._paths.directory(key.digest))
+        return self._opened(key.digest)
 
     @contextmanager
     def writer(
@@ -119,7 +133,9 @@ class FrameCache:
         with os_errors_as_cache_errors(f"write to cache directory {self.cache_dir}"):
             lock = WriteLock.acquire(self._paths.make_lock_path(key.digest), on_wait=on_wait)
         with self._writing(directory, lock, restart=restart):
-            writer = EntryWriter(directory, key, facts=facts, segment_frames=segment_frames, reader=self._reader)
+            writer = self._entry_writer(
+                directory, key, facts=facts, segment_frames=segment_frames, reader=self._reader, restart=restart
+            )
             is_already_complete = writer.entry is not None
             with closing_writer(writer):
                 yield writer
@@ -199,7 +215,7 @@ class FrameCache:
 
     def labels(self) -> list[EntryLabel]:
         """Read what all entries in any state say of themselves, by digest, without checking or opening them."""
-        return all_labels(self._paths)
+        return all_labels(self._catalogue)
 
     def candidates(self, given: str) -> list[EntryLabel]:
         """List the entries, in any state, that a word stands for.
@@ -209,7 +225,7 @@ class FrameCache:
                 this path comes first, then a name, then a digest. A video's entries are those of its content, and those
                 that were made from this path.
         """
-        return candidates(self._paths, given)
+        return candidates(self._catalogue, given)
 
     def find(self, given: str) -> CacheEntry:
         """Open the one entry that a word stands for (see `candidates`), like `get`.
@@ -217,7 +233,7 @@ class FrameCache:
         Raises:
             CacheError: the word stands for no entry or for several, or the entry is unfinished or damaged.
         """
-        entry = self._opened(self._paths.directory(given)) if is_digest(given) else None
+        entry = self._opened(given) if is_digest(given) else None
         return entry or self.open(self._one(given))
 
     def open(self, label: EntryLabel) -> CacheEntry:
@@ -226,7 +242,7 @@ class FrameCache:
         Raises:
             CacheError: it is unfinished or damaged.
         """
-        entry = self._opened(label.directory)
+        entry = self._opened(label.digest)
         if entry is None:
             advice = "ask again in a moment" if self.is_being_written(label.digest) else "compress it again"
             called = label.name or label.digest[:12]
@@ -280,12 +296,8 @@ class FrameCache:
             directories = [label.directory for label in self.candidates(given)] or [self._one(given).directory]
         else:
             directories = self._paths.directories()
-        results = [verify_directory(self._paths, path, reader=self._reader, full=full) for path in directories]
-        if given is not None:
-            return list(chain.from_iterable(results))
-        reason = "deleted while a reader had it open"
-        trash = [VerifyResult(path.name[:64], path, "stale", reason) for path in self._paths.trash()]
-        return [*chain.from_iterable(results), *trash]
+        trash = self._paths.trash() if given is None else []
+        return verify_directories(self._paths, directories, trash, reader=self._reader, full=full)
 
     def prune(self, max_bytes: int | str | None = None, *, partial: bool = False, dry_run: bool = False) -> list[str]:
         """Delete least recently used entries until the cache fits `max_bytes`, by default its own limit.
@@ -305,57 +317,57 @@ class FrameCache:
         max_bytes = self.max_bytes if max_bytes is None else parse_size(max_bytes, name="max_bytes")
         return self._prune(max_bytes, down_to=max_bytes, partial=partial, dry_run=dry_run)
 
+    def take_in(self, manifest: Manifest, files: Iterable[tuple[Segment, bytes]], *, replace: bool = False) -> None:
+        """Write an entry that was made elsewhere, as it was there: its files, then its manifest.
+
+        Args:
+            files: those that the manifest names, in order, with the bytes that it says.
+            replace: in the place of a whole entry of this key; an unfinished one always goes.
+
+        Raises:
+            CacheError: there is an entry or it is being written, or the cache cannot be written.
+        """
+        directory = self._paths.directory(manifest.key.digest)
+        with os_errors_as_cache_errors(f"write to cache directory {self.cache_dir}"):
+            lock = WriteLock.try_acquire(self._paths.make_lock_path(directory.name))
+        if lock is None:
+            raise CacheError(f"cache entry {directory.name[:12]} is being written here; try again when that has ended")
+        with self._writing(directory, lock, restart=replace or not is_complete(directory)):
+            if directory.exists():
+                raise CacheError(f"cache entry {directory.name[:12]} is here already")
+            write_finished(directory, manifest, files)
+        self._prune_after_write()
+
+    def size_of(self, label: EntryLabel) -> int:
+        """Return the bytes that an entry takes, in any state; 0 once it is gone."""
+        return usage(label.directory)[0]
+
+    def __getnewargs__(self) -> tuple[str]:
+        return (str(self.cache_dir),)
+
     def __repr__(self) -> str:
         return f"FrameCache({str(self.cache_dir)!r}, max_bytes={self.max_bytes})"
 
     def _prune(self, max_bytes: int, *, down_to: int, partial: bool = False, dry_run: bool = False) -> list[str]:
-        """Do what `prune` does, down to fewer bytes where there are more than ``max_bytes``."""
-        removed: list[str] = []
-        failures: list[CacheError] = []
-
-        @contextmanager
-        def going_on_after_failure(directory: Path) -> Iterator[None]:
-            try:
-                with os_errors_as_cache_errors(f"delete {directory}"):
-                    yield
-            except CacheError as error:
-                failures.append(error)
-
-        looking = nullcontext(dict[str, int]()) if dry_run else self._size.look()
-        with os_errors_as_cache_errors(f"prune cache directory {self.cache_dir}"), looking as sizes:
-            for directory in () if dry_run else self._paths.directories():
-                with going_on_after_failure(directory):
-                    self._paths.tidy(directory)
-            usages = [(*usage(path), path) for path in self._paths.directories()]
-            sizes |= {path.name: size_bytes for size_bytes, _, path in usages}
-            total_bytes = sum(sizes.values())
-            kept_bytes = down_to if total_bytes > max_bytes else max_bytes
-            for _, _, directory in sorted(usages, key=lambda item: item[1]):
-                complete = is_complete(directory)
-                is_unwanted = total_bytes > kept_bytes if complete else partial
-                with going_on_after_failure(directory):
-                    if is_unwanted and self._paths.evict(directory, complete=complete, dry_run=dry_run):
-                        total_bytes -= sizes.pop(directory.name)
-                        removed.append(directory.name)
+        try:
+            return prune_entries(self._paths, self._size, max_bytes, down_to=down_to, partial=partial, dry_run=dry_run)
+        finally:
             if not dry_run:
-                self._paths.empty_trash()
                 self._drop_names()
-        if failures and not removed:
-            raise failures[0]
-        for failure in failures:
-            logger.warning("%s", failure)
-        return removed
 
     def _one(self, given: str) -> EntryLabel:
-        return one_entry(self._paths, given)
+        return one_entry(self._catalogue, given)
 
     def _drop_names(self) -> None:
         """Drop the names of entries that are gone; where that fails, such a name is free all the same."""
         with suppress(CacheError):
             self.names.tidy()
 
-    def _opened(self, directory: Path) -> CacheEntry | None:
-        entry = CacheEntry.open(directory, reader=self._reader)
+    def _entry_writer(self, *args: Any, restart: bool, **options: Any) -> EntryWriter:
+        return EntryWriter(*args, **options)
+
+    def _opened(self, digest: str) -> CacheEntry | None:
+        entry = CacheEntry.open(self._paths.directory(digest), reader=self._reader)
         if entry is None:
             return None
         entry.touch()
@@ -385,17 +397,4 @@ class FrameCache:
                 lock.release()
 
     def _prune_after_write(self) -> None:
-        """Prune where the cache may be above its limit; looking at all entries each time would make filling quadratic.
-
-        Then it goes a little below the limit, so that a full cache need not be looked at after every write either.
-        """
-        try:
-            try:
-                self._paths.empty_trash()
-                if not self._size.may_exceed(self.max_bytes):
-                    return
-            except OSError:
-                pass  # where the sum cannot be kept, all entries are looked at
-            self._prune(self.max_bytes, down_to=self.max_bytes - self.max_bytes // 50)
-        except CacheError as error:
-            logger.warning("%s", error)
+        prune_after_write(self._paths, self._size, self.max_bytes, self._prune)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,10 @@ class SegmentWriter:
         if is_full:
             self.flush()
 
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Have the log record JSON values with the next segment, for a run that goes on after this one."""
+        self._facts = {**self._facts, **plain_json(facts, what="facts")}
+
     def flush(self) -> None:
         """Write all buffered frames as one segment now."""
         # Ctrl-C may have hit between naming a segment in the log and emptying the buffer: skip what is safe.
@@ -175,7 +180,7 @@ class EntryWriter(SegmentWriter):
     ) -> None:
         super().__init__(directory, key, facts=facts, segment_frames=segment_frames, reader=reader)
         self._entry_facts = self._facts
-        self.entry = CacheEntry.open(directory, reader=reader)
+        self.entry = self._finished()
         if self.entry is None:
             with os_errors_as_cache_errors(f"write to cache entry {directory}"):
                 self._open_directory(read_safe(directory))
@@ -203,9 +208,13 @@ class EntryWriter(SegmentWriter):
         with os_errors_as_cache_errors(f"finish cache entry {self.directory}"):
             write_atomically(self.directory / MANIFEST, manifest.encode(), is_durable=True)
             (self.directory / JOURNAL).unlink()
-        self.entry = CacheEntry.open(self.directory, reader=self._reader)
+        self.entry = self._finished()
         assert self.entry is not None
         return self.entry
+
+    def _finished(self) -> CacheEntry | None:
+        """Open the entry where it is complete."""
+        return CacheEntry.open(self.directory, reader=self._reader)
 
     def _check_open(self) -> None:
         super()._check_open()
@@ -318,6 +327,23 @@ class GrowingWriter(SegmentWriter):
         if self._is_rewriting:
             self.log = read_published(self.directory) or self.log
             self._is_rewriting = False
+
+
+def write_finished(directory: Path, manifest: Manifest, files: Iterable[tuple[Segment, bytes]]) -> None:
+    """Write a whole entry at once where there is none: its files, then its manifest. The caller has its write lock."""
+    with os_errors_as_cache_errors(f"write to cache entry {directory}"):
+        directory.mkdir(parents=True)
+        try:
+            fsync_directory(directory.parent)
+            for segment, data in files:
+                with open(directory / segment.file, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+            write_atomically(directory / MANIFEST, manifest.encode(), is_durable=True)
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import typer
 
 from voco_video.cli import (
     ask,
-    cache,
+    cache_copies,
     card,
     compare,
     compress,
@@ -22,13 +22,19 @@ from voco_video.cli import (
     data,
     demo,
     evaluate,
+    export_llm,
     find,
+    index,
     inspect,
+    judge_agreement,
+    mcp,
     models,
     push,
+    retention,
     score,
     serve,
     train,
+    transcribe,
 )
 from voco_video.cli.encoding import print_whatever_the_encoding, shown
 from voco_video.cli.help import Command, Group
@@ -70,20 +76,31 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "compress": compress.compress,
         "inspect": inspect.inspect,
         "serve": serve.serve,
+        "mcp": mcp.mcp,
+        "transcribe": transcribe.transcribe,
     },
-    "Models": {"models": models.models, "convert": convert.convert, "card": card.card, "push": push.push},
+    "Models": {
+        "models": models.models,
+        "convert": convert.convert,
+        "export-llm": export_llm.export_llm,
+        "card": card.card,
+        "push": push.push,
+    },
     "Training and evaluation": {
         "train": train.train,
         "eval": evaluate.evaluate,
         "score": score.score,
         "compare": compare.compare,
+        "judge-agreement": judge_agreement.judge_agreement,
+        "retention": retention.retention,
     },
 }
 for _panel, _named in _COMMANDS.items():
     for _name, _function in _named.items():
         app.command(_name, cls=Command, rich_help_panel=_panel)(_function)
 app.add_typer(data.app, name="data", cls=Group, rich_help_panel="Training and evaluation")
-app.add_typer(cache.app, name="cache", cls=Group, rich_help_panel="Storage")
+app.add_typer(cache_copies.app, name="cache", cls=Group, rich_help_panel="Storage")
+app.add_typer(index.app, name="index", cls=Group, rich_help_panel="Storage")
 
 
 @app.callback(invoke_without_command=True)

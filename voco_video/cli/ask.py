@@ -5,16 +5,26 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from voco_video.cli import options as opt
+from voco_video.cli.ask_library import ask_library
 from voco_video.cli.compress import print_choices
-from voco_video.cli.early import check_asked, check_drawing, check_model, joined_words
+from voco_video.cli.early import (
+    check_asked,
+    check_drawing,
+    check_model,
+    check_no_subtitles,
+    check_subtitles,
+    joined_words,
+)
+from voco_video.cli.entries import is_there
 from voco_video.cli.help import OUTPUT, QUESTIONS
 from voco_video.cli.options import as_said_here, with_options, without
 from voco_video.cli.output import print_json
@@ -25,8 +35,10 @@ from voco_video.cli.tables import print_error, print_wrapped
 from voco_video.errors import UsageError
 from voco_video.files.paths import expanded, read_text_file
 from voco_video.files.urls import is_url, short_name, shown_name
+from voco_video.library.manifest import is_manifest
 from voco_video.options.answering import WHAT_IS_SEEN, AnswerOptions, ViewOptions
 from voco_video.options.compression import AUTO, CompressOptions, parse_compressor
+from voco_video.options.engine import EngineOptions
 from voco_video.options.loading import LoadOptions
 from voco_video.options.sampling import Sampling
 
@@ -37,7 +49,8 @@ if TYPE_CHECKING:
     from voco_video.api import VideoModel
 
 Video = Annotated[
-    str, typer.Argument(help="A video, a URL, or an entry of the cache by name or digest.", metavar="PATH")
+    str,
+    typer.Argument(help="A video, a URL, an entry of the cache by name or digest, or a manifest.", metavar="PATH"),
 ]
 QuestionsFile = Annotated[
     Path | None,
@@ -88,9 +101,11 @@ def ask(
     num_voco_tokens: NumVocoTokens = None,
     compression: Annotated[CompressOptions, without("num_voco_tokens", "force")],
     view: ViewOptions,
+    subtitles: opt.Subtitles = "none",
     answering: Annotated[AnswerOptions, without("stop_at_end")],
     anyway: Anyway = False,
     load: LoadOptions,
+    engine: EngineOptions,
     cache_dir: opt.CacheDir = None,
     show_frames: ShowFrames = False,
     out: Picture = None,
@@ -112,14 +127,32 @@ def ask(
       voco-video ask clip.mp4 "Where does the ball go?" --show-frames --out looked.png
       voco-video ask clip.mp4 "What happens?" --model smolvlm2-500m
       voco-video ask meeting.mp4 "When does the door open?" --policy relevant --max-voco-tokens 256
-      voco-video ask clip.mp4 "Tell a story about it." --temperature 0.7 --top-p 0.8 --seed 1
+      voco-video ask talk.mp4 "Tell a story about it." --temperature 0.7 --seed 1 --subtitles auto
       voco-video ask https://example.org/clip.mp4 "What happens?"
+      voco-video ask clip.mp4 "What happens?" --engine-url http://localhost:8000
       voco-video ask 3f9a2c41 --chat
       voco-video ask door "Is somebody there?"
+      voco-video ask talks.parquet "Who speaks?" --json
     """
     asked = gather_questions(questions, questions_file, chat=chat, json=json)
     check_drawing(show_frames, out, chat=chat)
     check_picture(out, option="--out")
+    check_subtitles(subtitles)
+    generation = {"num_voco_tokens": num_voco_tokens, **asdict(view), **asdict(answering)}
+    del generation["stop_at_end"]
+    if is_manifest(path) and is_there(path):
+        if chat or show_frames:
+            raise UsageError(f"{path} lists many videos; --chat and --show-frames take one")
+        check_no_subtitles(subtitles, path)
+        num_failed = ask_library(
+            path, joined_words(asked) if not questions_file else asked, model=model, sampling=sampling,
+            compression=compression, load=load, engine=engine, cache_dir=cache_dir,
+            generation=generation, anyway=anyway, json=json,
+            fitting=fitting_questions, show=partial(print_answers, show_frames=False), facts_of=answer_facts,
+        )  # fmt: skip
+        if num_failed:
+            raise typer.Exit(1)
+        return
     entry = check_asked(path, asked, sampling, cache_dir)
     check_model(model, revision=load.revision, offline=load.offline, num_voco_tokens=filter(None, [num_voco_tokens]))
     asked = asked if questions_file else joined_words(asked)
@@ -128,19 +161,13 @@ def ask(
         from voco_video.answer.choosing import generation_facts
         from voco_video.api import load_model
 
-        loaded = load_model(model, **asdict(load), cache_dir=cache_dir)
+        loaded = load_model(model, **asdict(load), **asdict(engine), cache_dir=cache_dir)
     answerable = [] if chat else fitting_questions(loaded, asked)
     with ProgressBar(quiet=json) as bar:
         video, facts = open_compressed(loaded, path, sampling, compression, bar, entry=entry)
-    if not json:
-        print_choices([facts])
-    print_line([facts], quiet=json)
-    if len(asked) == 1 and len(questions or ()) > 1 and not json:
-        note = f"note: taken as one question, {asked[0]!r}; end each with a question mark to ask several"
-        print_wrapped(note, file=sys.stderr)
+    video = with_subtitles(video, subtitles, facts)
+    print_before_answers(facts, asked, num_given=len(questions or ()), quiet=json)
     check_shows_frames(video, show_frames)
-    generation = {"num_voco_tokens": num_voco_tokens, **asdict(view), **asdict(answering)}
-    del generation["stop_at_end"]
     if video.foreign_note and not anyway:
         withhold_answers(video, facts, asked, json=json)
     if chat:
@@ -157,6 +184,16 @@ def ask(
         head = f"{short_name(facts['path'])} · {run_line([facts])}"
         write_strips(video, answers, target, head=head, quiet=json)
     end_with(len(asked) - len(answerable), "questions were not asked", of=len(asked))
+
+
+def print_before_answers(facts: dict[str, Any], asked: list[str], *, num_given: int, quiet: bool) -> None:
+    """Print what was chosen, the run's line, and whether words were taken as one question."""
+    if not quiet:
+        print_choices([facts])
+    print_line([facts], quiet=quiet)
+    if len(asked) == 1 and num_given > 1 and not quiet:
+        note = f"note: taken as one question, {asked[0]!r}; end each with a question mark to ask several"
+        print_wrapped(note, file=sys.stderr)
 
 
 def check_shows_frames(video: CompressedVideo, show_frames: bool) -> None:
@@ -236,6 +273,30 @@ def open_compressed(
     is_of_path = entry != path or os.path.abspath(expanded(path)) == source
     facts = run_facts(video, shown_name(path) if is_of_path else source)
     return (video if start is None and end is None else video[start:end]), facts
+
+
+def print_note_on_questions(asked: list[str], words: Sequence[str]) -> None:
+    """Say so where several words of the command line were taken as one question."""
+    if len(asked) == 1 and len(words) > 1:
+        note = f"note: taken as one question, {asked[0]!r}; end each with a question mark to ask several"
+        print_wrapped(note, file=sys.stderr)
+
+
+def with_subtitles(video: CompressedVideo, subtitles: str, facts: dict[str, Any]) -> CompressedVideo:
+    """Return a video with what is said in it, and put the number of lines into its facts; say so where there are none.
+
+    Args:
+        subtitles: see `voco_video.video.subtitles.subtitles_of`.
+        facts: the video's `run_facts`.
+    """
+    if subtitles == "none":
+        return video
+    told = video.with_subtitles(subtitles if subtitles == "auto" else expanded(subtitles))
+    facts["num_spoken_lines"] = sum(len(part.cues) for part in told.parts)
+    if not told.has_speech:
+        note = f"note: {short_name(facts['path'])} has no subtitles, beside it or in it"
+        print_wrapped(f"{note}; `voco-video transcribe` writes some", file=sys.stderr)
+    return told
 
 
 def gather_questions(given: list[str] | None, file: Path | None, *, chat: bool, json: bool) -> list[str]:

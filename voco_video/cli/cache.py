@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ import typer
 
 from voco_video.cli import options as opt
 from voco_video.cli.early import check_cache
-from voco_video.cli.entries import cache_paths, is_there, labels_of
+from voco_video.cli.entries import catalogue_of, is_there, labels_of
 from voco_video.cli.help import Command
 from voco_video.cli.inspect import entry_facts, print_entries
 from voco_video.cli.output import format_bytes, print_facts, print_json
@@ -39,8 +38,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 SortKey = Literal["used", "size", "frames", "name", "video", "model"]
-_ENTRY_HELP = "Its name, the path of its video, or the beginning of its digest."
-Entry = Annotated[str, typer.Argument(help=_ENTRY_HELP, metavar="ENTRY")]
+ENTRY_HELP = "Its name, the path of its video, or the beginning of its digest."
+Entry = Annotated[str, typer.Argument(help=ENTRY_HELP, metavar="ENTRY")]
 Video = Annotated[str | None, typer.Option(help="Only entries of this video: a path or a URL.", metavar="PATH")]
 Sort = Annotated[str, typer.Option(help="used (latest first), size, frames (most first), name, video or model.")]
 
@@ -93,7 +92,7 @@ def ls(
         print_json({"entries": [entry_facts(e, name=names.get(e.digest)) for e in entries], **facts})
         return
     print_entries(entries, names=names, video=None if video is None else shown_name(video))
-    print(f"{_count(len(entries))}, {format_bytes(sum(e.size_bytes for e in entries))} in {cache.cache_dir}")
+    print(f"{_count(len(entries))}, {format_bytes(sum(e.size_bytes for e in entries))} in {cache.location}")
     if is_whole and (downloads := Downloads.beside(cache.cache_dir).files()):
         print(f"{len(downloads)} downloads, {format_bytes(sum(map(_file_bytes, downloads)))}")
     if partial:
@@ -120,7 +119,7 @@ def info(entry: Entry, cache_dir: opt.CacheDir = None, json: opt.Json = False) -
     facts = {
         **entry_facts(found, name=label.name or None),
         **({"path": shown_name(entry)} if is_there(entry) else {}),
-        "directory": str(found.directory),
+        "directory": found.location,
         "facts": found.facts,
         "key": dict(found.key.settings),
     }
@@ -155,9 +154,7 @@ def name(
         )
     check_cache(cache_dir)
     label = _one(entry, cache_dir)
-    from voco_video.cache.names import EntryNames
-
-    names = EntryNames(cache_paths(cache_dir))
+    names = catalogue_of(cache_dir).names
     if new_name is None:
         names.drop(label.digest)
     else:
@@ -169,45 +166,11 @@ def name(
         print(f"{label.digest[:12]} is named {new_name}" if new_name else f"{label.digest[:12]} has no name")
 
 
-@app.command("verify", cls=Command)
-def verify(
-    entry: Annotated[
-        str | None, typer.Argument(help=f"{_ENTRY_HELP} All of them when left out.", metavar="[ENTRY]")
-    ] = None,
-    cache_dir: opt.CacheDir = None,
-    json: opt.Json = False,
-) -> None:
-    """Read everything and compare it with its digests; exit code 1 where something is damaged.
-
-    \b
-    Examples:
-      voco-video cache verify
-      voco-video cache verify 3f9a2c
-      voco-video cache verify clip.mp4
-    """
-    check_cache(cache_dir)
-    if entry is not None:
-        labels_of(entry, cache_dir)
-    from voco_video.cache import FrameCache
-
-    results = FrameCache(cache_dir).verify(entry)
-    if json:
-        print_json([{"digest": r.digest, "path": str(r.path), "status": r.status, "reason": r.reason} for r in results])
-    else:
-        for result in results:
-            if result.status != "ok":
-                print(f"{result.status} {result.digest[:12]}: {result.reason}")
-        counts = Counter(result.status for result in results)
-        print(", ".join(f"{counts[status]} {status}" for status in ("ok", "damaged", "partial", "stale")))
-    if not all(result.ok for result in results):
-        raise typer.Exit(1)
-
-
 @app.command("rm", cls=Command)
 def rm(
     entries: Annotated[
         list[str],
-        typer.Argument(help=f"{_ENTRY_HELP} Of a path, all entries of the video go.", metavar="ENTRY..."),
+        typer.Argument(help=f"{ENTRY_HELP} Of a path, all entries of the video go.", metavar="ENTRY..."),
     ],
     cache_dir: opt.CacheDir = None,
     json: opt.Json = False,
@@ -231,11 +194,10 @@ def rm(
     if len(entries) == 1 and failed:
         raise failed[0]
     from voco_video.cache import FrameCache
-    from voco_video.cache.paths import usage
 
     cache, removed, freed_bytes = FrameCache(cache_dir), [], 0
     for digest, label in labels.items():
-        size_bytes = usage(label.directory)[0]
+        size_bytes = cache.size_of(label)
         try:
             removed.append(cache.remove(digest))
         except CacheError as error:
@@ -276,11 +238,10 @@ def prune(
     max_bytes = parse_max_size(max_size) if max_size is not None else None
     check_cache(cache_dir)
     from voco_video.cache import FrameCache
-    from voco_video.cache.paths import usage
     from voco_video.video.downloads import Downloads
 
     cache = FrameCache(cache_dir)
-    labels = {label.digest: (label, usage(label.directory)[0]) for label in cache.labels()}
+    labels = {label.digest: (label, cache.size_of(label)) for label in cache.labels()}
     removed = cache.prune(max_bytes, partial=True, dry_run=dry_run)
     downloads = Downloads.beside(cache.cache_dir)
     sizes = {path: _file_bytes(path) for path in downloads.files()}
@@ -324,7 +285,7 @@ def _said_here(in_python: str, on_the_command_line: str) -> Iterator[None]:
         raise
 
 
-def _one(entry: str, cache_dir: Path | None) -> EntryLabel:
+def _one(entry: str, cache_dir: str | Path | None) -> EntryLabel:
     """Find the one entry that a word stands for.
 
     Raises:
@@ -332,10 +293,10 @@ def _one(entry: str, cache_dir: Path | None) -> EntryLabel:
     """
     from voco_video.cache.lookup import one_entry
 
-    return one_entry(cache_paths(cache_dir), entry)
+    return one_entry(catalogue_of(cache_dir), entry)
 
 
-def _removable(given: str, cache_dir: Path | None) -> list[EntryLabel]:
+def _removable(given: str, cache_dir: str | Path | None) -> list[EntryLabel]:
     """List the entries that are meant by a word: all of a video, but only one of a digest's beginning.
 
     Raises:
@@ -346,7 +307,7 @@ def _removable(given: str, cache_dir: Path | None) -> list[EntryLabel]:
     return labels if is_of_videos else [_one(given, cache_dir)]
 
 
-def _digests_of(video: str, cache_dir: Path | None) -> set[str]:
+def _digests_of(video: str, cache_dir: str | Path | None) -> set[str]:
     """Return the digests of a video's entries.
 
     Raises:
@@ -354,7 +315,7 @@ def _digests_of(video: str, cache_dir: Path | None) -> set[str]:
     """
     from voco_video.cache.lookup import candidates
 
-    found = candidates(cache_paths(cache_dir), video) if is_there(video) else labels_of(video, cache_dir)
+    found = candidates(catalogue_of(cache_dir), video) if is_there(video) else labels_of(video, cache_dir)
     return {label.digest for label in found}
 
 

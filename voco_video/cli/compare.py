@@ -132,7 +132,7 @@ def explain_question(
         DataError: the picture cannot be written.
     """
     from voco_video.cli.pictures import save_picture
-    from voco_video.evaluate.explain import explain, explained_lines, explained_picture
+    from voco_video.evaluate.explaining import explain, explained_lines, explained_picture
 
     explained = explain(question_id, runs, bases)
     plain_id = "".join(c if c.isalnum() or c in "-_" else "-" for c in question_id)

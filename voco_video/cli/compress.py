@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voco_video.cli import options as opt
-from voco_video.cli.early import check_model, check_video, similar_file
+from voco_video.cli.early import check_model, check_not_on_a_store, check_video, similar_file
 from voco_video.cli.entries import check_can_name
 from voco_video.cli.follow import check_followed, follow_source
 from voco_video.cli.help import OUTPUT
-from voco_video.cli.library import compress_library
+from voco_video.cli.library import DEFAULT_MANIFEST, compress_library
 from voco_video.cli.options import given, with_options
 from voco_video.cli.output import format_bytes, print_json, unless_none
 from voco_video.cli.progress import ProgressBar, loading
@@ -55,7 +55,8 @@ def compress(
     manifest: Annotated[
         Path | None,
         typer.Option(
-            help="List the videos and what came of them in this .parquet, .csv or .jsonl.",
+            help="With --engine: list the videos and what came of them in this .parquet, .csv or .jsonl. "
+            f"[default: {DEFAULT_MANIFEST}]",
             metavar="FILE",
             rich_help_panel=CLUSTER,
         ),
@@ -124,6 +125,7 @@ def compress(
     )
     if follow:
         check_followed(paths, sampling, compression)
+        check_not_on_a_store(cache_dir)
         streaming = StreamOptions(fps=sampling.fps or 1.0, force=compression.force, name=name, **stream)
         with loading(model, quiet=json):
             from voco_video.api import load_model

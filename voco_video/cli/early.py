@@ -13,7 +13,7 @@ from voco_video.cli.options import given_flags
 from voco_video.data.registry import CONVERSATION_SUFFIXES
 from voco_video.errors import CacheError, DataError, ModelError, UsageError, VideoError, used_wrongly
 from voco_video.files.paths import expanded
-from voco_video.files.urls import is_url
+from voco_video.files.urls import is_url, without_secrets
 from voco_video.options.compression import CompressOptions
 from voco_video.options.fields import did_you_mean
 from voco_video.options.sampling import Sampling
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _HOW_ENTRIES_ARE = "which is sampled and compressed already; leave that out, or name the video"
 
 
-def check_asked(path: str, questions: Sequence[str], sampling: Sampling, cache_dir: Path | None) -> str | None:
+def check_asked(path: str, questions: Sequence[str], sampling: Sampling, cache_dir: str | Path | None) -> str | None:
     """Refuse to ask about what is no video, outside of its time, or with the words in the wrong order.
 
     Returns:
@@ -80,7 +80,9 @@ def joined_words(questions: Sequence[str]) -> list[str]:
     return list(questions)
 
 
-def check_searched(paths: Sequence[str], query: str, sampling: Sampling, cache_dir: Path | None) -> dict[str, str]:
+def check_searched(
+    paths: Sequence[str], query: str, sampling: Sampling, cache_dir: str | Path | None
+) -> dict[str, str]:
     """Refuse to search what is no video, or with the words in the wrong order.
 
     Returns:
@@ -113,6 +115,32 @@ def check_searched(paths: Sequence[str], query: str, sampling: Sampling, cache_d
 def is_video_name(text: str) -> bool:
     """Tell whether a text is the name of a file, or a URL."""
     return is_url(text) or (len(text) < 4096 and is_there(text) and expanded(text).is_file())
+
+
+def check_subtitles(subtitles: str) -> None:
+    """Refuse what names no subtitles: a file that is not there, or of another kind.
+
+    Raises:
+        UsageError, DataError: it does.
+    """
+    from voco_video.video.subtitles import AUTO_SUBTITLES, NO_SUBTITLES, read_subtitles
+
+    if subtitles not in (AUTO_SUBTITLES, NO_SUBTITLES):
+        read_subtitles(expanded(subtitles))
+
+
+def check_no_subtitles(subtitles: str, videos: str) -> None:
+    """Refuse subtitles where many videos are searched or asked by a list, which reads frames alone.
+
+    Raises:
+        UsageError: they are asked for.
+    """
+    from voco_video.video.subtitles import NO_SUBTITLES
+
+    if subtitles != NO_SUBTITLES:
+        raise UsageError(
+            f"--subtitles {subtitles}: {videos} is searched by its frames alone; name the videos one by one"
+        )
 
 
 def check_video(path: str, sampling: Sampling) -> None:
@@ -248,14 +276,30 @@ def check_folder(checkpoint: Path, *, why: str) -> None:
         )
 
 
-def check_cache(cache_dir: Path | None) -> None:
+def check_cache(cache_dir: str | Path | None) -> None:
     """Refuse to look into a cache that is not there; the default one may be empty as yet.
 
     Raises:
         CacheError: there is no such folder.
+        UsageError: no cache can be at this URL.
     """
-    if cache_dir is not None and not is_there(str(cache_dir)):
+    from voco_video.cache.remote.location import store_url
+
+    if store_url(cache_dir) is None and cache_dir is not None and not is_there(str(cache_dir)):
         raise used_wrongly(CacheError(f"--cache-dir {cache_dir}: no such folder, so there is no cache in it"))
+
+
+def check_not_on_a_store(cache_dir: str | Path | None) -> None:
+    """Refuse to follow a live source into a cache on a store.
+
+    Raises:
+        UsageError: the cache is on one.
+    """
+    from voco_video.cache.remote.location import following_refused, store_url
+
+    url = store_url(cache_dir)
+    if url is not None:
+        raise UsageError(following_refused(without_secrets(url)))
 
 
 def similar_file(path: str) -> str:

@@ -25,6 +25,8 @@ from voco_video.cli.tables import print_wrapped
 from voco_video.data.registry import CHOICE_SETS, GROUNDING_SETS, VIDEO_QA_SETS, load_video_set
 from voco_video.errors import UsageError
 from voco_video.evaluate.options import EvalOptions
+from voco_video.files.urls import shown_name
+from voco_video.options.engine import IN_PROCESS, EngineOptions
 from voco_video.options.loading import MODEL, LoadOptions
 
 if TYPE_CHECKING:
@@ -37,7 +39,9 @@ if TYPE_CHECKING:
     from voco_video.scoring.report.samples import SampleFrames
 
 _NUM_SHOWN = 3
-Root = Annotated[Path, typer.Option(help="The folder with the videos.", metavar="DIR", rich_help_panel=DATA)]
+Root = Annotated[
+    Path, typer.Option(help="The folder with the videos, or a manifest of them.", metavar="PATH", rich_help_panel=DATA)
+]
 RankVocabulary = Annotated[
     int,
     typer.Option(
@@ -75,6 +79,7 @@ def evaluate(
     rank_vocabulary: RankVocabulary = 0,
     num_workers: NumWorkers = 1,
     load: LoadOptions,
+    engine: EngineOptions,
     cache_dir: opt.CacheDir = None,
     out: Annotated[
         Path | None, opt.out("Where predictions go. [default: runs/eval/DATASET-SPLIT-MODEL]", metavar="DIR")
@@ -95,21 +100,25 @@ def evaluate(
       voco-video eval msrvtt --root data/MSRVTT --limit 1000 --rank-vocabulary 1000 --num-workers 4
       voco-video eval videomme --root data/Video-MME --answer-by likelihood
       voco-video eval charades-sta --root data/Charades --answer-by find
+      voco-video eval msvd --root data/MSVD --engine-url http://node1:8000,http://node2:8000
       torchrun --nproc-per-node 8 --no-python voco-video eval msvd --root data/MSVD --model ./my-checkpoint
     """
     check_for_matplotlib()
+    check_engine(engine, options, rank_vocabulary)
     check_model(model, revision=load.revision, offline=load.offline, num_voco_tokens=options.num_voco_tokens)
     data = load_video_set(dataset, root, split=split, annotations=annotations)
     from voco_video.evaluate import evaluate as run
 
     options = with_vocabulary(options, rank_vocabulary, data, root=root, annotations=annotations)
     folder = out or Path("runs/eval") / f"{data.name}-{data.split}-{Path(model).name}{suffix_of(options)}"
-    load_model = partial(load_for_rank, path=model, options=load, cache_dir=cache_dir)
+    load_model = partial(load_for_rank, path=model, options=load, cache_dir=cache_dir, engine=engine)
     processes = processes_for(num_workers, load_model)
     is_quiet = json or processes.rank > 0
     with loading(model, quiet=is_quiet):
         loaded = load_model(int(os.environ.get("LOCAL_RANK", "0")) if num_workers == 1 else 0)
     facts = {"command": shlex.join(["voco-video", *sys.argv[1:]]), "model": model}
+    if engine.urls:
+        facts["engine"] = f"{engine.engine_api} of {', '.join(map(shown_name, engine.urls))}"
     about = evaluated_facts(loaded, data, options) if processes.rank == 0 else {}
     if not is_quiet:
         print_wrapped(evaluated_line(about), file=sys.stderr)
@@ -160,8 +169,11 @@ def evaluated_facts(model: VideoModel, data: Dataset, options: EvalOptions) -> d
 def num_cached(model: VideoModel, paths: Sequence[Path], options: EvalOptions, compressor: Compressor) -> int:
     """Count the files that entries of the cache were made from with this model and these options.
 
-    Files are told by their paths: telling them by their bytes would read all of them.
+    Files are told by their paths: telling them by their bytes would read all of them. On a store they are not counted:
+    that would take a request for every entry.
     """
+    if model.cache.is_remote:
+        return 0
     from voco_video.compress import entry_key
 
     chosen = replace(options.compression, compressor=str(compressor))
@@ -252,7 +264,20 @@ def processes_for(num_workers: int, load: Callable[[int], VideoModel]) -> Proces
     return torchrun or (Alone() if num_workers == 1 else Spawned(num_workers, load))
 
 
-def load_for_rank(rank: int, *, path: str, options: LoadOptions, cache_dir: Path | None) -> VideoModel:
+def check_engine(engine: EngineOptions, options: EvalOptions, rank_vocabulary: int) -> None:
+    """Refuse an engine where likelihoods are asked for.
+
+    Raises:
+        UsageError: they are.
+    """
+    asks = "--answer-by likelihood" if options.answer_by == "likelihood" else "--rank-vocabulary"
+    if engine.urls and (options.answer_by == "likelihood" or rank_vocabulary):
+        raise UsageError(f"{asks} takes likelihoods, which are computed in this process; leave out --engine-url")
+
+
+def load_for_rank(
+    rank: int, *, path: str, options: LoadOptions, cache_dir: str | Path | None, engine: EngineOptions = IN_PROCESS
+) -> VideoModel:
     """Load the model of one process; at module level, so that it can be handed to processes."""
     from voco_video.api import load_model
     from voco_video.evaluate.processes import device_of
@@ -261,7 +286,7 @@ def load_for_rank(rank: int, *, path: str, options: LoadOptions, cache_dir: Path
     keep_freed_memory()
     if options.device_map is None:
         options = replace(options, device=device_of(options.device, rank))
-    return load_model(path, **asdict(options), cache_dir=cache_dir)
+    return load_model(path, **asdict(options), **asdict(engine), cache_dir=cache_dir)
 
 
 def check_for_matplotlib() -> None:

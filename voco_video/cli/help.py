@@ -20,6 +20,7 @@ from typer.core import TyperCommand, TyperGroup
 from voco_video.options.answering import WHAT_IS_SEEN
 from voco_video.options.cluster import CLUSTER
 from voco_video.options.compression import FOLLOWING, STORAGE
+from voco_video.options.engine import ENGINE
 from voco_video.options.loading import MODEL
 from voco_video.serve.settings import SAFETY, SERVER
 
@@ -27,7 +28,7 @@ OPTIONS, DATA, QUESTIONS, OUTPUT = "Options", "Data", "Questions", "Output"
 PANELS = (
     *(OPTIONS, SERVER, SAFETY, DATA, QUESTIONS, "Sampling", "Compression", CLUSTER, FOLLOWING, WHAT_IS_SEEN),
     *("Generation", "Judge"),
-    *(MODEL, STORAGE, OUTPUT),
+    *(MODEL, ENGINE, STORAGE, OUTPUT),
 )
 """The groups of options, in the order in which help shows them."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from voco_video.options.compression import CompressOptions
 from voco_video.options.loading import LoadOptions
 from voco_video.options.sampling import Sampling
 
+DEFAULT_MANIFEST = "library.parquet"
 SHOWN_FAILURES = 20
 
 
@@ -32,36 +34,36 @@ def compress_library(
     sampling: Sampling,
     compression: CompressOptions,
     load: LoadOptions,
-    cache_dir: Path | None,
+    cache_dir: str | Path | None,
     strict: bool,
     json: bool,
 ) -> None:
     """Compress many videos, show how far that is, and print what came of them.
 
     Args:
+        manifest: where the videos are listed; `DEFAULT_MANIFEST` when None.
         given: options of `ClusterOptions` that stand on the command line.
 
     Raises:
-        UsageError: an option without the engine or the manifest that it goes with.
+        UsageError: an option without the engine that it goes with, or a manifest that cannot be written.
         typer.Exit: videos failed and ``strict`` is set, all failed, or Ctrl-C.
     """
     if "engine" not in given:
         raise UsageError(
             "--manifest, --strict and the options of many workers go with --engine processes, ray or shares"
         )
-    if manifest is None:
-        raise UsageError("--engine takes --manifest FILE, where the videos are listed with what came of them")
+    manifest = manifest or Path(DEFAULT_MANIFEST)
     check_can_write(manifest)
     cluster = ClusterOptions(**given)
     check_model(
         model, revision=load.revision, offline=load.offline, num_voco_tokens=filter(None, [compression.num_voco_tokens])
     )
-    from voco_video.cluster.run import InterruptedRunError, LibraryProgress, compress_many
+    from voco_video.cluster.run import ClusterProgress, InterruptedRunError, compress_many
 
     failures: list[VideoRow] = []
     with ProgressBar("starting workers", unit="video", quiet=json) as bar:
 
-        def show(progress: LibraryProgress) -> None:
+        def show(progress: ClusterProgress) -> None:
             row = progress.latest
             if row is not None and row.status == "failed" and (not failures or failures[-1] is not row):
                 failures.append(row)
@@ -73,10 +75,11 @@ def compress_library(
                 bar.show(progress.num_done, progress.num_videos)
 
         try:
-            result = compress_many(
-                sources, model=model, sampling=sampling, compression=compression, load=load, cluster=cluster,
-                cache_dir=cache_dir, manifest=manifest, on_progress=show,
-            )  # fmt: skip
+            with redirect_stdout(sys.stderr):  # where Ray tells of workers that ended; standard output is for results
+                result = compress_many(
+                    sources, model=model, sampling=sampling, compression=compression, load=load, cluster=cluster,
+                    cache_dir=cache_dir, manifest=manifest, on_progress=show,
+                )  # fmt: skip
         except InterruptedRunError as interrupted:
             result = interrupted.result
             is_whole = False

@@ -24,6 +24,7 @@ from typer.models import OptionInfo
 
 from voco_video.cli.help import DATA, OUTPUT
 from voco_video.errors import UsageError, VocoVideoError
+from voco_video.options.answering import WHAT_IS_SEEN
 from voco_video.options.compression import STORAGE
 from voco_video.options.fields import Option, Options, options_of
 from voco_video.options.loading import MODEL
@@ -63,11 +64,19 @@ Model = Annotated[
     ),
 ]
 CacheDir = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        help="Frame cache. [default: $VOCO_VIDEO_CACHE_DIR or ~/.cache/voco-video]",
+        help="Frame cache: a folder, or the URL of a store. [default: $VOCO_VIDEO_CACHE_DIR or ~/.cache/voco-video]",
         metavar="DIR",
         rich_help_panel=STORAGE,
+    ),
+]
+Subtitles = Annotated[
+    str,
+    typer.Option(
+        help="Tell what is said: auto (a .srt or .vtt beside the video, else its subtitle stream), none, or a file.",
+        metavar="auto|FILE|none",
+        rich_help_panel=WHAT_IS_SEEN,
     ),
 ]
 Annotations = Annotated[
@@ -101,10 +110,20 @@ def out_or_former(given: Path | None, positional: Path | None, *, what: str) -> 
     Raises:
         UsageError: it is not given, or given in both ways.
     """
-    if given is not None and positional is not None:
-        raise UsageError(f"--out {given} and {positional}: give {what} once, with --out")
+    chosen = chosen_out(given, positional, what=what)
     if positional is not None:
         print(f"note: {what} is given with --out now; {positional} as an argument still works", file=sys.stderr)
+    return chosen
+
+
+def chosen_out(given: Path | None, positional: Path | None, *, what: str) -> Path:
+    """Return the path of --out, or that of the last argument.
+
+    Raises:
+        UsageError: it is not given, or given in both ways.
+    """
+    if given is not None and positional is not None:
+        raise UsageError(f"--out {given} and {positional}: give {what} once, with --out")
     chosen = given or positional
     if chosen is None:
         raise UsageError(f"--out is missing: {what}")

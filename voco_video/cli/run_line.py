@@ -19,14 +19,11 @@ def run_facts(video: CompressedVideo, path: str) -> dict[str, Any]:
         video: all of its frames.
         path: the video as it was asked for.
     """
-    from voco_video.cache.names import EntryNames
-    from voco_video.cache.paths import CachePaths
-
     entry = video.parts[0].entry
     return {
         "path": path,
         "entry": entry.digest,
-        "name": EntryNames(CachePaths(entry.directory.parents[1])).by_digest().get(entry.digest),
+        "name": entry.name,
         "model": video.model.name or video.model.fingerprint[:8],
         "compressor": video.compressor,
         "compressor_choice": video.result.choice if video.result else "",

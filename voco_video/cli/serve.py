@@ -14,6 +14,7 @@ from voco_video.cli.early import check_model
 from voco_video.cli.options import with_options
 from voco_video.cli.progress import loading
 from voco_video.errors import UsageError
+from voco_video.options.engine import EngineOptions
 from voco_video.options.loading import LoadOptions
 from voco_video.serve.settings import SAFETY, SERVER, ServeOptions
 
@@ -46,6 +47,7 @@ def serve(
     allowed_host: Hosts = None,
     live: Live = None,
     load: LoadOptions,
+    engine: EngineOptions,
     cache_dir: opt.CacheDir = None,
 ) -> None:
     """Serve a page, OpenAI's protocol and the library of videos, from one model and the frame cache.
@@ -57,6 +59,7 @@ def serve(
     Examples:
       voco-video serve
       voco-video serve --model smolvlm2-500m --media-root recordings/
+      voco-video serve --engine-url http://gpu1:8000,http://gpu2:8000
       voco-video serve --host 0.0.0.0 --api-key-file key.txt --allowed-host videos.example.org
     """
     if missing := [name for name in _NEEDED if find_spec(name) is None]:
@@ -69,7 +72,7 @@ def serve(
         with loading(model, quiet=False):
             from voco_video.api import load_model
 
-            loaded = load_model(model, **asdict(load), cache_dir=cache_dir)
+            loaded = load_model(model, **asdict(load), **asdict(engine), cache_dir=cache_dir)
         host = f"[{server.host}]" if ":" in server.host else server.host
         print(f"serving {loaded.name} on http://{host}:{listening.getsockname()[1]}/ (Ctrl-C stops)", file=sys.stderr)
         log_to_standard_error()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,7 +12,8 @@ from voco_video.cluster.pieces import Outcome, Piece
 from voco_video.cluster.schedule import Schedule
 from voco_video.errors import VocoVideoError
 
-MAX_FAILED_STARTS = 3
+MAX_FAILED_STARTS = 5  # in a row
+FIRST_START_WAIT_SECONDS = 2.0  # after one; doubled after each: a machine's memory may be full for a while
 LONGEST_WAIT_SECONDS = 0.5
 
 
@@ -61,10 +64,10 @@ def drive(
     loading: set[Hashable] = set()
     free: list[Hashable] = []
     busy: dict[Hashable, Piece] = {}
-    num_failed_starts = 0
+    num_failed_starts, next_start = 0, -math.inf
     while not schedule.is_finished:
         wanted = min(most, max(fewest, schedule.num_waiting + len(busy)))
-        while len(loading) + len(free) + len(busy) < wanted:
+        while len(loading) + len(free) + len(busy) < wanted and time.monotonic() >= next_start:
             loading.add(pool.start())
         while free and (piece := schedule.take()) is not None:
             busy[free[-1]] = piece
@@ -79,6 +82,7 @@ def drive(
             if event.lost:
                 if worker in loading:
                     num_failed_starts += 1
+                    next_start = time.monotonic() + FIRST_START_WAIT_SECONDS * 2 ** (num_failed_starts - 1)
                     if num_failed_starts >= MAX_FAILED_STARTS:
                         raise VocoVideoError(
                             f"{num_failed_starts} workers in a row ended before their model was loaded: {event.lost}"
@@ -93,6 +97,6 @@ def drive(
                 schedule.finish(busy.pop(worker), event.outcome)
             else:
                 loading.discard(worker)
-                num_failed_starts = 0
+                num_failed_starts, next_start = 0, -math.inf
             free.append(worker)
         on_change(len(free) + len(busy))

@@ -107,7 +107,9 @@ def _work(connection: Connection, job: Job, number: int) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     from voco_video.cluster.worker import Worker
     from voco_video.evaluate.processes import device_of
+    from voco_video.model.freed_memory import keep_freed_memory
 
+    keep_freed_memory()
     try:
         worker = Worker(job, device=device_of(job.load.device, number))
     except VocoVideoError as error:

@@ -28,7 +28,9 @@ class RayActor:
     def load(self, job: Job) -> None:
         """Load the model; raises what that raises, where the driver sees it, which an actor's constructor does not."""
         from voco_video.cluster.worker import Worker
+        from voco_video.model.freed_memory import keep_freed_memory
 
+        keep_freed_memory()
         self._worker = Worker(job)
 
     def run(self, piece: Piece) -> Outcome:
@@ -41,11 +43,14 @@ class RayActor:
 class RayPool:
     """Actors of a cluster; as a context manager it ends them, and leaves a cluster that it joined.
 
+    Args:
+        actor: what each of them does.
+
     Raises:
         UsageError: Ray is not installed, or there is no cluster at the address.
     """
 
-    def __init__(self, job: Job, options: ClusterOptions) -> None:
+    def __init__(self, job: Job, options: ClusterOptions, *, actor: type[RayActor] = RayActor) -> None:
         self._ray = _ray()
         self._job = job
         self._has_joined = not self._ray.is_initialized()
@@ -62,7 +67,7 @@ class RayPool:
         self._actor_class = self._ray.remote(
             num_cpus=self._num_cpus, num_gpus=self.num_gpus, max_restarts=0, max_task_retries=0,
             scheduling_strategy="SPREAD",
-        )(RayActor)  # fmt: skip
+        )(actor)  # fmt: skip
         self._actors: dict[Any, Any] = {}
         self._running: dict[Any, tuple[Hashable, bool]] = {}  # by Ray's reference to the result; True while it loads
 

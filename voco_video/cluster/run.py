@@ -15,7 +15,7 @@ from voco_video.cluster.process_pool import ProcessPool
 from voco_video.cluster.schedule import Schedule
 from voco_video.cluster.shares import Share, write_share
 from voco_video.errors import CacheError
-from voco_video.files.paths import default_cache_dir, expanded
+from voco_video.files.paths import default_cache, expanded
 from voco_video.files.urls import is_url
 from voco_video.library.manifest import VideoRow, check_can_write, write_manifest
 from voco_video.library.sources import list_videos
@@ -29,7 +29,7 @@ _SEEN_SECONDS = 10.0  # until what another machine wrote is seen here, on a disk
 
 
 @dataclass(frozen=True)
-class LibraryProgress:
+class ClusterProgress:
     """How far a run is.
 
     Attributes:
@@ -50,12 +50,12 @@ class LibraryProgress:
 
 
 @dataclass(frozen=True)
-class LibraryResult:
+class ClusterResult:
     """What came of a list of videos.
 
     Attributes:
         rows: one for each video, in the order of the sources; of one share its own. Videos that were not reached
-            before an interruption are left out.
+            before an interruption are left out; in the manifest they have no status.
         seconds: wall-clock time.
         manifest: where the rows were written; None where nothing was, or other shares are missing.
         num_missing_shares: shares that have not ended yet.
@@ -75,7 +75,7 @@ class LibraryResult:
 class InterruptedRunError(KeyboardInterrupt):
     """Ctrl-C during a run; `result` has what was done, and the manifest is written."""
 
-    def __init__(self, result: LibraryResult) -> None:
+    def __init__(self, result: ClusterResult) -> None:
         super().__init__()
         self.result = result
 
@@ -91,8 +91,8 @@ def compress_many(
     cache_dir: str | Path | None = None,
     max_cache_bytes: int | str | None = None,
     manifest: str | Path | None = None,
-    on_progress: Callable[[LibraryProgress], None] | None = None,
-) -> LibraryResult:
+    on_progress: Callable[[ClusterProgress], None] | None = None,
+) -> ClusterResult:
     """Compress many videos with many workers, and list what came of each.
 
     A video that fails is a row with an error; the others are compressed all the same. What the cache has is not done
@@ -128,15 +128,15 @@ def compress_many(
     )  # fmt: skip
     book = _Book(rows, on_progress or (lambda progress: None))
 
-    def result() -> LibraryResult:
+    def result() -> ClusterResult:
         done = [row for row in book.done if row is not None]
         num_missing = 0
         if manifest is not None and share is not None:
             num_missing = write_share(share, done, everything, expanded(manifest)) if len(done) == len(rows) else 1
         elif manifest is not None:
-            write_manifest(done, manifest)
+            write_manifest([row or rows[number] for number, row in enumerate(book.done)], manifest)
         written = expanded(manifest) if manifest is not None and not num_missing else None
-        return LibraryResult(tuple(done), time.monotonic() - started, written, num_missing)
+        return ClusterResult(tuple(done), time.monotonic() - started, written, num_missing)
 
     schedule = Schedule(rows, retries=cluster.retries, on_row=book.enter)
     try:
@@ -154,7 +154,7 @@ def compress_many(
 class _Book:
     """The rows that are finished, and who wants to know of them."""
 
-    def __init__(self, rows: list[VideoRow], on_progress: Callable[[LibraryProgress], None]) -> None:
+    def __init__(self, rows: list[VideoRow], on_progress: Callable[[ClusterProgress], None]) -> None:
         self.done: list[VideoRow | None] = [None] * len(rows)
         self._counts: Counter[str] = Counter()
         self._latest: VideoRow | None = None
@@ -171,7 +171,7 @@ class _Book:
         """Tell how far the run is."""
         counts = self._counts
         self._on_progress(
-            LibraryProgress(
+            ClusterProgress(
                 len(self.done), counts.total(), counts["cached"], counts["failed"], num_workers, self._latest
             )
         )
@@ -241,6 +241,5 @@ class _SharedCache:
 
 def _whole_path(cache_dir: str | Path | None) -> str:
     """Return the cache's folder as all workers have to call it."""
-    if cache_dir is not None and is_url(str(cache_dir)):
-        return str(cache_dir)
-    return str(expanded(cache_dir or default_cache_dir()).absolute())
+    cache_dir = cache_dir or default_cache()
+    return str(cache_dir) if is_url(str(cache_dir)) else str(expanded(cache_dir).absolute())

@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from voco_video.errors import DataError, UsageError, used_wrongly
+from voco_video.files.urls import is_url
 
 CLIP_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 """Suffixes of videos in the public sets; if a video is there under several, the first counts."""
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp")
 """Suffixes that an image may have instead of the one in the annotations."""
+
+MANIFEST_SUFFIXES = (".csv", ".jsonl", ".parquet")
+"""Suffixes of a list of videos, in a column ``uri``: `voco_video.library.manifest`."""
 
 _ANNOTATION_SUFFIXES = (".json", ".jsonl", ".csv", ".txt", ".parquet")
 
@@ -65,6 +69,17 @@ class Row:
         if not text:
             raise self.error(f"{next(n for n in names if n in self.values)!r} is empty")
         return text
+
+    def number_of(self, name: str) -> float:
+        """Read a field that holds a number.
+
+        Raises:
+            DataError: it holds something else.
+        """
+        value = self.values.get(name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise self.error(f"{name!r} is {value!r:.80}, but has to be a number")
+        return float(value)
 
     def texts(self, name: str, *, may_be_empty: bool = False) -> tuple[str, ...]:
         """Read a field that holds a list of texts.
@@ -203,7 +218,7 @@ def named_values(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Tree:
-    """A folder with everything below it, listed once; hidden files and folders are ignored."""
+    """A folder with everything below it, listed once; hidden files and folders are ignored. Or a manifest of videos."""
 
     root: Path
 
@@ -228,8 +243,8 @@ class Tree:
         return tuple(sorted(texts, key=lambda path: (self.depth(path), path)))
 
     def depth(self, path: Path) -> int:
-        """Count the folders between the root and a file."""
-        return len(path.relative_to(self.root).parts) - 1
+        """Count the folders between the root and a file; of a manifest's, all above it."""
+        return len(path.relative_to(self.root).parts if path.is_relative_to(self.root) else path.parts) - 1
 
     def clip(self, names: Sequence[str], *, folder: str = "") -> Path | None:
         """Find the video with one of these names, with or without "v_" before it.
@@ -250,6 +265,19 @@ class Tree:
                     return clips[stem]
         return None
 
+    def file(self, end: str) -> Path | None:
+        """Find the file whose path ends with some folders and a name, such as "subtitle/abc.srt"."""
+        name = end.rpartition("/")[2]
+        fits = [path for path in self._by_name.get(name, ()) if f"/{path.as_posix()}".endswith(f"/{end}")]
+        return min(fits, key=lambda path: (self.depth(path), path), default=None)
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[Path]]:
+        names: dict[str, list[Path]] = {}
+        for path in self._files:
+            names.setdefault(path.name, []).append(path)
+        return names
+
     def _clip_by_path(self, end: str) -> Path | None:
         """Find the video whose path, without suffix, ends with some folders and a name."""
         folders, _, stem = end.rpartition("/")
@@ -259,6 +287,17 @@ class Tree:
             if stem in clips and f"/{parent.as_posix()}".endswith(f"/{folders}")
         ]
         return min(fits, key=lambda path: (self.depth(path), path), default=None)
+
+    def _listed(self, row: Row) -> Path:
+        """Return the path of a row of a manifest, which counts from the manifest's folder.
+
+        Raises:
+            DataError: it is a URL; annotations name files.
+        """
+        uri = row.filled("uri")
+        if is_url(uri):
+            raise row.error(f"{uri!r} is a URL, and evaluation reads files; list those on this machine")
+        return self.root.parent / uri
 
     @cached_property
     def _clips_by_parent(self) -> dict[Path, dict[str, Path]]:
@@ -270,6 +309,8 @@ class Tree:
 
     @cached_property
     def _files(self) -> list[Path]:
+        if self.root.is_file() and self.root.suffix.lower() in MANIFEST_SUFFIXES:
+            return [self._listed(row) for row in read_rows(self.root) if row.values.get("status") != "failed"]
         if not self.root.is_dir():
             raise used_wrongly(DataError(f"{self.root}: no such folder"))
         files: list[Path] = []

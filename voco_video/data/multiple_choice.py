@@ -78,6 +78,13 @@ CHOICE_PROMPTS = {
 }
 """What the sets' authors ask, where they say: Video-MME's README.md, without subtitles."""
 
+PROMPTS_WITH_SUBTITLES = {
+    name: prompt.replace("based on the video.", "based on the video and the subtitles.")
+    for name, prompt in CHOICE_PROMPTS.items()
+}
+"""The same where the model is told what is said. The authors list all lines before the question; here each stands with
+its frames."""
+
 NEXTQA_TYPES = {
     "CW": "causal why",
     "CH": "causal how",
@@ -185,7 +192,7 @@ def _read_videomme(paths: Sequence[Path], split: str) -> Iterator[VideoQuestion]
             raise row.error(f"has no 'videoID' or 'video_id'; its fields are {', '.join(row.values)}")
         kind = row.filled("task_type")
         turn = Turn(row.filled("question"), answer, row.filled("question_id"), kind, place, options, duration)
-        yield VideoQuestion(names[0], turn, names)
+        yield VideoQuestion(names[0], turn, names, subtitles=f"subtitle/{names[0]}.srt")
 
 
 def _questions_of(rows: Iterable[Row]) -> Iterator[Row]:

@@ -8,7 +8,13 @@ from pathlib import Path
 
 from voco_video.data.conversations import find_mix665k, load_conversations
 from voco_video.data.files import Tree
-from voco_video.data.multiple_choice import CHOICE_PROMPTS, CHOICE_SIZES, choice_files, read_choices
+from voco_video.data.multiple_choice import (
+    CHOICE_PROMPTS,
+    CHOICE_SIZES,
+    PROMPTS_WITH_SUBTITLES,
+    choice_files,
+    read_choices,
+)
 from voco_video.data.multiple_choice import default_split as default_choice_split
 from voco_video.data.samples import Dataset, SplitSize
 from voco_video.data.sets import SETS
@@ -103,7 +109,8 @@ def load_video_set(
         paths, questions = read_video_qa(dataset, paths, tree)
     else:
         questions = read_choices(dataset, paths, split)
-    return Dataset(dataset, split, paths, samples_of(questions, tree), prompt=prompt)
+    said = PROMPTS_WITH_SUBTITLES.get(dataset, "")
+    return Dataset(dataset, split, paths, samples_of(questions, tree), prompt=prompt, prompt_with_subtitles=said)
 
 
 def _read_set(dataset: str, paths: tuple[Path, ...], split: str) -> list[VideoQuestion]:

@@ -51,12 +51,16 @@ class Media:
         name: its name in the annotations.
         path: its file; None if no such file was found.
         window: the part of a video that the questions are about, in seconds; None for all of it.
+        subtitles: the set's own file of what is said in a video; None where it has none.
+        subtitles_start_seconds: the time in that file at which the video begins.
     """
 
     kind: str
     name: str
     path: Path | None
     window: Span | None = None
+    subtitles: Path | None = None
+    subtitles_start_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,7 @@ class Dataset:
             question after the last answer.
         num_skipped_rows: conversations that have only such turns, and so give no sample.
         prompt: what the set's authors ask, see `voco_video.data.choices.filled_prompt`; "" for this package's prompt.
+        prompt_with_subtitles: the same where the model is told what is said; "" for no other.
     """
 
     name: str
@@ -111,6 +116,7 @@ class Dataset:
     num_skipped_turns: int = 0
     num_skipped_rows: int = 0
     prompt: str = ""
+    prompt_with_subtitles: str = ""
 
     @property
     def num_questions(self) -> int:

@@ -37,6 +37,8 @@ class VideoQuestion:
         folder: the folder that the file is in; "" for any.
         window: the part of the video that the question is about; None for all of it.
         cut_in: what the names of folders end with whose videos are cut to their windows already; "" for none.
+        subtitles: the end of the path of the set's own file of what is said; "" for none.
+        subtitles_start_seconds: the time in that file at which the video begins.
     """
 
     video: str
@@ -45,6 +47,13 @@ class VideoQuestion:
     folder: str = ""
     window: Span | None = None
     cut_in: str = ""
+    subtitles: str = ""
+    subtitles_start_seconds: float = 0.0
+
+    def media(self, path: Path | None, tree: Tree) -> Media:
+        """Make the medium that the question is about, with its file."""
+        subtitles = tree.file(self.subtitles) if self.subtitles else None
+        return Media("video", self.video, path, self.window_in(path), subtitles, self.subtitles_start_seconds)
 
     def window_in(self, path: Path | None) -> Span | None:
         """Return the window, or None where this file is cut to it already."""
@@ -155,10 +164,7 @@ def samples_of(questions: Sequence[VideoQuestion], tree: Tree) -> tuple[Sample, 
         video: tree.clip(question.names, folder=question.folder) if not folders or question.folder in folders else None
         for video, question in first.items()
     }
-    return tuple(
-        Sample(video, (Media("video", video, paths[video], first[video].window_in(paths[video])),), tuple(turns[video]))
-        for video in turns
-    )
+    return tuple(Sample(video, (first[video].media(paths[video], tree),), tuple(turns[video])) for video in turns)
 
 
 def with_question_mark(question: str) -> str:

@@ -13,13 +13,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from voco_video.evaluate.answer_likelihood import answer_vocabulary
+    from voco_video.evaluate.explaining import explain
     from voco_video.evaluate.options import EvalOptions
     from voco_video.evaluate.processes import Alone, Spawned, Torchrun
     from voco_video.evaluate.run import EvalProgress, EvalResult, evaluate
 
-__all__ = ["Alone", "EvalOptions", "EvalProgress", "EvalResult", "Spawned", "Torchrun", "answer_vocabulary", "evaluate"]
+__all__ = [
+    "Alone",
+    "EvalOptions",
+    "EvalProgress",
+    "EvalResult",
+    "Spawned",
+    "Torchrun",
+    "answer_vocabulary",
+    "evaluate",
+    "explain",
+]
 
-_HOME_OF = {"answer_vocabulary": "answer_likelihood", "EvalOptions": "options"}
+_HOME_OF = {"answer_vocabulary": "answer_likelihood", "EvalOptions": "options", "explain": "explaining"}
 _HOME_OF |= dict.fromkeys(("Alone", "Spawned", "Torchrun"), "processes")
 _HOME_OF |= dict.fromkeys(("EvalProgress", "EvalResult", "evaluate"), "run")
 

@@ -26,6 +26,7 @@ from voco_video.evaluate.processes import OnDone
 from voco_video.evaluate.run_folder import RankFile, RunFiles
 from voco_video.evaluate.seen import bases_of
 from voco_video.scoring.predictions import Prediction
+from voco_video.video.subtitles import Cue, read_subtitles, subtitles_of
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,9 @@ def open_video(
     video, status = None, "missing"
     if questions.path is not None:
         try:
-            video = compress(model, questions.path, options, questions.window)
+            video = compress(model, questions.path, options, questions.media.window if questions.media else None)
+            if options.subtitles != "none":
+                video = video.with_subtitles(what_is_said(questions))
         except (*FILE_ERRORS, UsageError) as error:  # such as a window that this video does not reach
             reason = with_name(error, questions.path)
             log.warning("%s: %s; its questions count as unanswered", questions.video, reason)
@@ -148,6 +151,18 @@ def choose_options(
             )
         )
     return predictions
+
+
+def what_is_said(questions: VideoQuestions) -> tuple[Cue, ...]:
+    """Read what is said in a video: the set's own file, else what is beside the video or in it.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    media, path = questions.media, questions.path
+    if media is not None and media.subtitles is not None:
+        return read_subtitles(media.subtitles, shift_seconds=-media.subtitles_start_seconds)
+    return () if path is None else subtitles_of(path)
 
 
 def find_windows(video: CompressedVideo, questions: VideoQuestions, options: EvalOptions) -> list[Prediction]:

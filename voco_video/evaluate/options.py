@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from voco_video.model.voco import VocoModel
 
 AnswerBy = Literal["letter", "likelihood", "find"]
+Subtitles = Literal["none", "auto"]
 OPEN_PROMPT = "{question}"
 
 
@@ -71,6 +72,11 @@ class EvalOptions(Options, panel="Questions"):
     policy: Policy = same_option(ViewOptions, "policy")
     neighbours: int = same_option(ViewOptions, "neighbours")
     clock_every_seconds: float | None = same_option(ViewOptions, "clock_every_seconds")
+    subtitles: Subtitles = option(
+        "none",
+        "Tell what is said: auto takes the set's own subtitles, else a .srt or .vtt beside the video, else its stream.",
+        panel=WHAT_IS_SEEN,
+    )
     form: Form | None = same_option(CompressOptions, "form")
     storage: Storage = same_option(CompressOptions, "storage")
     max_new_tokens: int = same_option(AnswerOptions, "max_new_tokens", default=16)
@@ -129,7 +135,8 @@ class EvalOptions(Options, panel="Questions"):
     def with_prompt_of(self, dataset: Dataset) -> EvalOptions:
         """Return options that ask what the set's authors ask, unless a prompt was given or nothing is generated."""
         is_asked = self.prompt is None and dataset.prompt and self.answer_by == "letter"
-        return replace(self, prompt=dataset.prompt) if is_asked else self
+        prompt = dataset.prompt_with_subtitles if self.subtitles != "none" else ""
+        return replace(self, prompt=prompt or dataset.prompt) if is_asked else self
 
     def prompt_for(self, *, is_multiple_choice: bool) -> str:
         """Return the prompt of such questions, with its placeholders."""

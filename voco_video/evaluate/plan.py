@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-from voco_video.data.samples import Dataset, Turn
-from voco_video.data.spans import Span
+from voco_video.data.samples import Dataset, Media, Turn
 from voco_video.errors import DataError, UsageError
 from voco_video.evaluate.options import EvalOptions
 from voco_video.scoring.predictions import Prediction
@@ -18,13 +18,13 @@ from voco_video.scoring.predictions import Prediction
 class VideoQuestions:
     """A video and the questions about it, in published order; the path is None if the video is missing.
 
-    With a window they are about a part of it, in seconds.
+    `media` also has the window that they are about, and the set's file of what is said.
     """
 
     video: str
     path: Path | None
     turns: tuple[Turn, ...]
-    window: Span | None = None
+    media: Media | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def choose_questions(dataset: Dataset, options: EvalOptions) -> list[VideoQuesti
             sample.name,
             sample.media[0].path,
             tuple(turn for turn in sample.turns if turn.question_id in chosen),
-            sample.media[0].window,
+            sample.media[0],
         )
         for sample in dataset.samples
     ]
@@ -88,6 +88,8 @@ def choose_questions(dataset: Dataset, options: EvalOptions) -> list[VideoQuesti
 
 
 def _check_fits(dataset: Dataset, options: EvalOptions) -> None:
+    if options.subtitles != "none" and find_spec("pysubs2") is None:
+        raise UsageError("subtitles need pysubs2: pip install 'voco-video[subtitles]'")
     prompt = options.prompt_for(is_multiple_choice=dataset.is_multiple_choice)
     if (options.answer_by == "find") > dataset.is_grounding:
         raise UsageError(f"answer_by 'find' is for questions of when something happens, unlike those of {dataset.name}")

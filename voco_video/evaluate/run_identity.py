@@ -63,6 +63,7 @@ def run_settings(
         ),
         "cache": {**cache.settings, **({} if compressor else {"compressor": options.compressor})},
         **asdict(options.view),
+        **({} if options.subtitles == "none" else {"subtitles": options.subtitles}),
         "prompt": options.prompt_for(is_multiple_choice=is_choice),
         **({"answer_by": options.answer_by} if is_choice or dataset.is_grounding else {}),
         "max_new_tokens": options.max_new_tokens,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 from blake3 import blake3
 
 from voco_video.answer.compressed_video import CompressedVideo
@@ -39,15 +40,25 @@ def bases_of(
     seen: dict[tuple[bytes, bytes], FramesSeen] = {}
     asked = []
     for turn in questions.turns:
-        prompt = options.prompt_of(turn)
+        is_searched = options.answer_by == "find"
+        prompt = turn.question if is_searched else options.prompt_of(turn)
         if not can_be_asked(backbone, prompt):
             continue
-        selection = video.view(prompt, num_voco_tokens=num_voco_tokens, options=options.view)
+        if is_searched:
+            selection = all_frames(video)
+        else:
+            selection = video.view(prompt, num_voco_tokens=num_voco_tokens, options=options.view)
         if selection.key not in seen:
             seen[selection.key] = frames_seen(video, selection, name=questions.video, path=questions.path)
-        told = words_read(backbone, prompt, has_frames=selection.num_tokens > 0)
+        told = "" if is_searched else words_read(backbone, prompt, has_frames=selection.num_tokens > 0)
         asked.append(Asked(turn.question_id, turn.question_type, prompt, told, seen[selection.key].view))
     return list(seen.values()), asked
+
+
+def all_frames(video: CompressedVideo) -> FrameSelection:
+    """Select all frames with all their tokens, which is what a search looks at."""
+    counts = np.full(video.num_frames, video.num_voco_tokens, np.int64)
+    return FrameSelection(np.arange(video.num_frames), counts, video.num_frames)
 
 
 def can_be_asked(backbone: Backbone, prompt: str) -> bool:

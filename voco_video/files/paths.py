@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from voco_video.errors import UsageError
+from voco_video.files.urls import is_url
 
 _MARKED = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -43,10 +44,19 @@ def expanded(path: str | Path) -> Path:
         raise UsageError(f"{path}: there is no user {who[1:]!r}; write ./{path} for a folder of that name") from error
 
 
+def default_cache() -> Path | str:
+    """Return where compressed videos are kept by default: a folder, or the URL of a store.
+
+    See `voco_video.cache.FrameCache`.
+    """
+    given = os.environ.get("VOCO_VIDEO_CACHE_DIR")
+    return given if given and is_url(given) else default_cache_dir()
+
+
 def default_cache_dir() -> Path:
-    """Return where compressed videos and downloads are kept by default; see `voco_video.cache.FrameCache`."""
+    """Return the local folder of the default cache; that of downloads and copies where the cache is on a store."""
     cache_dir = os.environ.get("VOCO_VIDEO_CACHE_DIR")
-    if cache_dir:
+    if cache_dir and not is_url(cache_dir):
         return Path(cache_dir)
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "voco-video"
@@ -71,3 +81,18 @@ def read_text_file(path: Path) -> str:
         raise UsageError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}); save it so") from error
+
+
+def checked_out(out: str | Path) -> Path:
+    """Check that a folder is empty or not there yet.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    folder = expanded(out)
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UsageError(f"{folder} is there already; name a folder that is empty or does not exist")
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be looked into: {error.strerror}; name another folder") from error
+    return folder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,9 +14,10 @@ from voco_video.answer.frame_scorer import question_ids
 from voco_video.answer.several_videos import Asked, Found, best_first
 from voco_video.cache.paths import CachePaths
 from voco_video.errors import FILE_ERRORS, CacheError, ModelError, UsageError
-from voco_video.library.index import Covered, LibraryIndex, Upkeep, check_is_of
+from voco_video.library.index import Covered, LibraryIndex, Upkeep
 from voco_video.library.index_codes import Question
 from voco_video.library.index_entries import read_state
+from voco_video.library.index_reading import check_is_of
 from voco_video.library.index_search import APPROXIMATE_SLACK, Bounds, Shard
 from voco_video.library.models import SearchedModel
 
@@ -221,13 +222,3 @@ class _Search:
                 self._read[number] = self._asked.moments(video, self._num_moments)
         except (CacheError, ModelError, *FILE_ERRORS) as error:
             self._failed[number] = error
-
-
-def library_digests(videos: Sequence[CompressedVideo]) -> list[str] | None:
-    """Return the entries of videos that are whole entries, one each; None where one is something else."""
-    digests = []
-    for video in videos:
-        if len(video.parts) != 1 or video.num_frames != video.parts[0].entry.num_frames:
-            return None
-        digests.append(video.parts[0].entry.digest)
-    return digests

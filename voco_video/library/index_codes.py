@@ -32,6 +32,7 @@ NUM_LEVELS = 64  # of the distance to a centroid
 NUM_CODES = MAX_CENTROIDS * NUM_LEVELS
 _FIRST_LEVEL, _LEVELS_PER_DOUBLING = 1 / 8, 6  # levels are at most 13 % apart, and end at 1 / 8 * 2 ** 10.5
 _TRAINING_ROUNDS = 8
+_LARGEST_TRAINED = 1e4  # beyond this a key is broken, and would be a centroid of its own
 _ROUNDING = 1e-2  # added to every bound: what float32, on any device, may be off
 FINE = np.dtype([("key", np.int8, HEAD_DIM), ("scale", np.float16), ("error", np.float16)])  # of a token and head
 _CHUNK_TOKENS = 16384
@@ -52,13 +53,13 @@ class Codebook:
         """Find centroids by k-means.
 
         Args:
-            keys: float32 ``[N, H, R]``, N >= 1; those that are not finite are left out.
+            keys: float32 ``[N, H, R]``, N >= 1; those that are huge or no numbers are left out.
         """
         generator = torch.Generator().manual_seed(seed)
         heads = []
         for head in range(NUM_HEADS):
             points = keys[:, head]
-            points = points[points.isfinite().all(1)]
+            points = points[points.abs().amax(1) < _LARGEST_TRAINED]  # NaN is not
             count = max(1, min(MAX_CENTROIDS, len(points) // 4))
             heads.append(_k_means(points, count, generator) if len(points) else torch.zeros(1, HEAD_DIM))
         most = max(map(len, heads))
@@ -120,7 +121,7 @@ class Question:
         table = np.full((NUM_HEADS, MAX_CENTROIDS, NUM_LEVELS), np.inf, np.float32)
         for level, end in enumerate(_level_ends()[:-1]):
             terms = products.numpy() + norms * np.float32(slack * end)
-            table[:, :centroids, level] = np.exp(np.clip(terms, -80, 80)).sum(2)
+            table[:, :centroids, level] = np.nan_to_num(np.exp(np.clip(terms, -80, 80)).sum(2), nan=np.inf)
         return table.reshape(NUM_HEADS, NUM_CODES)
 
     def coarse(self, tables: Floats, codes: Codes) -> Floats:

@@ -110,10 +110,11 @@ class Bounds:
         self.low = np.full(count, -np.inf, np.float32)
         self.high = np.full(count, -np.inf, np.float32)
         firsts = np.cumsum([0, *(len(shard.rows) for shard in self.shards)]).tolist()
-        for first, shard in zip(firsts, self.shards):  # the most promising frames of all before any others
-            self._read(first, shard, _largest(shard.coarse, _SEED_FRAMES))
-        for first, shard in zip(firsts, self.shards):
-            frames = np.flatnonzero(shard.coarse >= self.threshold())
+        seeds = [_largest(shard.coarse, _SEED_FRAMES) for shard in self.shards]
+        for first, shard, frames in zip(firsts, self.shards, seeds):  # the most promising of all before any others
+            self._read(first, shard, frames)
+        for first, shard, seen in zip(firsts, self.shards, seeds):
+            frames = np.setdiff1d(np.flatnonzero(shard.coarse >= self.threshold()), seen, assume_unique=True)
             for start in range(0, len(frames), _CHUNK_FRAMES):
                 part = frames[start : start + _CHUNK_FRAMES]
                 self._read(first, shard, part[shard.coarse[part] >= self.threshold()])

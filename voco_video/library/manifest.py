@@ -16,13 +16,12 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from voco_video.data.files import Row, read_rows
+from voco_video.data.files import MANIFEST_SUFFIXES, Row, read_rows
 from voco_video.errors import DataError, UsageError, used_wrongly
 from voco_video.files.atomic_write import written_aside
 from voco_video.files.paths import expanded
 from voco_video.files.urls import is_url, without_secrets
 
-MANIFEST_SUFFIXES = (".csv", ".jsonl", ".parquet")
 Status = Literal["compressed", "cached", "failed"]
 """What came of a video: it was compressed, it was there already, or it failed."""
 

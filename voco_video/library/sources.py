@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from voco_video.errors import UsageError, VideoError, VocoVideoError, passing, used_wrongly
+from voco_video.errors import UsageError, VideoError, passing, used_wrongly
 from voco_video.files.paths import expanded
 from voco_video.files.urls import is_url, scheme_of, scrubbed, without_secrets
 from voco_video.library.manifest import VideoRow, is_manifest, read_manifest, without_result
+from voco_video.video.filesystem_files import FilesystemFile
 
 VIDEO_SUFFIXES = frozenset(
     {
@@ -110,27 +111,18 @@ def urls_of(url: str) -> list[str]:
     if not is_prefix(url):
         return [url]
     name = without_secrets(url)
+    filesystem, path = FilesystemFile(url).opened()
     try:
-        import fsspec
-
-        filesystem, path = fsspec.core.url_to_fs(url)
         filesystem.invalidate_cache()  # of listings
         has_magic = glob.has_magic(url)
         names = filesystem.glob(path) if has_magic else filesystem.find(path)
         if not has_magic:
             names = [one for one in names if os.path.splitext(one)[1].lower() in VIDEO_SUFFIXES]
         found = sorted(filesystem.unstrip_protocol(one) for one in names if not has_magic or filesystem.isfile(one))
-    except ImportError as error:
-        raise UsageError(
-            f"{name}: listing {scheme_of(url)}:// takes a package that is not installed ({scrubbed(str(error), url)}); "
-            "run: pip install 'voco-video[sources]'"
-        ) from None
     except FileNotFoundError:
         found = []
     except PermissionError as error:
         raise VideoError(f"{name}: no permission to list it ({scrubbed(str(error), url)})") from None
-    except VocoVideoError:
-        raise
     except Exception as error:  # filesystems have errors of their own
         said = scrubbed(f"{type(error).__name__}: {error}", url)[:300]
         raise passing(VideoError(f"{name}: cannot be listed ({said})")) from None

@@ -309,7 +309,12 @@ class Backbone:
         return ids
 
     def lead_ids(
-        self, times: FrameTimes, *, system: str = "", marks: Mapping[int, str] | None = None
+        self,
+        times: FrameTimes,
+        *,
+        system: str = "",
+        marks: Mapping[int, str] | None = None,
+        speech: Mapping[int, str] | None = None,
     ) -> list[list[int]]:
         """Make the token ids that stand before each frame, ``[F]``: before the first also what opens a conversation.
 
@@ -317,25 +322,22 @@ class Backbone:
 
         Args:
             system: its system message; "" for the chat template's own.
-            marks: text right before some of the frames, by frame.
+            marks, speech: text right before some of the frames, and before the words on them, by frame.
 
         Raises:
             ModelError: as for `conversation_ids`.
         """
-        as_trained = self.template.as_trained
+        as_trained, marks, speech = self.template.as_trained, marks or {}, speech or {}
         if as_trained is None:
-            if marks and self.tokenizer is None:
-                raise ModelError(
-                    "this checkpoint has no tokenizer, so it cannot be told the time (clock_every_seconds)"
-                )
-            return [self.token_ids((marks or {}).get(f, "")) for f in range(len(times))]
+            if (marks or speech) and self.tokenizer is None:
+                raise ModelError("this checkpoint has no tokenizer, so it cannot be told times or speech")
+            return [self.token_ids(speech.get(f, "") + marks.get(f, "")) for f in range(len(times))]
         messages = [{"role": "user", "content": "?"}]
         if system:
             messages.insert(0, {"role": "system", "content": system})
         around = self.writer.around_frames(messages, as_trained.variant)
         words = self.family.words(times)
-        texts = lead_texts(around, words)
-        texts = [text + (marks or {}).get(f, "") for f, text in enumerate(texts)]
+        texts = [text + marks.get(f, "") for f, text in enumerate(lead_texts(around, words, speech))]
         leads = self.writer.ids_before_frames(texts, joined=self.template.joins_text)
         return [*leads, self.writer.ids_after_frames(words.last)] if words.last else leads
 

@@ -267,9 +267,10 @@ class ConversationWriter:
         return ids[first:], [end - shift for end in ends[first:]]
 
 
-def lead_texts(around: AroundFrames, words: FrameWords) -> list[str]:
-    """Join what stands before each frame, ``[F]``: the opening, the template's text between, the processor's words."""
-    return [(around.between if f else around.opening) + text for f, text in enumerate(words.before)]
+def lead_texts(around: AroundFrames, words: FrameWords, speech: Mapping[int, str] | None = None) -> list[str]:
+    """Join what stands before each frame, ``[F]``: the opening or the text between, speech, the processor's words."""
+    said = speech or {}
+    return [(around.between if f else around.opening) + said.get(f, "") + text for f, text in enumerate(words.before)]
 
 
 def _without_blanks(text: str) -> str:

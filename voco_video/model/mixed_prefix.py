@@ -37,6 +37,7 @@ def assemble(
     counts: Tensor,
     texts: Texts | None = None,
     times: FrameTimes | None = None,
+    reads: bool = True,
 ) -> Prefix:
     """Assemble what the text attends to, for frames of which each is seen with some of its tokens.
 
@@ -46,6 +47,7 @@ def assemble(
         texts: token ids of the text before a frame; frames without any may be left out. As trained, these are all of
             `Backbone.lead_ids`.
         times: of the frames, for models that are told them; one frame a second where left out.
+        reads: run the decoder over it; False leaves `Prefix.inputs` to another engine, in form ``embeds`` alone.
 
     Returns:
         A prefix whose ``frame_slots`` are ``[F, largest count]``, -1 where a frame is seen with fewer.
@@ -63,13 +65,18 @@ def assemble(
     if model.backbone.template.as_trained:
         times = times or usual_times(tokens)
         leads = [texts[f] for f in sorted(texts)] if texts else model.backbone.lead_ids(times)
-        return trained_prefix(model.backbone, model.answering, tokens, counts=counts, times=times, leads=leads)
+        return trained_prefix(
+            model.backbone, model.answering, tokens, counts=counts, times=times, leads=leads, reads=reads
+        )
     if len(set(counts.tolist())) == 1 and not any(texts.values()):
-        return model.prefix(tokens, num_voco_tokens=int(counts[0]))
-    return _from_kv(model, tokens, counts, texts) if tokens.form == "kv" else _from_embeds(model, tokens, counts, texts)
+        return model.prefix(tokens, num_voco_tokens=int(counts[0]), reads=reads)
+    assert reads or tokens.form == "embeds"
+    if tokens.form == "kv":
+        return _from_kv(model, tokens, counts, texts)
+    return _from_embeds(model, tokens, counts, texts, reads=reads)
 
 
-def _from_embeds(model: VocoModel, tokens: VocoTokens, counts: Tensor, texts: Texts) -> Prefix:
+def _from_embeds(model: VocoModel, tokens: VocoTokens, counts: Tensor, texts: Texts, *, reads: bool) -> Prefix:
     """Assemble one sequence of embeddings, which the model reads as it reads that of frames alone."""
     assert tokens.embeds is not None
     backbone = model.backbone
@@ -84,7 +91,7 @@ def _from_embeds(model: VocoModel, tokens: VocoTokens, counts: Tensor, texts: Te
     sequence = VocoTokens(
         "embeds", embeds=torch.cat(pieces)[:, None], can_truncate=False
     )  # every token as a frame of one
-    prefix = model.prefix(sequence)
+    prefix = model.prefix(sequence, reads=reads)
     seen = torch.cat([torch.full((len(p),), flag) for p, flag in zip(pieces, is_frame, strict=True)])
     return replace(prefix, frame_slots=_slots(prefix.frame_slots[:, 0][seen], counts))
 

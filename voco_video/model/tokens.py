@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -113,6 +114,8 @@ class Prefix:
             penalty for repetition has to know them; empty where only the text counts.
         state: in place of ``layers``, the library's own cache of one row, for decoders whose layers keep something else
             than all keys and values; it is never written to.
+        inputs: in place of both, the decoder's arguments that would have filled them, ``inputs_embeds`` ``[1, S, D]``
+            among them: for an engine outside this process, which reads them itself.
     """
 
     layers: tuple[tuple[Tensor, Tensor], ...]
@@ -121,12 +124,15 @@ class Prefix:
     form: Form = "kv"
     prompt_ids: tuple[int, ...] = ()
     state: Cache | None = None
+    inputs: Mapping[str, Any] | None = None
 
     @property
     def length(self) -> int:
         """S: slots that every text token attends to; with a ``state``, the tokens that went into it."""
         if self.state is not None:
             return self.state.get_seq_length()
+        if self.inputs is not None:
+            return int(self.inputs["inputs_embeds"].shape[1])
         return self.layers[0][0].shape[-2] if self.layers else 0
 
     def to_cache(self, batch_size: int = 1) -> Cache:
@@ -134,6 +140,7 @@ class Prefix:
 
         A ``state`` is copied: passes write into it.
         """
+        assert self.inputs is None, "the decoder has not read this prefix"
         if self.state is not None:
             return copied_cache(self.state, batch_size)
         cache = DynamicCache()

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ def trained_prefix(
     counts: Tensor,
     times: FrameTimes,
     leads: Sequence[Sequence[int]],
+    reads: bool = True,
 ) -> Prefix:
     """Assemble what the text attends to.
 
@@ -50,6 +52,7 @@ def trained_prefix(
         counts: how many of its first tokens each frame is seen with, int64 ``[F]``, 1 to K.
         times: of the frames.
         leads: token ids of the text before each frame, and behind the last, as `Backbone.lead_ids` gives them.
+        reads: run the decoder over it; False leaves `Prefix.inputs` to another engine, in form ``embeds`` alone.
     """
     leads, behind = leads[: tokens.num_frames], [i for ids in leads[tokens.num_frames :] for i in ids]
     within = _within(tokens)  # [F, K, C]
@@ -67,7 +70,8 @@ def trained_prefix(
     )
     at = within + places.frames[:, None, None]
     at[..., 0] += places.times[:, None]
-    assemble = _from_embeds if tokens.form == "embeds" else _from_kv
+    assert reads or tokens.form == "embeds"
+    assemble = partial(_from_embeds, reads=reads) if tokens.form == "embeds" else _from_kv
     learned = _learned(backbone)
     last_words = torch.cat([backbone.embed(behind), learned])  # [A, D]
     prefix = assemble(backbone, answering, tokens, is_seen, places, at, leads, last_words)
@@ -118,6 +122,8 @@ def _from_embeds(
     at: Tensor,
     leads: Sequence[Sequence[int]],
     last_words: Tensor,
+    *,
+    reads: bool,
 ) -> Prefix:
     assert tokens.embeds is not None
     frames = tokens.embeds.to(backbone.device, backbone.dtype)  # [F, K, W]
@@ -142,28 +148,35 @@ def _from_embeds(
     inputs = backbone.decoder_inputs(sequence, None if tokens.can_truncate else torch.cat(frame_ids)[None])
     if num_axes > 1:
         inputs["position_ids"] = position_ids[:, None].to(sequence.device)  # [C, 1, S]
-    layers, state = read_row(backbone, answering, inputs)
-    return Prefix(layers, places.text_start + len(last_words), torch.stack(slots), "embeds", state=state)
+    return read_row(backbone, answering, inputs, places.text_start + len(last_words), torch.stack(slots), reads=reads)
 
 
 def read_row(
-    backbone: Backbone, answering: Answering, inputs: dict[str, Any]
-) -> tuple[tuple[tuple[Tensor, Tensor], ...], Cache | None]:
-    """Run one row of input embeddings through the decoder, as it answers.
+    backbone: Backbone,
+    answering: Answering,
+    inputs: dict[str, Any],
+    text_start: int,
+    frame_slots: Tensor,
+    *,
+    reads: bool = True,
+) -> Prefix:
+    """Run one row of input embeddings through the decoder, as it answers, and keep what it keeps of them.
 
     Args:
         inputs: the decoder's, from `Backbone.decoder_inputs`.
-
-    Returns:
-        What it keeps of them: `Prefix.layers` and `Prefix.state`.
+        text_start, frame_slots: see `Prefix`.
+        reads: False keeps the inputs alone.
     """
+    if not reads:
+        return Prefix((), text_start, frame_slots, "embeds", inputs=inputs)
     length, num_layers = inputs["inputs_embeds"].shape[1], backbone.text_config.num_hidden_layers
     tails = [TailLayer(length) for _ in range(num_layers)]
     state = library_cache(backbone.text_config)
     with answering("embeds"):
         cache = Cache(layers=list(tails)) if state is None else state
         backbone.decoder(**inputs, use_cache=True, **{CACHE_ARGUMENT: cache})
-    return (tuple((tail.keys, tail.values) for tail in tails), None) if state is None else ((), state)
+    layers = tuple((tail.keys, tail.values) for tail in tails) if state is None else ()
+    return Prefix(layers, text_start, frame_slots, "embeds", state=state)
 
 
 def _from_kv(

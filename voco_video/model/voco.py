@@ -192,7 +192,12 @@ class VocoModel(nn.Module):
 
     @undisturbed()
     def prefix(
-        self, tokens: VocoTokens, *, num_voco_tokens: int | None = None, times: FrameTimes | None = None
+        self,
+        tokens: VocoTokens,
+        *,
+        num_voco_tokens: int | None = None,
+        times: FrameTimes | None = None,
+        reads: bool = True,
     ) -> Prefix:
         """Assemble frames into what the text attends to: as the model was trained (`trained_prefix`), or frames first.
 
@@ -203,6 +208,7 @@ class VocoModel(nn.Module):
             tokens: VoCo tokens of F frames, on any device.
             num_voco_tokens: budget k per frame, at most what was compressed.
             times: of the frames, for models that are told them; one frame a second where left out.
+            reads: run the decoder over it; False keeps ``inputs`` for another engine, in form ``embeds`` alone.
         """
         tokens = tokens.first(num_voco_tokens) if num_voco_tokens is not None else tokens
         if tokens.num_frames == 0 or tokens.num_voco_tokens == 0:
@@ -211,8 +217,11 @@ class VocoModel(nn.Module):
             times = times or usual_times(tokens)
             counts = torch.full((tokens.num_frames,), tokens.num_voco_tokens)
             leads = self.backbone.lead_ids(times)
-            return trained_prefix(self.backbone, self.answering, tokens, counts=counts, times=times, leads=leads)
-        return self._prefix_from_kv(tokens) if tokens.form == "kv" else self._prefix_from_embeds(tokens)
+            return trained_prefix(
+                self.backbone, self.answering, tokens, counts=counts, times=times, leads=leads, reads=reads
+            )
+        assert reads or tokens.form == "embeds"
+        return self._prefix_from_kv(tokens) if tokens.form == "kv" else self._prefix_from_embeds(tokens, reads=reads)
 
     def _prefix_from_kv(self, tokens: VocoTokens) -> Prefix:
         assert tokens.positions is not None
@@ -233,14 +242,14 @@ class VocoModel(nn.Module):
         moved = tensor.to(self.backbone.device, self.backbone.dtype, non_blocking=True)
         return moved.permute(1, 2, 0, 3, 4).flatten(2, 3).contiguous()
 
-    def _prefix_from_embeds(self, tokens: VocoTokens) -> Prefix:
+    def _prefix_from_embeds(self, tokens: VocoTokens, *, reads: bool) -> Prefix:
         assert tokens.embeds is not None
         before = self.backbone.embed(self.backbone.template.frame_before_ids)  # [1, D]
         embeds = tokens.embeds.to(before.device, before.dtype, non_blocking=True).flatten(0, 1)  # [F * k, D]
         sequence = torch.cat([before, embeds])[None]  # [1, 1 + F * k, D]
-        layers, state = read_row(self.backbone, self.answering, {"inputs_embeds": sequence})
         slots = torch.arange(before.shape[0], sequence.shape[1]).view(tokens.num_frames, -1)
-        return Prefix(layers, sequence.shape[1], slots, "embeds", state=state)
+        inputs = {"inputs_embeds": sequence}
+        return read_row(self.backbone, self.answering, inputs, sequence.shape[1], slots, reads=reads)
 
     def empty_prefix(self) -> Prefix:
         """Return a prefix without frames: text only."""

@@ -22,6 +22,7 @@ from blake3 import blake3
 from voco_video.data.files import Row, named_values, read_rows
 from voco_video.errors import DataError
 from voco_video.files.atomic_write import write_atomically
+from voco_video.scoring.prediction_layouts import ID_FIELDS
 from voco_video.scoring.predictions import read_run_info
 
 _DIGEST_BYTES = 16
@@ -172,9 +173,34 @@ def read_basis(predictions: str | os.PathLike[str]) -> Basis:
         DataError: a file beside it is there, but cannot be read.
     """
     path, place = Path(predictions), basis_path(predictions)
+    if not place.is_file() and (logged := _prompts_of_harness(path)):
+        prompts = {one.question_id: one.prompt for one in logged}
+        return Basis(prompt_of=prompts, examples={"": logged[0]}, run=_harness(path), judge=_judge_of(path))
     views, view_of, prompt_of, texts = parse_basis(read_rows(place) if place.is_file() else ())
     examples = {one.kind: one for one in texts.values()}
     return Basis(views, view_of, prompt_of, examples, read_run_info(path) or {}, _judge_of(path))
+
+
+def _prompts_of_harness(path: Path) -> list[Asked]:
+    """Read the prompts in lmms-eval's log of samples, which has ids where its task logs them; none in other files."""
+    if path.suffix.lower() != ".jsonl":
+        return []
+    rows = [row for row in read_rows(path) if row.has("filtered_resps") and row.has("input") and row.has(*ID_FIELDS)]
+    return [
+        Asked(row.text(*ID_FIELDS), "", row.values["input"]) for row in rows if isinstance(row.values["input"], str)
+    ]
+
+
+def _harness(path: Path) -> dict[str, Any]:
+    """Read which model lmms-eval ran, from its results beside the log of samples; empty where there are none."""
+    began, found, _ = path.name.partition("_samples_")
+    results = path.with_name(f"{began}_results.json")
+    if not found or not results.is_file():
+        return {}
+    config = named_values(results).get("config")
+    if not isinstance(config, dict):
+        return {}
+    return {"engine": f"lmms-eval, model {config.get('model')} ({config.get('model_args')})"}
 
 
 def parse_basis(

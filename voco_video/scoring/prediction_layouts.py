@@ -3,7 +3,8 @@
 rows        .json (a list), .jsonl or .csv whose rows name their fields: an id (question_id, id or qid), or a
             video (video_name, video_id or video) with its questions in order; the prediction (pred, prediction,
             predicted_answer). Without such a field "answer" is the prediction, as in ActivityNet-QA's example;
-            with one it is the reference, as in Video-LLaVA's merge.jsonl. Video-ChatGPT writes Q and A.
+            with one it is the reference, as in Video-LLaVA's merge.jsonl. Video-ChatGPT writes Q and A. The log of
+            samples of lmms-eval is read where its task logs ids, as this package's tasks do (filtered_resps, target).
 {id: text}  one JSON object with the prediction to each question id
 HQGA        one JSON object {id: {prediction, answer}} of numbers that count in a list of words: number n is word
             n - 1, and 0 is any answer outside the list
@@ -26,11 +27,12 @@ from voco_video.data.files import Row, read_json, read_rows
 from voco_video.data.letters import LETTERS
 from voco_video.errors import DataError
 
-_ID_FIELDS = ("question_id", "id", "qid")
+ID_FIELDS = ("question_id", "id", "qid")
 _VIDEO_FIELDS = ("video_name", "video_id", "video")
 _QUESTION_FIELDS = ("question", "Q")
-_ANSWER_FIELDS = ("answer", "A")
-_PREDICTION_FIELDS = ("pred", "prediction", "predicted_answer")
+_ANSWER_FIELDS = ("answer", "A", "target")
+_RESPONSES = "filtered_resps"  # of lmms-eval, which lists them in some versions
+_PREDICTION_FIELDS = ("pred", "prediction", "predicted_answer", _RESPONSES)
 _VOCABULARY_NAME = r"(.+[._-])?ans_word\.json"
 
 
@@ -112,8 +114,8 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _row_entries(rows: Iterator[Row]) -> Iterator[Entry]:
     counts: Counter[str] = Counter()
     for row in rows:
-        if row.has(*_ID_FIELDS):
-            question_id = row.filled(*_ID_FIELDS)
+        if row.has(*ID_FIELDS):
+            question_id = row.filled(*ID_FIELDS)
         else:
             video = row.filled(*_VIDEO_FIELDS)
             question_id = f"v_{video}_{counts[video]}"
@@ -128,7 +130,10 @@ def _row_entries(rows: Iterator[Row]) -> Iterator[Entry]:
 def _text_or_none(row: Row, *names: str) -> str | None:
     """Read the first of these fields that is there; null means no prediction, unlike an empty text."""
     present = next((name for name in names if name in row.values), None)
-    return None if present is not None and row.values[present] is None else row.text(*names)
+    value = row.values.get(present or "")
+    if present == _RESPONSES and isinstance(value, list) and len(value) == 1:
+        return Row(row.path, row.number, {_RESPONSES: value[0]}).text(_RESPONSES)
+    return None if present is not None and value is None else row.text(*names)
 
 
 def _plain_entry(path: Path, number: int, question_id: str, value: Any) -> Entry:

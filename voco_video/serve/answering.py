@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
+from voco_video.answer.answering_model import Engine
 from voco_video.answer.choosing import end_token_ids
 from voco_video.answer.compressed_video import AS_FITS, CompressedVideo
 from voco_video.answer.frame_budget import FrameSelection, group_by_view
@@ -106,8 +107,12 @@ def frames_key(video: CompressedVideo | None) -> Hashable:
     return tuple((p.entry.digest, p.start, p.stop, p.entry.created.timestamp()) for p in video.parts)
 
 
-def answer_together(model: VocoModel, asks: Sequence[Ask]) -> None:
-    """Answer questions with equal `Ask.key`, and hand each its answer, or why there is none."""
+def answer_together(model: VocoModel, asks: Sequence[Ask], engine: Engine | None = None) -> None:
+    """Answer questions with equal `Ask.key`, and hand each its answer, or why there is none.
+
+    Args:
+        engine: generates the answers in place of the model.
+    """
     selections: list[tuple[Ask, FrameSelection | None]] = []
     for ask in asks:
         try:
@@ -121,7 +126,7 @@ def answer_together(model: VocoModel, asks: Sequence[Ask]) -> None:
         groups.append((None, blind))
     for selection, group in groups:
         try:
-            _answer_group(model, selection, group)
+            _answer_group(model, selection, group, engine)
         except Exception as error:
             for ask in group:
                 ask.fail(error)
@@ -135,13 +140,17 @@ def _selection(ask: Ask) -> FrameSelection | None:
     return ask.video.view(ask.question, num_voco_tokens=ask.num_voco_tokens, options=ask.view)
 
 
-def _answer_group(model: VocoModel, selection: FrameSelection | None, asks: Sequence[Ask]) -> None:
+def _answer_group(
+    model: VocoModel, selection: FrameSelection | None, asks: Sequence[Ask], engine: Engine | None
+) -> None:
     video = asks[0].video
-    prefix = model.empty_prefix() if video is None or selection is None else video.prefix_of(selection, asks[0].view)
+    prefix = model.empty_prefix()
+    if video is not None and selection is not None:
+        prefix = video.prefix_of(selection, asks[0].view, reads=engine is None)
     rows: list[_Row] = []
     for ask in asks:
         try:
-            if ask.with_attention and prefix.state is not None and len(prefix.frame_slots):
+            if ask.with_attention and len(prefix.frame_slots) and (prefix.state is not None or engine is not None):
                 raise UsageError(
                     "with_attention: where an answer of this model looked cannot be measured; leave it out"
                 )
@@ -153,6 +162,9 @@ def _answer_group(model: VocoModel, selection: FrameSelection | None, asks: Sequ
     by_length: dict[int, list[_Row]] = {}
     for row in rows:  # padding would go into the state of models that do not keep all keys
         by_length.setdefault(0 if model.backbone.keeps_all_keys else len(row.prompt), []).append(row)
+    if engine is not None:
+        _ask_engine(model, prefix, rows, engine)
+        by_length.clear()
     for together in by_length.values():
         _generate(model, prefix, together)
     for row in rows:
@@ -196,6 +208,23 @@ def _run(model: VocoModel, prefix: Prefix, rows: Sequence[_Row]) -> None:
                 row.take(token_id, log_prob)
         if all(row.is_over for row in rows):
             return
+
+
+def _ask_engine(model: VocoModel, prefix: Prefix, rows: Sequence[_Row], engine: Engine) -> None:
+    """Have an engine generate all rows at once, each in a thread."""
+
+    def ask(row: _Row) -> None:
+        try:
+            tokens = engine.stream(model, prefix, row.prompt, options=row.ask.options)
+            for token_id, log_prob in tokens:
+                row.take(token_id, log_prob)
+                if row.is_over:
+                    break
+        except Exception as error:
+            row.ask.fail(error)
+
+    with ThreadPoolExecutor(max(1, len(rows)), "voco-video engine") as pool:
+        list(pool.map(ask, rows))
 
 
 class _Row:

@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from voco_video.errors import CacheError, ModelError, UsageError, VideoError, VocoVideoError
+from voco_video.errors import CacheError, EngineError, ModelError, UsageError, VideoError, VocoVideoError
 
 log = logging.getLogger(__name__)
 _TYPES = {
@@ -66,6 +66,9 @@ def as_api_error(error: BaseException) -> ApiError:
         return ApiError(400, str(error), code=type(error).__name__.removesuffix("Error").lower() + "_error")
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
         return ApiError(507, "there is no room left on the server's disk", code="no_room")
+    if isinstance(error, EngineError):  # its message names machines that are nobody's business
+        log.error("%s", error)
+        return ApiError(503, "the engine does not answer; the server's log says more", code="engine_error")
     if isinstance(error, VocoVideoError):
         return ApiError(400, str(error))
     log.error("a request failed", exc_info=error)

@@ -13,6 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
+from voco_video.answer.answering_model import Engine
 from voco_video.answer.compressed_video import CompressedVideo
 from voco_video.model.voco import VocoModel
 from voco_video.options.answering import MAX_QUESTIONS_PER_BATCH
@@ -53,6 +54,7 @@ class AnswerQueue:
 
     Args:
         max_waiting: questions and other tasks that may wait.
+        engine: generates the answers in place of the model.
         on_batch: called with the number of questions answered together and the seconds that it took.
     """
 
@@ -61,10 +63,12 @@ class AnswerQueue:
         model: VocoModel,
         *,
         max_waiting: int,
+        engine: Engine | None = None,
         max_batch: int = MAX_QUESTIONS_PER_BATCH,
         on_batch: Callable[[int, float], None] = lambda size, seconds: None,
     ) -> None:
         self._model, self._max_waiting, self._max_batch, self._on_batch = model, max_waiting, max_batch, on_batch
+        self._engine = engine
         self._waiting: deque[Ask | Task] = deque()
         self._changed = threading.Condition()
         self._is_stopping = False
@@ -206,4 +210,4 @@ class AnswerQueue:
             if ask.is_cancelled.is_set():
                 ask.fail(CancelledAskError())
         if alive := [ask for ask in asks if not ask.future.done()]:
-            answer_together(self._model, alive)
+            answer_together(self._model, alive, self._engine)

@@ -59,7 +59,9 @@ class Service:
         self.uploads = Uploads(self.state_dir, settings)
         self.videos = Videos(model, self.uploads, settings)
         self.sources = Sources(self.videos, settings, Downloads.beside(model.cache.cache_dir), is_allowed=is_allowed)
-        self.queue = AnswerQueue(model.voco, max_waiting=settings.max_waiting, on_batch=self._count_batch)
+        self.queue = AnswerQueue(
+            model.voco, max_waiting=settings.max_waiting, on_batch=self._count_batch, engine=model.engine
+        )
         self.jobs = Jobs(max_waiting=settings.max_jobs, on_end=self._count_job)
         self.thumbnails = Thumbnails()
         self.follows = Follows(

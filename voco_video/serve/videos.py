@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -26,6 +27,8 @@ from voco_video.video.downloads import Downloads
 from voco_video.video.sources import LocalVideo
 
 _MAX_WORD = 200
+_MAX_RECENT = 256
+_BELIEVED_SECONDS = 1.0
 _FIT = re.compile(r"[^\x00-\x1f\x7f/\\]+")
 
 
@@ -104,6 +107,7 @@ class Videos:
     def __init__(self, model: VideoModel, uploads: Uploads, settings: ServeOptions) -> None:
         self._model, self.uploads, self._settings = model, uploads, settings
         self._downloads = Downloads.beside(model.cache.cache_dir)
+        self._recent: dict[str, tuple[EntryLabel, float]] = {}
 
     def labels(self) -> list[EntryLabel]:
         """List the entries of this model."""
@@ -150,9 +154,22 @@ class Videos:
     def label(self, given: str) -> EntryLabel | None:
         """Find the entry that a word stands for: one that it names, else the best of the video; None if there is none.
 
+        What was found is believed for a moment, so that many questions do not each read the whole cache.
+
         Raises:
             ApiError: as for `row`.
         """
+        now = time.monotonic()
+        found, at = self._recent.get(given, (None, 0.0))
+        if found is None or now - at > _BELIEVED_SECONDS:
+            found = self._find_label(given)
+            if found is not None and found.state == "whole":
+                self._recent[given] = found, now
+            for old in list(self._recent)[:-_MAX_RECENT]:
+                self._recent.pop(old, None)
+        return found
+
+    def _find_label(self, given: str) -> EntryLabel | None:
         row = self.row(given)
         held = self._model.cache.names.digest_of(given)
         exact = [label for label in row.labels if label.digest in (given, held)]
@@ -212,6 +229,7 @@ class Videos:
         Raises:
             CacheError: one is being written.
         """
+        self._recent.clear()
         for label in row.labels:
             self._model.cache.remove(label.digest)
         self.uploads.delete(row.id)

@@ -32,7 +32,7 @@ class FilesystemFile:
 
     def fetch(self, out: IO[bytes], known: Version, report: Report) -> Version | None:
         """See `RemoteFile.fetch`."""
-        filesystem, path = self._opened()
+        filesystem, path = self.opened()
         version, size = self._version(filesystem, path)
         if version and version == known:
             return None
@@ -48,7 +48,8 @@ class FilesystemFile:
                 if not version or version != before:
                     empty(out)  # two versions of the file could be mixed
 
-    def _opened(self) -> tuple[Any, str]:
+    def opened(self) -> tuple[Any, str]:
+        """Return the filesystem and the path in it; raises what `fetch` raises."""
         try:
             import fsspec
         except ImportError as error:

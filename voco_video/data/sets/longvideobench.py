@@ -30,7 +30,8 @@ def _read(paths: Sequence[Path], split: str) -> Iterator[VideoQuestion]:
         length = f"up to {row.filled('duration_group')} s"
         kind = row.filled("question_category")
         turn = Turn(row.filled("question"), answer, row.filled("id"), kind, row.number - 1, options, length)
-        yield VideoQuestion(video, turn, (video,))
+        said, start = f"subtitles/{row.filled('subtitle_path')}", row.number_of("starting_timestamp_for_subtitles")
+        yield VideoQuestion(video, turn, (video,), subtitles=said, subtitles_start_seconds=start)
 
 
 def _options(row: Row) -> tuple[str, ...]:

@@ -17,7 +17,8 @@ from voco_video.scoring.judge.cache import Reply
 if TYPE_CHECKING:
     import openai
 
-_HOPELESS_STATUSES = (401, 403, 404)
+_NOT_FOUND = 404
+_HOPELESS_STATUSES = (401, 403, _NOT_FOUND)
 _HOPELESS_CODES = ("insufficient_quota", "invalid_api_key", "model_not_found")
 _MAX_WAIT_SECONDS = 60.0
 _LOCAL_KEY = "none"  # a local endpoint needs no key, but the client insists on one
@@ -94,7 +95,10 @@ class Endpoint:
         except self._openai.APIStatusError as error:
             reason = f"status {error.status_code}, {_one_line(error)}"
             if _is_hopeless(error.status_code, error.code):
-                raise JudgeError(f"{self.base_url} will not judge with {self.options.judge_model}: {reason}") from error
+                way_out = self._way_out() if error.status_code == _NOT_FOUND else ""
+                raise JudgeError(
+                    f"{self.base_url} will not judge with {self.options.judge_model}: {reason}{way_out}"
+                ) from error
             raise NoReplyError(f"{reason}{_tries(error)}") from error
         except self._openai.APITimeoutError as error:
             raise NoReplyError(f"no reply within {self.options.judge_timeout:g} s{_tries(error)}") from error
@@ -109,6 +113,14 @@ class Endpoint:
             prompt_tokens=usage.prompt_tokens if usage else None,
             completion_tokens=usage.completion_tokens if usage else None,
         )
+
+    def _way_out(self) -> str:
+        """Say how a model is served under the name of its revision."""
+        name, revision = self.options.judge_name, self.options.judge_revision
+        if revision is None:
+            return ""
+        serve = f"vllm serve {name} --revision {revision} --served-model-name {name}@{revision}"
+        return f"; serve it with `{serve}`, or name a model that is there with judge_model=NAME"
 
     def _before_request(self, request: Any) -> None:
         """Count a request; none is sent any more once `stop` was called."""

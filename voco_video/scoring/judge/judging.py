@@ -238,7 +238,8 @@ def _key(prediction: Prediction, judge_id: tuple[object, ...]) -> str | None:
 
 def _identity(prompt: JudgePrompt, options: Judging, base_url: str) -> dict[str, Any]:
     return {
-        "model": options.judge_model,
+        "model": options.judge_name,
+        "revision": options.judge_revision,
         "base_url": base_url,
         "prompt_hash": prompt.hash,
         "prompt": "voco-video" if prompt == PROMPT else "given",

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from voco_video.scoring.retention import TaskRetention
+
 _DPI = 100
 _WIDTH, _NAME_WIDTH, _NAME_LINES = 800, 230, 3  # pixels and lines
 _LINE_HEIGHT, _FONT_SIZE = 17, 14  # pixels
@@ -96,6 +98,46 @@ def draw_sweep(accuracy: Mapping[int, Estimate], path: Path, *, metric: str = "e
             axes.set(ylim=(0, 100))
             axes.text(0.5, 0.5, "no question has a value", transform=axes.transAxes, ha="center", color="#57606a")
         axes.set(xlabel="k, VoCo tokens per frame", ylabel=f"{name}, %")
+        axes.grid(alpha=0.3)
+    return path
+
+
+def draw_retention(tasks: Sequence[TaskRetention], path: Path) -> Path:
+    """Draw retention with intervals against tokens per frame, a line for each task and kind of compressor.
+
+    Args:
+        tasks: with their mean, where there are several; none, whose retention is 0, and full are left out.
+        path: the PNG file to write.
+    """
+    lines: dict[str, list[tuple[int, Estimate]]] = {}
+    for task in tasks:
+        for row in task.rows[1:-1]:
+            if row.tokens_per_frame and not math.isnan(row.retention.value):
+                kind = row.name.partition(":")[0].partition(" ")[0]
+                lines.setdefault(f"{task.task}, {kind}", []).append((row.tokens_per_frame, row.retention))
+    estimates = [estimate for line in lines.values() for _, estimate in line]
+    with _figure(path, 420, title=f"retention by tokens per frame, {_on_intervals(estimates)}") as figure:
+        axes = figure.subplots()
+        for place, (name, points) in enumerate(lines.items()):
+            points.sort(key=lambda point: point[0])
+            values = [100 * estimate.value for _, estimate in points]
+            errors = _errors([estimate for _, estimate in points])
+            line: Any = ("-", "--", ":")[place // len(_COLOURS) % 3]
+            counts = [count for count, _ in points]
+            axes.errorbar(
+                counts, values, yerr=errors, label=name, marker="o", capsize=3, color=_colour(place), linestyle=line
+            )
+        budgets = sorted({count for line in lines.values() for count, _ in line})
+        if budgets:
+            axes.set_xscale("log", base=2)
+            labelled = _apart(budgets)
+            axes.set_xticks(labelled, list(map(str, labelled)), minor=False)
+            axes.minorticks_off()
+            axes.legend(frameon=False)
+        else:
+            axes.text(0.5, 0.5, "no row has a retention", transform=axes.transAxes, ha="center", color="#57606a")
+        axes.axhline(100, color="#888888", linewidth=1, linestyle=":", zorder=0)
+        axes.set(xlabel="tokens per frame", ylabel="retention, % (dotted line: all vision tokens)")
         axes.grid(alpha=0.3)
     return path
 

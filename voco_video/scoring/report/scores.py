@@ -237,7 +237,7 @@ def _notes(loaded: LoadedPredictions, dataset: str, split: str, judgement: Judge
     if dataset == "activitynet" and published is not None and published.num_questions == total:
         notes.append(_note_on_free(loaded))
     if judgement is not None:
-        notes += _notes_on_judge(judgement)
+        notes += judge_notes(judgement)
     return notes
 
 
@@ -275,10 +275,13 @@ def _note_on_free(loaded: LoadedPredictions) -> str:
     )
 
 
-def _notes_on_judge(judgement: Judgement) -> list[str]:
+def judge_notes(judgement: Judgement) -> list[str]:
+    """Return who judged, what that took, and what was not judged."""
     name, shown = judgement.judge["model"], ", ".join(judgement.answered_as) or "no name"
+    revision = judgement.judge.get("revision")
+    which = f"revision {revision}" if revision else "of no named revision: its name may mean other weights later"
     notes = [
-        f"Judge: {name} at {judgement.judge['base_url']} (it calls itself {shown}), temperature 0, prompt "
+        f"Judge: {name}, {which}, at {judgement.judge['base_url']} (it calls itself {shown}), temperature 0, prompt "
         f"{judgement.judge['prompt_hash'][:16]}. Figures of another judge or prompt cannot be compared with these.",
         f"Requests {judgement.num_requests}, {judgement.num_retries} of them retries; {judgement.num_from_cache} "
         f"replies from disk; tokens {judgement.prompt_tokens} in, {judgement.completion_tokens} out"

@@ -1,0 +1,1 @@
+"""The Model Context Protocol: compressed videos as tools for agents."""
