@@ -121,8 +121,9 @@ def test_text_of_users_is_never_read_as_markup():
 
 def test_a_wheel_has_every_file():
     settings = (Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8")
-    line = re.search(r"^voco_video = (\[.*\])$", settings, re.M)
-    patterns = re.findall(r'"([^"]+)"', line[1])
+    listed = re.search(r"^voco_video = \[(.*?)\]$", settings, re.M | re.S)
+    assert listed is not None
+    patterns = re.findall(r'"([^"]+)"', listed[1])
     packed = {Path(one) for p in patterns for one in glob.glob(str(PAGE.parents[1] / p), recursive=True)}
     assert set(FILES) <= packed
 

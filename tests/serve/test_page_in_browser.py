@@ -309,10 +309,10 @@ def test_the_key_is_asked_for_once(browser, tmp_path):
         assert page.get_by_role("dialog").count() == 0
 
 
-def recoded(source: Path, out: Path, codec: str, *, start_seconds: float = 0.0) -> Path:
-    """The demo clip with another codec or container, beginning at another time."""
+def recoded(source: Path, out: Path, codec: str, *, start_seconds: float = 0.0, num_times: int = 1) -> Path:
+    """The demo clip with another codec or container, beginning at another time, played several times over."""
     with av.open(str(source)) as given, av.open(str(out), "w") as made:
-        frames = list(given.decode(video=0))
+        frames = list(given.decode(video=0)) * num_times
         stream = made.add_stream(codec, rate=10)
         stream.width, stream.height, stream.pix_fmt = frames[0].width, frames[0].height, "yuv420p"
         stream.codec_context.time_base = Fraction(1, 10)
@@ -414,3 +414,26 @@ def test_pictures_of_the_page_are_made(browser, tmp_path):
 
     corners = [Image.open(path).convert("RGB").getpixel((2, 2)) for path in paths]
     assert min(corners[0]) > 200 > 80 > max(corners[1])
+
+
+def test_a_live_source_is_followed_and_asked_while_it_grows(browser, server, tmp_path):
+    """It is a video of the library at once; a standing question is answered, and its time leads there."""
+    root = server.server.config.app.state.service.settings.media_root
+    recoded(server.demo, root / "door.ts", "libx264", num_times=4)
+    with opened(browser, server.url) as page:
+        page.get_by_text("Follow a live source").click()
+        page.get_by_label("Source", exact=True).fill("door.ts")
+        page.get_by_label("Name", exact=True).fill("front-door")
+        page.get_by_label("Ask of each 10 s").fill("who moves?")
+        page.get_by_role("button", name="Follow", exact=True).click()
+        row = page.get_by_label("Live sources").locator(".task", has_text="front-door")
+        row.locator(".answers li").first.wait_for()
+        page.locator(".card", has_text="front-door").locator(".badge.live").wait_for()
+        row.get_by_role("link", name="front-door").click()
+        page.get_by_text("A live source: only its compressed frames are kept").wait_for()
+        ask(page, "where is the star?")
+        page.locator(".evidence a").first.click()
+        assert float(page.get_by_role("slider").get_attribute("aria-valuenow")) >= 0
+        page.get_by_role("link", name="← Library").click()
+        page.get_by_role("button", name="Stop following front-door").click()
+        row.get_by_text("stopped").wait_for()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -18,7 +19,7 @@ from voco_video.video.sources import LocalVideo
 
 if TYPE_CHECKING:
     from av.container import InputContainer
-    from av.stream import Stream
+    from av.packet import Packet
 
 MAX_CLIP_SECONDS = 3600.0
 _IN_MP4 = frozenset({"h264", "hevc", "av1", "mpeg4", "vp9"})
@@ -82,7 +83,7 @@ def write_clip(path: Path, name: str, start_seconds: float, end_seconds: float, 
 
     with (
         as_video_errors(name),
-        av.open(f"file:{path}", metadata_errors="replace", options={"protocol_whitelist": "file"}) as source,
+        _opened(path) as source,
         av.open(str(out), "w", format="mp4" if out.suffix == ".mp4" else "matroska") as target,
     ):
         video = source.streams.best("video")
@@ -92,10 +93,10 @@ def write_clip(path: Path, name: str, start_seconds: float, end_seconds: float, 
         if sound is not None and sound.codec_context.name not in _SOUND_IN_MP4:
             sound = None
         streams = {one.index: target.add_stream_from_template(one) for one in (video, sound) if one is not None}
-        _seek_keyframe(source, video, start_seconds)
+        source.seek(int(_seek_seconds(path, start_seconds) / video.time_base), stream=video, backward=True)
         begins: float | None = None
         ends = float("-inf")
-        for packet in source.demux(*[one for one in (video, sound) if one is not None]):
+        for packet in _with_dts(source.demux(*[one for one in (video, sound) if one is not None])):
             if packet.dts is None or packet.pts is None or packet.time_base is None:
                 continue
             is_video = packet.stream.index == video.index
@@ -120,26 +121,54 @@ def write_clip(path: Path, name: str, start_seconds: float, end_seconds: float, 
     return begins
 
 
-def _seek_keyframe(source: InputContainer, video: Stream, start_seconds: float) -> None:
-    """Go to a keyframe at or before a time, or to the first one.
+def _seek_seconds(path: Path, start_seconds: float) -> float:
+    """Return where to seek so that the first keyframe from there lies at or before a time, where there is one.
 
     Some containers (MPEG-TS) have no index: their readers guess, and may land behind the time. Then from further back.
+    The file is opened anew for each try, since not every reader (Matroska's) gives all packets after a second seek.
     """
+    back_seconds = 0.0
+    while True:
+        where = start_seconds - back_seconds
+        with _opened(path) as source:
+            video = source.streams.best("video")
+            assert video is not None
+            assert video.time_base is not None
+            first = float((video.start_time or 0) * video.time_base)
+            source.seek(int(where / video.time_base), stream=video, backward=True)
+            found = next((p.pts for p in source.demux(video) if p.is_keyframe and p.pts is not None), None)
+        if where < first - 4 or (found is not None and float(found * video.time_base) <= start_seconds + 1e-6):
+            return where
+        back_seconds = max(1.0, 2 * back_seconds)
+
+
+def _with_dts(packets: Iterator[Packet[Any]]) -> Iterator[Packet[Any]]:
+    """Give the first packets after a seek their decoding times, which Matroska's reader does not know."""
+    held: dict[int, list[Packet[Any]]] = {}
+    known: set[int] = set()
+    for packet in packets:
+        index = packet.stream.index
+        if index in known or packet.pts is None:
+            yield packet
+        elif packet.dts is None:
+            held.setdefault(index, []).append(packet)
+        else:
+            known.add(index)
+            earlier = held.pop(index, [])
+            for back, one in enumerate(reversed(earlier), 1):
+                one.dts = packet.dts - back * max(1, packet.duration or 1)
+            yield from earlier
+            yield packet
+    for earlier in held.values():  # the file ends before any is known
+        for one in earlier:
+            one.dts = one.pts
+        yield from earlier
+
+
+def _opened(path: Path) -> InputContainer:
     import av
 
-    assert video.time_base is not None
-    for back_seconds in (0.0, 2.0, 10.0, 60.0, 600.0):
-        where = int((start_seconds - back_seconds) / video.time_base)
-        try:
-            source.seek(where, stream=video, backward=True)
-            found = next((p.pts for p in source.demux(video) if p.is_keyframe and p.pts is not None), None)
-            source.seek(where, stream=video, backward=True)
-        except (av.error.FFmpegError, OSError):
-            if back_seconds == 0.0:
-                raise
-            return
-        if found is not None and float(found * video.time_base) <= start_seconds + 1e-6:
-            return
+    return av.open(f"file:{path}", metadata_errors="replace", options={"protocol_whitelist": "file"})
 
 
 def clip_suffix(codec: str) -> str:

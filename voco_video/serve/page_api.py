@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from fastapi.responses import Response
 
 from voco_video.answer.generate import model_note
@@ -24,7 +24,7 @@ router = APIRouter(prefix="/api", tags=["Page"])
 
 
 @router.get("/about", summary="What this server is, and what may be added to its library.")
-async def about(service: Served, request: Request) -> dict[str, Any]:
+async def about(service: Served) -> dict[str, Any]:
     """Tell a page what to offer."""
     settings, model = service.settings, service.model
     note = model_note(model.voco)
@@ -36,7 +36,7 @@ async def about(service: Served, request: Request) -> dict[str, Any]:
         "measures_attention": model.voco.backbone.keeps_all_keys,
         "takes_urls": settings.allow_urls,
         "has_media_root": settings.media_root is not None,
-        "can_follow": any(getattr(route, "path", "") == "/api/follow" for route in request.app.routes),
+        "can_follow": settings.max_streams > 0,
         "live_sources": [url for url in settings.live_sources if without_secrets(url) == url],
         "max_upload_bytes": settings.max_upload_bytes,
     }

@@ -112,7 +112,9 @@ function card(video, reload) {
     el(
       "a",
       { href: `#/video/${encodeURIComponent(video.id)}`, class: "card-link" },
-      video.state === "live" ? noPicture() : picture(thumbnail(video.id, (facts.first_pts_seconds ?? 0) + (facts.duration_seconds ?? 0) / 3)),
+      facts.duration_seconds === undefined // a live source, of which there is no file
+        ? noPicture()
+        : picture(thumbnail(video.id, (facts.first_pts_seconds ?? 0) + facts.duration_seconds / 3)),
       el("bdi", { class: "name" }, video.name || "a video without a name"),
     ),
     el(

@@ -23,7 +23,7 @@ export function liveSources(about, onChange) {
       const full = await Promise.all(follows.slice(0, NUM_SOURCES).map((one) => ask(`/api/follow/${encodeURIComponent(one.id)}`)));
       if (!isShown) return;
       fill(wrong);
-      const now = JSON.stringify(full.map((one) => [one.id, one.state]));
+      const now = JSON.stringify(full.map((one) => [one.id, one.state, one.num_published_frames > 0]));
       if (known && now !== known) onChange();
       known = now;
       render(full);
