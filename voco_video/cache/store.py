@@ -33,7 +33,7 @@ class FrameCache:
     Every entry is stored under a `CacheKey` and only ever returned for exactly that key. Bytes that are not
     the ones written raise CacheError; they are never returned. Needs a POSIX system with flock.
 
-    Given a URL, it makes a `RemoteCache`, which keeps them on a store: ``FrameCache("s3://bucket/prefix")``.
+    Given a URL, it keeps them on a store: ``FrameCache("s3://bucket/prefix")``.
 
     Args:
         cache_dir: default: `VOCO_VIDEO_CACHE_DIR`, else `$XDG_CACHE_HOME/voco-video`, else `~/.cache/voco-video`.

@@ -125,13 +125,11 @@ def ask(
       voco-video ask clip.mp4 "Who is there?" "What are they doing?" --num-voco-tokens 1
       voco-video ask lecture.mkv --questions questions.txt --start 600 --end 660 --json
       voco-video ask clip.mp4 "Where does the ball go?" --show-frames --out looked.png
-      voco-video ask clip.mp4 "What happens?" --model smolvlm2-500m
       voco-video ask meeting.mp4 "When does the door open?" --policy relevant --max-voco-tokens 256
       voco-video ask talk.mp4 "Tell a story about it." --temperature 0.7 --seed 1 --subtitles auto
       voco-video ask https://example.org/clip.mp4 "What happens?"
       voco-video ask clip.mp4 "What happens?" --engine-url http://localhost:8000
-      voco-video ask 3f9a2c41 --chat
-      voco-video ask door "Is somebody there?"
+      voco-video ask door --chat
       voco-video ask talks.parquet "Who speaks?" --json
     """
     asked = gather_questions(questions, questions_file, chat=chat, json=json)
@@ -154,7 +152,6 @@ def ask(
     asked = asked if questions_file else joined_words(asked)
     compression = compression if num_voco_tokens is None else with_voco_tokens(compression, num_voco_tokens)
     with loading(model, quiet=json):
-        from voco_video.answer.choosing import generation_facts
         from voco_video.api import load_model
 
         loaded = load_model(model, **asdict(load), **asdict(engine), cache_dir=cache_dir)
@@ -170,15 +167,7 @@ def ask(
         run_chat(video, asked, generation)
         return
     answers = video.ask(answerable, with_attention=show_frames, **generation)
-    if json:
-        settings = generation_facts(loaded.voco, answering)
-        print_json({**facts, "generation": settings, "answers": [answer_facts(a) for a in answers]})
-    else:
-        print_answers(answers, show_frames=show_frames)
-    if show_frames and (out is not None or not json):  # a program that asks for facts alone gets no file
-        target = out or Path(f"{Path(short_name(facts['path'])).stem}-frames.png")
-        head = f"{short_name(facts['path'])} · {run_line([facts])}"
-        write_strips(video, answers, target, head=head, quiet=json)
+    show_answers(video, answers, facts, answering, show_frames=show_frames, out=out, json=json)
     end_with(len(asked) - len(answerable), "questions were not asked", of=len(asked))
 
 
@@ -190,6 +179,30 @@ def print_before_answers(facts: dict[str, Any], asked: list[str], *, num_given: 
     if len(asked) == 1 and num_given > 1 and not quiet:
         note = f"note: taken as one question, {asked[0]!r}; end each with a question mark to ask several"
         print_wrapped(note, file=sys.stderr)
+
+
+def show_answers(
+    video: CompressedVideo,
+    answers: list[Answer],
+    facts: dict[str, Any],
+    answering: AnswerOptions,
+    *,
+    show_frames: bool,
+    out: Path | None,
+    json: bool,
+) -> None:
+    """Print the answers to questions about one video, and draw where they looked, as was asked for."""
+    if json:
+        from voco_video.answer.choosing import generation_facts
+
+        settings = generation_facts(video.model.voco, answering)
+        print_json({**facts, "generation": settings, "answers": [answer_facts(a) for a in answers]})
+    else:
+        print_answers(answers, show_frames=show_frames)
+    if show_frames and (out is not None or not json):  # a program that asks for facts alone gets no file
+        target = out or Path(f"{Path(short_name(facts['path'])).stem}-frames.png")
+        head = f"{short_name(facts['path'])} · {run_line([facts])}"
+        write_strips(video, answers, target, head=head, quiet=json)
 
 
 def check_asks_many(manifest: str, subtitles: str, *, chat: bool, show_frames: bool) -> None:

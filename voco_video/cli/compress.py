@@ -110,9 +110,7 @@ def compress(
       voco-video compress lecture.mkv --fps 0.5 --start 600 --end 1200
       voco-video compress videos/ --num-frames 16 --json > compressed.json
       voco-video compress 'videos/*.webm' --model ./my-checkpoint --num-voco-tokens 2 --storage int8
-      voco-video compress clip.mp4 --model smolvlm2-500m --compressor pool:16
       voco-video compress https://example.org/clip.mp4 s3://bucket/clip.mp4
-      voco-video compress clip.mp4 --name flower
       voco-video compress recording.ts --follow --fps 2
       voco-video compress rtsp://camera.local/1 --follow --name door
       ffmpeg -i camera.sdp -f mpegts - | voco-video compress - --follow --name yard

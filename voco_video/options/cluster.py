@@ -50,9 +50,16 @@ class ClusterOptions(Options, panel=CLUSTER):
         parse=parse_concurrency,
         unset="as many as the processors, or the GPUs of the cluster, are enough for",
     )
-    cpus_per_worker: int = option(1, "Processors of each worker, and the threads it computes with.", at_least=1)
+    cpus_per_worker: int = option(
+        1, "Processors of each worker, and the threads it computes with.", unit="processors", at_least=1
+    )
     num_gpus: float | None = option(
-        None, "GPUs of each worker of a Ray cluster.", at_least=0, at_most=math.inf, unset="1 where the cluster has any"
+        None,
+        "GPUs of each worker of a Ray cluster.",
+        unit="GPUs",
+        at_least=0,
+        at_most=math.inf,
+        unset="1 where the cluster has any",
     )
     address: str | None = option(
         None, "The Ray cluster: auto, or host:port.", unset="$RAY_ADDRESS, or one that is started here"
@@ -62,7 +69,7 @@ class ClusterOptions(Options, panel=CLUSTER):
         at_most=math.inf,
     )  # fmt: skip
     retries: int = option(
-        3, "Try a video so many times more after what may pass, such as a network's failure.", at_least=0
+        3, "Try a video so many times more after what may pass, such as a network's failure.", unit="times", at_least=0
     )
 
     def __post_init__(self) -> None:
