@@ -16,6 +16,10 @@ from voco_video.options.compression import Form
 class Engine(Protocol):
     """What generates answers in place of the model's decoder in this process: `voco_video.engine.engines.Engines`."""
 
+    @property
+    def kind(self) -> str:
+        """What it is, for people and for the settings of a run: its protocol, not its address."""
+
     def check(self, form: Form) -> None:
         """Raise UsageError for frames of a form that the engine cannot be sent."""
 

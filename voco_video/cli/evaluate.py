@@ -134,10 +134,7 @@ def evaluate(
                 on_progress=lambda progress: bar.show(progress.num_answers, progress.total_answers),
             )
     except KeyboardInterrupt:
-        print(
-            f"interrupted; what is answered is kept in {folder}, so the same command goes on from there",
-            file=sys.stderr,
-        )
+        print(f"interrupted; {folder} keeps what is answered: the same command goes on from there", file=sys.stderr)
         raise typer.Exit(130) from None
     if processes.rank == 0:
         reports = write_reports(result, data, options, facts=facts)

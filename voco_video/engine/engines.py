@@ -83,6 +83,11 @@ class Engines:
 
     # ------------------------------------------------------------------ answers
 
+    @property
+    def kind(self) -> str:
+        """What they are, for people and for the settings of a run."""
+        return f"vLLM ({self.options.engine_api})"
+
     def check(self, form: Form) -> None:
         """Refuse a form that an engine cannot be sent.
 

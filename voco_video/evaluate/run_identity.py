@@ -68,6 +68,7 @@ def run_settings(
         **({"answer_by": options.answer_by} if is_choice or dataset.is_grounding else {}),
         "max_new_tokens": options.max_new_tokens,
         "questions_per_batch": options.questions_per_batch,
+        **({} if model.engine is None else {"engine": model.engine.kind}),
         "rank_vocabulary": len(options.vocabulary),
         "vocabulary": _digest(options.vocabulary) if options.vocabulary else None,
         "device": model.voco.backbone.device.type,
