@@ -17,7 +17,8 @@ import torch
 from tests.helpers.models import voco_tiny_in_kv
 from voco_video.api import VideoModel, load_model
 from voco_video.cache import FrameCache
-from voco_video.compress import Progress, cache_key, compress_video
+from voco_video.compress import Progress, compress_video
+from voco_video.entry_keys import cache_key
 from voco_video.errors import CacheError, ModelError, UsageError, VideoError
 from voco_video.options.compression import CompressOptions
 from voco_video.options.sampling import Sampling

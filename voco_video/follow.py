@@ -22,12 +22,8 @@ from voco_video.auto_compressor import with_compressor
 from voco_video.cache import CacheEntry, CacheKey, FrameCache, GrowingWriter
 from voco_video.cache.names import check_name, taken
 from voco_video.checkpoint.world import FrameCounts, Watcher, World
-from voco_video.compress import (
-    compress_batch,
-    entry_key,
-    fitting_batch_size,
-    model_facts,
-)
+from voco_video.compress import compress_batch, fitting_batch_size, model_facts
+from voco_video.entry_keys import entry_key
 from voco_video.errors import CacheError, UsageError, VideoError
 from voco_video.files.paths import expanded
 from voco_video.model.memory import Batching, Frames

@@ -100,7 +100,10 @@ def test_eval_with_an_engine(run: Run, engine: EngineServer, tmp_path: Path) -> 
     ]
     assert rows[0] == rows[1]
     assert len(engine.requests) == len(rows[0]) > 0
-    for out, more in (("there", ()), ("here", ("--engine-url", engine.url))):  # neither goes on with the other's answers
+    for out, more in (
+        ("there", ()),
+        ("here", ("--engine-url", engine.url)),
+    ):  # neither goes on with the other's answers
         code, _, err = run(*asked, "--out", out, *more)
         assert code != 0, out
         assert "engine" in err

@@ -14,7 +14,8 @@ from tests.helpers.tiny_families import FAMILIES, tiny_family
 from voco_video.api import load_model
 from voco_video.cache import FrameCache
 from voco_video.checkpoint.folder import load_voco_model, save_voco_model
-from voco_video.compress import cache_key, compress_video
+from voco_video.compress import compress_video
+from voco_video.entry_keys import cache_key
 from voco_video.errors import ModelError, UsageError
 from voco_video.model.adapters import adapter_weights, add_adapters
 from voco_video.model.compressors import average_pooled, compress_frames, pooled_shape, whole_frames

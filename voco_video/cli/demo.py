@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from voco_video.cli import options as opt
-from voco_video.cli.ask import answer_facts
+from voco_video.cli.answers import answer_facts
 from voco_video.cli.compress import print_summary, summary
 from voco_video.cli.output import print_json
 from voco_video.cli.pictures import save_picture

@@ -171,7 +171,7 @@ def num_cached(model: VideoModel, paths: Sequence[Path], options: EvalOptions, c
     """
     if model.cache.is_remote:
         return 0
-    from voco_video.compress import entry_key
+    from voco_video.entry_keys import entry_key
 
     chosen = replace(options.compression, compressor=str(compressor))
     key = entry_key(model.voco, "0" * 64, sampling=options.sampling, options=chosen, fingerprint=model.fingerprint)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voco_video.cli import options as opt
-from voco_video.cli.ask import end_with, file_of, open_compressed, with_subtitles
+from voco_video.cli.answers import file_of
+from voco_video.cli.ask import end_with, open_compressed, with_subtitles
 from voco_video.cli.compress import expand_paths, print_choices
 from voco_video.cli.early import (
     check_cache,

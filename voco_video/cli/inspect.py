@@ -81,7 +81,7 @@ def inspect(
     check_video(path, sampling)
     from voco_video.answer.pictures import contact_sheet, thumbnail_fit
     from voco_video.cache import FrameCache
-    from voco_video.compress import video_digest
+    from voco_video.entry_keys import video_digest
     from voco_video.video.downloads import Downloads
     from voco_video.video.reading import open_video
     from voco_video.video.sources import local_video

@@ -21,7 +21,7 @@ from voco_video.cache import CacheEntry, CacheKey, FrameCache
 from voco_video.cache.window import Window
 from voco_video.checkpoint.world import FrameCounts
 from voco_video.cluster.pieces import Cut
-from voco_video.compress import entry_key, video_digest
+from voco_video.entry_keys import entry_key, video_digest
 from voco_video.errors import CacheError, VideoError
 from voco_video.options.compression import CompressOptions, parse_compressor
 from voco_video.options.sampling import Sampling

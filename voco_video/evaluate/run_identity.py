@@ -15,8 +15,8 @@ from voco_video.api import VideoModel
 from voco_video.auto_compressor import settled
 from voco_video.checkpoint.fingerprints import cached_fingerprint
 from voco_video.checkpoint.generation import settings_in_force
-from voco_video.compress import cache_key
 from voco_video.data.samples import Dataset
+from voco_video.entry_keys import cache_key
 from voco_video.evaluate.options import EvalOptions
 from voco_video.evaluate.plan import VideoQuestions
 from voco_video.files.weights import add_to_digest
