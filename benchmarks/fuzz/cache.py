@@ -28,6 +28,7 @@ from benchmarks.fuzz.cache_entries import MUTATIONS, NUM_FRAMES, SEGMENT_FRAMES,
 from benchmarks.fuzz.outcome import SOUND, Outcome
 from voco_video.cache import CacheEntry, FrameCache
 from voco_video.cli import cache as commands
+from voco_video.cli import cache_copies
 from voco_video.errors import CacheError, VocoVideoError
 from voco_video.stored_tokens import read_tokens
 
@@ -131,7 +132,7 @@ def _check(sample: Sample, entry: CacheEntry, rng: random.Random) -> None:
 def _list(cache: FrameCache, sample: Sample) -> None:
     """Every way to look at a cache, as the commands do it; calling them saves building the whole command line."""
     for as_json in (False, True):
-        for command in (commands.ls, partial(commands.verify, None), partial(commands.info, sample.key.digest)):
+        for command in (commands.ls, partial(cache_copies.verify, None), partial(commands.info, sample.key.digest)):
             with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(VocoVideoError, typer.Exit):
                 command(cache_dir=cache.cache_dir, json=as_json)
 

@@ -179,7 +179,7 @@ def test_ctrl_c_says_how_to_go_on(run, shapes, monkeypatch):
     monkeypatch.setattr("voco_video.api.CompressedVideo.ask", stop)
     code, out, err = run("eval", "msvd", "--root", shapes, "--out", "stopped")
     assert (code, out) == (130, "")
-    assert "kept in stopped, so the same command goes on from there" in err
+    assert "stopped keeps what is answered: the same command goes on from there" in err
 
 
 @pytest.mark.parametrize(

@@ -311,7 +311,7 @@ def test_a_video_is_compressed_once_and_asked(video_model, clip, compressor):
     video = video_model.compress(clip, num_frames=4, compressor=compressor)
     assert video.form == "embeds"
     names = set(video.parts[0].entry.tensors) - {"seconds", "positions"}
-    assert names == {"embeds"}
+    assert names == {"embeds", "pixels_blake3"}
     alone = [video.ask(question, max_new_tokens=4).token_ids for question in QUESTIONS[:2]]
     assert [answer.token_ids for answer in video.ask(QUESTIONS[:2], max_new_tokens=4)] == alone
     assert (

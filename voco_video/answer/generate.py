@@ -212,7 +212,7 @@ def stream_answer(
         if token_id in ends:
             break
         num_tokens += 1
-        text.put(torch.tensor([token_id]))
+        text.put(torch.tensor([token_id], device="cpu"))  # whatever device a caller has made the default
         yield from text.taken()
     text.end()
     yield from text.taken()

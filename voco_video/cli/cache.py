@@ -16,7 +16,7 @@ from voco_video.cli.entries import catalogue_of, is_there, labels_of
 from voco_video.cli.help import Command
 from voco_video.cli.inspect import entry_facts, print_entries
 from voco_video.cli.output import format_bytes, print_facts, print_json
-from voco_video.cli.tables import print_error
+from voco_video.cli.tables import print_error, print_wrapped
 from voco_video.errors import CacheError, UsageError
 from voco_video.files.urls import shown_name
 from voco_video.options.fields import did_you_mean
@@ -92,7 +92,7 @@ def ls(
         print_json({"entries": [entry_facts(e, name=names.get(e.digest)) for e in entries], **facts})
         return
     print_entries(entries, names=names, video=None if video is None else shown_name(video))
-    print(f"{_count(len(entries))}, {format_bytes(sum(e.size_bytes for e in entries))} in {cache.location}")
+    print_wrapped(f"{_count(len(entries))}, {format_bytes(sum(e.size_bytes for e in entries))} in {cache.location}")
     if is_whole and (downloads := Downloads.beside(cache.cache_dir).files()):
         print(f"{len(downloads)} downloads, {format_bytes(sum(map(_file_bytes, downloads)))}")
     if partial:
