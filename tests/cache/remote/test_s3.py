@@ -40,6 +40,7 @@ def server(running: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> ObjectServ
     """The server with nothing counted and nothing broken yet."""
     for name, value in running.environment.items():
         monkeypatch.setenv(name, value)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()  # one that an earlier test made may have another endpoint
     running.forget()
     return running
 
