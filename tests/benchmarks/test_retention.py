@@ -56,7 +56,7 @@ def test_the_table_of_compressors(tmp_path):
     assert list(rows) == ["none", "pool:1", "pool:4", "pool:16", "full", "voco K=1", "voco K=8"]
     numbers = 2 * 5 * 128  # keys and values of 5 layers
     assert rows["none"]["bytes_per_frame"] == 0
-    assert rows["voco K=8"]["bytes_per_frame"] == 8 * (4 * numbers + 4)  # float32, and a position
+    assert rows["voco K=8"]["bytes_per_frame"] == 8 * (4 * numbers + 4) + 16  # float32, a position, a digest
     assert rows["full"]["tokens_per_frame"] == 66
     assert rows["full"]["retention"]["rate"] == 1.0
     assert rows["none"]["compress_frames_per_second"] is None

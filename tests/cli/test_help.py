@@ -109,7 +109,9 @@ def test_a_broken_example_is_the_same_command_to_a_shell(name, width):
 # Examples that need what a test has not: other people's files, other models, the network, hours.
 _NEEDS = re.compile(
     r"https?:|s3:|rtsp:|--model|--start|torchrun|ffmpeg|hub|push|convert|--follow|msvd|msrvtt|activitynet|videomme|"
-    r"mix665k|runs/|data/|[0-9a-f]{6}|--chat|smolvlm2|synth|--set|my-|pred_|gpt|cache verify \S|webm"
+    r"mix665k|runs/|data/|[0-9a-f]{6}|--chat|smolvlm2|synth|--set|my-|pred_|gpt|cache verify \S|webm|"
+    r"\.parquet|\.csv|--engine|export-llm|transcribe|serve|mcp|retention|judge-agreement|charades|"
+    r"cache (?:push|pull|sync)| door\b"
 )
 
 
