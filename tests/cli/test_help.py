@@ -111,7 +111,7 @@ _NEEDS = re.compile(
     r"https?:|s3:|rtsp:|--model|--start|torchrun|ffmpeg|hub|push|convert|--follow|msvd|msrvtt|activitynet|videomme|"
     r"mix665k|runs/|data/|[0-9a-f]{6}|--chat|smolvlm2|synth|--set|my-|pred_|gpt|cache verify \S|webm|"
     r"\.parquet|\.csv|--engine|export-llm|transcribe|serve|mcp|retention|judge-agreement|charades|"
-    r"cache (?:push|pull|sync)| door\b"
+    r"cache (?:push|pull|sync|info clip)| door\b| flower"
 )
 
 
