@@ -24,6 +24,7 @@ from voco_video.auto_compressor import (
 )
 from voco_video.cache import FrameCache
 from voco_video.checkpoint.folder import without_voco_tokens
+from voco_video.entry_keys import cache_key
 from voco_video.errors import UsageError
 from voco_video.evaluate.options import EvalOptions
 from voco_video.model.compressors import compress_frames
@@ -145,7 +146,7 @@ def test_an_entry_of_another_compressor_is_passed_over(plain, clip):
 
 def test_a_key_needs_the_number_of_frames(plain, clip):
     with pytest.raises(UsageError, match="compressor='auto' depends on the number of frames"):
-        compress_module.cache_key(plain.voco, clip, sampling=compress_module.Sampling(), options=CompressOptions())
+        cache_key(plain.voco, clip, sampling=Sampling(), options=CompressOptions())
 
 
 def test_evaluations_of_either_kind_of_model(plain):
