@@ -31,13 +31,16 @@ class ProcessPool:
         self._job = job
         self._num_started = 0
         self._processes: dict[Hashable, tuple[BaseProcess, Connection]] = {}
+        self._loading: set[Hashable] = set()
 
     def __enter__(self) -> ProcessPool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        for _process, connection in self._processes.values():
+        for worker, (process, connection) in self._processes.items():
             connection.close()  # one that waits for a piece then ends by itself
+            if worker in self._loading:  # it has done nothing yet, and nothing is left for it
+                process.terminate()
         ends = time.monotonic() + (_ENDING_SECONDS if kind is None else 0.0)
         for process, _connection in self._processes.values():
             process.join(max(0.0, ends - time.monotonic()))
@@ -58,6 +61,7 @@ class ProcessPool:
         self._num_started += 1
         assert process.pid is not None
         self._processes[process.pid] = (process, ours)
+        self._loading.add(process.pid)
         return process.pid
 
     def give(self, worker: Hashable, piece: Piece) -> None:
@@ -74,6 +78,7 @@ class ProcessPool:
         for connection in wait(list(by_connection), timeout_seconds):
             assert isinstance(connection, Connection)
             worker = by_connection[connection]
+            self._loading.discard(worker)
             try:
                 message = connection.recv()
             except (EOFError, OSError):
@@ -113,15 +118,24 @@ def _work(connection: Connection, job: Job, number: int) -> None:
     try:
         worker = Worker(job, device=device_of(job.load.device, number))
     except VocoVideoError as error:
-        connection.send(error)
+        _send(connection, error)
         return
-    connection.send(_READY)
-    while True:
+    is_heard = _send(connection, _READY)
+    while is_heard:
         try:
             piece = connection.recv()
-        except EOFError:
+        except (EOFError, OSError):
             return
-        connection.send(worker.run(piece))
+        is_heard = _send(connection, worker.run(piece))
+
+
+def _send(connection: Connection, message: object) -> bool:
+    """Send a message; False where the pool has closed its end, which is not a failure."""
+    try:
+        connection.send(message)
+    except OSError:
+        return False
+    return True
 
 
 def _end_with_parent() -> None:
