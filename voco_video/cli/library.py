@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -20,6 +20,9 @@ from voco_video.options.cluster import ClusterOptions
 from voco_video.options.compression import CompressOptions
 from voco_video.options.loading import LoadOptions
 from voco_video.options.sampling import Sampling
+
+if TYPE_CHECKING:
+    from voco_video.cluster.run import ClusterResult
 
 DEFAULT_MANIFEST = "library.parquet"
 SHOWN_FAILURES = 20
@@ -87,6 +90,18 @@ def compress_library(
             is_whole = True
     if len(failures) > SHOWN_FAILURES:
         print(f"... and {len(failures) - SHOWN_FAILURES} more", file=sys.stderr)
+    _print_result(result, manifest, json=json)
+    if not is_whole:
+        print_wrapped("interrupted; what is done is kept, so the same command goes on from there", file=sys.stderr)
+        raise typer.Exit(130)
+    num_failed = result.num_of["failed"]
+    if num_failed and (strict or num_failed == len(result.rows)):
+        print(f"{num_failed} of {len(result.rows)} videos failed", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _print_result(result: ClusterResult, manifest: Path, *, json: bool) -> None:
+    """Print what came of the videos, for a person or as JSON."""
     if json:
         print_json(
             {
@@ -101,13 +116,6 @@ def compress_library(
     else:
         for line in summary_lines(result.rows, result.seconds, manifest, result.num_missing_shares):
             print_wrapped(line)
-    if not is_whole:
-        print_wrapped("interrupted; what is done is kept, so the same command goes on from there", file=sys.stderr)
-        raise typer.Exit(130)
-    num_failed = result.num_of["failed"]
-    if num_failed and (strict or num_failed == len(result.rows)):
-        print(f"{num_failed} of {len(result.rows)} videos failed", file=sys.stderr)
-        raise typer.Exit(1)
 
 
 def summary_lines(rows: Sequence[VideoRow], seconds: float, manifest: Path, num_missing_shares: int) -> list[str]:

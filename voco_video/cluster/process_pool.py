@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import signal
-import threading
 import time
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Hashable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from voco_video.cluster.pieces import Job, Outcome, Piece
 from voco_video.cluster.pool import Event
 from voco_video.errors import VocoVideoError
+from voco_video.evaluate.processes import ctrl_c_stays_here, device_of, end_with_parent
 
 _READY = "ready"
 _ENDING_SECONDS = 10.0
@@ -55,7 +53,7 @@ class ProcessPool:
         process: BaseProcess = context.Process(
             target=_work, args=(theirs, self._job, self._num_started), daemon=True, name="voco-video worker"
         )
-        with _ctrl_c_stays_here():
+        with ctrl_c_stays_here():
             process.start()
         theirs.close()
         self._num_started += 1
@@ -108,10 +106,9 @@ def _how_ended(code: int | None) -> str:
 
 def _work(connection: Connection, job: Job, number: int) -> None:
     """Load a model and do pieces until nobody gives more."""
-    threading.Thread(target=_end_with_parent, name="voco-video parent watch", daemon=True).start()
+    end_with_parent()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     from voco_video.cluster.worker import Worker
-    from voco_video.evaluate.processes import device_of
     from voco_video.model.freed_memory import keep_freed_memory
 
     keep_freed_memory()
@@ -136,24 +133,3 @@ def _send(connection: Connection, message: object) -> bool:
     except OSError:
         return False
     return True
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent ends, for whatever reason: nobody would take what it does."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)
-
-
-@contextmanager
-def _ctrl_c_stays_here() -> Iterator[None]:
-    """Make processes that are started in this block ignore Ctrl-C from the start: this process ends them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    chosen = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, chosen)

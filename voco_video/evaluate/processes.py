@@ -243,7 +243,7 @@ def _children(load: Callable[[int], VideoModel], work: Work, shares: dict[int, S
     context = multiprocessing.get_context("spawn")
     children: dict[Connection, tuple[int, BaseProcess]] = {}
     try:
-        with _ctrl_c_stays_here():
+        with ctrl_c_stays_here():
             for rank, jobs in shares.items():
                 ours, theirs = context.Pipe()
                 process: BaseProcess = context.Process(target=_work, args=(theirs, load, work, jobs, rank), daemon=True)
@@ -258,8 +258,8 @@ def _children(load: Callable[[int], VideoModel], work: Work, shares: dict[int, S
 
 
 @contextmanager
-def _ctrl_c_stays_here() -> Iterator[None]:
-    """Make processes that are started in this block ignore Ctrl-C from the start: this process terminates them."""
+def ctrl_c_stays_here() -> Iterator[None]:
+    """Make processes that are started in this block ignore Ctrl-C from the start: this process ends them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -274,7 +274,7 @@ def _work(
     connection: Connection, load: Callable[[int], VideoModel], work: Work, jobs: Sequence[Any], rank: int
 ) -> None:
     """Do a started process's share, and send progress and errors to its parent."""
-    threading.Thread(target=_end_with_parent, name="voco-video parent watch", daemon=True).start()
+    end_with_parent()
     try:
         work(load(rank), jobs, rank, connection.send)
         connection.send(_FINISHED)
@@ -282,9 +282,13 @@ def _work(
         connection.send(error)
 
 
-def _end_with_parent() -> None:
-    """End this process when its parent ends, for whatever reason: nobody would merge its results."""
+def end_with_parent() -> None:
+    """Have this process end when its parent ends, for whatever reason: nobody would take what it does."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="voco-video parent watch", daemon=True).start()
